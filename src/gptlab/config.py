@@ -1,0 +1,150 @@
+"""What each verb is asked: one dataclass a verb, composed from the components' own. Hydra ends here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+
+from gptlab.data.sources import Bundled, Download, Files
+from gptlab.decoding.decoders import Greedy, Sample, TopK, TopP
+from gptlab.errors import UserError, require
+from gptlab.model.gpt import GPTConfig
+from gptlab.optim.optimizers import AdamW
+from gptlab.optim.schedules import Constant, Cosine
+from gptlab.tokenizers import BPE, GPT2, Byte, Char
+from gptlab.training.trainer import Loggers, TrainerConfig
+
+# the options of a group may be of several classes; the annotation of such a field is Any
+COMPONENTS = [
+    *(GPTConfig, Bundled, Files, Download, BPE, GPT2, Char, Byte, AdamW, Constant, Cosine),
+    *(Greedy, Sample, TopK, TopP, TrainerConfig, Loggers),
+]
+
+
+@dataclass
+class Budget:
+    """How long to train."""
+
+    steps: int = 600  # optimizer steps
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "steps", self.steps, "must be at least 1", "try 600")
+
+
+@dataclass
+class Checkpoint:
+    """When last.ckpt is written, besides the end; best.ckpt follows the validations."""
+
+    every_n_steps: int = 200
+
+    def __post_init__(self) -> None:
+        require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "try 200")
+
+
+@dataclass
+class TrainConfig:
+    """Everything about a training run."""
+
+    model: GPTConfig = MISSING
+    data: Any = MISSING
+    tokenizer: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    decoder: Any = MISSING  # draws the samples in training
+    trainer: TrainerConfig = MISSING
+    logger: Loggers = MISSING
+    budget: Budget = field(default_factory=Budget)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    sample_prompts: list[str] = field(default_factory=list)
+    name: str = "run"
+    run_dir: str = MISSING
+    seed: int = 1337
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
+        require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
+
+
+@dataclass
+class SampleConfig:
+    """Continue a prompt with the model of a run."""
+
+    decoder: Any = MISSING
+    run: str = "latest"
+    prompt: str | None = None  # null: the run's first sample prompt
+    max_new_tokens: int = 100
+    num_samples: int = 1
+    seed: int = 1337
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.prompt != "", "prompt", "", "is empty", 'give some text, e.g. prompt="Once upon"')
+        for key in ("max_new_tokens", "num_samples"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")
+
+
+@dataclass
+class EvaluateConfig:
+    """Score the model of a run on held-out text: the run's own, or that of another `data`."""
+
+    data: Any = None
+    run: str = "latest"
+    batch_size: int = 16
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
+
+
+VERB_CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig}
+
+
+def register() -> None:
+    """Tell Hydra every dataclass, as /schema/<name>: the YAML options start from them."""
+    store = ConfigStore.instance()
+    for node in [*COMPONENTS, *VERB_CONFIGS.values()]:
+        store.store(group="schema", name=node.__name__, node=node)
+
+
+def conf_dir() -> Path:
+    """The config tree: inside the package in a wheel, at the root of a checkout."""
+    here = Path(__file__).resolve().parent
+    return next(p for p in (here / "conf", here.parents[1] / "conf") if p.is_dir())
+
+
+def compose(verb: str, overrides: list[str] | None = None) -> Any:
+    """The typed config of a verb, as its command would get it: `compose("train", ["model=micro"])`."""
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra_compose(verb, overrides or [], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    try:
+        run_dir = str(Path(cfg.hydra.run.dir).absolute())
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return to_typed(cfg, run_dir)
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def to_typed(cfg: DictConfig, run_dir: str) -> Any:
+    """Plain objects all the way down; a component's complaint is named by its full key."""
+    if OmegaConf.is_missing(cfg, "run_dir"):
+        cfg.run_dir = run_dir
+    fields: dict[str, Any] = {}
+    for key in map(str, cfg):
+        try:
+            fields[key] = OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key]
+        except UserError as error:
+            raise error.within(key) from error
+    config_type = OmegaConf.get_type(cfg)
+    assert config_type is not None
+    return config_type(**fields)

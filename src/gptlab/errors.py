@@ -1,0 +1,21 @@
+"""Mistakes a user can make and mend: one line each, no traceback."""
+
+from typing import Any
+
+
+class UserError(ValueError):
+    """`<key>=<value>: <why>; <what to do>`. A component names its own field; the door adds the group."""
+
+    def __init__(self, key: str, value: Any, why: str, todo: str) -> None:
+        self.key, self.value, self.why, self.todo = key, value, why, todo
+        super().__init__(f"{key}={value}: {why}; {todo}")
+
+    def within(self, group: str) -> "UserError":
+        """The same mistake, named from one level further out: `k` becomes `decoder.k`."""
+        return UserError(f"{group}.{self.key}", self.value, self.why, self.todo)
+
+
+def require(ok: bool, key: str, value: Any, why: str, todo: str) -> None:
+    """Raise UserError unless `ok`."""
+    if not ok:
+        raise UserError(key, value, why, todo)

@@ -1,0 +1,65 @@
+"""The verb `evaluate`: how well the model of a run predicts held-out text, all of it."""
+
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from gptlab.config import EvaluateConfig
+from gptlab.data.shards import Tokens, tokenize_held_out
+from gptlab.data.windows import EvalBatches, WholeWindows
+from gptlab.errors import require
+from gptlab.metrics import IGNORE, Score, nats
+from gptlab.model.gpt import GPT
+from gptlab.rundir import RunDir
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Print and return loss (nats per token), perplexity, bits per byte, and the tokens and bytes they are over."""
+    run = RunDir.find(config.run)
+    gpt, tokenizer = run.load()
+    if config.data is None:
+        tokens, size = run.held_out()
+    else:
+        tokens, size = tokenize_held_out(config.data, tokenizer)
+    score = score_tokens(gpt, tokens, size, config.batch_size)
+    result = {
+        "loss": score.loss,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+        "tokens": score.tokens,
+        "bytes": score.bytes,
+    }
+    table = Table("nats/token", "perplexity", "bits/byte", "tokens", "bytes")
+    table.add_row(
+        f"{score.loss:.4f}",
+        f"{score.perplexity:,.2f}",
+        f"{score.bits_per_byte:.4f}",
+        f"{score.tokens:,}",
+        f"{score.bytes:,}",
+    )
+    Console().print(table)
+    return result
+
+
+@torch.no_grad()
+def score_tokens(gpt: GPT, tokens: Tokens, size: int, batch_size: int) -> Score:
+    """Every token after the first predicted once, in windows of block_size; `size` is the bytes they spell."""
+    block_size = gpt.config.block_size
+    require(
+        len(tokens) > block_size,
+        "data.val_fraction",
+        "held-out",
+        f"its {len(tokens)} tokens are less than one window of block_size={block_size}",
+        "hold out more, or give more text",
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpt = gpt.to(device)
+    windows = WholeWindows(tokens, block_size)
+    total, count = 0.0, 0
+    for indices in EvalBatches(len(windows), batch_size):
+        x, y = (t.to(device) for t in windows.__getitems__(indices))
+        total += nats(gpt(x), y, reduction="sum").item()
+        count += int((y != IGNORE).sum())
+    return Score(total, count, size)

@@ -1,0 +1,112 @@
+"""A run directory: all that a run leaves behind, and all that another command needs of it."""
+
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptlab.data.shards import Corpus, Tokens, read_shard
+from gptlab.data.sources import write_atomically
+from gptlab.errors import UserError, require
+from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.tokenizers import Tokenizer, load_tokenizer
+
+LATEST = Path("outputs/latest")
+
+
+class RunDir:
+    """Paths and files of one run; `checkpoint` is the one that other commands read."""
+
+    def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.checkpoint = checkpoint or self.checkpoints / "last.ckpt"
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any], corpus: Corpus) -> "RunDir":
+        """Make a new run's directory whole from the start: config, tokenizer, held-out text, `running`."""
+        import yaml  # omegaconf's own
+
+        run = cls(path)
+        require(
+            not (path / "summary.json").exists(), "run_dir", path, "holds a run already", "give a new directory"
+        )
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        shutil.copytree(corpus.folder / "tokenizer", path / "tokenizer", dirs_exist_ok=True)
+        held_out = path / "held_out"
+        held_out.mkdir(exist_ok=True)
+        shutil.copyfile(corpus.folder / "val.bin", held_out / "val.bin")
+        shutil.copyfile(corpus.folder / "manifest.json", held_out / "manifest.json")
+        run.write_summary({"status": "running"})
+        _point_latest_to(path)
+        return run
+
+    @classmethod
+    def find(cls, name: str) -> "RunDir":
+        """The run that a user means by `latest`, a run directory, or a checkpoint in one."""
+        given = LATEST if name == "latest" else Path(name).expanduser()
+        checkpoint = given if given.suffix == ".ckpt" else None
+        path = given.parent.parent if checkpoint else given
+        if name == "latest":
+            require(path.exists(), "run", name, "there is no run yet", "train one first: gptlab train")
+        require(path.is_dir(), "run", name, "no such directory", "give a run directory, such as run=latest")
+        require((path / "config.yaml").is_file(), "run", name, "is not a run directory", "try run=latest")
+        run = cls(path, checkpoint)
+        if not run.checkpoint.is_file():
+            others = ", ".join(sorted(p.name for p in run.checkpoints.glob("*.ckpt")))
+            todo = f"it has {others}" if others else "let the training reach one"
+            raise UserError("run", name, f"has no checkpoint {run.checkpoint.name}", todo)
+        return run
+
+    def load(self) -> tuple[GPT, Tokenizer]:
+        """The model in eval mode, and its tokenizer."""
+        try:
+            saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            config, weights = GPTConfig(**saved["model"]), saved["state_dict"]
+            with torch.device("meta"):
+                gpt = GPT(config)
+            gpt.load_state_dict({k.removeprefix("gpt."): v for k, v in weights.items()}, assign=True)
+        except (
+            OSError,
+            EOFError,
+            KeyError,
+            TypeError,
+            RuntimeError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                "run", self.checkpoint, f"is not a whole gptlab checkpoint ({why})", "take another one of this run"
+            ) from error
+        gpt.lm_head.weight = gpt.wte.weight  # assigning unties them
+        return gpt.eval(), load_tokenizer(self.path / "tokenizer")
+
+    def held_out(self) -> tuple[Tokens, int]:
+        """The run's held-out ids (N,) and how many bytes of text they spell."""
+        manifest = json.loads((self.path / "held_out/manifest.json").read_text())
+        return read_shard(self.path / "held_out/val.bin", manifest["dtype"]), manifest["val"]["bytes"]
+
+    def sample_prompts(self) -> Iterable[str]:
+        import yaml
+
+        prompts: list[str] = yaml.safe_load((self.path / "config.yaml").read_text())["sample_prompts"]
+        return prompts
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def _point_latest_to(path: Path) -> None:
+    """`outputs/latest` -> the run, replaced in one step."""
+    LATEST.parent.mkdir(exist_ok=True)
+    link = LATEST.with_name(f".latest-{os.getpid()}")
+    link.symlink_to(os.path.relpath(path, LATEST.parent))
+    os.replace(link, LATEST)

@@ -1,0 +1,163 @@
+"""What watches a run: speed, samples, the progress bar, and the checkpoint when somebody stops it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gptlab.decoding.decoders import Decoder
+from gptlab.decoding.generate import generate
+from gptlab.tokenizers import Tokenizer
+from gptlab.training.module import GPTModule
+
+
+class Speed(Callback):
+    """Training tokens per second of training time: validation, samples and checkpoints of others do not count."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self.tokens_per_step = tokens_per_step
+        self.seconds = 0.0  # in training so far
+        self.steps = 0
+        self._since = (0.0, 0)  # (seconds, steps) at the last log
+        self._resumed = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.steps * self.tokens_per_step / self.seconds if self.seconds else 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._resumed = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, GPTModule)
+        now = time.perf_counter()
+        self.seconds += now - self._resumed
+        self._resumed, self.steps = now, trainer.global_step
+        if pl_module.logs_after(batch_idx):
+            seconds, steps = self._since
+            tokens = (self.steps - steps) * self.tokens_per_step
+            pl_module.pending["train/tokens_per_second"] = tokens / (self.seconds - seconds)
+            self._since = (self.seconds, self.steps)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._resumed = time.perf_counter()
+
+
+class Samples(Callback):
+    """Continue the same prompts at every validation, into samples.md and TensorBoard's text tab."""
+
+    def __init__(
+        self, run_dir: Path, prompts: Sequence[str], tokenizer: Tokenizer, decoder: Decoder, seed: int
+    ) -> None:
+        self.path, self.prompts, self.seed = run_dir / "samples.md", prompts, seed
+        self.tokenizer, self.decoder = tokenizer, decoder
+
+    def continue_(self, gpt: Any, decoder: Decoder, number: int, max_new_tokens: int = 64) -> str:
+        """What the model makes of prompt `number`."""
+        ids = self.tokenizer.encode(self.prompts[number])
+        block_size, eot = gpt.config.block_size, self.tokenizer.eot
+        new = generate(gpt, ids, decoder, max_new_tokens, block_size, (self.seed, number), stop=eot)
+        return self.tokenizer.decode(list(new))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or not self.prompts:
+            return
+        assert isinstance(pl_module, GPTModule)
+        step = trainer.global_step
+        texts = [self.continue_(pl_module.gpt, self.decoder, i) for i in range(len(self.prompts))]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"## step {step}\n\n")
+            for prompt, text in zip(self.prompts, texts, strict=True):
+                file.write(f"{_as_code(prompt + text)}\n\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for i, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True)):
+                    logger.experiment.add_text(f"samples/{i}", _as_code(prompt + text), step)
+
+
+class ProgressBar(Callback):
+    """One bar for the whole run, and a line for every validation (alone where nobody watches a terminal)."""
+
+    def __init__(self, console: Console, steps: int, enabled: bool) -> None:
+        self.console, self.steps = console, steps
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]} · {task.fields[speed]} tokens/s ·"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            disable=not (enabled and console.is_terminal),
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=steps, loss="-", speed="-")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        shown = trainer.callback_metrics
+        fields = {}
+        if "train/loss" in shown:
+            fields = {
+                "loss": f"{shown['train/loss']:.3f}",
+                "speed": f"{shown['train/tokens_per_second']:,.0f}",
+            }
+        self.bar.update(self.task, completed=trainer.global_step, **fields)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        shown = trainer.callback_metrics
+        train = f"train loss {shown['train/loss']:.3f} · " if "train/loss" in shown else ""
+        self.console.print(
+            f"step {trainer.global_step:>{len(str(self.steps))}}/{self.steps} · {train}"
+            f"val loss {shown['val/loss']:.3f} · {shown['val/bits_per_byte']:.3f} bits/byte",
+            highlight=False,
+        )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.bar.stop()
+
+
+class SaveWhenStopped(Callback):
+    """Ctrl-C keeps what was learned. Other ranks may be gone by then, so several leave it to the last checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
+            trainer.save_checkpoint(self.path)
+
+
+def checkpoints(folder: Path, every_n_steps: int) -> list[Callback]:
+    """`best.ckpt` by val/loss and `last.ckpt` every n steps."""
+    best = ModelCheckpoint(
+        folder, "best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False
+    )
+    last = ModelCheckpoint(
+        folder,
+        "last",
+        every_n_train_steps=every_n_steps,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+    return [best, last]
+
+
+def _as_code(text: str) -> str:
+    """Markdown that shows any text as it is, line by line."""
+    return "\n".join("    " + line for line in text.splitlines())

@@ -1,0 +1,117 @@
+"""The LightningModule: it owns the loss, what is logged, and the optimizer; the model stays a plain nn.Module."""
+
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from gptlab.data.windows import Batch
+from gptlab.metrics import IGNORE, Score, nats
+from gptlab.model.gpt import GPT
+from gptlab.optim.optimizers import AdamW
+from gptlab.optim.schedules import Constant
+
+
+class GPTModule(L.LightningModule):
+    """A GPT in training for `steps` optimizer steps; `val_bytes` is what the held-out tokens spell."""
+
+    def __init__(
+        self,
+        gpt: GPT,
+        optimizer: AdamW,
+        schedule: Constant,
+        steps: int,
+        val_bytes: int,
+        clip_norm: float,
+        log_every_n_steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.gpt = gpt
+        self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
+        self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
+        self.log_every_n_steps = log_every_n_steps
+        self._losses: list[Tensor] = []  # of this rank, since the last log
+        self._val: list[Tensor] = []  # (nats, tokens) of each batch
+        self._grad_norm = torch.tensor(0.0)
+        self.pending: dict[str, float] = {}  # what callbacks add to the next training metrics
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean next-token loss of one batch, in nats per token (J&M eq. 10.5)."""
+        x, y = batch
+        return nats(self.gpt(x), y)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self._losses.append(loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        x, y = batch
+        total = nats(self.gpt(x), y, reduction="sum").float()
+        self._val.append(torch.stack([total, (y != IGNORE).sum().float()]))
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # dropout's noise is a function of where we are, not of what ran before; no two ranks share it
+        torch.manual_seed(hash((self.seed, batch_idx, self.global_rank)))
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the mean loss since the last log: no step waits for the device in between."""
+        if not self.logs_after(batch_idx):
+            return
+        loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+        self._losses.clear()
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._record({"train/loss": loss, "optim/lr": lr, "optim/grad_norm": self._grad_norm, **self.pending})
+        self.pending.clear()
+
+    def logs_after(self, batch_idx: int) -> bool:
+        """Whether this micro-batch ends a step whose training metrics are logged."""
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return False
+        return self.global_step % self.log_every_n_steps == 0 or self.global_step == self.steps
+
+    def on_validation_epoch_end(self) -> None:
+        """Exact over all ranks: sums of nats and of tokens, never a mean of means."""
+        total = torch.stack(self._val).cpu().double().sum(0).to(self._val[0])
+        self._val.clear()
+        total_nats, tokens = self.trainer.strategy.reduce(total, reduce_op="sum").tolist()
+        score = Score(total_nats, int(tokens), self.val_bytes)
+        self._record(
+            {
+                "val/loss": score.loss,
+                "val/perplexity": score.perplexity,
+                "val/bits_per_byte": score.bits_per_byte,
+            }
+        )
+
+    def _record(self, metrics: dict[str, Any]) -> None:
+        """To the loggers by step, without Lightning's `epoch`; to callbacks (checkpoints, progress) by name."""
+        metrics = {key: float(value) for key, value in metrics.items()}
+        self.log_dict(metrics, logger=False, rank_zero_only=False, sync_dist=False)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.global_step)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer.build(self.gpt)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the global norm and keep it. Lightning's own refuses fused optimizers under mixed precision."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
+        limit = self.clip_norm or float("inf")
+        self._grad_norm = torch.nn.utils.clip_grad_norm_(self.gpt.parameters(), limit)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model"] = asdict(self.gpt.config)

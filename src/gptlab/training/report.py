@@ -1,0 +1,69 @@
+"""What a person reads before and after a run."""
+
+import os
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gptlab.config import TrainConfig
+from gptlab.data.shards import Corpus
+
+
+def header(console: Console, config: TrainConfig, corpus: Corpus, parameters: int, trainer: L.Trainer) -> None:
+    """Say what is about to be trained, on what, and where it will be."""
+    model, parts = config.model, corpus.manifest
+    rows = {
+        "model": f"{parameters:,} parameters: {model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, "
+        f"context {model.block_size}",
+        "data": f"{parts['train']['documents']:,} documents, {parts['train']['bytes']:,} bytes, "
+        f"{parts['train']['tokens']:,} tokens to train on; {parts['val']['bytes']:,} bytes held out; "
+        f"sha256 {parts['sha256'][:12]}",
+        "tokenizer": f"{type(config.tokenizer).__name__.lower()}, {corpus.tokenizer.n_vocab:,} tokens",
+        "steps": f"{config.budget.steps:,} of {config.data.batch_size} x {model.block_size} tokens on "
+        f"{trainer.world_size} x {trainer.strategy.root_device.type}, {config.trainer.precision}",
+        "run": _near(config.run_dir),
+    }
+    grid = Table.grid(padding=(0, 2))
+    for key, value in rows.items():
+        grid.add_row(Text(key, style="bold"), Text(value))
+    console.print(grid)
+
+
+def ending(console: Console, summary: dict[str, Any], texts: list[tuple[str, str, str]]) -> None:
+    """The run in one table, `texts` (decoder, prompt, continuation), and what to type next."""
+    table = Table("parameters", "tokens seen", "val loss", "perplexity", "bits/byte", "tokens/s", "time")
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
+    table.add_row(
+        f"{summary['parameters']:,}",
+        f"{summary['tokens']:,}",
+        _figure(summary["val_loss"]),
+        _figure(summary["val_perplexity"]),
+        _figure(summary["val_bits_per_byte"]),
+        f"{summary['tokens_per_second']:,.0f}",
+        f"{minutes}:{seconds:02d}",
+    )
+    console.print(table)
+    for how, prompt, text in texts:
+        console.print(Text(f"{how}: ", style="dim") + Text(prompt, style="bold") + Text(text, style="not bold"))
+        console.print()
+    run = _near(summary["run_dir"])
+    console.print(f"The run is in {run}. Next:", highlight=False)
+    for command in (
+        f'gptlab sample run={run} prompt="{texts[0][1] if texts else "..."}"',
+        f"gptlab evaluate run={run}",
+        "tensorboard --logdir outputs",
+    ):
+        console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:,.3f}"
+
+
+def _near(path: str) -> str:
+    """A path as one would type it here."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

@@ -1,0 +1,157 @@
+"""A training run, top to bottom."""
+
+import dataclasses
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+
+from gptlab.config import TrainConfig
+from gptlab.data.datamodule import TextDataModule
+from gptlab.data.shards import prepare
+from gptlab.decoding.decoders import Greedy
+from gptlab.errors import UserError, require
+from gptlab.model.gpt import GPT, num_params
+from gptlab.rundir import RunDir
+from gptlab.training import report
+from gptlab.training.callbacks import ProgressBar, Samples, SaveWhenStopped, Speed, checkpoints
+from gptlab.training.module import GPTModule
+
+
+def train(config: TrainConfig) -> dict[str, Any] | None:
+    """Train as asked; returns what summary.json holds, or None in a process that is not rank 0."""
+    _quieten()
+    corpus = prepare(config.data, config.tokenizer)
+    model_config = with_vocabulary(config, corpus.tokenizer.n_vocab)
+    steps, seed, path = config.budget.steps, config.seed, Path(config.run_dir)
+
+    tokens_per_step = config.data.batch_size * model_config.block_size
+    speed = Speed(tokens_per_step)
+    samples = Samples(path, config.sample_prompts, corpus.tokenizer, config.decoder, seed)
+    console = Console()
+    callbacks = [
+        *checkpoints(path / "checkpoints", config.checkpoint.every_n_steps),
+        samples,
+        ProgressBar(console, steps, config.trainer.enable_progress_bar),
+        SaveWhenStopped(path / "checkpoints/last.ckpt"),
+        speed,
+    ]
+    trainer = config.trainer.build(steps, config.logger.build(path), callbacks, path)
+    console.quiet = not trainer.is_global_zero
+    micro_batch_size, accumulate = micro_batches(
+        config.data.batch_size, config.data.micro_batch_size, trainer.world_size
+    )
+    trainer.accumulate_grad_batches = accumulate
+    trainer.val_check_interval = min(config.trainer.val_every_n_steps, steps) * accumulate
+    datamodule = TextDataModule(
+        corpus, model_config.block_size, steps, config.data.batch_size, micro_batch_size, config.data.num_workers, seed
+    )
+
+    L.seed_everything(seed, verbose=False)
+    module = GPTModule(
+        GPT(model_config),
+        config.optimizer,
+        config.schedule,
+        steps,
+        corpus.manifest["val"]["bytes"],
+        config.trainer.gradient_clip_val,
+        config.logger.every_n_steps,
+        seed,
+    )
+    run = RunDir(path)
+    if trainer.is_global_zero:
+        run = RunDir.create(path, dataclasses.asdict(config), corpus)
+        report.header(console, config, corpus, num_params(module.gpt), trainer)
+
+    start, train_loss, status = time.perf_counter(), None, "failed"
+    try:
+        trainer.fit(module, datamodule)
+        train_loss = trainer.callback_metrics.get("train/loss")
+        if trainer.global_step % config.trainer.val_every_n_steps:
+            trainer.validate(module, datamodule, verbose=False)  # the end is always measured
+        trainer.save_checkpoint(path / "checkpoints/last.ckpt")
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        status = "stopped"
+        console.print(f"stopped at step {trainer.global_step}; what was learned is in {path}")
+        raise SystemExit(1) from None
+    finally:
+        scores = trainer.callback_metrics
+        summary = {
+            "status": status,
+            "parameters": num_params(module.gpt),
+            "steps": trainer.global_step,
+            "tokens": trainer.global_step * tokens_per_step,
+            "seconds": time.perf_counter() - start,
+            "tokens_per_second": speed.tokens_per_second,
+            "train_loss": _number(scores.get("train/loss") if train_loss is None else train_loss),
+            "val_loss": _number(scores.get("val/loss")),
+            "val_perplexity": _number(scores.get("val/perplexity")),
+            "val_bits_per_byte": _number(scores.get("val/bits_per_byte")),
+            "data_hash": corpus.manifest["sha256"],
+            "seed": seed,
+            "name": config.name,
+            "run_dir": str(path),
+        }
+        if trainer.is_global_zero and run.path.is_dir():
+            run.write_summary(summary)
+    if not trainer.is_global_zero:
+        return None
+    gpt = module.gpt.eval()
+    texts = [
+        (how, config.sample_prompts[0], samples.continue_(gpt, decoder, 0))
+        for how, decoder in (("greedy", Greedy()), (_name(config.decoder), config.decoder))
+        if config.sample_prompts
+    ]
+    report.ending(console, summary, texts)
+    return summary
+
+
+def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
+    """The model's config with as many tokens as the tokenizer has."""
+    asked = config.model.vocab_size
+    require(
+        asked in (0, n_vocab), "model.vocab_size", asked, f"but the tokenizer has {n_vocab} tokens", "leave it out"
+    )
+    return dataclasses.replace(config.model, vocab_size=n_vocab)
+
+
+def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
+    """(sequences per forward pass, forward passes per step) of one device, for one global batch over all of them."""
+    if micro_batch_size is None:
+        if batch_size % world_size == 0:
+            return batch_size // world_size, 1
+        micro_batch_size = 1
+    per_pass = micro_batch_size * world_size
+    if batch_size % per_pass:
+        below, above = batch_size // per_pass * per_pass, -(-batch_size // per_pass) * per_pass
+        nearest = " or ".join(str(n) for n in (below, above) if n)
+        raise UserError(
+            "data.batch_size",
+            batch_size,
+            f"is not a multiple of {micro_batch_size} sequences on each of {world_size} device(s)",
+            f"choose {nearest}",
+        )
+    return micro_batch_size, batch_size // per_pass
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not torch.isfinite(torch.as_tensor(value)) else float(value)
+
+
+def _name(decoder: object) -> str:
+    fields = ", ".join(f"{k}={v}" for k, v in vars(decoder).items())
+    return f"{type(decoder).__name__.lower()} ({fields})" if fields else type(decoder).__name__.lower()
+
+
+def _quieten() -> None:
+    """Lightning's advice that does not fit here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

@@ -1,0 +1,90 @@
+"""Settings of Lightning's Trainer and of its loggers; Lightning itself is imported when they are built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptlab.errors import UserError, require
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch.loggers import Logger
+
+
+@dataclass
+class Loggers:
+    """Where metrics go: TensorBoard events and metrics.csv, both in the run directory."""
+
+    tensorboard: bool = True
+    csv: bool = True
+    every_n_steps: int = 10
+
+    def __post_init__(self) -> None:
+        require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
+
+    def build(self, run_dir: Path) -> list[Logger]:
+        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+        loggers: list[Logger] = []
+        if self.tensorboard:
+            loggers.append(TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False))
+        if self.csv:
+            loggers.append(CSVLogger(run_dir, name="", version=""))
+        return loggers
+
+
+@dataclass
+class TrainerConfig:
+    """What of Lightning's Trainer a run chooses; names and meanings are Lightning's."""
+
+    accelerator: str = "auto"
+    devices: Any = "auto"  # a number, a list, or auto
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    gradient_clip_val: float = 1.0  # of the global norm; 0 turns it off
+    val_every_n_steps: int = 100
+    detect_anomaly: bool = False
+    deterministic: bool = False
+    enable_progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        self.precision = str(self.precision)
+        clip = self.gradient_clip_val
+        require(clip >= 0, "gradient_clip_val", clip, "is negative", "1.0 is usual, 0 turns it off")
+        for key in ("val_every_n_steps", "num_nodes"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")
+
+    def build(self, steps: int, loggers: list[Logger], callbacks: list[Callback], run_dir: Path) -> Trainer:
+        import lightning as L
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+        try:
+            return L.Trainer(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=self.num_nodes,
+                strategy=self.strategy,
+                precision=self.precision,  # type: ignore[arg-type]
+                detect_anomaly=self.detect_anomaly,
+                deterministic=self.deterministic,
+                max_steps=steps,
+                check_val_every_n_epoch=None,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,  # ours knows the ranks
+                log_every_n_steps=1,
+                logger=loggers,
+                callbacks=callbacks,
+                enable_progress_bar=False,  # ours is one of the callbacks
+                enable_model_summary=False,
+                enable_checkpointing=True,
+                default_root_dir=run_dir,
+            )
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            given = f"{{accelerator: {self.accelerator}, devices: {self.devices}, strategy: {self.strategy}, "
+            why = " ".join(str(error).split())
+            raise UserError(
+                "trainer", f"{given}precision: {self.precision}}}", why, "choose what this machine has"
+            ) from error

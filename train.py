@@ -1,0 +1,8 @@
+"""python train.py key=value ...: the training door, the same as `gptlab train key=value ...`."""
+
+import sys
+
+from gptlab.cli import run
+
+if __name__ == "__main__":
+    sys.exit(run("train", sys.argv[1:], sys.argv[:1]))
