@@ -31,7 +31,7 @@ def run(verb: str, argv: list[str], program: list[str]) -> int:
     from gptlab.door import open_door
 
     def work(config: object) -> dict[str, object] | None:
-        return getattr(importlib.import_module(VERBS[verb][0]), verb)(config)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(VERBS[verb][0]), verb)(config)
 
     return open_door(verb, work, program, argv)
 

@@ -1,5 +1,7 @@
 """What each verb is asked: one dataclass a verb, composed from the components' own. Hydra ends here."""
 
+import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,10 @@ COMPONENTS = [
 class Budget:
     """How long to train."""
 
-    steps: int = 600  # optimizer steps
+    steps: int = 750  # optimizer steps
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "steps", self.steps, "must be at least 1", "try 600")
+        require(self.steps >= 1, "steps", self.steps, "must be at least 1", "try 750")
 
 
 @dataclass
@@ -108,9 +110,28 @@ VERB_CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": Evalua
 
 def register() -> None:
     """Tell Hydra every dataclass, as /schema/<name>: the YAML options start from them."""
+    OmegaConf.register_new_resolver("slug", _slug, replace=True)
+    OmegaConf.register_new_resolver("per_width", lambda rate, n_embd: float(rate) * 768 / n_embd, replace=True)
     store = ConfigStore.instance()
     for node in [*COMPONENTS, *VERB_CONFIGS.values()]:
         store.store(group="schema", name=node.__name__, node=node)
+
+
+def _slug(text: str) -> str:
+    """A text as part of a file name."""
+    return re.sub(r"[^\w.,=+-]+", "_", text)[:150]
+
+
+def record(config: TrainConfig) -> dict[str, Any]:
+    """A run's config.yaml: every value, and in `defaults` the class of every part, so that it composes again.
+
+    `gptlab train --config-dir RUN --config-name config` repeats the run.
+    """
+    values = dataclasses.asdict(config)
+    del values["run_dir"]
+    parts = {f.name: type(getattr(config, f.name)).__name__ for f in dataclasses.fields(config) if f.default is MISSING}
+    schemas = [f"/schema/{kind}@{name}" for name, kind in parts.items() if name != "run_dir"]
+    return {"defaults": ["/schema/TrainConfig@_here_", *schemas, "/door/train", "_self_"], **values}
 
 
 def conf_dir() -> Path:

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -46,6 +47,7 @@ def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: 
             result = work(config)
         except (UserError, OmegaConfBaseException) as error:
             mistakes.append(error)  # a sweep goes on with its other jobs
+            _remove_if_empty(Path(hydra_config.runtime.output_dir))
         else:
             if result is not None:
                 results.append(result)
@@ -65,6 +67,13 @@ def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: 
         if as_json and answers:
             print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}), file=out)
     return 2 if mistakes else 0
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Take back the directory that Hydra made for a run that never began, and the day's if it is the only one."""
+    with contextlib.suppress(OSError):  # not empty: not ours
+        folder.rmdir()
+        folder.parent.rmdir()
 
 
 @contextlib.contextmanager
@@ -94,7 +103,7 @@ def explain(error: Exception, argv: list[str]) -> str:
         return f"{group or 'config'}={option}: no such option{_closest(option, options)}; choose {_any_of(options)}"
     if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "full_key", None):
         key = str(cause.full_key)  # type: ignore[union-attr]
-        owner = cause.object_type  # type: ignore[union-attr]
+        owner: Any = cause.object_type  # type: ignore[union-attr]
         known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
         where = f" of {owner.__name__}" if known and "." in key else ""
         todo = f"choose {_any_of(known)}" if known else "it takes no fields"

@@ -34,9 +34,7 @@ class RunDir:
         import yaml  # omegaconf's own
 
         run = cls(path)
-        require(
-            not (path / "summary.json").exists(), "run_dir", path, "holds a run already", "give a new directory"
-        )
+        require(not (path / "summary.json").exists(), "run_dir", path, "holds a run already", "give a new directory")
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
         shutil.copytree(corpus.folder / "tokenizer", path / "tokenizer", dirs_exist_ok=True)

@@ -25,9 +25,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     for number in range(config.num_samples):
         seed = (config.seed, 0, number)
         new = list(
-            generate(
-                gpt, ids, config.decoder, config.max_new_tokens, gpt.config.block_size, seed, stop=tokenizer.eot
-            )
+            generate(gpt, ids, config.decoder, config.max_new_tokens, gpt.config.block_size, seed, stop=tokenizer.eot)
         )
         text = tokenizer.decode(new)
         samples.append({"prompt": prompt, "text": text, "ids": new})

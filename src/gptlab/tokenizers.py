@@ -103,7 +103,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 @dataclass
 class BPE:
-    """Byte-pair encoding trained on the training text, special token included in `vocab_size` (Sennrich et al. 2016)."""
+    """Byte-pair encoding of `vocab_size` tokens, the special one included, trained on the text (Sennrich et al. 2016)."""
 
     vocab_size: int = 2048
 
@@ -143,7 +143,7 @@ class GPT2:
             raise UserError(
                 "tokenizer",
                 "gpt2",
-                f"GPT-2's vocabulary cannot be fetched ({_first_line(error)})",
+                f"GPT-2's vocabulary cannot be fetched ({type(error).__name__})",
                 "connect once, or set TIKTOKEN_CACHE_DIR to a folder that has it, or use tokenizer=bpe",
             ) from error
         return BytePairTokenizer(published["mergeable_ranks"])
@@ -173,7 +173,3 @@ def _byte_of_letter() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(hidden)}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

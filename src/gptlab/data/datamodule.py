@@ -62,9 +62,9 @@ class TextDataModule(L.LightningDataModule):
             collate_fn=_as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=True if self.trainer and self.trainer.strategy.root_device.type == "cuda" else False,
+            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
         )
 
 
-def _as_is(batch: Batch) -> Batch:
-    return batch
+def _as_is(batch: Any) -> Batch:
+    return batch  # the windows come as a batch already

@@ -101,9 +101,7 @@ def dtype_for(tokenizer: Tokenizer) -> str:
     return "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
 
 
-def _write(
-    folder: Path, documents: list[str], content: str, val_fraction: float, config: TokenizerConfig
-) -> None:
+def _write(folder: Path, documents: list[str], content: str, val_fraction: float, config: TokenizerConfig) -> None:
     """Everything in a folder beside, then one rename: a killed run leaves no half corpus."""
     train, val = split(documents, val_fraction)
     tokenizer = config.build(train)

@@ -25,18 +25,16 @@ from gptlab.errors import UserError, require
 class TextData(ABC):
     """What every source shares: how its text is split and batched."""
 
-    batch_size: int = 16  # sequences per optimizer step, over all devices
+    batch_size: int = 8  # sequences per optimizer step, over all devices
     micro_batch_size: int | None = None  # sequences per forward pass of one device; null: all of its share
     val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 8")
         micro = self.micro_batch_size
         require(micro is None or micro >= 1, "micro_batch_size", micro, "must be at least 1", "leave it out")
-        require(
-            0 < self.val_fraction <= 1, "val_fraction", self.val_fraction, "is not in (0, 1]", "0.1 is usual"
-        )
+        require(0 < self.val_fraction <= 1, "val_fraction", self.val_fraction, "is not in (0, 1]", "0.1 is usual")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "is negative", "0 loads in the main process")
 
     @abstractmethod
@@ -166,9 +164,9 @@ def _docstrings(stdlib: Path) -> Iterator[str]:
 
 
 def _docstrings_of(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        if text := ast.get_docstring(node):
-            yield text
+    match node:
+        case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+            yield from filter(None, [ast.get_docstring(node)])
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):  # definitions stand among statements, never inside expressions
             yield from _docstrings_of(child)

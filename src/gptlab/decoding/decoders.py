@@ -31,9 +31,7 @@ class Sample:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        require(
-            self.temperature >= 0, "temperature", self.temperature, "is negative", "0 is greedy, 1 the model's own"
-        )
+        require(self.temperature >= 0, "temperature", self.temperature, "is negative", "0 is greedy, 1 the model's own")
 
     def __call__(self, logits: Tensor) -> Tensor:
         if self.temperature == 0:

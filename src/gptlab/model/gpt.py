@@ -84,7 +84,7 @@ class GPT(nn.Module):
         x = self.dropout(self.wte(idx) + self.wpe(torch.arange(T, device=idx.device)))  # (B, T, C)
         for block in self.blocks:
             x = block(x)
-        return self.lm_head(self.ln_f(x))  # type: ignore[no-any-return]
+        return self.lm_head(self.ln_f(x))
 
 
 def num_params(gpt: nn.Module) -> int:

@@ -108,13 +108,10 @@ class ProgressBar(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         shown = trainer.callback_metrics
-        fields = {}
+        self.bar.update(self.task, completed=trainer.global_step)
         if "train/loss" in shown:
-            fields = {
-                "loss": f"{shown['train/loss']:.3f}",
-                "speed": f"{shown['train/tokens_per_second']:,.0f}",
-            }
-        self.bar.update(self.task, completed=trainer.global_step, **fields)
+            speed = f"{shown['train/tokens_per_second']:,.0f}"
+            self.bar.update(self.task, loss=f"{shown['train/loss']:.3f}", speed=speed)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         shown = trainer.callback_metrics

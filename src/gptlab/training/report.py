@@ -1,11 +1,13 @@
 """What a person reads before and after a run."""
 
 import os
+import shlex
 from typing import Any
 
 import lightning as L
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from gptlab.config import TrainConfig
@@ -34,7 +36,8 @@ def header(console: Console, config: TrainConfig, corpus: Corpus, parameters: in
 
 def ending(console: Console, summary: dict[str, Any], texts: list[tuple[str, str, str]]) -> None:
     """The run in one table, `texts` (decoder, prompt, continuation), and what to type next."""
-    table = Table("parameters", "tokens seen", "val loss", "perplexity", "bits/byte", "tokens/s", "time")
+    names = ("parameters", "tokens seen", "val loss", "perplexity", "bits/byte", "tokens/s", "time")
+    table = Table(*(Column(name, justify="right", no_wrap=True) for name in names), box=box.SIMPLE_HEAD, pad_edge=False)
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     table.add_row(
         f"{summary['parameters']:,}",
@@ -50,13 +53,14 @@ def ending(console: Console, summary: dict[str, Any], texts: list[tuple[str, str
         console.print(Text(f"{how}: ", style="dim") + Text(prompt, style="bold") + Text(text, style="not bold"))
         console.print()
     run = _near(summary["run_dir"])
-    console.print(f"The run is in {run}. Next:", highlight=False)
-    for command in (
-        f'gptlab sample run={run} prompt="{texts[0][1] if texts else "..."}"',
-        f"gptlab evaluate run={run}",
+    prompt = shlex.quote(f"prompt={texts[0][1]}") if texts else 'prompt="..."'
+    commands = (
+        f"gptlab sample {shlex.quote(f'run={run}')} {prompt}",
+        f"gptlab evaluate {shlex.quote(f'run={run}')}",
         "tensorboard --logdir outputs",
-    ):
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
+    )
+    lines = [f"The run is in {run}. Next:", *(f"  {command}" for command in commands)]
+    console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
 def _figure(value: float | None) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 import lightning as L
 import torch
 from rich.console import Console
+from rich.text import Text
 
-from gptlab.config import TrainConfig
+from gptlab.config import TrainConfig, record
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.shards import prepare
 from gptlab.decoding.decoders import Greedy
@@ -26,14 +27,15 @@ from gptlab.training.module import GPTModule
 def train(config: TrainConfig) -> dict[str, Any] | None:
     """Train as asked; returns what summary.json holds, or None in a process that is not rank 0."""
     _quieten()
-    corpus = prepare(config.data, config.tokenizer)
+    console = Console()
+    with console.status("reading the text, making tokens"):
+        corpus = prepare(config.data, config.tokenizer)
     model_config = with_vocabulary(config, corpus.tokenizer.n_vocab)
     steps, seed, path = config.budget.steps, config.seed, Path(config.run_dir)
 
     tokens_per_step = config.data.batch_size * model_config.block_size
     speed = Speed(tokens_per_step)
     samples = Samples(path, config.sample_prompts, corpus.tokenizer, config.decoder, seed)
-    console = Console()
     callbacks = [
         *checkpoints(path / "checkpoints", config.checkpoint.every_n_steps),
         samples,
@@ -65,7 +67,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     )
     run = RunDir(path)
     if trainer.is_global_zero:
-        run = RunDir.create(path, dataclasses.asdict(config), corpus)
+        run = RunDir.create(path, record(config), corpus)
         report.header(console, config, corpus, num_params(module.gpt), trainer)
 
     start, train_loss, status = time.perf_counter(), None, "failed"
@@ -78,7 +80,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         status = "finished"
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         status = "stopped"
-        console.print(f"stopped at step {trainer.global_step}; what was learned is in {path}")
+        console.print(Text(f"stopped at step {trainer.global_step}; what was learned is in {path}"))
         raise SystemExit(1) from None
     finally:
         scores = trainer.callback_metrics
@@ -115,9 +117,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
     """The model's config with as many tokens as the tokenizer has."""
     asked = config.model.vocab_size
-    require(
-        asked in (0, n_vocab), "model.vocab_size", asked, f"but the tokenizer has {n_vocab} tokens", "leave it out"
-    )
+    require(asked in (0, n_vocab), "model.vocab_size", asked, f"but the tokenizer has {n_vocab} tokens", "leave it out")
     return dataclasses.replace(config.model, vocab_size=n_vocab)
 
 
@@ -153,5 +153,5 @@ def _quieten() -> None:
     """Lightning's advice that does not fit here."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    for advice in ("does not have many workers", "exists and is not empty", "treespec, LeafSpec"):
+        warnings.filterwarnings("ignore", f".*{advice}")

@@ -27,9 +27,13 @@ class Loggers:
     def build(self, run_dir: Path) -> list[Logger]:
         from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+        class TensorBoard(TensorBoardLogger):
+            def save(self) -> None:
+                self.experiment.flush()  # and no hparams.yaml: config.yaml has it all
+
         loggers: list[Logger] = []
         if self.tensorboard:
-            loggers.append(TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False))
+            loggers.append(TensorBoard(run_dir, name="", version="", default_hp_metric=False))
         if self.csv:
             loggers.append(CSVLogger(run_dir, name="", version=""))
         return loggers
@@ -45,7 +49,7 @@ class TrainerConfig:
     strategy: str = "auto"
     precision: str = "32-true"
     gradient_clip_val: float = 1.0  # of the global norm; 0 turns it off
-    val_every_n_steps: int = 100
+    val_every_n_steps: int = 150
     detect_anomaly: bool = False
     deterministic: bool = False
     enable_progress_bar: bool = True
@@ -83,8 +87,7 @@ class TrainerConfig:
                 default_root_dir=run_dir,
             )
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-            given = f"{{accelerator: {self.accelerator}, devices: {self.devices}, strategy: {self.strategy}, "
             why = " ".join(str(error).split())
-            raise UserError(
-                "trainer", f"{given}precision: {self.precision}}}", why, "choose what this machine has"
-            ) from error
+            named = [key for key in ("precision", "strategy", "devices") if key in why.lower()]
+            key = named[0] if named else "accelerator"
+            raise UserError(f"trainer.{key}", getattr(self, key), why, "choose what this machine has") from error
