@@ -111,7 +111,7 @@ VERB_CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": Evalua
 def register() -> None:
     """Tell Hydra every dataclass, as /schema/<name>: the YAML options start from them."""
     OmegaConf.register_new_resolver("slug", _slug, replace=True)
-    OmegaConf.register_new_resolver("per_width", lambda rate, n_embd: float(rate) * 768 / n_embd, replace=True)
+    OmegaConf.register_new_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5, replace=True)
     store = ConfigStore.instance()
     for node in [*COMPONENTS, *VERB_CONFIGS.values()]:
         store.store(group="schema", name=node.__name__, node=node)
@@ -140,12 +140,15 @@ def conf_dir() -> Path:
     return next(p for p in (here / "conf", here.parents[1] / "conf") if p.is_dir())
 
 
-def compose(verb: str, overrides: list[str] | None = None) -> Any:
+def compose(
+    verb: str, overrides: list[str] | None = None, config_dir: Path | None = None, config_name: str | None = None
+) -> Any:
     """The typed config of a verb, as its command would get it: `compose("train", ["model=micro"])`."""
     register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra_compose(verb, overrides or [], return_hydra_config=True)
+        path = [f"hydra.searchpath=[{config_dir}]"] if config_dir else []
+        cfg = hydra_compose(config_name or verb, [*(overrides or []), *path], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     try:
         run_dir = str(Path(cfg.hydra.run.dir).absolute())

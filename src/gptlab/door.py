@@ -18,10 +18,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from gptlab.config import conf_dir, register, to_typed
+from gptlab.config import VERB_CONFIGS, conf_dir, register, to_typed
 from gptlab.errors import UserError, require
 
 
@@ -30,6 +30,9 @@ def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: 
 
     `work` returns what `json=true` prints, or None in a process that is not the one to speak.
     """
+    if {"-h", "--help"}.intersection(argv):
+        print(usage(verb))
+        return 0
     as_json = any(re.fullmatch(r"\+{0,2}json=(true|yes|on|1)", arg, re.IGNORECASE) for arg in argv)
     results: list[dict[str, Any]] = []
     mistakes: list[Exception] = []
@@ -67,6 +70,31 @@ def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: 
         if as_json and answers:
             print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}), file=out)
     return 2 if mistakes else 0
+
+
+def usage(verb: str) -> str:
+    """What a verb takes: its groups with their options, and its plain keys with their defaults."""
+    config_type = VERB_CONFIGS[verb]
+    lines = [f"gptlab {verb} GROUP=OPTION GROUP.KEY=VALUE KEY=VALUE ...", "", str(config_type.__doc__), "", "groups:"]
+    groups = [f.name for f in dataclasses.fields(config_type)] + ["experiment"] * (verb == "train")
+    for group in groups:
+        if options := sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")):
+            lines.append(f"  {group:<13}{' '.join(options)}")
+    lines += ["", "keys:"]
+    for f in dataclasses.fields(config_type):
+        if (conf_dir() / f.name).is_dir():
+            continue
+        if dataclasses.is_dataclass(f.type):
+            inner = dataclasses.fields(f.type)
+            lines += [f"  {f.name}.{g.name} = {g.default}" for g in inner]
+        else:
+            default = "" if f.default in (dataclasses.MISSING, MISSING) else f" = {f.default}"
+            lines.append(f"  {f.name}{default}")
+    lines += [
+        "",
+        "--cfg job shows the composed config with every key; -m KEY=A,B sweeps; -sc install=bash completes keys.",
+    ]
+    return "\n".join(lines)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -1,0 +1,97 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptlab.config import TrainConfig, compose
+
+ROOT = Path(__file__).resolve().parents[1]
+
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "saw",
+    "one",
+    "red",
+    "bird",
+    "fly",
+    "over",
+    "some",
+    "green",
+    "hill",
+    "while",
+    "two",
+    "dogs",
+    "ran",
+    "home",
+]
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test in a folder of its own, with a cache of its own, and the same random numbers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPTLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real texts and GPT-2's vocabulary, which the project does not carry."""
+    folder = Path(os.environ.get("GPTLAB_TEST_DATA", ROOT.parent / "shared/data"))
+    if not (folder / "the-verdict.txt").exists():
+        pytest.skip(f"no test data in {folder}; set GPTLAB_TEST_DATA")
+    return folder
+
+
+@pytest.fixture
+def gpt2_cache(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(real_data / "tiktoken_cache"))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> str:
+    """Forty small documents on disk, as the value of data.files."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(40):
+        words = [WORDS[(i * 7 + j * j) % len(WORDS)] for j in range(60)]
+        (folder / f"{i:02d}.txt").write_text(" ".join(words) + f" number {i}.\n")
+    return f"[{folder}/*.txt]"
+
+
+@pytest.fixture
+def tiny(texts: str, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """A config of a run that takes a second: tiny(*overrides)."""
+
+    def tiny(*overrides: str) -> TrainConfig:
+        return compose("train", [*tiny_overrides(texts), f"run_dir={tmp_path}/run", *overrides])
+
+    return tiny
+
+
+def tiny_overrides(texts: str) -> list[str]:
+    return [
+        "data=text",
+        f"data.files={texts}",
+        "tokenizer=byte",
+        "model.n_layer=2",
+        "model.n_head=2",
+        "model.n_embd=16",
+        "model.block_size=32",
+        "data.batch_size=4",
+        "budget.steps=6",
+        "trainer=cpu",
+        "trainer.val_every_n_steps=3",
+        "schedule.warmup_steps=1",
+        "sample_prompts=[the cat]",
+        "logger.every_n_steps=2",
+    ]

@@ -1,0 +1,114 @@
+from fractions import Fraction
+
+import pytest
+import torch
+
+from gptlab.decoding.decoders import Greedy, Sample, TopK, TopP
+
+# Raschka's nine words: closer every effort forward inches moves pizza toward you (sec. 5.3)
+BOOK = torch.tensor([[4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]])
+ALL = [Greedy(), Sample(0.7), TopK(k=3), TopP(p=0.8)]
+
+
+def exact_top_p(probs: list[Fraction], p: Fraction) -> list[Fraction]:
+    """The smallest set of most probable tokens whose mass is at least p, renormalized: in rational numbers."""
+    kept: list[int] = []
+    for i in sorted(range(len(probs)), key=lambda i: (-probs[i], i)):
+        if sum(probs[j] for j in kept) >= p:
+            break
+        kept.append(i)
+    mass = sum(probs[j] for j in kept)
+    return [probs[i] / mass if i in kept else Fraction(0) for i in range(len(probs))]
+
+
+@pytest.mark.parametrize("decoder", ALL)
+def test_rows_are_distributions_and_independent(decoder: Sample) -> None:
+    logits = torch.randn(4, 50)
+    probs = decoder(logits)
+    assert probs.shape == (4, 50)
+    assert torch.allclose(probs.sum(-1), torch.ones(4))
+    assert torch.equal(decoder(logits[2:3]), probs[2:3])
+
+
+@pytest.mark.parametrize("decoder", ALL)
+def test_the_logits_are_left_alone(decoder: Sample) -> None:
+    logits = torch.randn(2, 9)
+    kept = logits.clone()
+    decoder(logits)
+    assert torch.equal(logits, kept)
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    assert Greedy()(torch.tensor([[1.0, 3.0, 3.0]])).tolist() == [[0, 1, 0]]
+
+
+def test_temperature_one_is_softmax() -> None:
+    assert torch.allclose(Sample()(BOOK), BOOK.softmax(-1))
+
+
+def test_the_book_s_temperatures() -> None:
+    assert Sample(temperature=0.1)(BOOK)[0, 3].item() == pytest.approx(0.991, abs=1e-3)
+    assert Sample(temperature=5)(BOOK)[0, 6].item() == pytest.approx(0.0430, abs=1e-4)
+
+
+def test_the_book_s_top_3() -> None:
+    probs = TopK(k=3)(BOOK)[0]
+    assert probs[[0, 3, 7]].tolist() == pytest.approx([0.0615, 0.5775, 0.3610], abs=1e-4)
+    assert probs.count_nonzero() == 3
+
+
+@pytest.mark.parametrize("make", [Sample, TopK, TopP])
+def test_temperature_zero_is_greedy_and_small_ones_tend_to_it(make: type[Sample]) -> None:
+    assert torch.equal(make(temperature=0)(BOOK), Greedy()(BOOK))
+    assert torch.allclose(make(temperature=1e-3)(BOOK), Greedy()(BOOK))
+    assert torch.equal(make(temperature=1e-30)(BOOK), Greedy()(BOOK))
+
+
+def test_high_temperature_flattens() -> None:
+    def entropy(probs: torch.Tensor) -> float:
+        return -(probs * probs.log()).sum().item()
+
+    assert entropy(Sample(0.5)(BOOK)) < entropy(Sample(1)(BOOK)) < entropy(Sample(2)(BOOK))
+    assert torch.allclose(Sample(1e6)(BOOK), torch.full((1, 9), 1 / 9), atol=1e-5)
+
+
+def test_top_1_is_greedy() -> None:
+    logits = torch.randn(20, 30)
+    assert torch.equal(TopK(k=1)(logits), Greedy()(logits))
+
+
+def test_top_k_keeps_exactly_k_under_ties_by_id() -> None:
+    assert TopK(k=2)(torch.tensor([[1.0, 1.0, 1.0, 0.0]])).tolist() == [[0.5, 0.5, 0, 0]]
+    assert TopK(k=9)(torch.tensor([[1.0, 1.0]])).tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("weights", "p"),
+    [
+        ((4, 2, 1, 1), "3/4"),  # the mass of two is exactly p
+        ((1, 1, 4, 2), "3/4"),
+        ((4, 2, 1, 1), "1/4"),  # one token is above p already
+        ((4, 2, 1, 1), "13/16"),
+        ((1, 1, 1, 1), "1/2"),  # ties go by id
+        ((8, 4, 2, 1, 1), "1"),
+    ],
+)
+def test_top_p_against_exact_fractions(weights: tuple[int, ...], p: str) -> None:
+    exact = [Fraction(w, sum(weights)) for w in weights]
+    logits = torch.tensor([[float(w) for w in exact]], dtype=torch.float64).log()
+    expected = exact_top_p(exact, Fraction(p))
+    assert TopP(p=float(Fraction(p)))(logits)[0].tolist() == pytest.approx([float(f) for f in expected])
+
+
+def test_sampled_frequencies_follow_the_distribution() -> None:
+    torch.manual_seed(123)
+    counts = torch.bincount(torch.multinomial(Sample()(BOOK)[0], 1000, replacement=True), minlength=9)
+    assert counts.tolist() == [73, 0, 0, 582, 2, 0, 0, 343, 0]  # the book's
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: TopK(k=0), lambda: Sample(temperature=-1), lambda: TopP(p=1.5), lambda: TopP(p=0)]
+)
+def test_impossible_settings_say_so(wrong: object) -> None:
+    with pytest.raises(ValueError, match=r"^(k|temperature|p)=.+: .+; .+"):
+        wrong()

@@ -1,0 +1,77 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gptlab
+from gptlab.config import TrainConfig, compose
+from gptlab.errors import UserError
+from gptlab.evaluation.perplexity import evaluate, score_tokens
+from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.training.run import train
+
+T = 8
+
+
+def gpt() -> GPT:
+    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=T, vocab_size=20)).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    return model
+
+
+@pytest.mark.parametrize("n", [9, 16, 17, 20, 83])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_every_token_counts_once_and_equally(n: int, batch_size: int) -> None:
+    """Against a plain loop over windows, one token at a time, in float64."""
+    model, tokens = gpt(), np.random.default_rng(n).integers(0, 20, n).astype(np.uint16)
+    expected = 0.0
+    for t in range(1, n):
+        start = (t - 1) // T * T
+        logits = model(torch.from_numpy(tokens[None, start:t].astype(np.int64)))[0, -1].double()
+        expected -= logits.log_softmax(-1)[tokens[t]].item()
+    score = score_tokens(model, tokens, 50, batch_size)
+    assert score.tokens == n - 1
+    assert score.nats == pytest.approx(expected, rel=1e-5)
+    assert score.perplexity == pytest.approx(math.exp(expected / (n - 1)), rel=1e-4)
+    assert score.bits_per_byte == pytest.approx(expected / math.log(2) / 50, rel=1e-5)
+
+
+def test_less_than_a_window() -> None:
+    with pytest.raises(UserError, match="8 tokens are less than one window"):
+        score_tokens(gpt(), np.zeros(8, np.uint16), 8, 1)
+
+
+def test_a_run_s_own_score_needs_nothing_but_the_run(
+    tiny: Callable[..., TrainConfig], texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    summary = train(tiny())
+    shutil.rmtree(tmp_path / "texts")
+    shutil.rmtree(tmp_path / "cache")
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    result = evaluate(compose("evaluate", [f"run={moved}"]))
+    assert result["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
+    assert result["bits_per_byte"] == pytest.approx(summary["val_bits_per_byte"], abs=1e-5)
+    assert set(result) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
+    assert "nats/token" in capsys.readouterr().out
+
+
+def test_other_data(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(tiny())
+    (tmp_path / "other.txt").write_text("the cat sat on the mat and the dog ran home. " * 3)
+    overrides = ["run=latest", "data=text", "data.files=[other.txt]", "data.val_fraction=1"]
+    result = evaluate(compose("evaluate", overrides))
+    assert (result["tokens"], result["bytes"]) == (135, 135)  # bytes are tokens here
+
+
+def test_best_or_last(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(tiny("optimizer.lr=30", "schedule=constant", "schedule.warmup_steps=0", "trainer.val_every_n_steps=1"))
+    last = evaluate(compose("evaluate", [f"run={tmp_path}/run"]))
+    best = evaluate(compose("evaluate", [f"run={tmp_path}/run/checkpoints/best.ckpt"]))
+    assert best["loss"] < last["loss"]
+    assert gptlab.load(tmp_path / "run/checkpoints/best.ckpt")[0].training is False

@@ -1,0 +1,74 @@
+"""Every option composes and changes something; every mistake is one line that names the key."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gptlab.config import TrainConfig, compose, conf_dir, record
+from gptlab.decoding.decoders import Greedy, TopK
+
+GROUPS = ["model", "data", "tokenizer", "optimizer", "schedule", "decoder", "trainer", "logger", "experiment"]
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    return {k: v for k, v in record(config).items() if k != "name"}
+
+
+def test_the_groups_hold_what_they_promise() -> None:
+    assert {option for group, option in OPTIONS if group == "model"} >= {
+        "nano",
+        "micro",
+        "small",
+        "medium",
+        "large",
+        "xl",
+    }
+    assert {option for group, option in OPTIONS if group == "data"} >= {"bundled", "text", "shakespeare", "verdict"}
+    assert {option for group, option in OPTIONS if group == "tokenizer"} >= {"bpe", "gpt2", "char", "byte"}
+    assert {option for group, option in OPTIONS if group == "decoder"} >= {"greedy", "sample", "top_k", "top_p"}
+    assert {option for group, option in OPTIONS if group == "trainer"} >= {"default", "cpu", "gpu", "ddp", "debug"}
+    assert {option for group, option in OPTIONS if group == "logger"} >= {"tensorboard", "csv", "none"}
+    assert {option for group, option in OPTIONS if group == "experiment"} >= {"shakespeare_char", "verdict"}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_composes_into_something_of_its_own(group: str) -> None:
+    options = [option for g, option in OPTIONS if g == group]
+    configs = [plain(compose("train", [f"{group}={option}"])) for option in options]
+    for i, config in enumerate(configs):
+        assert config not in configs[:i], options[i]
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in ("data", "decoder")])
+def test_verbs_share_the_groups(group: str, option: str) -> None:
+    verb = {"data": "evaluate", "decoder": "sample"}[group]
+    mine, theirs = (getattr(compose(v, [f"{group}={option}"]), group) for v in (verb, "train"))
+    assert mine == theirs
+
+
+def test_typed_objects_all_the_way() -> None:
+    config = compose("train", ["decoder=top_k", "decoder.k=7", "sample_prompts=[a,b]"])
+    assert isinstance(config, TrainConfig)
+    assert config.decoder == TopK(temperature=1.0, k=7)
+    assert type(config.sample_prompts) is list
+    assert compose("sample", ["decoder=greedy"]).decoder == Greedy()
+
+
+def test_the_rate_falls_with_the_width() -> None:
+    rates = {size: compose("train", [f"model={size}"]).optimizer.lr for size in ("nano", "small", "xl")}
+    assert rates["small"] == pytest.approx(6e-4)
+    assert rates["nano"] > rates["small"] > rates["xl"]
+    assert compose("train", ["optimizer.lr=0.5"]).optimizer.lr == 0.5
+
+
+def test_a_run_s_record_composes_again(tmp_path: Path) -> None:
+    config = compose("train", ["experiment=verdict", "decoder=top_p", "decoder.p=0.5", "seed=9"])
+    saved = record(config)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved, sort_keys=False))
+    again = compose("train", config_dir=tmp_path, config_name="config")
+    assert dataclasses.replace(again, run_dir=config.run_dir) == config
+    assert "run_dir" not in saved

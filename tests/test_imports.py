@@ -1,0 +1,69 @@
+"""Who may import whom: arrows never point back up."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[1] / "src/gptlab"
+GROUND = {"errors", "metrics"}
+# room -> the rooms of gptlab it may use
+MAY_USE = {
+    "errors": set(),
+    "metrics": set(),
+    "tokenizers": GROUND,
+    "model": GROUND,
+    "optim": GROUND,
+    "decoding": GROUND,
+    "data": GROUND | {"tokenizers"},
+    "rundir": GROUND | {"tokenizers", "model", "data"},
+    "training": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "rundir", "config"},
+    "config": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "training"},
+    "door": GROUND | {"config"},
+    "sample": GROUND | {"config", "rundir", "decoding"},
+    "evaluation": GROUND | {"config", "rundir", "data", "model"},
+    "cli": {"door"},
+    "__init__": {"rundir", "model", "tokenizers"},
+}
+# outside library -> the rooms it may be seen in
+ONLY_IN = {
+    "lightning": {"training", "data"},
+    "hydra": {"config", "door"},
+    "omegaconf": {"config", "door"},
+    "tiktoken": {"tokenizers"},
+    "tokenizers": {"tokenizers"},
+    "rich": {"training", "sample", "evaluation"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module))
+    return found
+
+
+FILES = sorted(SRC.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
+def test_arrows_point_down(path: Path) -> None:
+    room = path.relative_to(SRC).parts[0].removesuffix(".py")
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "gptlab" and rest:
+            inner = rest.partition(".")[0]
+            assert inner == room or inner in MAY_USE[room], f"{room} imports {inner}"
+        assert room in ONLY_IN.get(top, {room}), f"{room} imports {top}"
+
+
+def test_lightning_stays_out_of_the_config() -> None:
+    """Composing a config must not wait for Lightning."""
+    import subprocess
+    import sys
+
+    code = "import sys, gptlab.config; sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

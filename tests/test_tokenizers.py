@@ -1,0 +1,141 @@
+import random
+import unicodedata
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import models, pre_tokenizers, trainers
+
+from gptlab.errors import UserError
+from gptlab.tokenizers import BPE, EOT, GPT2, Byte, BytePairTokenizer, Char, Tokenizer, load_tokenizer
+
+TRAINING = [
+    "The cat sat on the mat. The mat was the cat's.\n\n    def cat(mat): return mat\n" * 20,
+    "naïve café 猫 🐈 " * 9,
+]
+UNUSUAL = [
+    "",
+    " ",
+    "emoji 🐈‍⬛👩🏽‍🚀 and flags 🇨🇭",
+    "line\r\nends\r\n\r\n\ttabs",
+    "long" + " " * 3000 + "white" + "\n" * 500 + "\u3000\u00a0space   ",
+    "e\u0301 combining \u0928\u093f\u0932 " + unicodedata.normalize("NFD", "ÄÖÜ"),
+    "don't we'll they've I'M 1234567890 !!!??? a_b",
+    "\x00\x01\x7f\ufeff\ufffd\U0010ffff",
+    f"text that spells {EOT} is data",
+]
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return BPE(vocab_size=400).build(TRAINING)
+
+
+def every() -> list[Tokenizer]:
+    return [BPE(vocab_size=300).build(TRAINING), Byte().build(TRAINING), Char().build(UNUSUAL)]
+
+
+@pytest.mark.parametrize("text", UNUSUAL)
+def test_unusual_text_round_trips(text: str) -> None:
+    for tokenizer in every():
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.eot not in ids
+        assert all(0 <= i < tokenizer.n_vocab for i in ids)
+
+
+def test_tiktoken_serves_the_ids_that_tokenizers_trained() -> None:
+    """The trained merges, applied by the library that trained them, give the ids that we serve."""
+    reference = HFTokenizer(models.BPE())
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=499, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    reference.train_from_iterator(TRAINING, trainer)
+    served = BPE(vocab_size=500).build(TRAINING)
+    rng = random.Random(0)
+    fuzz = ["".join(rng.choices("aabcdet Tm'\n .é猫🐈", k=80)) for _ in range(300)]
+    for text in [*UNUSUAL, *TRAINING, *fuzz]:
+        assert served.encode(text) == reference.encode(text).ids
+
+
+def test_any_bytes_round_trip(bpe: Tokenizer) -> None:
+    assert isinstance(bpe, BytePairTokenizer)
+    rng = random.Random(0)
+    for _ in range(200):
+        data = bytes(rng.randrange(256) for _ in range(rng.randrange(60)))
+        ids = bpe.encoding._encode_bytes(data)
+        assert bpe.decode_bytes(ids) == data
+
+
+def test_merges_shorten_and_the_separator_is_last(bpe: Tokenizer) -> None:
+    assert len(bpe.encode(TRAINING[0])) < len(TRAINING[0]) / 2
+    assert bpe.n_vocab <= 400 and bpe.eot == bpe.n_vocab - 1
+
+
+def test_training_is_deterministic() -> None:
+    first, second = BPE(vocab_size=350).build(TRAINING), BPE(vocab_size=350).build(iter(TRAINING))
+    assert isinstance(first, BytePairTokenizer) and isinstance(second, BytePairTokenizer)
+    assert first.ranks == second.ranks
+
+
+def test_bytes_are_bytes() -> None:
+    tokenizer = Byte().build([])
+    assert tokenizer.encode("aé") == [0x61, 0xC3, 0xA9]
+    assert tokenizer.n_vocab == 257
+
+
+def test_characters() -> None:
+    tokenizer = Char().build(["hello", "world"])
+    assert tokenizer.encode("dew") == [0, 1, 6]  # of d e h l o r w
+    assert tokenizer.n_vocab == 9
+
+
+def test_a_character_never_seen_is_unknown() -> None:
+    tokenizer = Char().build(["abc"])
+    assert tokenizer.decode(tokenizer.encode("abzc")) == "ab\ufffdc"
+
+
+def test_half_a_character_does_not_break_decoding() -> None:
+    tokenizer = Byte().build([])
+    assert tokenizer.decode(tokenizer.encode("é")[:1]) == "\ufffd"
+
+
+def test_saved_ones_come_back_the_same(tmp_path: Path) -> None:
+    for i, tokenizer in enumerate(every()):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        tokenizer.save(folder)
+        loaded = load_tokenizer(folder)
+        assert (loaded.n_vocab, loaded.eot) == (tokenizer.n_vocab, tokenizer.eot)
+        for text in UNUSUAL:
+            assert loaded.encode(text) == tokenizer.encode(text)
+
+
+@pytest.mark.usefixtures("gpt2_cache")
+def test_gpt2_s_ids(real_data: Path) -> None:
+    tokenizer = GPT2().build([])
+    assert tokenizer.encode("every effort moves") == [16833, 3626, 6100]
+    assert tokenizer.encode(" effort moves you") == [3626, 6100, 345]
+    assert tokenizer.encode("I really like") == [40, 1107, 588]
+    assert tokenizer.encode(" really like chocolate") == [1107, 588, 11311]
+    assert tokenizer.encode("Every") == [6109]
+    assert (tokenizer.n_vocab, tokenizer.eot) == (50257, 50256)
+    verdict = (real_data / "the-verdict.txt").read_text()
+    assert (len(verdict), len(tokenizer.encode(verdict))) == (20479, 5145)
+    for text in UNUSUAL:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_gpt2_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unreachable() -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("tiktoken_ext.openai_public.r50k_base", unreachable)
+    with pytest.raises(UserError, match=r"^tokenizer=gpt2: .+TIKTOKEN_CACHE_DIR"):
+        GPT2().build([])
+
+
+def test_a_vocabulary_too_small_for_bytes() -> None:
+    with pytest.raises(ValueError, match="^vocab_size=256: .+; .+257"):
+        BPE(vocab_size=256)
