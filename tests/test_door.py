@@ -23,7 +23,7 @@ MISTAKES = {
     "data.files=[]": r"data\.files=\[\]: ",
     "data.files=[empty.txt]": r"data=files: has no text",
     "data.files=[latin1.txt]": r"data\.files=.*latin1\.txt: is not UTF-8 \(byte 3\)",
-    "data.val_fraction=0.002": r"model\.block_size=32: the held-out split has \d+ tokens",
+    "data.val_fraction=0.002 model.block_size=512": r"model\.block_size=512: the held-out split has \d+ tokens",
     "model.block_size=100000": r"model\.block_size=100000: the training split has \d+ tokens",
     "model.vocab_size=99": r"model\.vocab_size=99: .*257",
     "data.batch_size=7 data.micro_batch_size=2": r"data\.batch_size=7: .*choose 6 or 8",

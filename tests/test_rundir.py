@@ -69,6 +69,7 @@ def test_no_code_runs_from_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_sample(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     train(tiny())
+    capsys.readouterr()
     ask = ["prompt=the cat", "num_samples=2", "max_new_tokens=9"]
     result = sample(compose("sample", ask))
     _, tokenizer = gptlab.load()

@@ -33,10 +33,10 @@ COMPONENTS = [
 class Budget:
     """How long to train."""
 
-    steps: int = 750  # optimizer steps
+    steps: int = 900  # optimizer steps
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "steps", self.steps, "must be at least 1", "try 750")
+        require(self.steps >= 1, "steps", self.steps, "must be at least 1", "try 900")
 
 
 @dataclass
@@ -143,12 +143,15 @@ def conf_dir() -> Path:
 def compose(
     verb: str, overrides: list[str] | None = None, config_dir: Path | None = None, config_name: str | None = None
 ) -> Any:
-    """The typed config of a verb, as its command would get it: `compose("train", ["model=micro"])`."""
+    """The typed config of a verb, as its command would get it: `compose("train", ["model=micro"])`.
+
+    `config_dir` and `config_name` compose a run's own config.yaml instead, as Hydra's options of these names do.
+    """
     register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        path = [f"hydra.searchpath=[{config_dir}]"] if config_dir else []
-        cfg = hydra_compose(config_name or verb, [*(overrides or []), *path], return_hydra_config=True)
+    with initialize_config_dir(str(config_dir or conf_dir()), version_base="1.3"):
+        search = f"hydra.searchpath=[file://{conf_dir()}]"
+        cfg = hydra_compose(config_name or verb, [*(overrides or []), search], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     try:
         run_dir = str(Path(cfg.hydra.run.dir).absolute())

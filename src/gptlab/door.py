@@ -92,7 +92,7 @@ def usage(verb: str) -> str:
             lines.append(f"  {f.name}{default}")
     lines += [
         "",
-        "--cfg job shows the composed config with every key; -m KEY=A,B sweeps; -sc install=bash completes keys.",
+        "--cfg job shows the composed config; -m KEY=A,B sweeps; -sc install=bash completes keys.",
     ]
     return "\n".join(lines)
 

@@ -103,7 +103,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 @dataclass
 class BPE:
-    """Byte-pair encoding of `vocab_size` tokens, the special one included, trained on the text (Sennrich et al. 2016)."""
+    """Byte-pair encoding trained on the text (Sennrich et al. 2016); `vocab_size` counts the special token."""
 
     vocab_size: int = 2048
 

@@ -89,7 +89,7 @@ def test_a_sweep_over_devices_is_refused(texts: str) -> None:
 
 def test_a_run_s_config_repeats_it(texts: str) -> None:
     first = json.loads(run([*TRAIN, *tiny_overrides(texts), "decoder=greedy", "json=true"]).stdout)
-    saved = ["--config-dir", first["run_dir"], "--config-name", "config"]
+    saved = ["--config-dir", first["run_dir"], "--config-name", "config", "json=true"]
     second = json.loads(run([*GPTLAB, "train", *saved]).stdout)
     assert second["run_dir"] != first["run_dir"]
     assert second["val_loss"] == first["val_loss"] and second["train_loss"] == first["train_loss"]

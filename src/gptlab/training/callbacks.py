@@ -130,13 +130,13 @@ class ProgressBar(Callback):
 
 
 class SaveWhenStopped(Callback):
-    """Ctrl-C keeps what was learned. Other ranks may be gone by then, so several leave it to the last checkpoint."""
+    """Ctrl-C and SIGTERM keep what was learned. Other ranks may be gone by then, so several leave it to the last checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
+        if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.world_size == 1:
             trainer.save_checkpoint(self.path)
 
 
