@@ -85,6 +85,19 @@ def test_an_old_run_is_never_written_over(texts: str, tmp_path: Path, capfd: pyt
     assert [p.name for p in old.iterdir()] == ["summary.json"] and (old / "summary.json").read_text() == "precious"
 
 
+def test_a_failure_is_not_a_mistake(
+    texts: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr("gptlab.training.module.GPTModule.training_step", broken)
+    assert main(["train", *tiny_overrides(texts), "json=true"]) == 1
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"error": "RuntimeError: the disk is on fire"}
+    assert "Traceback" in err
+
+
 def test_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "gptlab evaluate" in capfd.readouterr().out

@@ -19,7 +19,8 @@ MAY_USE = {
     "rundir": GROUND | {"tokenizers", "model", "data"},
     "training": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "rundir", "config"},
     "config": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "training"},
-    "door": GROUND | {"config"},
+    "messages": GROUND | {"config"},
+    "door": GROUND | {"config", "messages"},
     "sample": GROUND | {"config", "rundir", "decoding"},
     "evaluation": GROUND | {"config", "rundir", "data", "model"},
     "cli": {"door"},
@@ -28,8 +29,8 @@ MAY_USE = {
 # outside library -> the rooms it may be seen in
 ONLY_IN = {
     "lightning": {"training", "data"},
-    "hydra": {"config", "door"},
-    "omegaconf": {"config", "door"},
+    "hydra": {"config", "door", "messages"},
+    "omegaconf": {"config", "door", "messages"},
     "tiktoken": {"tokenizers"},
     "tokenizers": {"tokenizers"},
     "rich": {"training", "sample", "evaluation"},

@@ -4,25 +4,25 @@ Exit codes: 0, 1 (failed in mid-run), 2 (a mistake in what was asked).
 """
 
 import contextlib
-import dataclasses
-import difflib
 import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from gptlab.config import VERB_CONFIGS, conf_dir, register, to_typed
+from gptlab.config import conf_dir, register, to_typed
 from gptlab.errors import UserError, require
+from gptlab.messages import explain, usage
 
 
 def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: list[str], argv: list[str]) -> int:
@@ -34,11 +34,18 @@ def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: 
         print(usage(verb))
         return 0
     as_json = any(re.fullmatch(r"\+{0,2}json=(true|yes|on|1)", arg, re.IGNORECASE) for arg in argv)
-    results: list[dict[str, Any]] = []
-    mistakes: list[Exception] = []
+    answers: list[dict[str, Any]] = []
+    codes = [0]
+
+    def mistake(error: Exception) -> None:
+        line = explain(error, argv)
+        print(f"error: {line}", file=sys.stderr)
+        answers.append({"error": line})
+        codes.append(2)
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
     def job(cfg: DictConfig) -> None:
+        """One job; a sweep goes on with the others whatever becomes of it."""
         hydra_config = HydraConfig.get()
         # Lightning starts the other ranks by this line: the one job, never the whole sweep
         sys.argv = [*program, *hydra_config.overrides.task]
@@ -47,13 +54,14 @@ def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: 
             if hydra_config.mode == RunMode.MULTIRUN and verb == "train":
                 devices, why = config.trainer.devices, "a sweep gives each of its jobs one"
                 require(devices in ("auto", 1, "1"), "trainer.devices", devices, why, "leave it out")
-            result = work(config)
+            answers.extend(filter(None, [work(config)]))
         except (UserError, OmegaConfBaseException) as error:
-            mistakes.append(error)  # a sweep goes on with its other jobs
+            mistake(error)
             _remove_if_empty(Path(hydra_config.runtime.output_dir))
-        else:
-            if result is not None:
-                results.append(result)
+        except Exception as error:
+            traceback.print_exc()
+            answers.append({"error": f"{type(error).__name__}: {error}"})
+            codes.append(1)
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
@@ -62,39 +70,13 @@ def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: 
         try:
             job()
         except (HydraException, OmegaConfBaseException) as error:
-            mistakes.append(error)
-        lines = [explain(mistake, argv) for mistake in mistakes]
-        for line in lines:
-            print(f"error: {line}", file=sys.stderr)
-        answers = results + [{"error": line} for line in lines]
+            mistake(error)
+        except KeyboardInterrupt:
+            answers.append({"error": "stopped"})
+            codes.append(1)
         if as_json and answers:
             print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}), file=out)
-    return 2 if mistakes else 0
-
-
-def usage(verb: str) -> str:
-    """What a verb takes: its groups with their options, and its plain keys with their defaults."""
-    config_type = VERB_CONFIGS[verb]
-    lines = [f"gptlab {verb} GROUP=OPTION GROUP.KEY=VALUE KEY=VALUE ...", "", str(config_type.__doc__), "", "groups:"]
-    groups = [f.name for f in dataclasses.fields(config_type)] + ["experiment"] * (verb == "train")
-    for group in groups:
-        if options := sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")):
-            lines.append(f"  {group:<13}{' '.join(options)}")
-    lines += ["", "keys:"]
-    for f in dataclasses.fields(config_type):
-        if (conf_dir() / f.name).is_dir():
-            continue
-        if dataclasses.is_dataclass(f.type):
-            inner = dataclasses.fields(f.type)
-            lines += [f"  {f.name}.{g.name} = {g.default}" for g in inner]
-        else:
-            default = "" if f.default in (dataclasses.MISSING, MISSING) else f" = {f.default}"
-            lines.append(f"  {f.name}{default}")
-    lines += [
-        "",
-        "--cfg job shows the composed config; -m KEY=A,B sweeps; -sc install=bash completes keys.",
-    ]
-    return "\n".join(lines)
+    return max(codes)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -116,55 +98,3 @@ def _standard_output_kept_for_json() -> Iterator[Any]:
             sys.stdout.flush()
             out.flush()
             os.dup2(out.fileno(), 1)
-
-
-def explain(error: Exception, argv: list[str]) -> str:
-    """`<key>=<value>: <why>; <what to do>` for whatever Hydra, OmegaConf or gptlab had to complain about."""
-    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: is not key=value; quote values with spaces or commas, e.g. 'prompt=\"a, b\"'"
-    if isinstance(error, MissingConfigException):
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(error.options or [])
-        return f"{group or 'config'}={option}: no such option{_closest(option, options)}; choose {_any_of(options)}"
-    if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "full_key", None):
-        key = str(cause.full_key)  # type: ignore[union-attr]
-        owner: Any = cause.object_type  # type: ignore[union-attr]
-        known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
-        where = f" of {owner.__name__}" if known and "." in key else ""
-        todo = f"choose {_any_of(known)}" if known else "it takes no fields"
-        return f"{key}={_value(key, argv)}: no such key{where}{_closest(key.rpartition('.')[2], known)}; {todo}"
-    if isinstance(cause, ValidationError) and getattr(cause, "full_key", None):
-        key, why = str(cause.full_key), str(cause.msg).splitlines()[0]
-        return f"{key}={_value(key, argv)}: {why}; {_example(cause)}"
-    if match := re.match(r"Could not override '([^'=]+)(?:=([^']*))?'.*", str(error)):
-        key = match[1]
-        return f"{key}={_value(key, argv)}: no such config group or key; see --help for what there is"
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"config: {' '.join(lines[:2])}; see --help for what there is"
-
-
-def _value(key: str, argv: list[str]) -> str:
-    given = [arg.partition("=")[2] for arg in argv if arg.partition("=")[0].lstrip("+~") == key]
-    return given[-1] if given else "?"
-
-
-def _closest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _any_of(names: list[str]) -> str:
-    return "one of " + ", ".join(names) if names else "something else"
-
-
-def _example(error: ValidationError) -> str:
-    """A value that would do: the field's default."""
-    owner, name = error.object_type, str(error.key)
-    if dataclasses.is_dataclass(owner):
-        for f in dataclasses.fields(owner):
-            if f.name == name and f.default is not dataclasses.MISSING:
-                return f"give a value such as {f.default}"
-    return "give a value of that type"

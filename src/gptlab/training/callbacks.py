@@ -130,7 +130,7 @@ class ProgressBar(Callback):
 
 
 class SaveWhenStopped(Callback):
-    """Ctrl-C and SIGTERM keep what was learned. Other ranks may be gone by then, so several leave it to the last checkpoint."""
+    """Ctrl-C and SIGTERM keep what was learned; of several ranks some may be gone by then, so these do not save."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -76,7 +76,8 @@ class GPTModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Exact over all ranks: sums of nats and of tokens, never a mean of means."""
-        total = torch.stack(self._val).cpu().double().sum(0).to(self._val[0])
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        total = torch.stack(self._val).cpu().double().sum(0).to(self.device, exact)
         self._val.clear()
         total_nats, tokens = self.trainer.strategy.reduce(total, reduce_op="sum").tolist()
         score = Score(total_nats, int(tokens), self.val_bytes)

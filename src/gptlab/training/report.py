@@ -50,7 +50,9 @@ def ending(console: Console, summary: dict[str, Any], texts: list[tuple[str, str
     )
     console.print(table)
     for how, prompt, text in texts:
-        console.print(Text(f"{how}: ", style="dim") + Text(prompt, style="bold") + Text(text.rstrip(), style="not bold"))
+        console.print(
+            Text(f"{how}: ", style="dim") + Text(prompt, style="bold") + Text(text.rstrip(), style="not bold")
+        )
         console.print()
     run = _near(summary["run_dir"])
     prompt = shlex.quote(f"prompt={texts[0][1]}") if texts else 'prompt="..."'

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.text import Text
 
@@ -23,11 +24,13 @@ from gptlab.training import report
 from gptlab.training.callbacks import ProgressBar, Samples, SaveWhenStopped, Speed, checkpoints
 from gptlab.training.module import GPTModule
 
+SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
+
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
     """Train as asked; returns what summary.json holds, or None in a process that is not rank 0."""
     _quieten()
-    console = Console()
+    console = Console(quiet=rank_zero_only.rank != 0)  # type: ignore[attr-defined]
     with console.status("reading the text, making tokens"):
         corpus = prepare(config.data, config.tokenizer)
     model_config = with_vocabulary(config, corpus.tokenizer.n_vocab)
@@ -44,7 +47,6 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         speed,
     ]
     trainer = config.trainer.build(steps, config.logger.build(path), callbacks, path)
-    console.quiet = not trainer.is_global_zero
     micro_batch_size, accumulate = micro_batches(
         config.data.batch_size, config.data.micro_batch_size, trainer.world_size
     )
@@ -65,8 +67,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         config.logger.every_n_steps,
         seed,
     )
-    run = RunDir(path)
     if trainer.is_global_zero:
+        config = dataclasses.replace(config, model=model_config)
         run = RunDir.create(path, record(config), corpus)
         report.header(console, config, corpus, num_params(module.gpt), trainer)
 
@@ -81,9 +83,9 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         status = "stopped"
         console.print(Text(f"stopped at step {trainer.global_step}; what was learned is in {path}"))
-        raise SystemExit(1) from None
+        raise KeyboardInterrupt from None  # a sweep ends too
     finally:
-        scores = trainer.callback_metrics
+        scores = trainer.callback_metrics | ({} if train_loss is None else {"train/loss": train_loss})
         summary = {
             "status": status,
             "parameters": num_params(module.gpt),
@@ -91,16 +93,13 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             "tokens": trainer.global_step * tokens_per_step,
             "seconds": time.perf_counter() - start,
             "tokens_per_second": speed.tokens_per_second,
-            "train_loss": _number(scores.get("train/loss") if train_loss is None else train_loss),
-            "val_loss": _number(scores.get("val/loss")),
-            "val_perplexity": _number(scores.get("val/perplexity")),
-            "val_bits_per_byte": _number(scores.get("val/bits_per_byte")),
+            **{_key(name): _number(scores.get(name)) for name in SCORES},
             "data_hash": corpus.manifest["sha256"],
             "seed": seed,
             "name": config.name,
             "run_dir": str(path),
         }
-        if trainer.is_global_zero and run.path.is_dir():
+        if trainer.is_global_zero:
             run.write_summary(summary)
     if not trainer.is_global_zero:
         return None
@@ -138,6 +137,10 @@ def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int
             f"choose {nearest}",
         )
     return micro_batch_size, batch_size // per_pass
+
+
+def _key(metric: str) -> str:
+    return metric.replace("/", "_")
 
 
 def _number(value: Any) -> float | None:

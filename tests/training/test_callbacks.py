@@ -1,0 +1,61 @@
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.optim.optimizers import AdamW
+from gptlab.optim.schedules import Constant
+from gptlab.training.callbacks import ProgressBar, Speed
+from gptlab.training.module import GPTModule
+
+
+def trainer(**state: Any) -> Any:
+    return SimpleNamespace(**({"callback_metrics": {}, "accumulate_grad_batches": 1, "global_step": 0} | state))
+
+
+def watched(terminal: bool) -> str:
+    """What a run of four steps with one validation prints."""
+    screen = io.StringIO()
+    bar = ProgressBar(Console(file=screen, force_terminal=terminal, width=120), steps=4, enabled=True)
+    metrics = {"train/loss": torch.tensor(3.25), "train/tokens_per_second": torch.tensor(12345.6)}
+    bar.on_train_start(trainer(), None)
+    bar.on_train_batch_end(trainer(global_step=2, callback_metrics=metrics), None, None, None, 1)
+    bar.bar.refresh()
+    scores = metrics | {"val/loss": torch.tensor(3.5), "val/bits_per_byte": torch.tensor(1.75)}
+    bar.on_validation_end(trainer(global_step=2, callback_metrics=scores), None)
+    bar.on_train_end(trainer(), None)
+    return screen.getvalue()
+
+
+def test_one_bar_with_loss_speed_and_time_left() -> None:
+    shown = watched(terminal=True)
+    for words in ("2/4", "loss 3.250", "12,346 tokens/s", "left"):
+        assert words in shown
+
+
+def test_no_bar_where_nobody_watches_but_a_line_for_every_validation() -> None:
+    assert watched(terminal=False) == "step 2/4 · train loss 3.250 · val loss 3.500 · 1.750 bits/byte\n"
+
+
+def test_speed_counts_training_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
+    module = GPTModule(gpt, AdamW(), Constant(), steps=9, val_bytes=1, clip_norm=1.0, log_every_n_steps=2, seed=0)
+    now = 100.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    speed = Speed(tokens_per_step=10)
+    speed.on_train_start(trainer(), module)
+    for step, seconds in enumerate([1.0, 2.0], start=1):
+        now += seconds
+        state = trainer(global_step=step)
+        module._trainer = state
+        speed.on_train_batch_end(state, module, None, None, step - 1)
+    assert module.pending == {"train/tokens_per_second": pytest.approx(20 / 3)}
+    now += 1000  # a long validation
+    speed.on_validation_end(state, module)
+    now += 1
+    speed.on_train_batch_end(trainer(global_step=3), module, None, None, 2)
+    assert speed.tokens_per_second == pytest.approx(30 / 4)
