@@ -84,7 +84,7 @@ class RunDir:
             raise UserError(
                 "run", self.checkpoint, f"is not a whole gptlab checkpoint ({why})", "take another one of this run"
             ) from error
-        gpt.lm_head.weight = gpt.wte.weight  # assigning unties them
+        gpt.tie()
         return gpt.eval(), load_tokenizer(self.path / "tokenizer")
 
     def held_out(self) -> tuple[Tokens, int]:

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): a decoder-only Transformer with pre-LayerNorm and learned positions."""
+"""Decoder-only Transformers by one config: GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023) and between."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from gptlab.errors import require
 from gptlab.model.attention import CausalSelfAttention
-from gptlab.model.layers import MLP
+from gptlab.model.layers import MLP, norm
+from gptlab.model.positions import RopeScaling, Rotation, alibi_bias, rotation
+
+CHOICES = {
+    "positions": ("learned", "rope", "alibi", "none"),
+    "norm": ("layer", "rms"),
+    "feed_forward": ("gelu", "swiglu", "relu2"),
+    "init": ("gpt2", "zero", "torch"),
+}
 
 
 @dataclass
@@ -20,71 +28,130 @@ class GPTConfig:
     n_embd: int = 768
     block_size: int = 1024
     vocab_size: int = 50257  # 0: as many as the tokenizer has
+    n_kv_head: int | None = None  # key-value heads; null: n_head
+    n_inner: int | None = None  # width of the feed-forward; null: 4 n_embd
+    positions: str = "learned"  # learned | rope | alibi | none
+    norm: str = "layer"  # layer | rms
+    norm_eps: float = 1e-5
+    feed_forward: str = "gelu"  # gelu | swiglu | relu2
+    qk_norm: bool = False
+    bias: bool = True  # of linear layers and layer norms
+    qkv_bias: bool | None = None  # of queries, keys and values; null: as `bias`
+    tied: bool = True  # the head shares the token embedding (Press & Wolf 2017)
+    logit_softcap: float = 0.0  # c tanh(logits / c); 0: off
     dropout: float = 0.0
-    bias: bool = True
+    init: str = "gpt2"  # of residual projections: gpt2 (scaled) | zero; torch: PyTorch's own for all
+    rope_base: float = 10000.0
+    rope_factor: float = 1.0  # above 1: Llama 3's scaling to a longer context, with the three below
+    rope_low_freq: float = 1.0
+    rope_high_freq: float = 4.0
+    rope_original: int = 8192
 
     def __post_init__(self) -> None:
-        for key in ("n_layer", "n_head", "n_embd", "block_size"):
+        for key in ("n_layer", "n_head", "n_embd", "block_size", "n_kv_head", "n_inner", "rope_original"):
             value = getattr(self, key)
-            require(value >= 1, key, value, "must be at least 1", "give a positive integer")
+            require(value is None or value >= 1, key, value, "must be at least 1", "give a positive integer")
+        for key, choices in CHOICES.items():
+            value = getattr(self, key)
+            require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
         heads = [h for h in range(1, min(self.n_embd, 64) + 1) if self.n_embd % h == 0]
-        require(
-            self.n_embd % self.n_head == 0,
-            "n_head",
-            self.n_head,
-            f"does not divide n_embd={self.n_embd}",
-            f"choose one of {', '.join(map(str, heads))}",
-        )
+        why, todo = f"does not divide n_embd={self.n_embd}", f"choose one of {', '.join(map(str, heads))}"
+        require(self.n_embd % self.n_head == 0, "n_head", self.n_head, why, todo)
+        groups = [h for h in range(1, self.n_head + 1) if self.n_head % h == 0]
+        why, todo = f"does not divide n_head={self.n_head}", f"choose one of {', '.join(map(str, groups))}"
+        require(self.n_head % self.kv_heads == 0, "n_kv_head", self.n_kv_head, why, todo)
+        odd = self.positions == "rope" and self.head_dim % 2
+        require(not odd, "n_head", self.n_head, f"leaves heads of odd width {self.head_dim}", "rope turns pairs")
         require(self.vocab_size >= 0, "vocab_size", self.vocab_size, "is negative", "0 takes the tokenizer's")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "is not in [0, 1)", "0.0 turns it off")
+        require(self.logit_softcap >= 0, "logit_softcap", self.logit_softcap, "is negative", "0.0 turns it off")
+        for key in ("norm_eps", "rope_base", "rope_factor"):
+            value = getattr(self, key)
+            require(value > 0, key, value, "is not above 0", f"{getattr(type(self), key):g} is usual")
+        require(self.rope_low_freq < self.rope_high_freq, "rope_low_freq", self.rope_low_freq, "is not the lower", "1")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def rope_scaling(self) -> RopeScaling | None:
+        if self.rope_factor == 1:
+            return None
+        return RopeScaling(self.rope_factor, self.rope_low_freq, self.rope_high_freq, self.rope_original)
 
 
 class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = CausalSelfAttention(config.n_embd, config.n_head, config.dropout, config.bias)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.mlp = MLP(config.n_embd, config.dropout, config.bias)
+        c = config
+        qkv_bias = c.bias if c.qkv_bias is None else c.qkv_bias
+        n_inner = 4 * c.n_embd if c.n_inner is None else c.n_inner
+        self.ln_1 = norm(c.norm, c.n_embd, c.norm_eps, c.bias)
+        self.attn = CausalSelfAttention(c.n_embd, c.n_head, c.kv_heads, c.dropout, c.bias, qkv_bias, c.qk_norm)
+        self.ln_2 = norm(c.norm, c.n_embd, c.norm_eps, c.bias)
+        self.mlp = MLP(c.feed_forward, c.n_embd, n_inner, c.dropout, c.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, rotation: Rotation | None, bias: Tensor | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), rotation, bias)
         return x + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
-    """Token ids (B, T) in, next-token logits (B, T, V) out; T <= block_size."""
+    """Token ids (B, T) in, next-token logits (B, T, V) out; T <= block_size where positions are learned."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         require(config.vocab_size >= 1, "vocab_size", config.vocab_size, "is unknown", "take the tokenizer's")
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        if config.positions == "learned":
+            self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_f = norm(config.norm, config.n_embd, config.norm_eps, config.bias)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.wte.weight  # tied (Press & Wolf 2017)
-        self.apply(self._init)
+        self.tie()
+        if config.init != "torch":
+            self.apply(self._init)
+
+    def tie(self) -> None:
+        """Let the head be the token embedding, if the config says so; loading by assignment undoes it."""
+        if self.config.tied:
+            self.lm_head.weight = self.wte.weight
 
     def _init(self, layer: nn.Module) -> None:
-        """GPT-2's: normal, sd 0.02, divided by sqrt(2 n_layer) where a layer adds to the residual stream."""
+        """Normal, sd 0.02; where a layer adds to the residual stream, over sqrt(2 n_layer) or zero."""
         if isinstance(layer, nn.Linear | nn.Embedding):
             nn.init.normal_(layer.weight, std=0.02)
         if isinstance(layer, nn.Linear) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
         if isinstance(layer, CausalSelfAttention | MLP):
-            nn.init.normal_(layer.proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+            std = 0.02 / math.sqrt(2 * self.config.n_layer) if self.config.init == "gpt2" else 0.0
+            nn.init.normal_(layer.proj.weight, std=std)
 
     def forward(self, idx: Tensor) -> Tensor:
-        T = idx.shape[1]
-        if T > self.config.block_size:
-            raise ValueError(f"{T} tokens do not fit into block_size={self.config.block_size}")
-        x = self.dropout(self.wte(idx) + self.wpe(torch.arange(T, device=idx.device)))  # (B, T, C)
+        config, T, device = self.config, idx.shape[1], idx.device
+        x, turn, bias = self.wte(idx), None, None  # (B, T, C)
+        if config.positions == "learned":
+            if T > config.block_size:
+                raise ValueError(f"{T} tokens do not fit into block_size={config.block_size}")
+            x = x + self.wpe(torch.arange(T, device=device))
+        elif config.positions == "rope":
+            turn = rotation(T, config.head_dim, config.rope_base, config.rope_scaling, device)
+        elif config.positions == "alibi":
+            bias = alibi_bias(config.n_head, T, device)
+        x = self.dropout(x)
         for block in self.blocks:
-            x = block(x)
-        return self.lm_head(self.ln_f(x))
+            x = block(x, turn, bias)
+        logits = self.lm_head(self.ln_f(x))
+        if config.logit_softcap:
+            logits = config.logit_softcap * torch.tanh(logits / config.logit_softcap)
+        return logits
 
 
 def num_params(gpt: nn.Module) -> int:

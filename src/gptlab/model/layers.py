@@ -1,17 +1,35 @@
-"""The position-wise half of a Transformer block."""
+"""Norms and feed-forwards: the parts of a Transformer block that look at one position alone."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class MLP(nn.Module):
-    """GPT-2's feed-forward: widen four times, tanh-approximated GELU, narrow, (B, T, C) -> (B, T, C)."""
+def norm(kind: str, width: int, eps: float, bias: bool) -> nn.Module:
+    """`layer` (Ba et al. 2016) or `rms` (Zhang & Sennrich 2019), which has no bias."""
+    return nn.LayerNorm(width, eps=eps, bias=bias) if kind == "layer" else nn.RMSNorm(width, eps=eps)
 
-    def __init__(self, n_embd: int, dropout: float, bias: bool) -> None:
+
+class MLP(nn.Module):
+    """The feed-forward: widen to `n_inner`, a nonlinearity, narrow; (B, T, C) -> (B, T, C).
+
+    `gelu` is GPT-2's (tanh-approximated), `relu2` a squared ReLU (So et al. 2021), `swiglu` Llama's (Shazeer 2020).
+    """
+
+    def __init__(self, kind: str, n_embd: int, n_inner: int, dropout: float, bias: bool) -> None:
         super().__init__()
-        self.fc = nn.Linear(n_embd, 4 * n_embd, bias=bias)
-        self.proj = nn.Linear(4 * n_embd, n_embd, bias=bias)
+        self.kind = kind
+        self.fc = nn.Linear(n_embd, n_inner, bias=bias)
+        if kind == "swiglu":
+            self.gate = nn.Linear(n_embd, n_inner, bias=bias)
+        self.proj = nn.Linear(n_inner, n_embd, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.proj(F.gelu(self.fc(x), approximate="tanh")))
+        match self.kind:
+            case "gelu":
+                h = F.gelu(self.fc(x), approximate="tanh")
+            case "relu2":
+                h = F.relu(self.fc(x)).square()
+            case _:
+                h = F.silu(self.gate(x)) * self.fc(x)
+        return self.dropout(self.proj(h))

@@ -1,0 +1,56 @@
+"""How a Transformer knows where a token stands: rotary and linear-bias positions (learned ones are an embedding)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D/2) each
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's way to a longer context: slow rotations are slowed down by `factor`, fast ones are kept.
+
+    `low_freq` and `high_freq` count turns within `original` positions; between the two the change is gradual.
+    """
+
+    factor: float
+    low_freq: float
+    high_freq: float
+    original: int
+
+
+def rotation(T: int, head_dim: int, base: float, scaling: RopeScaling | None, device: torch.device) -> Rotation:
+    """The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15)."""
+    frequency = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    if scaling is not None:
+        turns = scaling.original * frequency / (2 * math.pi)
+        kept = ((turns - scaling.low_freq) / (scaling.high_freq - scaling.low_freq)).clamp(0, 1)
+        frequency = frequency * (kept + (1 - kept) / scaling.factor)
+    angle = torch.outer(torch.arange(T, device=device, dtype=torch.float32), frequency)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) of x (B, H, T, D) by its angle: Llama's and GPT-NeoX's pairing."""
+    cos, sin = (part.to(x.dtype) for part in by)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def alibi_slopes(n_head: int) -> list[float]:
+    """A geometric sequence from 2^(-8/H); for other H the powers of two below it and every second one above."""
+    below = 2 ** math.floor(math.log2(n_head))
+    slopes = [2 ** (-8 * (i + 1) / below) for i in range(below)]
+    between = [2 ** (-4 * (i + 1) / below) for i in range(0, 2 * below, 2)]
+    return slopes + between[: n_head - below]
+
+
+def alibi_bias(n_head: int, T: int, device: torch.device) -> Tensor:
+    """What each head adds to its scores, (H, T, T): -slope x distance, -inf ahead (Press et al. 2022)."""
+    at = torch.arange(T, device=device)
+    distance = (at[:, None] - at[None, :]).float()
+    slopes = torch.tensor(alibi_slopes(n_head), device=device)
+    return (-slopes[:, None, None] * distance).masked_fill(distance < 0, -torch.inf)

@@ -1,0 +1,155 @@
+"""One class, many architectures: every option alone and together."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from gptlab.config import compose
+from gptlab.model.attention import attend
+from gptlab.model.gpt import CHOICES, GPT, GPTConfig, num_params
+
+TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 100}
+EVERY = list(
+    itertools.product(CHOICES["positions"], CHOICES["norm"], CHOICES["feed_forward"], [None, 1, 2], [False, True])
+)
+
+
+@pytest.mark.parametrize(
+    ("size", "vocab_size", "parameters"),
+    [
+        ("llama2_7b", 32000, 6_738_415_616),
+        ("llama2_13b", 32000, 13_015_864_320),
+        ("llama2_70b", 32000, 68_976_648_192),
+        ("llama3_8b", 128256, 8_030_261_248),
+        ("llama3_1b", 128256, 1_235_814_400),
+        ("book", 50257, 162_419_712),
+    ],
+)
+def test_published_sizes(size: str, vocab_size: int, parameters: int) -> None:
+    config = compose("train", [f"model={size}", f"model.vocab_size={vocab_size}"]).model
+    with torch.device("meta"):
+        assert num_params(GPT(config)) == parameters
+
+
+@pytest.mark.slow
+def test_the_book_to_the_digit() -> None:
+    """Raschka, ch. 4 and 5: the untrained model of seed 123."""
+    config = compose("train", ["model=book", "model.vocab_size=50257"]).model
+    torch.manual_seed(123)
+    gpt = GPT(config).eval()
+    x = torch.tensor([[16833, 3626, 6100], [40, 1107, 588]])
+    y = torch.tensor([[3626, 6100, 345], [1107, 588, 11311]])
+    with torch.no_grad():
+        logits = gpt(x)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+        assert loss.item() == pytest.approx(10.793964385986328, abs=1e-4)
+        assert loss.exp().item() == pytest.approx(48725.82, rel=1e-4)
+        assert logits.argmax(-1).tolist() == [[16657, 339, 42826], [49906, 29669, 41751]]
+        ids = [6109, 3626, 6100, 345]
+        for _ in range(10):
+            ids.append(int(gpt(torch.tensor([ids]))[0, -1].argmax()))
+    assert ids[4:] == [34245, 5139, 2492, 25405, 17434, 17853, 5308, 3398, 13174, 43071]
+
+
+@pytest.mark.parametrize(("positions", "norm", "feed_forward", "n_kv_head", "qk_norm"), EVERY)
+def test_every_combination_is_causal_starts_uniform_and_learns_in_all_parts(
+    positions: str, norm: str, feed_forward: str, n_kv_head: int | None, qk_norm: bool
+) -> None:
+    config = GPTConfig(
+        **TINY, positions=positions, norm=norm, feed_forward=feed_forward, n_kv_head=n_kv_head, qk_norm=qk_norm
+    )
+    gpt = GPT(config)
+    idx = torch.randint(100, (4, 12))
+    logits = gpt(idx)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), idx[:, 1:].flatten())
+    assert abs(loss.item() - math.log(100)) < 0.2
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in gpt.parameters())
+    changed = idx.clone()
+    changed[:, 6] = (changed[:, 6] + 1) % 100
+    assert torch.allclose(gpt(changed)[:, :6], logits[:, :6], atol=1e-6)
+    assert not torch.allclose(gpt(changed)[:, 6], logits[:, 6], atol=1e-6)
+
+
+def options() -> list[dict[str, object]]:
+    return [
+        *({"positions": p} for p in CHOICES["positions"]),
+        *({"feed_forward": f} for f in CHOICES["feed_forward"][1:]),
+        *({"norm": "rms"}, {"n_kv_head": 2}, {"n_inner": 48}, {"qk_norm": True}, {"bias": False}, {"qkv_bias": False}),
+        *({"tied": False}, {"logit_softcap": 2.0}, {"norm_eps": 0.1}, {"init": "zero"}, {"init": "torch"}),
+        *({"positions": "rope", "rope_base": 100.0}, {"positions": "rope", "rope_factor": 8.0, "rope_original": 16}),
+    ]
+
+
+def test_every_option_changes_the_outcome() -> None:
+    seen: list[torch.Tensor] = []
+    idx = torch.randint(100, (1, 16))
+    for option in options():
+        torch.manual_seed(1)
+        gpt = GPT(GPTConfig(**TINY, **option)).eval()  # type: ignore[arg-type]
+        torch.manual_seed(1)
+        for p in gpt.parameters():  # far from the start, where options show; zero-init has its own test
+            if option.get("init") is None:
+                torch.nn.init.normal_(p, std=0.3)
+        logits = gpt(idx)
+        assert not any(torch.allclose(logits, other) for other in seen), option
+        seen.append(logits)
+
+
+@pytest.mark.parametrize("heads", [4, 2, 1])
+@pytest.mark.parametrize("alibi", [False, True])
+def test_attention_against_plain_matrix_products(heads: int, alibi: bool) -> None:
+    q, k, v = torch.randn(2, 4, 6, 8), torch.randn(2, heads, 6, 8), torch.randn(2, heads, 6, 8)
+    mask = torch.full((6, 6), -math.inf).triu(1)
+    bias = mask + torch.randn(4, 6, 6) if alibi else None
+    k64, v64 = (t.double().repeat_interleave(4 // heads, dim=1) for t in (k, v))
+    scores = q.double() @ k64.mT / math.sqrt(8) + (mask if bias is None else bias)
+    assert torch.allclose(attend(q, k, v, bias, 0.0).double(), scores.softmax(-1) @ v64, atol=1e-5)
+
+
+def test_zero_init_starts_as_the_embedding_alone() -> None:
+    gpt = GPT(GPTConfig(**TINY, init="zero", positions="rope", bias=False))
+    idx = torch.randint(100, (1, 9))
+    assert torch.equal(gpt(idx), gpt.lm_head(gpt.ln_f(gpt.wte(idx))))
+
+
+def test_softcap_bounds_the_logits() -> None:
+    gpt = GPT(GPTConfig(**TINY, logit_softcap=1.5, init="torch"))
+    idx = torch.randint(100, (1, 9))
+    assert gpt(idx).abs().max() <= 1.5
+    free = GPT(GPTConfig(**TINY, init="torch"))
+    free.load_state_dict(gpt.state_dict())
+    assert torch.allclose(gpt(idx), 1.5 * torch.tanh(free(idx) / 1.5))
+
+
+def test_qk_norm_forgets_the_length_of_queries() -> None:
+    gpt = GPT(GPTConfig(**TINY, qk_norm=True)).eval()
+    idx = torch.randint(100, (1, 9))
+    before = gpt(idx)
+    with torch.no_grad():
+        gpt.blocks[0].attn.qkv.weight[:32] *= 7
+    assert torch.allclose(gpt(idx), before, atol=1e-3)
+
+
+def test_tying() -> None:
+    tied, untied = GPT(GPTConfig(**TINY)), GPT(GPTConfig(**TINY, tied=False))
+    assert num_params(untied) - num_params(tied) == 100 * 32
+
+
+@pytest.mark.parametrize("positions", ["rope", "alibi", "none"])
+def test_beyond_the_context_where_positions_allow_it(positions: str) -> None:
+    gpt = GPT(GPTConfig(**TINY, positions=positions))
+    assert gpt(torch.randint(100, (1, 64))).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"n_kv_head": 3}, {"n_kv_head": 0}, {"positions": "sine"}, {"norm": "batch"}, {"feed_forward": "tanh"}]
+    + [{"init": "ones"}, {"logit_softcap": -1.0}, {"norm_eps": 0.0}, {"rope_factor": 0.0}, {"rope_low_freq": 9.0}],
+)
+def test_impossible_options_name_the_field(field: dict[str, float]) -> None:
+    ((name, value),) = field.items()
+    with pytest.raises(ValueError, match=f"^{name}={value}: .+; .+"):
+        GPTConfig(**(TINY | field))  # type: ignore[arg-type]
