@@ -93,7 +93,8 @@ def _standard_output_kept_for_json() -> Iterator[Any]:
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
         try:
-            yield out
+            with contextlib.redirect_stdout(sys.stderr):
+                yield out
         finally:
             sys.stdout.flush()
             out.flush()
