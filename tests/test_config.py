@@ -32,7 +32,7 @@ def test_the_groups_hold_what_they_promise() -> None:
     assert {option for group, option in OPTIONS if group == "decoder"} >= {"greedy", "sample", "top_k", "top_p"}
     assert {option for group, option in OPTIONS if group == "trainer"} >= {"default", "cpu", "gpu", "ddp", "debug"}
     assert {option for group, option in OPTIONS if group == "logger"} >= {"tensorboard", "csv", "none"}
-    assert {option for group, option in OPTIONS if group == "experiment"} >= {"shakespeare_char", "verdict"}
+    assert {option for group, option in OPTIONS if group == "experiment"} >= {"shakespeare_char", "verdict", "book_ch5"}
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -14,7 +14,7 @@ MISTAKES = {
     "optimizer.lr=fast": r"optimizer\.lr=fast: .*(f|F)loat.*; .*0\.0006",
     "model.n_head=7": r"model\.n_head=7: does not divide n_embd=16; choose one of 1, 2, 4, 8, 16",
     "decoder=greedy decoder.k=3": r"decoder\.k=3: no such key",
-    "model=huge": r"model=huge: no such option.*; choose one of large, medium, micro, nano",
+    "model=huge": r"model=huge: no such option.*; choose one of .*large, .*nano, ",
     "modle=nano": r"modle=nano: no such key \(did you mean model\?\)",
     "decoder.k=0": r"decoder\.k=0: ",
     "decoder.temperature=-1": r"decoder\.temperature=-1\.0: ",

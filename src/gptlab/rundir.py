@@ -106,5 +106,6 @@ def _point_latest_to(path: Path) -> None:
     """`outputs/latest` -> the run, replaced in one step."""
     LATEST.parent.mkdir(exist_ok=True)
     link = LATEST.with_name(f".latest-{os.getpid()}")
-    link.symlink_to(os.path.relpath(path, LATEST.parent))
+    beside = os.path.relpath(path, LATEST.parent)
+    link.symlink_to(path.absolute() if beside.startswith("..") else beside)
     os.replace(link, LATEST)
