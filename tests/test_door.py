@@ -59,8 +59,11 @@ def test_a_mistake_is_one_line(given: str, texts: str, tmp_path: Path, capfd: py
         ("sample prompt=", r"prompt=: is empty"),
         ("sample num_samples=0", r"num_samples=0: "),
         ("sample decoder.k=0", r"decoder\.k=0: "),
+        ("import", r"hf=\?\?\?: is needed; give hf="),
+        ("export out=.", r"out=\.: exists already"),
+        ("export out=x", r"run=latest: there is no run yet"),
         ("evaluate batch_size=0", r"batch_size=0: "),
-        ("trian", r"trian: no such verb; choose one of train, sample, evaluate"),
+        ("trian", r"trian: no such verb; choose one of train, sample, evaluate, import, export"),
     ],
 )
 def test_mistakes_of_other_verbs(given: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ MAY_USE = {
     "door": GROUND | {"config", "messages"},
     "sample": GROUND | {"config", "rundir", "decoding"},
     "evaluation": GROUND | {"config", "rundir", "data", "model"},
+    "interop": GROUND | {"model", "tokenizers", "config", "rundir"},
     "cli": {"door"},
     "__init__": {"rundir", "model", "tokenizers"},
 }
@@ -32,7 +33,7 @@ ONLY_IN = {
     "hydra": {"config", "door", "messages"},
     "omegaconf": {"config", "door", "messages"},
     "tiktoken": {"tokenizers"},
-    "tokenizers": {"tokenizers"},
+    "tokenizers": {"tokenizers", "interop"},
     "rich": {"training", "sample", "evaluation"},
 }
 

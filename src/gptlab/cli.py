@@ -4,9 +4,11 @@ import importlib
 import sys
 
 VERBS = {
-    "train": ("gptlab.training.run", "train a model; everything about it lands in one run directory"),
-    "sample": ("gptlab.sample", "continue a prompt with the model of a run"),
-    "evaluate": ("gptlab.evaluation.perplexity", "score the model of a run on all of its held-out text"),
+    "train": ("gptlab.training.run:train", "train a model; everything about it lands in one run directory"),
+    "sample": ("gptlab.sample:sample", "continue a prompt with the model of a run"),
+    "evaluate": ("gptlab.evaluation.perplexity:evaluate", "score the model of a run on all of its held-out text"),
+    "import": ("gptlab.interop.importing:import_", "turn a Hugging Face model into a run directory"),
+    "export": ("gptlab.interop.exporting:export", "turn a run into a directory that transformers loads"),
 }
 
 
@@ -31,7 +33,8 @@ def run(verb: str, argv: list[str], program: list[str]) -> int:
     from gptlab.door import open_door
 
     def work(config: object) -> dict[str, object] | None:
-        return getattr(importlib.import_module(VERBS[verb][0]), verb)(config)
+        module, _, function = VERBS[verb][0].partition(":")
+        return getattr(importlib.import_module(module), function)(config)
 
     return open_door(verb, work, program, argv)
 

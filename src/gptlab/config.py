@@ -19,12 +19,12 @@ from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant, Cosine
-from gptlab.tokenizers import BPE, GPT2, Byte, Char
+from gptlab.tokenizers import BPE, GPT2, Byte, Char, Saved
 from gptlab.training.trainer import Loggers, TrainerConfig
 
 # the options of a group may be of several classes; the annotation of such a field is Any
 COMPONENTS = [
-    *(GPTConfig, Bundled, Files, Download, BPE, GPT2, Char, Byte, AdamW, Constant, Cosine),
+    *(GPTConfig, Bundled, Files, Download, BPE, GPT2, Char, Byte, Saved, AdamW, Constant, Cosine),
     *(Greedy, Sample, TopK, TopP, TrainerConfig, Loggers),
 ]
 
@@ -66,6 +66,7 @@ class TrainConfig:
     sample_prompts: list[str] = field(default_factory=list)
     name: str = "run"
     run_dir: str = MISSING
+    init_from: str | None = None  # a run, whose model, weights and tokenizer are taken instead of new ones
     seed: int = 1337
     json: bool = False
 
@@ -105,7 +106,31 @@ class EvaluateConfig:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
 
 
-VERB_CONFIGS = {"train": TrainConfig, "sample": SampleConfig, "evaluate": EvaluateConfig}
+@dataclass
+class ImportConfig:
+    """Turn a Hugging Face model, GPT-2 or Llama, into a run directory."""
+
+    hf: str = MISSING  # a directory, or OWNER/NAME on the hub
+    out: str = MISSING
+    json: bool = False
+
+
+@dataclass
+class ExportConfig:
+    """Turn a run into a directory that transformers loads: as GPT-2 or as Llama."""
+
+    out: str = MISSING
+    run: str = "latest"
+    json: bool = False
+
+
+VERB_CONFIGS = {
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+    "import": ImportConfig,
+    "export": ExportConfig,
+}
 
 
 def register() -> None:
@@ -168,6 +193,7 @@ def to_typed(cfg: DictConfig, run_dir: str) -> Any:
         cfg.run_dir = run_dir
     fields: dict[str, Any] = {}
     for key in map(str, cfg):
+        require(not OmegaConf.is_missing(cfg, key), key, "???", "is needed", f"give {key}=...")
         try:
             fields[key] = OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key]
         except UserError as error:

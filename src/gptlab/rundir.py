@@ -87,6 +87,9 @@ class RunDir:
         gpt.tie()
         return gpt.eval(), load_tokenizer(self.path / "tokenizer")
 
+    def has_held_out(self) -> bool:
+        return (self.path / "held_out/val.bin").is_file()
+
     def held_out(self) -> tuple[Tokens, int]:
         """The run's held-out ids (N,) and how many bytes of text they spell."""
         manifest = json.loads((self.path / "held_out/manifest.json").read_text())

@@ -5,6 +5,8 @@ plain bytes (no pair merged). The fourth has one token a character.
 """
 
 import base64
+import hashlib
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -61,6 +63,27 @@ class BytePairTokenizer(Tokenizer):
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         return self.encoding.decode_bytes(ids)
 
+    def vocab_and_merges(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """The same encoding as GPT-2's files have it: ids by letters, and which two tokens each one was merged from."""
+        letter_of = {byte: letter for letter, byte in _byte_of_letter().items()}
+        spelled = {token: "".join(letter_of[b] for b in token) for token in self.ranks}
+        merges = [
+            (spelled[left], spelled[right])
+            for token, rank in sorted(self.ranks.items(), key=lambda item: item[1])
+            if len(token) > 1
+            for left, right in [self._merged_from(token, rank)]
+        ]
+        return {spelled[token]: rank for token, rank in self.ranks.items()}, merges
+
+    def _merged_from(self, token: bytes, rank: int) -> tuple[bytes, bytes]:
+        """Encode the token with all earlier merges: two parts are left."""
+        parts = [bytes([b]) for b in token]
+        while len(parts) > 2:
+            pairs = [self.ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
+            at = pairs.index(min(pairs))
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        return parts[0], parts[1]
+
     def save(self, folder: Path) -> None:
         """`ranks.tiktoken` is tiktoken's own format: a token in base64 and its id on each line."""
         lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in self.ranks.items()]
@@ -88,11 +111,41 @@ class CharTokenizer(Tokenizer):
         (folder / "tokenizer.json").write_text(json.dumps({"kind": "char", "characters": self.characters}))
 
 
+class JSONTokenizer(Tokenizer):
+    """Any Hugging Face tokenizer.json, as it stands; `eot` is the id that ends a document."""
+
+    def __init__(self, definition: str, eot: int) -> None:
+        from tokenizers import Tokenizer as HFTokenizer
+
+        self.definition, self.eot = definition, eot
+        self.tokenizer = HFTokenizer.from_str(definition)
+        self.n_vocab = self.tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False).encode()
+
+    def save(self, folder: Path) -> None:
+        saved = {"kind": "json", "eot": self.eot, "definition": self.definition}
+        (folder / "tokenizer.json").write_text(json.dumps(saved))
+
+
+def from_gpt2_vocab(vocab: dict[str, int]) -> BytePairTokenizer:
+    """GPT-2's vocab.json: letters for bytes, ids in the order of merging."""
+    byte_of = _byte_of_letter()
+    ranks = {bytes(byte_of[letter] for letter in token): i for token, i in vocab.items() if token != EOT}
+    return BytePairTokenizer(dict(sorted(ranks.items(), key=lambda item: item[1])))
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that `save` wrote."""
     saved = json.loads((folder / "tokenizer.json").read_text())
     if saved["kind"] == "char":
         return CharTokenizer(saved["characters"])
+    if saved["kind"] == "json":
+        return JSONTokenizer(saved["definition"], saved["eot"])
     lines = (folder / "ranks.tiktoken").read_bytes().splitlines()
     pairs = (line.split() for line in lines)
     return BytePairTokenizer({base64.b64decode(token): int(rank) for token, rank in pairs}, saved["split"])
@@ -127,9 +180,7 @@ class BPE:
             vocab_size=self.vocab_size - 1, initial_alphabet=alphabet, special_tokens=[], show_progress=False
         )
         trained.train_from_iterator(texts, trainer)
-        byte_of = _byte_of_letter()
-        vocab = sorted(trained.get_vocab().items(), key=lambda item: item[1])
-        return BytePairTokenizer({bytes(byte_of[letter] for letter in token): rank for token, rank in vocab})
+        return from_gpt2_vocab(trained.get_vocab())
 
 
 @dataclass
@@ -165,7 +216,24 @@ class Byte:
         return BytePairTokenizer({bytes([b]): b for b in range(256)}, split=r"[\s\S]")
 
 
-TokenizerConfig = BPE | GPT2 | Char | Byte
+@dataclass
+class Saved:
+    """The tokenizer of a run that exists already; `sha256` is of its files."""
+
+    folder: str = ""
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256()
+        for path in sorted(Path(self.folder).glob("*")):
+            digest.update(path.read_bytes())
+        self.sha256 = digest.hexdigest()
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        return load_tokenizer(Path(self.folder))
+
+
+TokenizerConfig = BPE | GPT2 | Char | Byte | Saved
 
 
 def _byte_of_letter() -> dict[str, int]:

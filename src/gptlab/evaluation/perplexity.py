@@ -20,6 +20,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     run = RunDir.find(config.run)
     gpt, tokenizer = run.load()
     if config.data is None:
+        why, todo = "the run has no held-out text of its own", "say which: data=text data.files=[...]"
+        require(run.has_held_out(), "data", "null", why, todo)
         tokens, size = run.held_out()
     else:
         tokens, size = tokenize_held_out(config.data, tokenizer)

@@ -20,6 +20,7 @@ from gptlab.decoding.decoders import Greedy
 from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPT, num_params
 from gptlab.rundir import RunDir
+from gptlab.tokenizers import Saved
 from gptlab.training import report
 from gptlab.training.callbacks import ProgressBar, Samples, SaveWhenStopped, Speed, checkpoints
 from gptlab.training.module import GPTModule
@@ -32,8 +33,12 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     _quieten()
     console = Console(quiet=rank_zero_only.rank != 0)  # type: ignore[attr-defined]
     with console.status("reading the text, making tokens"):
-        corpus = prepare(config.data, config.tokenizer)
-    model_config = with_vocabulary(config, corpus.tokenizer.n_vocab)
+        start_from = RunDir.find(config.init_from) if config.init_from else None
+        tokenizer = Saved(str(start_from.path / "tokenizer")) if start_from else config.tokenizer
+        corpus = prepare(config.data, tokenizer)
+    L.seed_everything(config.seed, verbose=False)
+    gpt = start_from.load()[0].train() if start_from else GPT(with_vocabulary(config, corpus.tokenizer.n_vocab))
+    model_config = gpt.config
     steps, seed, path = config.budget.steps, config.seed, Path(config.run_dir)
 
     tokens_per_step = config.data.batch_size * model_config.block_size
@@ -56,9 +61,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         corpus, model_config.block_size, steps, config.data.batch_size, micro_batch_size, config.data.num_workers, seed
     )
 
-    L.seed_everything(seed, verbose=False)
     module = GPTModule(
-        GPT(model_config),
+        gpt,
         config.optimizer,
         config.schedule,
         steps,
@@ -68,7 +72,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         seed,
     )
     if trainer.is_global_zero:
-        config = dataclasses.replace(config, model=model_config)
+        config = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
         run = RunDir.create(path, record(config), corpus)
         report.header(console, config, corpus, num_params(module.gpt), trainer)
 
@@ -103,7 +107,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             run.write_summary(summary)
     if not trainer.is_global_zero:
         return None
-    gpt = module.gpt.eval()
+    gpt.eval()
     texts = [
         (how, config.sample_prompts[0], samples.continue_(gpt, decoder, 0))
         for how, decoder in (("greedy", Greedy()), (_name(config.decoder), config.decoder))

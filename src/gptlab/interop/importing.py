@@ -1,0 +1,158 @@
+"""The verb `import`: a Hugging Face directory of GPT-2 or Llama becomes a run directory."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gptlab import tokenizers
+from gptlab.config import ImportConfig
+from gptlab.errors import UserError, require
+from gptlab.interop.names import config_from, theirs
+from gptlab.model.gpt import GPT, GPTConfig, num_params
+from gptlab.tokenizers import Tokenizer
+
+FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
+
+
+def import_(config: ImportConfig) -> dict[str, Any]:
+    """Write `out` whole or not at all; returns its summary."""
+    source, out = find(config.hf), Path(config.out)
+    require(not out.exists(), "out", out, "exists already", "give a new directory")
+    hf = _json(source / "config.json")
+    try:
+        model_config = config_from(hf)
+    except KeyError as error:
+        raise UserError("hf", config.hf, f"its config.json lacks {error}", "take a complete one") from error
+    tokenizer = read_tokenizer(source, hf)
+    require(
+        tokenizer.n_vocab <= model_config.vocab_size,
+        "hf",
+        config.hf,
+        f"its tokenizer has {tokenizer.n_vocab} tokens, its model {model_config.vocab_size}",
+        "take the tokenizer that belongs to it",
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        summary = _write(work, source, hf["model_type"], model_config, tokenizer, config.hf)
+        work.chmod(0o755)
+        work.rename(out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    print(f"imported {summary['parameters']:,} parameters into {out}")
+    return {**summary, "run_dir": str(out)}
+
+
+def find(name: str) -> Path:
+    """A local directory as it is; any other name is a hub repository, downloaded."""
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser()
+    on_a_hub = "/" in name and not name.startswith((".", "/", "~"))
+    require(on_a_hub, "hf", name, "no such directory", "give one, or OWNER/NAME on the hub")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except Exception as error:  # the hub client has many: no network, no such name, no permission
+        why = f"cannot be downloaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        raise UserError("hf", name, why, "give a directory") from error
+
+
+def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
+    """GPT-2's through tiktoken, from the directory's own files; any other from its tokenizer.json."""
+    path = source / "tokenizer.json"
+    if hf["model_type"] == "gpt2":
+        if (source / "vocab.json").is_file():
+            return tokenizers.from_gpt2_vocab(_json(source / "vocab.json"))
+        if path.is_file() and (model := _json(path)["model"])["type"] == "BPE":
+            return tokenizers.from_gpt2_vocab(model["vocab"])
+        if not path.is_file() and hf["vocab_size"] == 50257:
+            return tokenizers.GPT2().build([])
+    require(path.is_file(), "hf", source, "has no tokenizer.json", "give a directory with its tokenizer")
+    eos = hf.get("eos_token_id")
+    return tokenizers.JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)
+
+
+def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:
+    """Our tensors in fp32, each read by itself, so that no second copy of the model is ever in memory."""
+    with torch.device("meta"):
+        expected = GPT(config).state_dict()
+    where = _where(source)
+    # GPT-2's own file names its tensors without the root module
+    bare = "transformer.wte.weight" not in where
+    weights: dict[str, Tensor] = {}
+    for name, meta in expected.items():
+        if name == "lm_head.weight" and config.tied:
+            continue
+        parts, transposed = theirs(model_type, name)
+        found = []
+        for part in parts:
+            part = part.removeprefix("transformer.") if bare else part
+            require(part in where, "hf", source, f"has no tensor {part}", "take a complete download")
+            try:
+                with safe_open(where[part], "pt") as file:
+                    tensor = file.get_tensor(part)
+            except (SafetensorError, OSError) as error:
+                why = (str(error).splitlines() or [""])[0]
+                raise UserError("hf", where[part], f"cannot be read ({why})", "download it again") from error
+            found.append(tensor.T if transposed else tensor)
+        shapes = f"{[list(t.shape) for t in found]} instead of {list(meta.shape)}"
+        fits = all(t.shape[1:] == meta.shape[1:] for t in found) and sum(t.shape[0] for t in found) == meta.shape[0]
+        require(fits, "hf", source, f"its {parts[0]} is {shapes}", "its config.json must belong to its weights")
+        weights[name] = torch.cat(found).to(torch.float32).contiguous()
+    if config.tied:
+        weights["lm_head.weight"] = weights["wte.weight"]
+    return weights
+
+
+def _where(source: Path) -> dict[str, Path]:
+    """Tensor -> the file that holds it."""
+    index = source / "model.safetensors.index.json"
+    if index.is_file():
+        where = {name: source / file for name, file in _json(index)["weight_map"].items()}
+    else:
+        single = source / "model.safetensors"
+        require(single.is_file(), "hf", source, "has no model.safetensors", "convert its weights to safetensors first")
+        try:
+            with safe_open(single, "pt") as file:
+                where = dict.fromkeys(file.keys(), single)
+        except (SafetensorError, OSError) as error:
+            why = (str(error).splitlines() or [""])[0]
+            raise UserError("hf", single, f"cannot be read ({why})", "download it again") from error
+    for path in set(where.values()):
+        require(path.is_file(), "hf", path, "no such file", "take a complete download")
+    return where
+
+
+def _write(
+    work: Path, source: Path, model_type: str, config: GPTConfig, tokenizer: Tokenizer, name: str
+) -> dict[str, Any]:
+    weights = read_weights(source, model_type, config)
+    with torch.device("meta"):
+        parameters = num_params(GPT(config))
+    (work / "checkpoints").mkdir()
+    (work / "tokenizer").mkdir()
+    state = {f"gpt.{key}": tensor for key, tensor in weights.items()}
+    torch.save({"model": vars(config), "state_dict": state}, work / "checkpoints/last.ckpt")
+    tokenizer.save(work / "tokenizer")
+    record = {"model": vars(config), "imported_from": name, "sample_prompts": []}
+    (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+    summary = {"status": "finished", "parameters": parameters, "steps": 0, "imported_from": name}
+    (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError("hf", path, f"cannot be read ({type(error).__name__})", "give a whole directory") from error
+    return content

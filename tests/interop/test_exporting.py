@@ -1,0 +1,86 @@
+"""Our runs in transformers' hands: the same logits, the same tokens; and back again, bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import gptlab
+from gptlab.config import TrainConfig, compose
+from gptlab.errors import UserError
+from gptlab.interop.exporting import export
+from gptlab.interop.importing import import_
+from gptlab.training.run import train
+
+Tiny = Callable[..., TrainConfig]
+LLAMA = ["model.positions=rope", "model.norm=rms", "model.feed_forward=swiglu", "model.bias=false", "model.tied=false"]
+SHAPES = {
+    "gpt2": [],
+    "gpt2 untied": ["model.tied=false", "model.n_inner=24", "model.norm_eps=1e-3"],
+    "llama": LLAMA,
+    "llama 3": [*LLAMA, "model.n_kv_head=1", "model.tied=true", "model.rope_factor=8", "model.rope_original=16"],
+}
+TOKENIZERS = ["tokenizer=bpe", "tokenizer=byte", "tokenizer=char"]
+
+
+def exported(folder: Path) -> Path:
+    export(compose("export", [f"out={folder}"]))
+    return folder
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_transformers_gives_the_same_logits_and_the_way_back_is_exact(shape: str, tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(*SHAPES[shape], "optimizer.lr=0.03"))
+    gpt, _ = gptlab.load()
+    hf = exported(tmp_path / "hf")
+    model = transformers.AutoModelForCausalLM.from_pretrained(hf, trust_remote_code=False).eval()
+    idx = torch.randint(256, (2, 30))
+    with torch.no_grad():
+        assert (model(idx).logits - gpt(idx)).abs().max() < 1e-4
+    import_(compose("import", [f"hf={hf}", f"out={tmp_path}/back"]))
+    back, _ = gptlab.load(tmp_path / "back")
+    assert all(torch.equal(a, b) for a, b in zip(gpt.state_dict().values(), back.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_the_tokenizer_goes_along(tokenizer: str, tiny: Tiny, tmp_path: Path) -> None:
+    size = ["tokenizer.vocab_size=300"] if tokenizer.endswith("bpe") else []
+    train(tiny(tokenizer, *size))
+    _, ours = gptlab.load()
+    hf = exported(tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(hf)
+    texts = ["the cat sat", " two dogs ran home number 12.\n"]
+    if not tokenizer.endswith("char"):
+        texts += ["émoji 🐈 \r\n\t  x"]
+    for text in texts:
+        assert theirs.encode(text) == ours.encode(text)
+        assert theirs.decode(ours.encode(text)) == text
+    assert theirs.eos_token_id == ours.eot
+    import_(compose("import", [f"hf={hf}", f"out={tmp_path}/back"]))
+    _, back = gptlab.load(tmp_path / "back")
+    assert [back.encode(text) for text in texts] == [ours.encode(text) for text in texts]
+    assert (back.n_vocab, back.eot) == (ours.n_vocab, ours.eot)
+
+
+@pytest.mark.parametrize(
+    "option", ["model.feed_forward=relu2", "model.qk_norm=true", "model.positions=alibi", "model.logit_softcap=9"]
+)
+def test_what_stands_in_the_way_is_named(option: str, tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(option))
+    key, _, value = option.partition("=")
+    with pytest.raises(UserError, match=f"^{key}=(?i:{value})") as raised:
+        exported(tmp_path / "there/hf")
+    assert "\n" not in str(raised.value) and not (tmp_path / "there").exists()
+
+
+def test_an_imported_model_is_trained_on(tiny: Tiny, texts: str, tmp_path: Path) -> None:
+    train(tiny(f"run_dir={tmp_path}/first", "optimizer.lr=0.01", "budget.steps=30"))
+    import_(compose("import", [f"hf={exported(tmp_path / 'hf')}", f"out={tmp_path}/imported"]))
+    fresh = train(tiny(f"run_dir={tmp_path}/fresh", "budget.steps=1"))
+    ongoing = [f"init_from={tmp_path}/imported", "tokenizer=bpe", "model.n_layer=1", "budget.steps=1"]
+    summary = train(tiny(f"run_dir={tmp_path}/second", *ongoing))
+    assert summary["val_loss"] < fresh["val_loss"] - 0.5
+    gpt, tokenizer = gptlab.load(tmp_path / "second")
+    assert gpt.config.n_layer == 2 and tokenizer.n_vocab == 257  # the imported ones
