@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src/gptlab"
-GROUND = {"errors", "metrics"}
+GROUND = {"atomic", "errors", "metrics"}
 # room -> the rooms of gptlab it may use
 MAY_USE = {
+    "atomic": set(),
     "errors": set(),
     "metrics": set(),
     "tokenizers": GROUND,

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from gptlab.atomic import write_atomically
 from gptlab.data.shards import Corpus, Tokens, read_shard
-from gptlab.data.sources import write_atomically
 from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.tokenizers import Tokenizer, load_tokenizer

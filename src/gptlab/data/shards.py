@@ -6,9 +6,6 @@ first token of a text is predicted too. A folder holds `train.bin`, `val.bin`, `
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from gptlab.atomic import new_folder
 from gptlab.data.sources import TextData, cache_dir
 from gptlab.data.splits import split
 from gptlab.errors import require
@@ -105,8 +103,7 @@ def _write(folder: Path, documents: list[str], content: str, val_fraction: float
     """Everything in a folder beside, then one rename: a killed run leaves no half corpus."""
     train, val = split(documents, val_fraction)
     tokenizer = config.build(train)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix="writing-"))
-    try:
+    with new_folder(folder) as work:
         (work / "tokenizer").mkdir()
         tokenizer.save(work / "tokenizer")
         manifest = {
@@ -116,10 +113,6 @@ def _write(folder: Path, documents: list[str], content: str, val_fraction: float
             "val": _write_shard(val, tokenizer, work / "val.bin"),
         }
         (work / "manifest.json").write_text(json.dumps(manifest, indent=2))
-        os.replace(work, folder)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
 
 
 def _hash(parts: Iterable[bytes]) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import sysconfig
-import tempfile
 import urllib.error
 import urllib.request
 import warnings
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from gptlab.atomic import write_atomically
 from gptlab.errors import UserError, require
 
 
@@ -117,15 +117,6 @@ def cache_dir() -> Path:
     """Where text and tokens are kept between runs: $GPTLAB_CACHE, else the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("GPTLAB_CACHE") or Path(home) / "gptlab")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """All of `content` or nothing, also when killed in between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 def decode_utf8(content: bytes, key: str, name: str) -> str:

@@ -1,14 +1,13 @@
 """The verb `export`: a run becomes a directory that transformers loads with no code of ours."""
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gptlab.atomic import new_folder
 from gptlab.config import ExportConfig
 from gptlab.errors import UserError, require
 from gptlab.interop.names import config_to, theirs
@@ -23,17 +22,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     gpt, tokenizer = RunDir.find(config.run).load()
     hf = config_to(gpt.config) | {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    with new_folder(out) as work:
         (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
         save_file(weights_of(gpt, hf["model_type"]), work / "model.safetensors", metadata={"format": "pt"})
         _write_tokenizer(work, tokenizer, gpt.config.block_size)
-        work.chmod(0o755)
-        work.rename(out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     print(f"exported {num_params(gpt):,} parameters as {hf['architectures'][0]} into {out}")
     return {"out": str(out), "architecture": hf["architectures"][0], "parameters": num_params(gpt)}
 

@@ -1,8 +1,6 @@
 """The verb `import`: a Hugging Face directory of GPT-2 or Llama becomes a run directory."""
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptlab import tokenizers
+from gptlab.atomic import new_folder
 from gptlab.config import ImportConfig
 from gptlab.errors import UserError, require
 from gptlab.interop.names import config_from, theirs
@@ -38,15 +37,8 @@ def import_(config: ImportConfig) -> dict[str, Any]:
         f"its tokenizer has {tokenizer.n_vocab} tokens, its model {model_config.vocab_size}",
         "take the tokenizer that belongs to it",
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    with new_folder(out) as work:
         summary = _write(work, source, hf["model_type"], model_config, tokenizer, config.hf)
-        work.chmod(0o755)
-        work.rename(out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     print(f"imported {summary['parameters']:,} parameters into {out}")
     return {**summary, "run_dir": str(out)}
 
