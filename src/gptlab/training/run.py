@@ -56,7 +56,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         config.data.batch_size, config.data.micro_batch_size, trainer.world_size
     )
     trainer.accumulate_grad_batches = accumulate
-    trainer.val_check_interval = min(config.trainer.val_every_n_steps, steps) * accumulate
+    val_every = min(config.trainer.val_every_n_steps, steps)
+    trainer.val_check_interval = val_every * accumulate
     datamodule = TextDataModule(
         corpus, model_config.block_size, steps, config.data.batch_size, micro_batch_size, config.data.num_workers, seed
     )
@@ -80,7 +81,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     try:
         trainer.fit(module, datamodule)
         train_loss = trainer.callback_metrics.get("train/loss")
-        if trainer.global_step % config.trainer.val_every_n_steps:
+        if trainer.global_step % val_every:
             trainer.validate(module, datamodule, verbose=False)  # the end is always measured
         trainer.save_checkpoint(path / "checkpoints/last.ckpt")
         status = "finished"
