@@ -1,6 +1,8 @@
 """The verb `import`: a Hugging Face directory of GPT-2 or Llama becomes a run directory."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +91,8 @@ def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, 
         for part in parts:
             part = part.removeprefix("transformer.") if bare else part
             require(part in where, "hf", source, f"has no tensor {part}", "take a complete download")
-            try:
-                with safe_open(where[part], "pt") as file:
-                    tensor = file.get_tensor(part)
-            except (SafetensorError, OSError) as error:
-                why = (str(error).splitlines() or [""])[0]
-                raise UserError("hf", where[part], f"cannot be read ({why})", "download it again") from error
+            with _opened(where[part]) as file:
+                tensor = file.get_tensor(part)
             found.append(tensor.T if transposed else tensor)
         shapes = f"{[list(t.shape) for t in found]} instead of {list(meta.shape)}"
         fits = all(t.shape[1:] == meta.shape[1:] for t in found) and sum(t.shape[0] for t in found) == meta.shape[0]
@@ -105,6 +103,17 @@ def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, 
     return weights
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; a damaged one is a UserError."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        why = (str(error).splitlines() or [""])[0]
+        raise UserError("hf", path, f"cannot be read ({why})", "download it again") from error
+
+
 def _where(source: Path) -> dict[str, Path]:
     """Tensor -> the file that holds it."""
     index = source / "model.safetensors.index.json"
@@ -113,12 +122,8 @@ def _where(source: Path) -> dict[str, Path]:
     else:
         single = source / "model.safetensors"
         require(single.is_file(), "hf", source, "has no model.safetensors", "convert its weights to safetensors first")
-        try:
-            with safe_open(single, "pt") as file:
-                where = dict.fromkeys(file.keys(), single)
-        except (SafetensorError, OSError) as error:
-            why = (str(error).splitlines() or [""])[0]
-            raise UserError("hf", single, f"cannot be read ({why})", "download it again") from error
+        with _opened(single) as file:
+            where = dict.fromkeys(file.keys(), single)
     for path in set(where.values()):
         require(path.is_file(), "hf", path, "no such file", "take a complete download")
     return where

@@ -36,9 +36,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         start_from = RunDir.find(config.init_from) if config.init_from else None
         tokenizer = Saved(str(start_from.path / "tokenizer")) if start_from else config.tokenizer
         corpus = prepare(config.data, tokenizer)
-    L.seed_everything(config.seed, verbose=False)
-    gpt = start_from.load()[0].train() if start_from else GPT(with_vocabulary(config, corpus.tokenizer.n_vocab))
-    model_config = gpt.config
+    loaded = start_from.load()[0].train() if start_from else None
+    model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
     steps, seed, path = config.budget.steps, config.seed, Path(config.run_dir)
 
     tokens_per_step = config.data.batch_size * model_config.block_size
@@ -62,6 +61,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         corpus, model_config.block_size, steps, config.data.batch_size, micro_batch_size, config.data.num_workers, seed
     )
 
+    L.seed_everything(seed, verbose=False)
+    gpt = loaded or GPT(model_config)  # only now: mistakes above must not wait for a large one
     module = GPTModule(
         gpt,
         config.optimizer,
