@@ -100,10 +100,13 @@ class EvaluateConfig:
     data: Any = None
     run: str = "latest"
     batch_size: int = 16
+    block_size: int | None = None  # tokens per window; null: the context the model was trained with
     json: bool = False
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
+        size = self.block_size
+        require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
 
 
 @dataclass

@@ -15,6 +15,11 @@ class UserError(ValueError):
         return UserError(f"{group}.{self.key}", self.value, self.why, self.todo)
 
 
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def require(ok: bool, key: str, value: Any, why: str, todo: str) -> None:
     """Raise UserError unless `ok`."""
     if not ok:

@@ -13,7 +13,7 @@ import torch
 
 from gptlab.atomic import write_atomically
 from gptlab.data.shards import Corpus, Tokens, read_shard
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, reason, require
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
@@ -80,10 +80,8 @@ class RunDir:
             pickle.UnpicklingError,
             zipfile.BadZipFile,
         ) as error:
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                "run", self.checkpoint, f"is not a whole gptlab checkpoint ({why})", "take another one of this run"
-            ) from error
+            why = f"is not a whole gptlab checkpoint ({reason(error)})"
+            raise UserError("run", self.checkpoint, why, "take another one of this run") from error
         gpt.tie()
         return gpt.eval(), load_tokenizer(self.path / "tokenizer")
 

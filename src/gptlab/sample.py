@@ -25,7 +25,16 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     for number in range(config.num_samples):
         seed = (config.seed, 0, number)
         new = list(
-            generate(gpt, ids, config.decoder, config.max_new_tokens, gpt.config.block_size, seed, stop=tokenizer.eot)
+            generate(
+                gpt,
+                ids,
+                config.decoder,
+                config.max_new_tokens,
+                gpt.config.block_size,
+                seed,
+                stop=tokenizer.eot,
+                n_vocab=tokenizer.n_vocab,
+            )
         )
         text = tokenizer.decode(new)
         samples.append({"prompt": prompt, "text": text, "ids": new})

@@ -1,7 +1,9 @@
+import pytest
 import torch
 
 from gptlab.decoding.decoders import Greedy, Sample
 from gptlab.decoding.generate import generate
+from gptlab.errors import UserError
 from gptlab.model.gpt import GPT, GPTConfig
 
 T = 8
@@ -42,3 +44,17 @@ def test_leaves_no_gradients() -> None:
     model = gpt()
     list(generate(model, [1], Greedy(), 2, T))
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_never_drawn() -> None:
+    torch.manual_seed(0)
+    model = gpt()
+    new = set(generate(model, [1], Sample(), 300, T, n_vocab=5))
+    assert new == set(range(5)) < set(generate(model, [1], Sample(), 300, T))
+
+
+def test_a_model_that_has_diverged_says_so() -> None:
+    model = gpt()
+    model.lm_head.weight.data[3, 3] = torch.nan
+    with pytest.raises(UserError, match=r"^run=its model: has diverged: its logits are not finite; "):
+        list(generate(model, [1], Sample(), 5, T))

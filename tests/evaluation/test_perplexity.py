@@ -40,6 +40,22 @@ def test_every_token_counts_once_and_equally(n: int, batch_size: int) -> None:
     assert score.bits_per_byte == pytest.approx(expected / math.log(2) / 50, rel=1e-5)
 
 
+def test_alibi_trained_at_one_length_is_evaluated_at_four_times_it(
+    tiny: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    summary = train(tiny("model.positions=alibi", "model.block_size=16", "budget.steps=60", "optimizer.lr=0.01"))
+    scores = {size: evaluate(compose("evaluate", [f"run={tmp_path}/run", f"block_size={size}"])) for size in (16, 64)}
+    assert scores[16]["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
+    assert scores[64]["tokens"] == scores[16]["tokens"]
+    assert scores[64]["loss"] < scores[16]["loss"] + 0.1  # longer contexts do it no harm
+
+
+def test_learned_positions_end_where_they_end(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(tiny("budget.steps=1"))
+    with pytest.raises(UserError, match=r"^block_size=33: is more than the 32 positions .+; give at most 32$"):
+        evaluate(compose("evaluate", [f"run={tmp_path}/run", "block_size=33"]))
+
+
 def test_less_than_a_window() -> None:
     with pytest.raises(UserError, match="8 tokens are less than one window"):
         score_tokens(gpt(), np.zeros(8, np.uint16), 8, 1)
@@ -70,7 +86,7 @@ def test_other_data(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
 
 
 def test_best_or_last(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    train(tiny("optimizer.lr=30", "schedule=constant", "schedule.warmup_steps=0", "trainer.val_every_n_steps=1"))
+    train(tiny("optimizer.lr=1", "schedule=constant", "schedule.warmup_steps=0", "trainer.val_every_n_steps=1"))
     last = evaluate(compose("evaluate", [f"run={tmp_path}/run"]))
     best = evaluate(compose("evaluate", [f"run={tmp_path}/run/checkpoints/best.ckpt"]))
     assert best["loss"] < last["loss"]

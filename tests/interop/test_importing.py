@@ -24,13 +24,13 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_fre
 
 
 def gpt2() -> transformers.PreTrainedModel:
-    config = transformers.GPT2Config(n_layer=2, n_head=4, n_embd=32, n_positions=64, vocab_size=300)
+    config = transformers.GPT2Config(n_layer=2, n_head=4, n_embd=32, n_positions=96, vocab_size=300)
     return transformers.GPT2LMHeadModel(config)
 
 
 def llama(**options: object) -> transformers.PreTrainedModel:
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(**shape, vocab_size=300, max_position_embeddings=64, eos_token_id=299, **options)
+    config = transformers.LlamaConfig(**shape, vocab_size=300, max_position_embeddings=96, eos_token_id=299, **options)
     return transformers.LlamaForCausalLM(config)
 
 
@@ -78,8 +78,8 @@ def test_the_same_logits_and_the_same_continuation(name: str, tmp_path: Path) ->
     with torch.no_grad():
         assert (gpt(idx) - model(idx).logits).abs().max() < 1e-4
     prompt = idx[:1, :5]
-    expected = model.generate(prompt, do_sample=False, max_new_tokens=58, min_new_tokens=58, pad_token_id=0)[0, 5:]
-    assert list(generate(gpt, prompt[0].tolist(), Greedy(), 58, 64)) == expected.tolist()
+    expected = model.generate(prompt, do_sample=False, max_new_tokens=64, min_new_tokens=64, pad_token_id=0)[0, 5:]
+    assert list(generate(gpt, prompt[0].tolist(), Greedy(), 64, 96)) == expected.tolist()
 
 
 def test_shards(tmp_path: Path) -> None:

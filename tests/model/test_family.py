@@ -100,13 +100,26 @@ def test_every_option_changes_the_outcome() -> None:
 
 @pytest.mark.parametrize("heads", [4, 2, 1])
 @pytest.mark.parametrize("alibi", [False, True])
-def test_attention_against_plain_matrix_products(heads: int, alibi: bool) -> None:
-    q, k, v = torch.randn(2, 4, 6, 8), torch.randn(2, heads, 6, 8), torch.randn(2, heads, 6, 8)
-    mask = torch.full((6, 6), -math.inf).triu(1)
-    bias = mask + torch.randn(4, 6, 6) if alibi else None
-    k64, v64 = (t.double().repeat_interleave(4 // heads, dim=1) for t in (k, v))
-    scores = q.double() @ k64.mT / math.sqrt(8) + (mask if bias is None else bias)
-    assert torch.allclose(attend(q, k, v, bias, 0.0).double(), scores.softmax(-1) @ v64, atol=1e-5)
+@pytest.mark.parametrize(
+    ("dtype", "T", "atol"),
+    [(torch.float32, 6, 1e-5), (torch.bfloat16, 6, 0.03), (torch.bfloat16, 520, 0.03)],
+    ids=["fused, fp32", "products, bf16", "fused, bf16"],
+)
+def test_attention_against_float64(heads: int, alibi: bool, dtype: torch.dtype, T: int, atol: float) -> None:
+    q, k, v = (torch.randn(2, h, T, 8, dtype=dtype) for h in (4, heads, heads))
+    mask = torch.full((T, T), -math.inf).triu(1)
+    bias = mask + torch.randn(4, T, T).to(dtype) if alibi else None
+    q64, k64, v64 = (t.double().repeat_interleave(4 // t.shape[1], dim=1) for t in (q, k, v))
+    scores = q64 @ k64.mT / math.sqrt(8) + (mask if bias is None else bias)
+    assert torch.allclose(attend(q, k, v, bias, 0.0).double(), scores.softmax(-1) @ v64, atol=atol)
+
+
+def test_dropout_of_attention_keeps_the_mean_in_both_ways() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (torch.randn(1, 2, 8, 4).to(dtype) for _ in range(3))
+        many = torch.stack([attend(q, k, v, None, 0.3) for _ in range(3000)]).float()
+        assert torch.allclose(many.mean(0), attend(q, k, v, None, 0.0).float(), atol=0.12)
+        assert many[:, 0, 0, 0].eq(0).any(dim=-1).float().mean() == pytest.approx(0.3, abs=0.05)
 
 
 def test_zero_init_starts_as_the_embedding_alone() -> None:

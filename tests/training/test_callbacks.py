@@ -1,4 +1,6 @@
 import io
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -6,11 +8,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from gptlab.config import TrainConfig
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
 from gptlab.training.callbacks import ProgressBar, Speed
 from gptlab.training.module import GPTModule
+from gptlab.training.run import train
 
 
 def trainer(**state: Any) -> Any:
@@ -59,3 +63,9 @@ def test_speed_counts_training_time_only(monkeypatch: pytest.MonkeyPatch) -> Non
     now += 1
     speed.on_train_batch_end(trainer(global_step=3), module, None, None, 2)
     assert speed.tokens_per_second == pytest.approx(30 / 4)
+
+
+def test_a_model_that_diverges_does_not_stop_its_run(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    summary = train(tiny("optimizer.lr=1e30", "trainer.gradient_clip_val=0"))
+    assert summary is not None and summary["status"] == "finished"
+    assert "has diverged" in (tmp_path / "run/samples.md").read_text()

@@ -25,7 +25,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         tokens, size = run.held_out()
     else:
         tokens, size = tokenize_held_out(config.data, tokenizer)
-    score = score_tokens(gpt, tokens, size, config.batch_size)
+    score = score_tokens(gpt, tokens, size, config.batch_size, config.block_size)
     result = {
         "loss": score.loss,
         "perplexity": score.perplexity,
@@ -46,9 +46,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def score_tokens(gpt: GPT, tokens: Tokens, size: int, batch_size: int) -> Score:
+def score_tokens(gpt: GPT, tokens: Tokens, size: int, batch_size: int, block_size: int | None = None) -> Score:
     """Every token after the first predicted once, in windows of block_size; `size` is the bytes they spell."""
-    block_size = gpt.config.block_size
+    context = gpt.config.block_size
+    block_size = context if block_size is None else block_size
+    require(
+        block_size <= context or gpt.config.positions != "learned",
+        "block_size",
+        block_size,
+        f"is more than the {context} positions that the model has learned",
+        f"give at most {context}",
+    )
     require(
         len(tokens) > block_size,
         "data.val_fraction",

@@ -14,7 +14,7 @@ from torch import Tensor
 from gptlab import tokenizers
 from gptlab.atomic import new_folder
 from gptlab.config import ImportConfig
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, reason, require
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.gpt import GPT, GPTConfig, num_params
 from gptlab.tokenizers import Tokenizer
@@ -56,7 +56,7 @@ def find(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=FILES))
     except Exception as error:  # the hub client has many: no network, no such name, no permission
-        why = f"cannot be downloaded ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        why = f"cannot be downloaded ({type(error).__name__}: {reason(error)})"
         raise UserError("hf", name, why, "give a directory") from error
 
 
@@ -110,8 +110,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        why = (str(error).splitlines() or [""])[0]
-        raise UserError("hf", path, f"cannot be read ({why})", "download it again") from error
+        raise UserError("hf", path, f"cannot be read ({reason(error)})", "download it again") from error
 
 
 def _where(source: Path) -> dict[str, Path]:

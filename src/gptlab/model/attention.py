@@ -1,5 +1,8 @@
 """Causal self-attention (Vaswani et al. 2017, eq. 1, masked), with grouped queries (Ainslie et al. 2023)."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,5 +41,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float)
     """Causal attention of q (B, H, T, D) over k, v (B, H or fewer, T, D); `bias` (H, T, T) brings its own mask."""
     if bias is not None:
         bias = bias.to(q.dtype)
+    if _products_are_faster(q):
+        return _attend_by_products(q, k, v, bias, dropout)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, bias, dropout, is_causal=bias is None, enable_gqa=grouped)
+
+
+def _products_are_faster(q: Tensor) -> bool:
+    """Where the fused kernel loses by benchmarks/attention.py: in bf16 on a CPU, up to 256 tokens."""
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= 256
+
+
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    T, groups = q.shape[2], q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, T)
+    if bias is None:
+        scores = scores.masked_fill(torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1), -torch.inf)
+    else:
+        scores = scores + bias
+    return F.dropout(scores.softmax(-1).to(v.dtype), dropout) @ v

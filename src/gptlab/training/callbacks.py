@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gptlab.decoding.decoders import Decoder
 from gptlab.decoding.generate import generate
+from gptlab.errors import UserError
 from gptlab.tokenizers import Tokenizer
 from gptlab.training.module import GPTModule
 
@@ -64,8 +65,11 @@ class Samples(Callback):
         """What the model makes of prompt `number`."""
         ids = self.tokenizer.encode(self.prompts[number])
         block_size, eot = gpt.config.block_size, self.tokenizer.eot
-        new = generate(gpt, ids, decoder, max_new_tokens, block_size, (self.seed, number), stop=eot)
-        return self.tokenizer.decode(list(new))
+        new = generate(gpt, ids, decoder, max_new_tokens, block_size, (self.seed, number), eot, self.tokenizer.n_vocab)
+        try:
+            return self.tokenizer.decode(list(new))
+        except UserError as error:  # a model that has diverged does not stop its run
+            return f" ({error.why})"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or not self.prompts:
