@@ -17,13 +17,14 @@ MAY_USE = {
     "optim": GROUND,
     "decoding": GROUND,
     "data": GROUND | {"tokenizers"},
+    "progress": {"data"},
     "rundir": GROUND | {"tokenizers", "model", "data"},
-    "training": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "rundir", "config"},
+    "training": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "rundir", "config", "progress"},
     "config": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "training"},
     "messages": GROUND | {"config"},
     "door": GROUND | {"config", "messages"},
     "sample": GROUND | {"config", "rundir", "decoding"},
-    "evaluation": GROUND | {"config", "rundir", "data", "model"},
+    "evaluation": GROUND | {"config", "rundir", "data", "model", "tokenizers"},
     "interop": GROUND | {"model", "tokenizers", "config", "rundir"},
     "cli": {"door"},
     "__init__": {"rundir", "model", "tokenizers"},
@@ -35,7 +36,9 @@ ONLY_IN = {
     "omegaconf": {"config", "door", "messages"},
     "tiktoken": {"tokenizers"},
     "tokenizers": {"tokenizers", "interop"},
-    "rich": {"training", "sample", "evaluation"},
+    "rich": {"training", "sample", "evaluation", "progress", "tokenize", "audit"},
+    "datasets": {"data"},
+    "pyarrow": {"data"},
 }
 
 

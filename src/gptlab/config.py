@@ -13,18 +13,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-from gptlab.data.sources import Bundled, Download, Files
+from gptlab.data.sources import Bundled, Download, Files, Hub, Mixture, TokenFiles
 from gptlab.decoding.decoders import Greedy, Sample, TopK, TopP
 from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant, Cosine
-from gptlab.tokenizers import BPE, GPT2, Byte, Char, Saved
+from gptlab.tokenizers import BPE, Byte, Char, JSONFile, OpenAI, Saved
 from gptlab.training.trainer import Loggers, TrainerConfig
 
 # the options of a group may be of several classes; the annotation of such a field is Any
 COMPONENTS = [
-    *(GPTConfig, Bundled, Files, Download, BPE, GPT2, Char, Byte, Saved, AdamW, Constant, Cosine),
+    *(GPTConfig, Bundled, Files, Download, Hub, Mixture, TokenFiles),
+    *(BPE, OpenAI, Char, Byte, JSONFile, Saved, AdamW, Constant, Cosine),
     *(Greedy, Sample, TopK, TopP, TrainerConfig, Loggers),
 ]
 
@@ -110,6 +111,37 @@ class EvaluateConfig:
 
 
 @dataclass
+class TokenizeConfig:
+    """Turn text into token shards, as the first training on it would, and say how well the tokenizer fits."""
+
+    data: Any = MISSING
+    tokenizer: Any = MISSING
+    out: str | None = None  # a new folder; null: the cache, where `train` finds them
+    processes: int | None = None  # null: one a core
+    shard_mb: int = 256  # text in a shard, in millions of characters
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.processes is None or self.processes >= 1, "processes", self.processes, "must be at least 1", "try 1"
+        )
+        require(1 <= self.shard_mb <= 2048, "shard_mb", self.shard_mb, "is not in [1, 2048]", "256 is usual")
+
+
+@dataclass
+class AuditConfig:
+    """Look into a data set: sizes, copies, overlap of the splits, long documents, ids and characters in trouble."""
+
+    data: Any = MISSING
+    tokenizer: Any = MISSING
+    ngram: int = 13  # tokens in a row that count as overlap (13 words in Brown et al. 2020)
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.ngram >= 1, "ngram", self.ngram, "must be at least 1", "13 is usual")
+
+
+@dataclass
 class ImportConfig:
     """Turn a Hugging Face model, GPT-2 or Llama, into a run directory."""
 
@@ -131,6 +163,8 @@ VERB_CONFIGS = {
     "train": TrainConfig,
     "sample": SampleConfig,
     "evaluate": EvaluateConfig,
+    "tokenize": TokenizeConfig,
+    "audit": AuditConfig,
     "import": ImportConfig,
     "export": ExportConfig,
 }
@@ -158,6 +192,7 @@ def record(config: TrainConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     del values["run_dir"]
     parts = {f.name: type(getattr(config, f.name)).__name__ for f in dataclasses.fields(config) if f.default is MISSING}
+    parts |= {f"data.parts.{name}": type(part).__name__ for name, part in getattr(config.data, "parts", {}).items()}
     schemas = [f"/schema/{kind}@{name}" for name, kind in parts.items() if name != "run_dir"]
     return {"defaults": ["/schema/TrainConfig@_here_", *schemas, "/door/train", "_self_"], **values}
 

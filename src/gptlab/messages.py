@@ -54,7 +54,8 @@ def explain(error: Exception, argv: list[str]) -> str:
         owner: Any = cause.object_type  # type: ignore[union-attr]
         known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
         where = f" of {owner.__name__}" if known and "." in key else ""
-        todo = f"choose {_any_of(known)}" if known else "it takes no fields"
+        none = f"add it with +{key}={_value(key, argv)}" if "." in key and owner is dict else "it takes no fields"
+        todo = f"choose {_any_of(known)}" if known else none
         return f"{key}={_value(key, argv)}: no such key{where}{_closest(key.rpartition('.')[2], known)}; {todo}"
     if isinstance(cause, ValidationError) and getattr(cause, "full_key", None):
         key, why = str(cause.full_key), str(cause.msg).splitlines()[0]

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import shutil
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 
 from gptlab.atomic import write_atomically
-from gptlab.data.shards import Corpus, Tokens, read_shard
+from gptlab.data.prepare import Corpus
+from gptlab.data.shards import Shard, TokenStream
 from gptlab.errors import UserError, reason, require
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.tokenizers import Tokenizer, load_tokenizer
@@ -37,11 +37,14 @@ class RunDir:
         require(not (path / "summary.json").exists(), "run_dir", path, "holds a run already", "give a new directory")
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        shutil.copytree(corpus.folder / "tokenizer", path / "tokenizer", dirs_exist_ok=True)
-        held_out = path / "held_out"
-        held_out.mkdir(exist_ok=True)
-        shutil.copyfile(corpus.folder / "val.bin", held_out / "val.bin")
-        shutil.copyfile(corpus.folder / "manifest.json", held_out / "manifest.json")
+        for part in ("tokenizer", "held_out"):
+            (path / part).mkdir(exist_ok=True)
+        corpus.tokenizer.save(path / "tokenizer")
+        dtype = corpus.manifest["dtype"]
+        with (path / "held_out/val.bin").open("wb") as file:
+            for block in corpus.val.blocks():
+                file.write(block.astype(dtype).tobytes())
+        write_atomically(path / "held_out/manifest.json", json.dumps(corpus.manifest, indent=2).encode())
         run.write_summary({"status": "running"})
         _point_latest_to(path)
         return run
@@ -88,16 +91,26 @@ class RunDir:
     def has_held_out(self) -> bool:
         return (self.path / "held_out/val.bin").is_file()
 
-    def held_out(self) -> tuple[Tokens, int]:
+    def held_out(self) -> tuple[TokenStream, int]:
         """The run's held-out ids (N,) and how many bytes of text they spell."""
         manifest = json.loads((self.path / "held_out/manifest.json").read_text())
-        return read_shard(self.path / "held_out/val.bin", manifest["dtype"]), manifest["val"]["bytes"]
+        shard = Shard(self.path / "held_out/val.bin", manifest["dtype"], manifest["val"]["tokens"])
+        return TokenStream([shard]), manifest["val"]["bytes"]
 
-    def sample_prompts(self) -> Iterable[str]:
+    def config(self) -> dict[str, Any]:
+        """What config.yaml says."""
         import yaml
 
-        prompts: list[str] = yaml.safe_load((self.path / "config.yaml").read_text())["sample_prompts"]
+        config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        return config
+
+    def sample_prompts(self) -> Iterable[str]:
+        prompts: list[str] = self.config()["sample_prompts"]
         return prompts
+
+    def masks_documents(self) -> bool:
+        """Whether no position of this model attends to another document."""
+        return bool(self.config().get("data", {}).get("mask_documents", False))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

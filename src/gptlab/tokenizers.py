@@ -1,26 +1,32 @@
 """Text to token ids and back.
 
-Three of the four options are byte-pair encodings, all served by `tiktoken`: GPT-2's own, one trained on the corpus, and
-plain bytes (no pair merged). The fourth has one token a character.
+Most options are byte-pair encodings, all served by `tiktoken`: OpenAI's own, one trained on the corpus, and plain bytes
+(no pair merged). One has a token a character, one is whatever a Hugging Face tokenizer.json says.
 """
 
 import base64
 import hashlib
 import itertools
 import json
+import os
+import re
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tiktoken
 from tiktoken_ext import openai_public
 
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, reason, require
 
 EOT = "<|endoftext|>"  # stands before every document
 UNKNOWN = "<|unknown|>"  # a character that the training text does not have
 GPT2_SPLIT = openai_public.r50k_pat_str  # GPT-2's words: the pieces in which bytes are merged
+Ids = np.ndarray[Any, np.dtype[Any]]
 
 
 class Tokenizer(ABC):
@@ -41,6 +47,14 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
 
+    def encode_array(self, text: str) -> Ids:
+        """The same ids, (N,)."""
+        return np.array(self.encode(text), np.uint32)
+
+    def last_cut(self, text: str) -> int:
+        """The last place where `text` can be cut without a change of its tokens; 0: nobody can tell."""
+        return 0
+
     def decode(self, ids: Sequence[int]) -> str:
         """Bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
@@ -49,10 +63,12 @@ class Tokenizer(ABC):
 class BytePairTokenizer(Tokenizer):
     """Byte-level byte-pair encoding: `ranks` gives each token's id, the smaller the earlier it is merged."""
 
-    def __init__(self, ranks: dict[bytes, int], split: str = GPT2_SPLIT) -> None:
+    def __init__(
+        self, ranks: dict[bytes, int], split: str = GPT2_SPLIT, eot: int | None = None, n_vocab: int | None = None
+    ) -> None:
         self.ranks, self.split = ranks, split
-        self.eot = len(ranks)
-        self.n_vocab = len(ranks) + 1
+        self.eot = len(ranks) if eot is None else eot
+        self.n_vocab = self.eot + 1 if n_vocab is None else n_vocab
         self.encoding = tiktoken.Encoding(
             "gptlab", pat_str=split, mergeable_ranks=ranks, special_tokens={EOT: self.eot}
         )
@@ -60,7 +76,21 @@ class BytePairTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.encoding.encode_ordinary_batch(list(texts))
 
+    def encode_array(self, text: str) -> Ids:
+        return self.encoding.encode_to_numpy(text, disallowed_special=())
+
+    def last_cut(self, text: str) -> int:
+        """Between a letter and a space: in all patterns used here a word ends there, and none looks behind itself."""
+        for end in range(len(text), 0, -4096):
+            begin = max(0, end - 4096 - 1)
+            if found := [match.end() for match in _WORD_END.finditer(text, begin, end)]:
+                return found[-1]
+        return 0
+
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Ids between the tokens and n_vocab, which no text has, are spelled as nothing."""
+        if self.n_vocab > self.eot + 1 or self.eot > len(self.ranks):
+            ids = [i for i in ids if i < len(self.ranks) or i == self.eot]
         return self.encoding.decode_bytes(ids)
 
     def vocab_and_merges(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -88,7 +118,8 @@ class BytePairTokenizer(Tokenizer):
         """`ranks.tiktoken` is tiktoken's own format: a token in base64 and its id on each line."""
         lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in self.ranks.items()]
         (folder / "ranks.tiktoken").write_text("".join(lines))
-        (folder / "tokenizer.json").write_text(json.dumps({"kind": "byte_pair", "split": self.split}))
+        saved = {"kind": "byte_pair", "split": self.split, "eot": self.eot, "n_vocab": self.n_vocab}
+        (folder / "tokenizer.json").write_text(json.dumps(saved))
 
 
 class CharTokenizer(Tokenizer):
@@ -100,9 +131,18 @@ class CharTokenizer(Tokenizer):
         self.eot, self.unknown = len(characters), len(characters) + 1
         self.n_vocab = len(characters) + 2
         self.pieces = [*characters, EOT, "\ufffd"]
+        points = np.array([ord(c) for c in characters], np.int64)
+        self.table = np.full(0x110000, self.unknown, np.uint32)  # code point -> id
+        self.table[points] = np.arange(len(characters))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [[self.ids.get(c, self.unknown) for c in text] for text in texts]
+
+    def encode_array(self, text: str) -> Ids:
+        return self.table[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
+
+    def last_cut(self, text: str) -> int:
+        return len(text)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         return "".join(self.pieces[i] for i in ids).encode()
@@ -119,6 +159,7 @@ class JSONTokenizer(Tokenizer):
 
         self.definition, self.eot = definition, eot
         self.tokenizer = HFTokenizer.from_str(definition)
+        self.tokenizer.encode_special_tokens = True  # text that spells one is ordinary text
         self.n_vocab = self.tokenizer.get_vocab_size(with_added_tokens=True)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -148,7 +189,19 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return JSONTokenizer(saved["definition"], saved["eot"])
     lines = (folder / "ranks.tiktoken").read_bytes().splitlines()
     pairs = (line.split() for line in lines)
-    return BytePairTokenizer({base64.b64decode(token): int(rank) for token, rank in pairs}, saved["split"])
+    ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+    return BytePairTokenizer(ranks, saved["split"], saved.get("eot"), saved.get("n_vocab"))
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of a saved tokenizer."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_WORD_END = re.compile(r"[^\W\d_](?= )")
 
 
 # --- the options of the config group `tokenizer`, each of which builds its tokenizer from the training text
@@ -159,8 +212,10 @@ class BPE:
     """Byte-pair encoding trained on the text (Sennrich et al. 2016); `vocab_size` counts the special token."""
 
     vocab_size: int = 2048
+    max_bytes: int = 1_000_000_000  # of text that is looked at, evenly spread over all of it
 
     def __post_init__(self) -> None:
+        require(self.max_bytes >= 1, "max_bytes", self.max_bytes, "must be at least 1", "1_000_000_000 is plenty")
         require(
             self.vocab_size >= 257,
             "vocab_size",
@@ -169,7 +224,7 @@ class BPE:
             "give at least 257, such as 4096",
         )
 
-    def build(self, texts: Iterable[str]) -> Tokenizer:
+    def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         from tokenizers import Tokenizer as HFTokenizer
         from tokenizers import models, pre_tokenizers, trainers
 
@@ -179,40 +234,62 @@ class BPE:
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocab_size - 1, initial_alphabet=alphabet, special_tokens=[], show_progress=False
         )
-        trained.train_from_iterator(texts, trainer)
+        trained.train_from_iterator(_thinned(texts, self.max_bytes / max(size, 1)), trainer)
         return from_gpt2_vocab(trained.get_vocab())
 
 
-@dataclass
-class GPT2:
-    """GPT-2's own 50,257 tokens, from OpenAI's file as `tiktoken` fetches, checks and caches it."""
+OPENAI = {"gpt2": "r50k_base", "cl100k": "cl100k_base", "o200k": "o200k_base"}
 
-    def build(self, texts: Iterable[str]) -> Tokenizer:
+
+@dataclass
+class OpenAI:
+    """OpenAI's published encodings, as `tiktoken` fetches, checks and caches them: GPT-2's and later ones."""
+
+    name: str = "gpt2"  # gpt2 | cl100k | o200k
+
+    def __post_init__(self) -> None:
+        require(self.name in OPENAI, "name", self.name, "no such encoding", f"choose one of {', '.join(OPENAI)}")
+
+    def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         try:
-            published = openai_public.r50k_base()
+            published = getattr(openai_public, OPENAI[self.name])()
         except (OSError, ValueError) as error:
             raise UserError(
                 "tokenizer",
-                "gpt2",
-                f"GPT-2's vocabulary cannot be fetched ({type(error).__name__})",
+                self.name,
+                f"its vocabulary cannot be fetched ({type(error).__name__})",
                 "connect once, or set TIKTOKEN_CACHE_DIR to a folder that has it, or use tokenizer=bpe",
             ) from error
-        return BytePairTokenizer(published["mergeable_ranks"])
+        special = published["special_tokens"]
+        return BytePairTokenizer(
+            published["mergeable_ranks"], published["pat_str"], special[EOT], max(special.values()) + 1
+        )
+
+
+def gpt2_is_here() -> bool:
+    """Whether GPT-2's vocabulary is where tiktoken keeps it, so that nothing is fetched."""
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    folder = folder or os.path.join(tempfile.gettempdir(), "data-gym-cache")
+    url = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken"
+    return os.path.exists(os.path.join(folder, hashlib.sha1(url.encode()).hexdigest()))
 
 
 @dataclass
 class Char:
     """One token for each character of the training text."""
 
-    def build(self, texts: Iterable[str]) -> Tokenizer:
-        return CharTokenizer("".join(sorted(set().union(*texts))))
+    def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        seen: set[str] = set()
+        for text in texts:
+            seen.update(text)
+        return CharTokenizer("".join(sorted(seen)))
 
 
 @dataclass
 class Byte:
     """One token a byte of UTF-8."""
 
-    def build(self, texts: Iterable[str]) -> Tokenizer:
+    def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         return BytePairTokenizer({bytes([b]): b for b in range(256)}, split=r"[\s\S]")
 
 
@@ -224,16 +301,44 @@ class Saved:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        digest = hashlib.sha256()
-        for path in sorted(Path(self.folder).glob("*")):
-            digest.update(path.read_bytes())
-        self.sha256 = digest.hexdigest()
+        self.sha256 = fingerprint(Path(self.folder))
 
-    def build(self, texts: Iterable[str]) -> Tokenizer:
+    def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         return load_tokenizer(Path(self.folder))
 
 
-TokenizerConfig = BPE | GPT2 | Char | Byte | Saved
+@dataclass
+class JSONFile:
+    """A Hugging Face tokenizer.json, as it stands; `eot` names its token between documents."""
+
+    file: str = ""
+    eot: str = EOT
+    sha256: str = ""  # of the file; filled in
+
+    def __post_init__(self) -> None:
+        path = Path(self.file).expanduser()
+        require(path.is_file(), "file", self.file, "no such file", "give the path of a tokenizer.json")
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        try:
+            tokenizer = JSONTokenizer(Path(self.file).expanduser().read_text(), 0)
+        except Exception as error:  # the library raises bare ones
+            why = f"is not a tokenizer.json ({reason(error)})"
+            raise UserError("tokenizer.file", self.file, why, "give one of a Hugging Face model") from error
+        found = tokenizer.tokenizer.token_to_id(self.eot)
+        if found is None:
+            raise UserError("tokenizer.eot", self.eot, "no such token", "name the one that ends a document")
+        tokenizer.eot = found
+        return tokenizer
+
+
+TokenizerConfig = BPE | OpenAI | Char | Byte | Saved | JSONFile
+
+
+def _thinned(texts: Iterable[str], share: float) -> Iterator[str]:
+    """So much of the texts, at even distances."""
+    return (text for i, text in enumerate(texts) if share >= 1 or int((i + 1) * share) > int(i * share))
 
 
 def _byte_of_letter() -> dict[str, int]:

@@ -1,69 +1,103 @@
 """The LightningDataModule: a corpus as batches (x, y), (B, T) each, for whichever rank asks."""
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
 
-from gptlab.data.shards import Corpus
-from gptlab.data.windows import Batch, EvalBatches, Order, TrainBatches, WholeWindows, Windows
+from gptlab.data.order import Order
+from gptlab.data.prepare import Corpus
+from gptlab.data.shards import TokenStream
+from gptlab.data.sources import DataConfig
+from gptlab.data.windows import Batch, EvalBatches, TrainBatches, TrainWindows, Windows, dense, packed, whole
 from gptlab.errors import require
 
 
 class TextDataModule(L.LightningDataModule):
-    """One run's batches: `steps` optimizer steps of `batch_size` windows, and the whole held-out split.
+    """One run's batches: `steps` optimizer steps of `config.batch_size` windows, and the whole held-out split.
 
     The whole run is one pass of the training loader; its order goes through as many epochs of the text as it takes.
     """
 
     def __init__(
-        self,
-        corpus: Corpus,
-        block_size: int,
-        steps: int,
-        batch_size: int,
-        micro_batch_size: int,
-        num_workers: int,
-        seed: int,
+        self, corpus: Corpus, config: DataConfig, block_size: int, steps: int, micro_batch_size: int, seed: int
     ) -> None:
         super().__init__()
-        self.train = Windows(corpus.tokens("train"), block_size)
-        self.val = WholeWindows(corpus.tokens("val"), block_size)
-        self.steps, self.batch_size, self.micro_batch_size = steps, batch_size, micro_batch_size
-        self.num_workers, self.seed = num_workers, seed
-        for part in ("train", "val"):
-            tokens = corpus.manifest[part]["tokens"]
-            name = {"train": "training", "val": "held-out"}[part]
-            require(
-                tokens > block_size,
-                "model.block_size",
-                block_size,
-                f"the {name} split has {tokens} tokens, less than one window",
-                "lower it, give more text, or change data.val_fraction",
-            )
+        self.config, self.steps, self.micro_batch_size, self.seed = config, steps, micro_batch_size, seed
+        self.weights = corpus.weights
+        self.data_hash: str = corpus.manifest["sha256"]
+        self.train = [self._windows(stream, block_size, corpus.tokenizer.eot) for stream in corpus.train]
+        self.val = whole(corpus.val, block_size)
+        for name, streams in {"training": corpus.train, "held-out": [corpus.val]}.items():
+            for stream in streams:
+                why = f"the {name} split has {len(stream)} tokens, less than one window"
+                todo = "lower it, give more text, or change data.val_fraction"
+                require(len(stream) > block_size, "model.block_size", block_size, why, todo)
+        self.loader: WatchedLoader | None = None
+
+    @property
+    def seconds_waited(self) -> float:
+        """How long training has waited for batches so far."""
+        return self.loader.waited if self.loader else 0.0
+
+    def _windows(self, stream: TokenStream, block_size: int, eot: int) -> Windows:
+        if self.config.packing == "documents":
+            return packed(stream, block_size, stream.document_starts(eot))
+        return dense(stream, block_size, self.config.stride)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer: Any = self.trainer
-        order = Order(len(self.train), self.seed)
+        order = Order([len(windows) for windows in self.train], self.weights, self.seed)
         batches = TrainBatches(
-            order, self.steps, self.batch_size, self.micro_batch_size, trainer.global_rank, trainer.world_size
+            order, self.steps, self.config.batch_size, self.micro_batch_size, trainer.global_rank, trainer.world_size
         )
-        return self._loader(self.train, batches)
+        self.loader = self._loader(TrainWindows(self.train), batches)
+        return self.loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         trainer: Any = self.trainer
-        batches = EvalBatches(len(self.val), self.micro_batch_size, trainer.global_rank, trainer.world_size)
-        return self._loader(self.val, batches)
+        return self._loader(
+            self.val, EvalBatches(len(self.val), self.micro_batch_size, trainer.global_rank, trainer.world_size)
+        )
 
-    def _loader(self, windows: Windows, batches: TrainBatches | EvalBatches) -> DataLoader[Batch]:
-        return DataLoader(
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint remembers of the data."""
+        return {"data_hash": self.data_hash}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with a checkpoint that was trained on another text, unless that is asked for."""
+        before = state_dict["data_hash"]
+        why = f"the checkpoint was trained on other data ({before[:12]}..., this is {self.data_hash[:12]}...)"
+        todo = "give the same data, or data.other_data_ok=true"
+        require(before == self.data_hash or self.config.other_data_ok, "data", self.data_hash[:12], why, todo)
+
+    def _loader(self, windows: Any, batches: TrainBatches | EvalBatches) -> "WatchedLoader":
+        return WatchedLoader(
             windows,
             batch_sampler=batches,
             collate_fn=_as_is,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=self.config.num_workers,
+            persistent_workers=self.config.num_workers > 0,
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
         )
+
+
+class WatchedLoader(DataLoader[Batch]):
+    """Knows how long its batches were waited for."""
+
+    waited = 0.0  # seconds
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
 
 def _as_is(batch: Any) -> Batch:

@@ -1,123 +1,147 @@
-"""Documents -> token shards on disk with a manifest, once, cached by content.
+"""Shards on disk as one sequence of ids: our own, and those that nanoGPT and llm.c write.
 
-A shard is a plain array of ids (`np.memmap(path, dtype)`): every document is preceded by the separator, so that the
-first token of a text is predicted too. A folder holds `train.bin`, `val.bin`, `tokenizer/` and `manifest.json`.
+A shard is a plain array of ids: `np.memmap(path, dtype)`. llm.c's has 256 numbers before it, which say what it is.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from gptlab.atomic import new_folder
-from gptlab.data.sources import TextData, cache_dir
-from gptlab.data.splits import split
-from gptlab.errors import require
-from gptlab.tokenizers import Tokenizer, TokenizerConfig, load_tokenizer
+from gptlab.atomic import write_atomically
+from gptlab.data.cache import cache_dir
+from gptlab.errors import UserError, require
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
-LAYOUT = 1  # raise when the meaning of a cached folder changes
+BLOCK = 1 << 22  # tokens read at once
+HEADER = 1024  # bytes before the ids of llm.c
+LLM_C = {20240520: "uint16", 20240801: "uint32"}  # its first number
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """A folder of shards: ids for training and held out, the tokenizer that made them, and what went in."""
+class Shard:
+    path: Path
+    dtype: str
+    tokens: int
+    offset: int = 0  # bytes
+    starts: Path | None = None  # where documents begin, if somebody wrote it down
 
-    folder: Path
-    manifest: dict[str, Any]
-    tokenizer: Tokenizer
-
-    def tokens(self, part: str) -> Tokens:
-        """The ids (N,) of `train` or `val`, mapped from disk."""
-        return read_shard(self.folder / f"{part}.bin", self.manifest["dtype"])
-
-
-def read_shard(path: Path, dtype: str) -> Tokens:
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+    def map(self) -> Tokens:
+        """(N,) ids; nothing is read before it is needed."""
+        if not self.tokens:
+            return np.empty(0, self.dtype)
+        return np.memmap(self.path, self.dtype, "r", self.offset, (self.tokens,))
 
 
-def prepare(data: TextData, config: TokenizerConfig) -> Corpus:
-    """The corpus of a data option: read, split, tokenizer built on the training text, tokenized; or as cached."""
-    documents = _documents(data)
-    content = _hash(document.encode() for document in documents)
-    recipe = repr((LAYOUT, content, data.val_fraction, type(config).__name__, asdict(config)))
-    folder = cache_dir() / "shards" / hashlib.sha256(recipe.encode()).hexdigest()[:32]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # processes of one run all come here; the first one works
-        if not folder.exists():
-            _write(folder, documents, content, data.val_fraction, config)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    return Corpus(folder, manifest, load_tokenizer(folder / "tokenizer"))
+class TokenStream:
+    """Shards one after another as one array of ids (N,): it has a length, and slices with a start and a stop."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = list(shards)
+        self._arrays = [shard.map() for shard in shards]
+        self._ends = np.cumsum([len(a) for a in self._arrays], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self.shards else 0
+
+    def __getitem__(self, part: slice) -> Tokens:
+        start, stop, _ = part.indices(len(self))
+        found = []
+        number = int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop:
+            begin = int(self._ends[number]) - len(self._arrays[number])
+            found.append(self._arrays[number][start - begin : stop - begin])
+            start, number = int(self._ends[number]), number + 1
+        return found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.uint16)
+
+    def blocks(self) -> Iterator[Tokens]:
+        """All of it, in order, a piece at a time."""
+        for array in self._arrays:
+            yield from (array[i : i + BLOCK] for i in range(0, len(array), BLOCK))
+
+    def document_starts(self, eot: int) -> Tokens:
+        """Where documents begin, (D,) int64: as written down, or at the separators; what is before the first is one."""
+        found, begin = [np.zeros(1, np.int64)], 0
+        for shard, array in zip(self.shards, self._arrays, strict=True):
+            if shard.starts is not None:
+                found.append(np.load(shard.starts).astype(np.int64) + begin)
+            else:
+                found += [np.flatnonzero(array[i : i + BLOCK] == eot) + i + begin for i in range(0, len(array), BLOCK)]
+            begin += len(array)
+        return np.unique(np.concatenate(found))
 
 
-def tokenize_held_out(data: TextData, tokenizer: Tokenizer) -> tuple[Tokens, int]:
-    """The held-out ids (N,) of any data under a tokenizer that exists already, and the bytes they spell."""
-    documents = _documents(data)
-    _, val = split(documents, data.val_fraction)
-    return np.concatenate(list(_encode(val, tokenizer))), _bytes(val)
+def own_shards(folder: Path, manifest: dict[str, Any], part: str) -> list[Shard]:
+    """The shards that a manifest lists, none of them cut short."""
+    found = []
+    for shard in manifest[part]["shards"]:
+        path, dtype = folder / shard["file"], manifest["dtype"]
+        _require_size(path, shard["tokens"] * np.dtype(dtype).itemsize)
+        starts = path.with_suffix(".starts.npy")
+        found.append(Shard(path, dtype, shard["tokens"], starts=starts if starts.exists() else None))
+    return found
 
 
-def _documents(data: TextData) -> list[str]:
-    documents = [document for document in data.documents() if document]
-    require(bool(documents), "data", type(data).__name__.lower(), "has no text", "give files that are not empty")
-    return documents
+def foreign_shard(path: Path, n_vocab: int) -> Shard:
+    """A .bin file as others write it."""
+    size = path.stat().st_size
+    header = np.fromfile(path, "<i4", 256) if size >= HEADER else np.zeros(256, "<i4")
+    if int(header[0]) in LLM_C:
+        dtype, tokens = LLM_C[int(header[0])], int(header[2])
+        _require_size(path, HEADER + tokens * np.dtype(dtype).itemsize)
+        return Shard(path, dtype, tokens, HEADER)
+    dtype = "uint16" if n_vocab <= 2**16 else "uint32"
+    width = np.dtype(dtype).itemsize
+    why = f"its {size:,} bytes are no whole number of {dtype} ids"
+    require(size % width == 0, "data", path, why, "see that it is whole, and made with this tokenizer")
+    return Shard(path, dtype, size // width)
 
 
-def _encode(documents: list[str], tokenizer: Tokenizer) -> Iterator[Tokens]:
-    """Each document's ids behind a separator."""
-    for start in range(0, len(documents), 256):  # in batches, which tiktoken spreads over the cores
-        for ids in tokenizer.encode_batch(documents[start : start + 256]):
-            yield np.array([tokenizer.eot, *ids], dtype=dtype_for(tokenizer))
+def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] | None = None) -> list[str]:
+    """The SHA-256 of each shard's file; refuses other ones than `expected`, and ids that a vocabulary does not have.
+
+    Reading everything takes its time, so what was found is remembered as long as a file keeps its size and time.
+    """
+    found = []
+    for number, shard in enumerate(shards):
+        stat = shard.path.stat()
+        key = repr((str(shard.path.absolute()), stat.st_size, stat.st_mtime_ns, shard.dtype, shard.offset))
+        memo = cache_dir() / "checked" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        if not memo.exists():
+            write_atomically(memo, json.dumps(_read_through(shard)).encode())
+        seen = json.loads(memo.read_text())
+        found.append(seen["sha256"])
+        if expected is not None and seen["sha256"] != expected[number]:
+            why = f"its SHA-256 is {seen['sha256'][:12]}... and not the manifest's {expected[number][:12]}..."
+            raise _damaged(shard.path, why)
+        if n_vocab is not None:
+            why = f"it has ids up to {seen['largest']:,}, the vocabulary ends at {n_vocab - 1:,}"
+            require(seen["largest"] < n_vocab, "data", shard.path, why, "take the tokenizer that made it")
+    return found
 
 
-def _bytes(documents: list[str]) -> int:
-    return sum(len(document.encode()) for document in documents)
+def _read_through(shard: Shard) -> dict[str, Any]:
+    digest, largest = hashlib.sha256(), -1
+    with shard.path.open("rb") as file:
+        digest.update(file.read(shard.offset))
+        while block := file.read(BLOCK):
+            digest.update(block)
+            largest = max(largest, int(np.frombuffer(block, shard.dtype).max()))
+    return {"sha256": digest.hexdigest(), "largest": largest}
 
 
-def _write_shard(documents: list[str], tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
-    """Write one shard and say what is in it."""
-    digest, tokens = hashlib.sha256(), 0
-    with path.open("wb") as file:
-        for array in _encode(documents, tokenizer):
-            file.write(array.tobytes())
-            digest.update(array.tobytes())
-            tokens += len(array)
-    return {
-        "documents": len(documents),
-        "bytes": _bytes(documents),
-        "tokens": tokens,
-        "sha256": digest.hexdigest(),
-    }
+def _require_size(path: Path, size: int) -> None:
+    if not path.is_file():
+        raise _damaged(path, "no such file")
+    found = os.path.getsize(path)
+    if found != size:
+        raise _damaged(path, f"has {found:,} bytes instead of {size:,}")
 
 
-def dtype_for(tokenizer: Tokenizer) -> str:
-    return "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
-
-
-def _write(folder: Path, documents: list[str], content: str, val_fraction: float, config: TokenizerConfig) -> None:
-    """Everything in a folder beside, then one rename: a killed run leaves no half corpus."""
-    train, val = split(documents, val_fraction)
-    tokenizer = config.build(train)
-    with new_folder(folder) as work:
-        (work / "tokenizer").mkdir()
-        tokenizer.save(work / "tokenizer")
-        manifest = {
-            "sha256": content,
-            "dtype": dtype_for(tokenizer),
-            "train": _write_shard(train, tokenizer, work / "train.bin"),
-            "val": _write_shard(val, tokenizer, work / "val.bin"),
-        }
-        (work / "manifest.json").write_text(json.dumps(manifest, indent=2))
-
-
-def _hash(parts: Iterable[bytes]) -> str:
-    """SHA-256 of a list of byte strings, their borders included."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError("data", path, why, "copy it again; if it is in the cache, remove its folder, and it is made anew")

@@ -1,4 +1,4 @@
-"""Token shards -> (x, y) windows, and the order in which training sees them.
+"""Token streams -> (x, y) windows, and which process computes which of them.
 
 The order is a function of (seed, position) alone. Devices, micro-batches and workers only decide who computes what.
 """
@@ -10,80 +10,113 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from gptlab.data.shards import Tokens
+from gptlab.data.order import Order
+from gptlab.data.shards import Tokens, TokenStream
 from gptlab.metrics import IGNORE
 
 Batch = tuple[Tensor, Tensor]
+Bounds = Tokens | range
+AHEAD = 4096  # positions whose order is computed at once
 
 
 class Windows(Dataset[Batch]):
-    """All full windows of a token stream: x = w[:-1], y = w[1:], (T,) each; window i starts at i T."""
+    """Window i: x = w[:-1], y = w[1:] with w the ids from starts[i] to stops[i] and the one after, T of them at most.
 
-    def __init__(self, tokens: Tokens, block_size: int) -> None:
-        self.tokens, self.block_size = tokens, block_size
+    What is missing to T is padding that counts nothing, and so are windows past the end.
+    """
+
+    def __init__(self, tokens: TokenStream | Tokens, block_size: int, starts: Bounds, stops: Bounds) -> None:
+        self.tokens, self.block_size, self.starts, self.stops = tokens, block_size, starts, stops
 
     def __len__(self) -> int:
-        return max(0, len(self.tokens) - 1) // self.block_size
+        return len(self.starts)
 
-    def __getitem__(self, i: int) -> Batch:
-        x, y = self.__getitems__([i])
-        return x[0], y[0]
+    @property
+    def dropped(self) -> int:
+        """Tokens at the end that no window predicts."""
+        return max(0, len(self.tokens) - 1 - int(self.stops[-1])) if len(self) else max(0, len(self.tokens) - 1)
+
+    @property
+    def fill(self) -> float:
+        """The share of all positions that is not padding."""
+        spans = [np.asarray(bounds, dtype=np.int64) for bounds in (self.starts, self.stops)]
+        return float((spans[1] - spans[0]).sum() / (len(self) * self.block_size)) if len(self) else 0.0
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once, (B, T) each."""
-        T = self.block_size
-        w = np.stack([self.tokens[i * T : i * T + T + 1] for i in indices]).astype(np.int64)
-        return torch.from_numpy(w[:, :-1]), torch.from_numpy(w[:, 1:])
-
-
-class WholeWindows(Windows):
-    """Every token of the stream predicted once: the last window is padded, and so are windows past the end."""
-
-    def __len__(self) -> int:
-        return -(-max(0, len(self.tokens) - 1) // self.block_size)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        T = self.block_size
-        x = torch.zeros(len(indices), T, dtype=torch.int64)
+        x = torch.zeros(len(indices), self.block_size, dtype=torch.int64)
         y = torch.full_like(x, IGNORE)
         for row, i in enumerate(indices):
-            w = torch.from_numpy(self.tokens[i * T : i * T + T + 1].astype(np.int64))
-            n = max(0, len(w) - 1)
-            x[row, :n], y[row, :n] = w[:n], w[1:]
+            if i >= len(self):
+                continue
+            start, stop = int(self.starts[i]), int(self.stops[i])
+            w = torch.from_numpy(self.tokens[start : stop + 1].astype(np.int64))
+            x[row, : stop - start] = w[: stop - start]
+            y[row, : len(w) - 1] = w[1:]
         return x, y
 
 
-class Order:
-    """Position p of training -> window: each epoch is a new permutation of all windows, drawn from (seed, epoch)."""
-
-    def __init__(self, n_windows: int, seed: int) -> None:
-        self.n_windows, self.seed = n_windows, seed
-        self._epoch, self._permutation = -1, np.empty(0, np.int64)
-
-    def __getitem__(self, position: int) -> int:
-        epoch, i = divmod(position, self.n_windows)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = np.random.default_rng((self.seed, epoch)).permutation(self.n_windows)
-        return int(self._permutation[i])
+def dense(tokens: TokenStream | Tokens, block_size: int, stride: int | None = None) -> Windows:
+    """Full windows of the stream, one every `stride` tokens (null: block_size, so that none overlap)."""
+    starts = range(0, len(tokens) - block_size, stride or block_size)
+    return Windows(tokens, block_size, starts, range(block_size, len(tokens), stride or block_size))
 
 
-class TrainBatches(Sampler[list[int]]):
+def whole(tokens: TokenStream | Tokens, block_size: int) -> Windows:
+    """Every token of the stream predicted once: the last window may be shorter."""
+    starts = np.arange(0, len(tokens) - 1, block_size)
+    return Windows(tokens, block_size, starts, np.minimum(starts + block_size, len(tokens) - 1))
+
+
+def packed(tokens: TokenStream | Tokens, block_size: int, document_starts: Tokens) -> Windows:
+    """Windows that begin where documents begin and take as many whole ones as fit; only documents longer than a window
+    are cut. Every token of the stream is an input once, and the separator after a document is its last target."""
+    starts, at, n = [], 0, len(tokens)
+    while at < n:
+        starts.append(at)
+        fits = int(document_starts[np.searchsorted(document_starts, at + block_size, side="right") - 1])
+        at = n if at + block_size >= n else fits if fits > at else at + block_size
+    begins = np.array(starts, np.int64)
+    return Windows(tokens, block_size, begins, np.append(begins[1:], n))
+
+
+class TrainWindows(Dataset[Batch]):
+    """The windows of all sources, by (source, window)."""
+
+    def __init__(self, sources: Sequence[Windows]) -> None:
+        self.sources = list(sources)
+
+    def __getitems__(self, indices: Sequence[tuple[int, int]]) -> Batch:
+        rows = [self.sources[source].__getitems__([window]) for source, window in indices]
+        return torch.cat([x for x, _ in rows]), torch.cat([y for _, y in rows])
+
+
+class TrainBatches(Sampler[list[tuple[int, int]]]):
     """The micro-batches of one rank: step s covers positions [s B, s B + B), dealt out micro-batch by micro-batch."""
 
     def __init__(
-        self, order: Order, steps: int, batch_size: int, micro_batch_size: int, rank: int, world_size: int
+        self,
+        order: Order,
+        steps: int,
+        batch_size: int,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        first_step: int = 0,
     ) -> None:
         self.order, self.steps, self.rank, self.world_size = order, steps, rank, world_size
-        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self.batch_size, self.micro_batch_size, self.first_step = batch_size, micro_batch_size, first_step
 
     def __len__(self) -> int:
-        return self.steps * self.batch_size // (self.micro_batch_size * self.world_size)
+        return (self.steps - self.first_step) * self.batch_size // (self.micro_batch_size * self.world_size)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for i in range(len(self)):
-            start = (i * self.world_size + self.rank) * self.micro_batch_size
-            yield [self.order[p] for p in range(start, start + self.micro_batch_size)]
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        end, micro = self.steps * self.batch_size, self.micro_batch_size
+        ahead = self.batch_size * max(1, AHEAD // self.batch_size)
+        for start in range(self.first_step * self.batch_size, end, ahead):
+            places = self.order.at(range(start, min(start + ahead, end)))
+            for i in range(self.rank * micro, len(places), self.world_size * micro):
+                yield places[i : i + micro]
 
 
 class EvalBatches(Sampler[list[int]]):

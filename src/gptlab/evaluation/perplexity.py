@@ -7,12 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from gptlab.config import EvaluateConfig
-from gptlab.data.shards import Tokens, tokenize_held_out
-from gptlab.data.windows import EvalBatches, WholeWindows
+from gptlab.data.prepare import prepare
+from gptlab.data.shards import Tokens, TokenStream
+from gptlab.data.windows import EvalBatches, whole
 from gptlab.errors import require
 from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT
 from gptlab.rundir import RunDir
+from gptlab.tokenizers import Saved
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -24,8 +26,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         require(run.has_held_out(), "data", "null", why, todo)
         tokens, size = run.held_out()
     else:
-        tokens, size = tokenize_held_out(config.data, tokenizer)
-    score = score_tokens(gpt, tokens, size, config.batch_size, config.block_size)
+        corpus = prepare(config.data, Saved(str(run.path / "tokenizer")), parts=["val"])
+        tokens, size = corpus.val, corpus.manifest["val"]["bytes"]
+    separator = tokenizer.eot if run.masks_documents() else None
+    score = score_tokens(gpt, tokens, size, config.batch_size, config.block_size, separator)
     result = {
         "loss": score.loss,
         "perplexity": score.perplexity,
@@ -46,8 +50,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def score_tokens(gpt: GPT, tokens: Tokens, size: int, batch_size: int, block_size: int | None = None) -> Score:
-    """Every token after the first predicted once, in windows of block_size; `size` is the bytes they spell."""
+def score_tokens(
+    gpt: GPT,
+    tokens: Tokens | TokenStream,
+    size: int,
+    batch_size: int,
+    block_size: int | None = None,
+    separator: int | None = None,
+) -> Score:
+    """Every token after the first predicted once, in windows of block_size; `size` is the bytes they spell.
+
+    With a `separator` no position attends beyond the last one before it.
+    """
     context = gpt.config.block_size
     block_size = context if block_size is None else block_size
     require(
@@ -66,10 +80,11 @@ def score_tokens(gpt: GPT, tokens: Tokens, size: int, batch_size: int, block_siz
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpt = gpt.to(device)
-    windows = WholeWindows(tokens, block_size)
+    windows = whole(tokens, block_size)
     total, count = 0.0, 0
     for indices in EvalBatches(len(windows), batch_size):
         x, y = (t.to(device) for t in windows.__getitems__(indices))
-        total += nats(gpt(x), y, reduction="sum").item()
+        logits = gpt(x) if separator is None else gpt(x, (x == separator).cumsum(1))
+        total += nats(logits, y, reduction="sum").item()
         count += int((y != IGNORE).sum())
     return Score(total, count, size)

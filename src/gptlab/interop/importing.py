@@ -69,7 +69,7 @@ def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
         if path.is_file() and (model := _json(path)["model"])["type"] == "BPE":
             return tokenizers.from_gpt2_vocab(model["vocab"])
         if not path.is_file() and hf["vocab_size"] == 50257:
-            return tokenizers.GPT2().build([])
+            return tokenizers.OpenAI().build([])
     require(path.is_file(), "hf", source, "has no tokenizer.json", "give a directory with its tokenizer")
     eos = hf.get("eos_token_id")
     return tokenizers.JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)

@@ -38,7 +38,10 @@ class CausalSelfAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """Causal attention of q (B, H, T, D) over k, v (B, H or fewer, T, D); `bias` (H, T, T) brings its own mask."""
+    """Causal attention of q (B, H, T, D) over k, v (B, H or fewer, T, D).
+
+    A `bias` on the scores, (H, T, T) or (B, 1 or H, T, T), brings its own mask.
+    """
     if bias is not None:
         bias = bias.to(q.dtype)
     if _products_are_faster(q):

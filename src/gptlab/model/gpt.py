@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gptlab.errors import require
 from gptlab.model.attention import CausalSelfAttention
 from gptlab.model.layers import MLP, norm
-from gptlab.model.positions import RopeScaling, Rotation, alibi_bias, rotation
+from gptlab.model.positions import RopeScaling, Rotation, alibi_bias, first_of, rotation, within
 
 CHOICES = {
     "positions": ("learned", "rope", "alibi", "none"),
@@ -134,17 +134,21 @@ class GPT(nn.Module):
             std = 0.02 / math.sqrt(2 * self.config.n_layer) if self.config.init == "gpt2" else 0.0
             nn.init.normal_(layer.proj.weight, std=std)
 
-    def forward(self, idx: Tensor) -> Tensor:
+    def forward(self, idx: Tensor, documents: Tensor | None = None) -> Tensor:
+        """`documents` (B, T) numbers the documents of each row: no position then attends to another one's."""
         config, T, device = self.config, idx.shape[1], idx.device
         x, turn, bias = self.wte(idx), None, None  # (B, T, C)
         if config.positions == "learned":
             if T > config.block_size:
                 raise ValueError(f"{T} tokens do not fit into block_size={config.block_size}")
-            x = x + self.wpe(torch.arange(T, device=device))
+            at = torch.arange(T, device=device)
+            x = x + self.wpe(at if documents is None else at - first_of(documents))
         elif config.positions == "rope":
             turn = rotation(T, config.head_dim, config.rope_base, config.rope_scaling, device)
         elif config.positions == "alibi":
             bias = alibi_bias(config.n_head, T, device)
+        if documents is not None:
+            bias = within(documents) if bias is None else bias + within(documents)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, turn, bias)

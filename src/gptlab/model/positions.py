@@ -54,3 +54,16 @@ def alibi_bias(n_head: int, T: int, device: torch.device) -> Tensor:
     distance = (at[:, None] - at[None, :]).float()
     slopes = torch.tensor(alibi_slopes(n_head), device=device)
     return (-slopes[:, None, None] * distance).masked_fill(distance < 0, -torch.inf)
+
+
+def within(documents: Tensor) -> Tensor:
+    """What is added to scores so that only what came before in the same document counts, (B, 1, T, T)."""
+    T = documents.shape[1]
+    behind = torch.ones(T, T, dtype=torch.bool, device=documents.device).tril()
+    seen = behind & (documents[:, :, None] == documents[:, None, :])
+    return torch.zeros(seen.shape, device=documents.device).masked_fill(~seen, -torch.inf).unsqueeze(1)
+
+
+def first_of(documents: Tensor) -> Tensor:
+    """Where the document of each position begins, (B, T), with its documents numbered in their order."""
+    return torch.searchsorted(documents, documents)

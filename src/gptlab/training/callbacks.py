@@ -1,7 +1,7 @@
 """What watches a run: speed, samples, the progress bar, and the checkpoint when somebody stops it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from gptlab.training.module import GPTModule
 
 
 class Speed(Callback):
-    """Training tokens per second of training time: validation, samples and checkpoints of others do not count."""
+    """Training tokens per second of training time: validation, samples and checkpoints of others do not count; and the
+    share of that time in which the loop waited for data."""
 
-    def __init__(self, tokens_per_step: int) -> None:
-        self.tokens_per_step = tokens_per_step
+    def __init__(self, tokens_per_step: int, waited: Callable[[], float] = lambda: 0.0) -> None:
+        self.tokens_per_step, self.waited = tokens_per_step, waited  # waited: seconds for data so far
         self.seconds = 0.0  # in training so far
         self.steps = 0
-        self._since = (0.0, 0)  # (seconds, steps) at the last log
+        self._since = (0.0, 0, 0.0)  # (seconds, steps, seconds waited) at the last log
         self._resumed = 0.0
 
     @property
@@ -43,10 +44,11 @@ class Speed(Callback):
         self.seconds += now - self._resumed
         self._resumed, self.steps = now, trainer.global_step
         if pl_module.logs_after(batch_idx):
-            seconds, steps = self._since
-            tokens = (self.steps - steps) * self.tokens_per_step
-            pl_module.pending["train/tokens_per_second"] = tokens / (self.seconds - seconds)
-            self._since = (self.seconds, self.steps)
+            seconds, steps, waited = self._since
+            tokens, passed = (self.steps - steps) * self.tokens_per_step, self.seconds - seconds
+            pl_module.pending["train/tokens_per_second"] = tokens / passed
+            pl_module.pending["train/data_wait"] = (self.waited() - waited) / passed
+            self._since = (self.seconds, self.steps, self.waited())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._resumed = time.perf_counter()

@@ -28,12 +28,14 @@ class GPTModule(L.LightningModule):
         clip_norm: float,
         log_every_n_steps: int,
         seed: int,
+        separator: int | None = None,
     ) -> None:
         super().__init__()
         self.gpt = gpt
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
         self.log_every_n_steps = log_every_n_steps
+        self.separator = separator  # the id that begins a document, if attention stays within documents
         self._losses: list[Tensor] = []  # of this rank, since the last log
         self._val: list[Tensor] = []  # (nats, tokens) of each batch
         self._grad_norm = torch.tensor(0.0)
@@ -42,7 +44,11 @@ class GPTModule(L.LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         """Mean next-token loss of one batch, in nats per token (J&M eq. 10.5)."""
         x, y = batch
-        return nats(self.gpt(x), y)
+        return nats(self.logits(x), y)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, T, V), of each document by itself if that is asked for."""
+        return self.gpt(x) if self.separator is None else self.gpt(x, (x == self.separator).cumsum(1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
@@ -51,7 +57,7 @@ class GPTModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y = batch
-        total = nats(self.gpt(x), y, reduction="sum").float()
+        total = nats(self.logits(x), y, reduction="sum").float()
         self._val.append(torch.stack([total, (y != IGNORE).sum().float()]))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

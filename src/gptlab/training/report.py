@@ -11,19 +11,28 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gptlab.config import TrainConfig
-from gptlab.data.shards import Corpus
+from gptlab.data.datamodule import TextDataModule
+from gptlab.data.prepare import Corpus
 
 
-def header(console: Console, config: TrainConfig, corpus: Corpus, parameters: int, trainer: L.Trainer) -> None:
+def header(
+    console: Console,
+    config: TrainConfig,
+    corpus: Corpus,
+    parameters: int,
+    trainer: L.Trainer,
+    datamodule: TextDataModule,
+) -> None:
     """Say what is about to be trained, on what, and where it will be."""
     model, parts = config.model, corpus.manifest
     rows = {
         "model": f"{parameters:,} parameters: {model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, "
         f"context {model.block_size}",
-        "data": f"{parts['train']['documents']:,} documents, {parts['train']['bytes']:,} bytes, "
-        f"{parts['train']['tokens']:,} tokens to train on; {parts['val']['bytes']:,} bytes held out; "
-        f"sha256 {parts['sha256'][:12]}",
-        "tokenizer": f"{type(config.tokenizer).__name__.lower()}, {corpus.tokenizer.n_vocab:,} tokens",
+        "data": f"{parts['train']['documents']:,} documents, {_bytes(parts['train'])}"
+        f"{parts['train']['tokens']:,} tokens to train on; {_bytes(parts['val'])}"
+        f"{parts['val']['tokens']:,} tokens held out; sha256 {parts['sha256'][:12]}",
+        "windows": _windows(datamodule),
+        "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {corpus.tokenizer.n_vocab:,} tokens",
         "steps": f"{config.budget.steps:,} of {config.data.batch_size} x {model.block_size} tokens on "
         f"{trainer.world_size} x {trainer.strategy.root_device.type}, {config.trainer.precision}",
         "run": _near(config.run_dir),
@@ -63,6 +72,26 @@ def ending(console: Console, summary: dict[str, Any], texts: list[tuple[str, str
     )
     lines = [f"The run is in {run}. Next:", *(f"  {command}" for command in commands)]
     console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _bytes(part: dict[str, Any]) -> str:
+    return "" if part["bytes"] is None else f"{part['bytes']:,} bytes, "
+
+
+def _tokenizer_name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name", type(tokenizer).__name__.lower())
+
+
+def _windows(datamodule: TextDataModule) -> str:
+    """How many windows an epoch has, and which tokens are in none of them."""
+    windows, config = datamodule.train, datamodule.config
+    each = " + ".join(f"{len(source):,}" for source in windows)
+    dropped = sum(source.dropped for source in windows)
+    what = f"{each} of {windows[0].block_size:,} tokens an epoch"
+    if config.packing == "documents":
+        return what + f", packed by documents, {min(source.fill for source in windows):.1%} full"
+    what += f", one every {config.stride} tokens" if config.stride else ""
+    return what + (f"; {dropped:,} tokens at the end are dropped" if dropped else "")
 
 
 def _figure(value: float | None) -> str:

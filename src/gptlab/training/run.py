@@ -15,10 +15,11 @@ from rich.text import Text
 
 from gptlab.config import TrainConfig, record
 from gptlab.data.datamodule import TextDataModule
-from gptlab.data.shards import prepare
+from gptlab.data.prepare import prepare
 from gptlab.decoding.decoders import Greedy
 from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPT, num_params
+from gptlab.progress import watching
 from gptlab.rundir import RunDir
 from gptlab.tokenizers import Saved
 from gptlab.training import report
@@ -32,16 +33,16 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     """Train as asked; returns what summary.json holds, or None in a process that is not rank 0."""
     _quieten()
     console = Console(quiet=rank_zero_only.rank != 0)  # type: ignore[attr-defined]
-    with console.status("reading the text, making tokens"):
-        start_from = RunDir.find(config.init_from) if config.init_from else None
-        tokenizer = Saved(str(start_from.path / "tokenizer")) if start_from else config.tokenizer
-        corpus = prepare(config.data, tokenizer)
+    start_from = RunDir.find(config.init_from) if config.init_from else None
+    tokenizer = Saved(str(start_from.path / "tokenizer")) if start_from else config.tokenizer
+    with watching(console) as watch:
+        corpus = prepare(config.data, tokenizer, watch)
     loaded = start_from.load()[0].train() if start_from else None
     model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
     steps, seed, path = config.budget.steps, config.seed, Path(config.run_dir)
 
     tokens_per_step = config.data.batch_size * model_config.block_size
-    speed = Speed(tokens_per_step)
+    speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
     samples = Samples(path, config.sample_prompts, corpus.tokenizer, config.decoder, seed)
     callbacks = [
         *checkpoints(path / "checkpoints", config.checkpoint.every_n_steps),
@@ -57,9 +58,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     trainer.accumulate_grad_batches = accumulate
     val_every = min(config.trainer.val_every_n_steps, steps)
     trainer.val_check_interval = val_every * accumulate
-    datamodule = TextDataModule(
-        corpus, model_config.block_size, steps, config.data.batch_size, micro_batch_size, config.data.num_workers, seed
-    )
+    datamodule = TextDataModule(corpus, config.data, model_config.block_size, steps, micro_batch_size, seed)
 
     L.seed_everything(seed, verbose=False)
     gpt = loaded or GPT(model_config)  # only now: mistakes above must not wait for a large one
@@ -72,11 +71,12 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         config.trainer.gradient_clip_val,
         config.logger.every_n_steps,
         seed,
+        corpus.tokenizer.eot if config.data.mask_documents else None,
     )
     if trainer.is_global_zero:
         config = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
         run = RunDir.create(path, record(config), corpus)
-        report.header(console, config, corpus, num_params(module.gpt), trainer)
+        report.header(console, config, corpus, num_params(module.gpt), trainer, datamodule)
 
     start, train_loss, status = time.perf_counter(), None, "failed"
     try:

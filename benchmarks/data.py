@@ -1,0 +1,176 @@
+"""Text to shards beside tiktoken alone, its memory, and random access to what it wrote.
+
+    python benchmarks/data.py [--mb 100] [--repeats 3] [--memory-mb 1000] [--json results.json]
+
+Each measurement runs in a fresh process. `gptlab` is all of `prepare`: reading and hashing the text, splitting,
+encoding, writing and checking the shards. `tiktoken` is `encode_ordinary_batch` alone, on all cores, on documents that
+are in memory already. Both use the same encoding: GPT-2's where tiktoken has it cached, else one trained here.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mb", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory-mb", type=int, default=0, help="also measure peak memory on a text of this size")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        name, *rest = options.child
+        print(json.dumps(CHILDREN[name](*rest)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(Path(folder), options.mb, options.repeats, options.memory_mb)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def measure(folder: Path, mb: int, repeats: int, memory_mb: int) -> dict[str, Any]:
+    tokenizer, text = folder / "tokenizer", folder / "text.jsonl"
+    child("make_tokenizer", folder, tokenizer)
+    write_corpus(text, mb)
+    speeds: dict[str, list[float]] = {"gptlab": [], "tiktoken": []}
+    for _ in range(repeats):  # interleaved
+        for name in speeds:
+            cache = tempfile.mkdtemp(dir=folder)
+            speeds[name].append(mb / child(name, cache, tokenizer, text)["seconds"])
+    medians = {name: statistics.median(each) for name, each in speeds.items()}
+    access = child("access", cache := tempfile.mkdtemp(dir=folder), tokenizer, text)
+    results: dict[str, Any] = {"cores": os.cpu_count(), "mb": mb, "mb_per_second": speeds, "random_access": access}
+    print(f"{os.cpu_count()} cores, {mb} MB of JSON lines, {repeats} repeats")
+    for name, each in speeds.items():
+        print(f"  {name:<9}{medians[name]:7.2f} MB/s (of {min(each):.2f} to {max(each):.2f})")
+    print(f"  gptlab / tiktoken: {medians['gptlab'] / medians['tiktoken']:.2f}")
+    print(f"  random access, cold: {access['cold']:,.0f} tokens/s in one process; again: {access['warm']:,.0f}")
+    if memory_mb:
+        large = folder / "large.txt"
+        write_text(large, memory_mb)
+        results["memory"] = child("memory", cache, tokenizer, large)
+        figures = results["memory"]
+        print(f"  peak memory for one document of {memory_mb} MB, above the interpreter's:")
+        print(f"    {figures['parent_mb']:,.0f} MB; {figures['children_mb']:,.0f} MB in all in its largest worker")
+    return results
+
+
+def child(name: str, *args: object) -> Any:
+    command = [sys.executable, __file__, "--child", name, *map(str, args)]
+    env = {**os.environ, "GPTLAB_CACHE": str(args[0])}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def documents(mb: int) -> Any:
+    """The bundled English over and over, in another order each time."""
+    import random
+
+    from gptlab.data.bundled import english
+
+    every, size, rng = english(), 0, random.Random(0)
+    while True:
+        for document in rng.sample(every, len(every)):
+            yield document
+            size += len(document.encode())
+            if size >= mb * 1e6:
+                return
+
+
+def write_corpus(path: Path, mb: int) -> None:
+    with path.open("w") as file:
+        file.writelines(json.dumps({"text": document}) + "\n" for document in documents(mb))
+
+
+def write_text(path: Path, mb: int) -> None:
+    with path.open("w") as file:
+        file.writelines(document + "\n" for document in documents(mb))
+
+
+def make_tokenizer(cache: str, folder: str) -> dict[str, Any]:
+    from gptlab.data.bundled import english
+    from gptlab.tokenizers import BPE, OpenAI, gpt2_is_here
+
+    Path(folder).mkdir()
+    tokenizer = OpenAI().build([]) if gpt2_is_here() else BPE(vocab_size=8192).build(english())
+    tokenizer.save(Path(folder))
+    return {"n_vocab": tokenizer.n_vocab}
+
+
+def gptlab(cache: str, tokenizer: str, text: str) -> dict[str, float]:
+    from gptlab.data.prepare import prepare
+    from gptlab.data.sources import Files
+    from gptlab.tokenizers import Saved
+
+    start = time.perf_counter()
+    prepare(Files(files=[text]), Saved(tokenizer))
+    return {"seconds": time.perf_counter() - start}
+
+
+def tiktoken(cache: str, tokenizer: str, text: str) -> dict[str, float]:
+    from gptlab.tokenizers import BytePairTokenizer, load_tokenizer
+
+    loaded = load_tokenizer(Path(tokenizer))
+    assert isinstance(loaded, BytePairTokenizer)
+    with open(text) as file:
+        every = [json.loads(line)["text"] for line in file]
+    start = time.perf_counter()
+    loaded.encoding.encode_ordinary_batch(every, num_threads=os.cpu_count() or 1)
+    return {"seconds": time.perf_counter() - start}
+
+
+def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
+    """Batches of 8 random windows of 1,024 tokens, by one process; the map is cold at first."""
+    from gptlab.data.order import Order
+    from gptlab.data.prepare import prepare
+    from gptlab.data.sources import Files
+    from gptlab.data.windows import TrainBatches, TrainWindows, dense
+    from gptlab.tokenizers import Saved
+
+    corpus = prepare(Files(files=[text]), Saved(tokenizer))
+    for shard in corpus.train[0].shards:
+        with shard.path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    windows = dense(corpus.train[0], 1024)
+    rates = {}
+    for name in ("cold", "warm"):
+        steps = len(windows) // 8
+        batches = TrainBatches(Order([len(windows)], [1.0], 0), steps, 8, 8, 0, 1)
+        dataset, start = TrainWindows([windows]), time.perf_counter()
+        for batch in batches:
+            dataset.__getitems__(batch)
+        rates[name] = steps * 8 * 1024 / (time.perf_counter() - start)
+    return rates
+
+
+def memory(cache: str, tokenizer: str, text: str) -> dict[str, float]:
+    import resource
+
+    from gptlab.data.prepare import prepare
+    from gptlab.data.sources import Files
+    from gptlab.tokenizers import Saved
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    prepare(Files(files=[text]), Saved(tokenizer))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "parent_mb": (peak - before) / 1024,
+        "children_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+    }
+
+
+CHILDREN = {f.__name__: f for f in (make_tokenizer, gptlab, tiktoken, access, memory)}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The order in which training sees windows: a function of (seed, position) alone, in constant memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+ROUNDS = 8
+BLOCK = 1024  # positions in which the sources of a mixture have their shares
+
+Ints = np.ndarray[Any, np.dtype[Any]]
+
+
+def permute(i: Ints, n: int, key: tuple[int, ...]) -> Ints:
+    """Where each i of 0 .. n-1 goes in a permutation of them that `key` chooses, without holding it in memory.
+
+    A Feistel network (Luby & Rackoff 1988) permutes the next power of four; who lands beyond n goes through it again
+    until inside ("cycle walking", Black & Rogaway 2002).
+    """
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
+    keys = np.random.SeedSequence(key).generate_state(ROUNDS, np.uint64)
+    out = np.array(i, dtype=np.uint64)
+    walking = np.arange(len(out))
+    while len(walking):
+        x = out[walking]
+        left, right = x >> shift, x & mask
+        for round_key in keys:
+            left, right = right, left ^ (_mix(right + round_key) & mask)
+        x = left << shift | right
+        out[walking] = x
+        walking = walking[x >= n]
+    return out.astype(np.int64)
+
+
+def _mix(x: Ints) -> Ints:
+    """Every bit of x (N,) uint64 changes about half of the result's: the finalizer of MurmurHash3."""
+    x = (x ^ x >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
+    x = (x ^ x >> np.uint64(33)) * np.uint64(0xC4CEB9FE1A85EC53)
+    return x ^ x >> np.uint64(33)
+
+
+class Order:
+    """Position p of training -> (source, window).
+
+    Each source goes through its windows in epochs, every epoch a new permutation. Of each block of 1,024 positions a
+    source has its share by weight, at places that are drawn anew for every block.
+    """
+
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int) -> None:
+        self.lengths, self.seed = list(lengths), seed
+        exact = np.array(weights) / np.sum(weights) * BLOCK
+        self.shares = np.floor(exact).astype(np.int64)
+        largest = np.argsort(self.shares - exact, kind="stable")  # of what rounding down left over
+        self.shares[largest[: BLOCK - self.shares.sum()]] += 1
+        self._slots = np.repeat(np.arange(len(self.shares)), self.shares)  # the sources of a block, before it is mixed
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        return self.at(range(position, position + 1))[0]
+
+    def at(self, positions: range) -> list[tuple[int, int]]:
+        """What is at some consecutive positions."""
+        p = np.arange(positions.start, positions.stop)
+        if len(self.lengths) == 1:
+            source, number = np.zeros(len(p), np.int64), p
+        else:
+            source, number = self._of_mixture(p)
+        window = np.empty(len(p), np.int64)
+        for k, n in enumerate(self.lengths):
+            for epoch in np.unique(number[source == k] // n):
+                here = (source == k) & (number // n == epoch)
+                window[here] = permute(number[here] % n, n, (self.seed, int(epoch), k))
+        return list(zip(source.tolist(), window.tolist(), strict=True))
+
+    def _of_mixture(self, p: Ints) -> tuple[Ints, Ints]:
+        """(source, how many of that source came before) of each position."""
+        slot = np.empty(len(p), np.int64)
+        for block in np.unique(p // BLOCK):
+            here = p // BLOCK == block
+            slot[here] = permute(p[here] % BLOCK, BLOCK, (self.seed, int(block), len(self.lengths)))
+        source = self._slots[slot]
+        first = np.concatenate([[0], np.cumsum(self.shares)])
+        return source, p // BLOCK * self.shares[source] + slot - first[source]

@@ -1,0 +1,187 @@
+"""Files of text -> documents in chunks: plain text, JSON lines and Parquet, also compressed, in constant memory."""
+
+import codecs
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from gptlab.errors import UserError, reason, require
+
+BLOCK = 1 << 20  # bytes read at once
+
+
+class Chunk(NamedTuple):
+    """Some text, never empty, and whether it begins a document; what follows up to the next beginning belongs to it."""
+
+    text: str
+    begins: bool
+
+
+class Reading(NamedTuple):
+    """How files are read; the fields are those of `Readable` in sources.py."""
+
+    column: str
+    separator: str | None
+    errors: str
+
+
+def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Iterator[Chunk]:
+    """The documents of a file, by its name's endings; mistakes are reported as `key=path`.
+
+    `name` is what the endings are taken from, where the file is kept under another name.
+    """
+    endings = [ending.lower() for ending in Path(name or path.name).suffixes]
+    packing = endings.pop() if endings and endings[-1] in (".gz", ".zst") else ""
+    kind = endings[-1] if endings else ""
+    try:
+        if kind == ".parquet":
+            yield from _parquet(path, reading, key)
+            return
+        with _opened(path, packing) as file:
+            if kind in (".jsonl", ".ndjson"):
+                yield from _json_lines(file, reading, key, path)
+            elif reading.separator:
+                yield from _separated(_blocks(file, reading, key, path), reading.separator)
+            else:
+                for i, text in enumerate(_blocks(file, reading, key, path)):
+                    yield Chunk(text, begins=i == 0)
+    except (OSError, EOFError, zlib.error) as error:  # a damaged archive, a disk that fails
+        raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
+    except ImportError as error:
+        raise UserError(key, path, f"needs {error.name}", "pip install 'gptlab[files]'") from error
+
+
+def _opened(path: Path, packing: str) -> IO[bytes]:
+    if packing == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if packing == ".zst":
+        return io.BufferedReader(_Zstandard(path.open("rb")), BLOCK)
+    return path.open("rb")
+
+
+class _Zstandard(io.RawIOBase):
+    """Reads frame after frame; `zstandard`'s own reader takes an archive that is cut short for a whole one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        import zstandard
+
+        self.file, self.error, self.decompressor = file, zstandard.ZstdError, zstandard.ZstdDecompressor()
+        self.frame: Any = None
+        self.ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready:
+            begun = self.frame is not None and not self.frame.eof
+            data = (b"" if begun or self.frame is None else self.frame.unused_data) or self.file.read(1 << 14)
+            if not data:
+                if begun:
+                    raise EOFError("it ends in the middle")
+                return 0
+            if not begun:
+                self.frame = self.decompressor.decompressobj()
+            try:
+                self.ready = self.frame.decompress(data)
+            except self.error as error:
+                raise OSError(str(error)) from error
+        n = min(len(buffer), len(self.ready))
+        buffer[:n], self.ready = self.ready[:n], self.ready[n:]
+        return n
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[str]:
+    """Text in blocks, no character split, none of them empty; line ends stay as they are."""
+    decoder = codecs.getincrementaldecoder("utf-8")(reading.errors)
+    offset, end = 0, False
+    while not end:
+        block = file.read(BLOCK)
+        end = not block
+        held = len(decoder.getstate()[0])  # bytes of a character that the last block began
+        try:
+            text = decoder.decode(block, final=end)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(key, path, f"byte {offset - held + error.start}") from error
+        offset += len(block)
+        if text:
+            yield text
+
+
+def _separated(blocks: Iterator[str], separator: str) -> Iterator[Chunk]:
+    """Documents between separators, without the line ends around them."""
+    rest = ""
+    for block in blocks:
+        *documents, rest = (rest + block).split(separator)
+        yield from (Chunk(text, begins=True) for document in documents if (text := document.strip("\r\n")))
+    if text := rest.strip("\r\n"):
+        yield Chunk(text, begins=True)
+
+
+def _json_lines(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
+    offset = 0
+    for number, line in enumerate(file, 1):
+        try:
+            record = json.loads(line.decode("utf-8", reading.errors)) if line.strip() else {reading.column: None}
+        except UnicodeDecodeError as error:
+            raise _not_utf8(key, path, f"byte {offset + error.start}") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(key, path, f"line {number} is not JSON ({reason(error)})", "mend or drop it") from error
+        offset += len(line)
+        yield from _record(record, f"line {number}", reading, key, path)
+
+
+def _parquet(path: Path, reading: Reading, key: str) -> Iterator[Chunk]:
+    import pyarrow
+    import pyarrow.parquet
+
+    row = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _require_column(reading.column in names, names, "it", reading, key, path)
+            for batch in file.iter_batches(batch_size=256, columns=[reading.column]):
+                values = batch.column(0)
+                as_bytes = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
+                for value in (values.cast(pyarrow.large_binary()) if as_bytes else values).to_pylist():
+                    row += 1
+                    text = value.decode("utf-8", reading.errors) if as_bytes and value else value
+                    yield from _record({reading.column: text}, f"row {row}", reading, key, path)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(key, path, f"row {row}") from error
+    except pyarrow.ArrowException as error:
+        raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
+
+
+def _record(record: Any, where: str, reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
+    names = list(record) if isinstance(record, dict) else []
+    _require_column(reading.column in names, names, where, reading, key, path)
+    text = record[reading.column] or ""  # null: a record without text
+    why = f"{where} has a {type(text).__name__} as {reading.column!r}, not text"
+    require(isinstance(text, str), key, path, why, "choose another data.column")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a character
+        if reading.errors == "strict":
+            why = f"{where} holds half a character (at {error.start})"
+            raise UserError(key, path, why, "mend it, or data.errors=replace") from error
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if text:
+        yield Chunk(text, begins=True)
+
+
+def _require_column(ok: bool, names: list[str], where: str, reading: Reading, key: str, path: Path) -> None:
+    has = f"{where} has {', '.join(map(str, names)) or 'no columns'}"
+    require(ok, key, path, f"no column {reading.column!r}: {has}", "choose one with data.column=NAME")
+
+
+def _not_utf8(key: str, path: Path, where: str) -> UserError:
+    return UserError(key, path, f"is not UTF-8 ({where})", "convert it (iconv -t UTF-8), or data.errors=replace")
