@@ -108,9 +108,10 @@ class RunDir:
         prompts: list[str] = self.config()["sample_prompts"]
         return prompts
 
-    def masks_documents(self) -> bool:
-        """Whether no position of this model attends to another document."""
-        return bool(self.config().get("data", {}).get("mask_documents", False))
+    def windows(self) -> tuple[bool, bool]:
+        """How this model was trained to read: (windows begin where documents do, documents are read alone)."""
+        data = self.config().get("data", {})
+        return data.get("packing") == "documents", bool(data.get("mask_documents"))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

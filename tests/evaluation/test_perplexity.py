@@ -8,8 +8,9 @@ import torch
 
 import gptlab
 from gptlab.config import TrainConfig, compose
+from gptlab.data.windows import whole
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import evaluate, score_tokens
+from gptlab.evaluation.perplexity import check_length, evaluate, score_windows
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.training.run import train
 
@@ -33,7 +34,7 @@ def test_every_token_counts_once_and_equally(n: int, batch_size: int) -> None:
         start = (t - 1) // T * T
         logits = model(torch.from_numpy(tokens[None, start:t].astype(np.int64)))[0, -1].double()
         expected -= logits.log_softmax(-1)[tokens[t]].item()
-    score = score_tokens(model, tokens, 50, batch_size)
+    score = score_windows(model, whole(tokens, T), 50, batch_size)
     assert score.tokens == n - 1
     assert score.nats == pytest.approx(expected, rel=1e-5)
     assert score.perplexity == pytest.approx(math.exp(expected / (n - 1)), rel=1e-4)
@@ -58,7 +59,7 @@ def test_learned_positions_end_where_they_end(tiny: Callable[..., TrainConfig], 
 
 def test_less_than_a_window() -> None:
     with pytest.raises(UserError, match="8 tokens are less than one window"):
-        score_tokens(gpt(), np.zeros(8, np.uint16), 8, 1)
+        check_length(gpt(), np.zeros(8, np.uint16), T)
 
 
 def test_a_run_s_own_score_needs_nothing_but_the_run(

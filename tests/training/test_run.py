@@ -1,4 +1,6 @@
+import csv
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +11,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gptlab
-from gptlab.config import TrainConfig
+from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
+from gptlab.evaluation.perplexity import evaluate
+from gptlab.metrics import nats
+from gptlab.rundir import RunDir
 from gptlab.training.run import micro_batches, train
 
 Tiny = Callable[..., TrainConfig]
@@ -37,7 +42,7 @@ def test_what_is_logged(tiny: Tiny, tmp_path: Path) -> None:
     summary = train(tiny())
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     scalars = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    train_tags = {"train/loss", "train/tokens_per_second", "optim/lr", "optim/grad_norm"}
+    train_tags = {"train/loss", "train/tokens_per_second", "train/data_wait", "optim/lr", "optim/grad_norm"}
     val_tags = {"val/loss", "val/perplexity", "val/bits_per_byte"}
     assert set(scalars) == train_tags | val_tags
     assert all(scalars[tag] == [2, 4, 6] for tag in train_tags)
@@ -178,3 +183,37 @@ def test_one_global_batch_on_any_devices(
 def test_a_batch_that_does_not_divide(batch: int, micro: int | None, devices: int, nearest: str) -> None:
     with pytest.raises(UserError, match=f"^data.batch_size={batch}: .+; choose {nearest}$"):
         micro_batches(batch, micro, devices)
+
+
+def test_windows_of_documents_each_read_alone(tiny: Tiny, tmp_path: Path) -> None:
+    """Packed by documents and masked, the score is that of every document by itself."""
+    summary = train(tiny("data.packing=documents", "data.mask_documents=true", "model.block_size=400"))
+    assert summary is not None
+    gpt, tokenizer = gptlab.load(tmp_path / "run")
+    tokens, _ = RunDir(tmp_path / "run").held_out()
+    starts = [*tokens.document_starts(tokenizer.eot).tolist(), len(tokens)]
+    total = 0.0
+    with torch.no_grad():
+        for start, stop in itertools.pairwise(starts):
+            ids = torch.from_numpy(tokens[start : stop + 1].astype("int64"))
+            total += nats(gpt(ids[None, : stop - start])[:, : len(ids) - 1], ids[None, 1:], "sum").item()
+    assert len(starts) == 5
+    assert summary["val_loss"] == pytest.approx(total / (len(tokens) - 1), abs=1e-4)
+    assert evaluate(compose("evaluate", [f"run={tmp_path}/run"]))["loss"] == pytest.approx(
+        summary["val_loss"], abs=1e-5
+    )
+
+
+def test_the_log_says_how_long_training_waited_for_data(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    with (tmp_path / "run/metrics.csv").open() as file:
+        waits = [float(row["train/data_wait"]) for row in csv.DictReader(file) if row["train/data_wait"]]
+    assert len(waits) == 3 and all(0 < wait < 1 for wait in waits)
+
+
+def test_a_checkpoint_knows_its_data(tiny: Tiny, tmp_path: Path) -> None:
+    summary = train(tiny())
+    assert summary is not None
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["TextDataModule"]["data_hash"] == summary["data_hash"]
+    assert len(summary["data_hash"]) == 64

@@ -9,9 +9,8 @@ from torch.utils.data import DataLoader
 
 from gptlab.data.order import Order
 from gptlab.data.prepare import Corpus
-from gptlab.data.shards import TokenStream
 from gptlab.data.sources import DataConfig
-from gptlab.data.windows import Batch, EvalBatches, TrainBatches, TrainWindows, Windows, dense, packed, whole
+from gptlab.data.windows import Batch, EvalBatches, TrainBatches, TrainWindows, dense, packed, whole
 from gptlab.errors import require
 
 
@@ -28,8 +27,12 @@ class TextDataModule(L.LightningDataModule):
         self.config, self.steps, self.micro_batch_size, self.seed = config, steps, micro_batch_size, seed
         self.weights = corpus.weights
         self.data_hash: str = corpus.manifest["sha256"]
-        self.train = [self._windows(stream, block_size, corpus.tokenizer.eot) for stream in corpus.train]
-        self.val = whole(corpus.val, block_size)
+        eot, by_documents = corpus.tokenizer.eot, config.packing == "documents"
+        self.train = [
+            packed(stream, block_size, eot) if by_documents else dense(stream, block_size, config.stride)
+            for stream in corpus.train
+        ]
+        self.val = packed(corpus.val, block_size, eot) if by_documents else whole(corpus.val, block_size)
         for name, streams in {"training": corpus.train, "held-out": [corpus.val]}.items():
             for stream in streams:
                 why = f"the {name} split has {len(stream)} tokens, less than one window"
@@ -41,11 +44,6 @@ class TextDataModule(L.LightningDataModule):
     def seconds_waited(self) -> float:
         """How long training has waited for batches so far."""
         return self.loader.waited if self.loader else 0.0
-
-    def _windows(self, stream: TokenStream, block_size: int, eot: int) -> Windows:
-        if self.config.packing == "documents":
-            return packed(stream, block_size, stream.document_starts(eot))
-        return dense(stream, block_size, self.config.stride)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer: Any = self.trainer

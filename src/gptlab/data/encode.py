@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import io
 import itertools
 import json
 import multiprocessing
@@ -167,7 +168,9 @@ def _write_section(
         for part, file in files.items():
             file.flush()
             os.fsync(file.fileno())
-            np.save(work / f"{part}-{number:05d}.starts.npy", np.concatenate(starts[part]))
+            array = io.BytesIO()  # np.save into a file does not notice a full disk
+            np.save(array, np.concatenate(starts[part]))
+            (work / f"{part}-{number:05d}.starts.npy").write_bytes(array.getvalue())
             record[part]["sha256"] = digests[part].hexdigest()
     return record
 

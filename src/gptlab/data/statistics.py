@@ -96,7 +96,7 @@ def longest(streams: Iterable[TokenStream], tokenizer: Tokenizer, how_many: int)
         starts = stream.document_starts(tokenizer.eot)
         sizes = np.diff(np.append(starts, len(stream)))
         for i in np.argsort(-sizes, kind="stable")[:how_many]:
-            begin = stream[int(starts[i]) : int(starts[i]) + 40]
+            begin = stream[int(starts[i]) : int(starts[i]) + min(40, int(sizes[i]))]
             text = tokenizer.decode([int(t) for t in begin if t != tokenizer.eot and t < tokenizer.n_vocab])
             found.append((int(sizes[i]), " ".join(text.split())[:60]))
     found.sort(key=lambda document: -document[0])

@@ -68,10 +68,11 @@ def whole(tokens: TokenStream | Tokens, block_size: int) -> Windows:
     return Windows(tokens, block_size, starts, np.minimum(starts + block_size, len(tokens) - 1))
 
 
-def packed(tokens: TokenStream | Tokens, block_size: int, document_starts: Tokens) -> Windows:
+def packed(tokens: TokenStream, block_size: int, eot: int) -> Windows:
     """Windows that begin where documents begin and take as many whole ones as fit; only documents longer than a window
     are cut. Every token of the stream is an input once, and the separator after a document is its last target."""
     starts, at, n = [], 0, len(tokens)
+    document_starts = tokens.document_starts(eot)
     while at < n:
         starts.append(at)
         fits = int(document_starts[np.searchsorted(document_starts, at + block_size, side="right") - 1])

@@ -9,7 +9,7 @@ from rich.table import Table
 from gptlab.config import EvaluateConfig
 from gptlab.data.prepare import prepare
 from gptlab.data.shards import Tokens, TokenStream
-from gptlab.data.windows import EvalBatches, whole
+from gptlab.data.windows import EvalBatches, Windows, packed, whole
 from gptlab.errors import require
 from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT
@@ -28,8 +28,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     else:
         corpus = prepare(config.data, Saved(str(run.path / "tokenizer")), parts=["val"])
         tokens, size = corpus.val, corpus.manifest["val"]["bytes"]
-    separator = tokenizer.eot if run.masks_documents() else None
-    score = score_tokens(gpt, tokens, size, config.batch_size, config.block_size, separator)
+    by_documents, alone = run.windows()
+    block_size = config.block_size or gpt.config.block_size
+    check_length(gpt, tokens, block_size)
+    windows = packed(tokens, block_size, tokenizer.eot) if by_documents else whole(tokens, block_size)
+    score = score_windows(gpt, windows, size, config.batch_size, tokenizer.eot if alone else None)
     result = {
         "loss": score.loss,
         "perplexity": score.perplexity,
@@ -49,21 +52,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return result
 
 
-@torch.no_grad()
-def score_tokens(
-    gpt: GPT,
-    tokens: Tokens | TokenStream,
-    size: int,
-    batch_size: int,
-    block_size: int | None = None,
-    separator: int | None = None,
-) -> Score:
-    """Every token after the first predicted once, in windows of block_size; `size` is the bytes they spell.
-
-    With a `separator` no position attends beyond the last one before it.
-    """
+def check_length(gpt: GPT, tokens: Tokens | TokenStream, block_size: int) -> None:
+    """Refuse windows that the model or the text is too short for."""
     context = gpt.config.block_size
-    block_size = context if block_size is None else block_size
     require(
         block_size <= context or gpt.config.positions != "learned",
         "block_size",
@@ -78,9 +69,16 @@ def score_tokens(
         f"its {len(tokens)} tokens are less than one window of block_size={block_size}",
         "hold out more, or give more text",
     )
+
+
+@torch.no_grad()
+def score_windows(gpt: GPT, windows: Windows, size: int, batch_size: int, separator: int | None = None) -> Score:
+    """Every target of the windows once; `size` is the bytes they spell.
+
+    With a `separator` no position attends beyond the last one before it.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpt = gpt.to(device)
-    windows = whole(tokens, block_size)
     total, count = 0.0, 0
     for indices in EvalBatches(len(windows), batch_size):
         x, y = (t.to(device) for t in windows.__getitems__(indices))
