@@ -1,13 +1,25 @@
+import itertools
 import random
 import unicodedata
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer as HFTokenizer
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gptlab.errors import UserError
-from gptlab.tokenizers import BPE, EOT, GPT2, Byte, BytePairTokenizer, Char, Tokenizer, load_tokenizer
+from gptlab.tokenizers import (
+    BPE,
+    EOT,
+    Byte,
+    BytePairTokenizer,
+    Char,
+    JSONFile,
+    OpenAI,
+    Tokenizer,
+    _thinned,
+    load_tokenizer,
+)
 
 TRAINING = [
     "The cat sat on the mat. The mat was the cat's.\n\n    def cat(mat): return mat\n" * 20,
@@ -114,7 +126,7 @@ def test_saved_ones_come_back_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("gpt2_cache")
 def test_gpt2_s_ids(real_data: Path) -> None:
-    tokenizer = GPT2().build([])
+    tokenizer = OpenAI().build([])
     assert tokenizer.encode("every effort moves") == [16833, 3626, 6100]
     assert tokenizer.encode(" effort moves you") == [3626, 6100, 345]
     assert tokenizer.encode("I really like") == [40, 1107, 588]
@@ -133,9 +145,99 @@ def test_gpt2_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
     monkeypatch.setattr("tiktoken_ext.openai_public.r50k_base", unreachable)
     with pytest.raises(UserError, match=r"^tokenizer=gpt2: .+TIKTOKEN_CACHE_DIR"):
-        GPT2().build([])
+        OpenAI().build([])
 
 
 def test_a_vocabulary_too_small_for_bytes() -> None:
     with pytest.raises(ValueError, match="^vocab_size=256: .+; .+257"):
         BPE(vocab_size=256)
+
+
+@pytest.mark.parametrize(("name", "eot", "n_vocab"), [("cl100k", 100257, 100277), ("o200k", 199999, 200019)])
+def test_openai_s_published_ids(
+    name: str, eot: int, n_vocab: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ranks = {bytes([b]): b for b in range(256)} | {b" t": 256, b"he": 257}
+    monkeypatch.setattr("tiktoken_ext.openai_public.load_tiktoken_bpe", lambda *args, **kwargs: ranks)
+    tokenizer = OpenAI(name).build([])
+    tokenizer.save(tmp_path)
+    for each in (tokenizer, load_tokenizer(tmp_path)):
+        assert (each.eot, each.n_vocab) == (eot, n_vocab)
+        assert each.encode("a the") == [97, 256, 257]
+        assert each.decode([97, eot, 256, n_vocab - 1, 300]) == f"a{EOT} t"  # ids that no text has are nothing
+        for text in UNUSUAL:
+            assert each.decode(each.encode(text)) == text
+            assert eot not in each.encode(text)
+
+
+def test_an_encoding_that_openai_has_not() -> None:
+    with pytest.raises(UserError, match=r"^name=gpt5: no such encoding; .+gpt2, cl100k, o200k$"):
+        OpenAI("gpt5")
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> HFTokenizer:
+    """A tokenizer.json as Hugging Face's library makes it; it would cut and pad what is encoded."""
+    made = HFTokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<pad>", EOT], initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(TRAINING, trainer)
+    made.enable_truncation(5)
+    made.enable_padding(pad_token="<pad>", length=50)
+    made.save(str(tmp_path / "their.json"))
+    made.no_truncation()
+    made.no_padding()
+    return made
+
+
+def test_a_tokenizer_json_as_it_stands(reference: HFTokenizer, tmp_path: Path) -> None:
+    tokenizer = JSONFile("their.json").build([])
+    tokenizer.save(tmp_path)
+    for each in (tokenizer, load_tokenizer(tmp_path)):
+        assert (each.n_vocab, each.eot) == (300, 1)
+        for text in [*TRAINING, *UNUSUAL]:
+            ids = each.encode(text)
+            assert each.encode_array(text).tolist() == ids
+            assert each.decode(ids) == text
+            assert each.eot not in ids
+            if EOT not in text:
+                assert ids == reference.encode(text).ids
+    assert reference.encode(EOT).ids == [1]  # where a special token is not data
+    assert JSONFile("their.json", eot="<pad>").build([]).eot == 0
+
+
+def test_a_tokenizer_json_with_ids_left_out(tmp_path: Path) -> None:
+    HFTokenizer(models.WordLevel({"a": 0, "<end>": 70}, unk_token="a")).save("gaps.json")
+    assert JSONFile("gaps.json", eot="<end>").build([]).n_vocab == 71
+
+
+def test_a_tokenizer_json_that_is_none(reference: HFTokenizer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^tokenizer\.eot=</s>: no such token; .+$"):
+        JSONFile("their.json", eot="</s>").build([])
+    (tmp_path / "other.json").write_text('{"kind": "char"}')
+    with pytest.raises(UserError, match=r"^tokenizer\.file=other\.json: is not a tokenizer\.json \(.+\); .+$"):
+        JSONFile("other.json").build([])
+    with pytest.raises(UserError, match=r"^file=missing\.json: no such file; .+$"):
+        JSONFile("missing.json")
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.001, 1), (0.25, 25), (0.3, 30), (1.0, 100), (5.0, 100)])
+def test_what_is_looked_at_is_evenly_spread(share: float, n: int) -> None:
+    taken = [int(text) for text in _thinned(map(str, range(100)), share)]
+    assert len(taken) == n
+    gaps = {b - a for a, b in itertools.pairwise(taken)}
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
+
+
+def test_training_on_a_part_of_the_text() -> None:
+    texts = ["the cat " * 50, "zzzz" * 100] * 20
+    size = sum(map(len, texts))
+    half = BPE(vocab_size=300, max_bytes=size // 2).build(texts, size)
+    assert isinstance(half, BytePairTokenizer)
+    assert b" cat" in half.ranks and b"zzzz" not in half.ranks  # every other one
+    book = BPE(vocab_size=300, max_bytes=10).build(["the cat " * 50], 400)
+    assert book.n_vocab > 257  # at least something is looked at

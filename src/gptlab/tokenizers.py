@@ -47,6 +47,10 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
 
+    def spell(self, token: int) -> str:
+        """One token by itself, for people to look at; bytes that are no whole character as \\x.. ."""
+        return self.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
+
     def encode_array(self, text: str) -> Ids:
         """The same ids, (N,)."""
         return np.array(self.encode(text), np.uint32)
@@ -160,7 +164,9 @@ class JSONTokenizer(Tokenizer):
         self.definition, self.eot = definition, eot
         self.tokenizer = HFTokenizer.from_str(definition)
         self.tokenizer.encode_special_tokens = True  # text that spells one is ordinary text
-        self.n_vocab = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.n_vocab = max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
@@ -337,8 +343,8 @@ TokenizerConfig = BPE | OpenAI | Char | Byte | Saved | JSONFile
 
 
 def _thinned(texts: Iterable[str], share: float) -> Iterator[str]:
-    """So much of the texts, at even distances."""
-    return (text for i, text in enumerate(texts) if share >= 1 or int((i + 1) * share) > int(i * share))
+    """So much of the texts, at even distances; the first one in any case."""
+    return (text for i, text in enumerate(texts) if share >= 1 or i * share // 1 > (i - 1) * share // 1)
 
 
 def _byte_of_letter() -> dict[str, int]:

@@ -82,7 +82,7 @@ def kept(tmp_path: Path) -> list[Path]:
 def test_a_file_arrives_whole_and_once(
     server: Server, path: str, asked: list[str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
     monkeypatch.setattr(download, "BLOCK", 500)
     for _ in range(2):  # the second time from the cache
         assert download.fetch(f"{server.url}/{path}", SHA256).read_bytes() == CONTENT
@@ -131,3 +131,10 @@ def test_what_cannot_be_reached_is_tried_once(url: str, monkeypatch: pytest.Monk
 def test_a_local_copy_serves_as_a_url(tmp_path: Path) -> None:
     (tmp_path / "copy").write_bytes(CONTENT)
     assert download.fetch(f"file://{tmp_path}/copy", SHA256).read_bytes() == CONTENT
+
+
+def test_a_beginning_from_somewhere_else_is_forgotten(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cache/downloads").mkdir(parents=True)
+    (tmp_path / f"cache/downloads/{SHA256}.partial").write_bytes(b"another text")
+    assert download.fetch(f"{server.url}/whole", SHA256).read_bytes() == CONTENT
+    assert server.asked == ["bytes=12-", None]

@@ -181,11 +181,11 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-LONG: Parts = [("train", Chunk("short", True)), *[("train", Chunk(300 * "a ", True))] * 20]
+LONG: Parts = [*[("train", Chunk("short" * 50, True))] * 2, ("train", Chunk("long " * 900, True))]
 SHORT: Parts = [("train", Chunk("a", True))] * 2000  # their starts take more room than they do
 
 
-@pytest.mark.parametrize(("chunks", "room"), [(LONG, 4096), (SHORT, 1600), (SHORT, 1700), (CHUNKS, 0)])
+@pytest.mark.parametrize(("chunks", "room"), [(LONG, 4096), (SHORT, 1600), (CHUNKS, 0)])
 def test_a_full_disk_is_one_line_and_afterwards_it_goes_on(tmp_path: Path, chunks: Parts, room: int) -> None:
     fill = functools.partial(write, section=400, chunks=chunks)
     expected = fill(tmp_path / "expected")

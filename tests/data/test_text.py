@@ -172,7 +172,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
     refused(write("a.parquet", b"garbage"), r"cannot be read \(")
     whole = parquet("b.parquet", text=[text.decode()]).read_bytes()
     refused(write("b.parquet", whole[: len(whole) // 2]), r"cannot be read \(")
-    refused(write("b.parquet", whole[:200] + bytes(200) + whole[400:]), r"cannot be read \(")
+    refused(write("b.parquet", whole[:4] + bytes(100) + whole[104:]), r"cannot be read \(")
     refused(tmp_path / "none.txt", r"cannot be read \(")
 
 
@@ -186,3 +186,15 @@ def test_archives_may_hold_several_parts(packing: str) -> None:
 def test_what_needs_an_extra_says_so(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     refused(write(name, b""), rf"needs {module}; pip install 'gptlab\[files\]'")
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "\ufefftext"), ("a.jsonl", '\ufeff{"text": "text"}\n')])
+def test_the_mark_that_some_editors_begin_with_is_no_text(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    assert [chunk.text for chunk in read(tmp_path / name, Reading("text", None, "strict"), "k")] == ["text"]
+
+
+def test_a_zero_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": 0}\n')
+    with pytest.raises(UserError, match=r"line 1 has a int as 'text', not text"):
+        list(read(tmp_path / "a.jsonl", Reading("text", None, "strict"), "k"))

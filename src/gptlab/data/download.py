@@ -16,7 +16,8 @@ from gptlab.errors import UserError, reason, require
 ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt; doubled for each one after it
 TIMEOUT = 30.0  # seconds without a byte
-BLOCK = 1 << 20
+BLOCK = 1 << 16  # bytes; what a connection that breaks off can lose
+AGAIN = (408, 429)  # answers that are worth another attempt, as all from 500 on are
 
 
 def fetch(url: str, sha256: str) -> Path:
@@ -26,24 +27,32 @@ def fetch(url: str, sha256: str) -> Path:
     with FileLock(f"{path}.lock"):
         if not path.exists():
             partial = path.with_suffix(".partial")
-            _fetch(url, partial)
-            with partial.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != sha256:
-                partial.unlink()
+            begun = partial.exists()  # by an earlier process, perhaps from another address
+            if (found := _fetch(url, partial, sha256)) != sha256 and begun:
+                found = _fetch(url, partial, sha256)
             why, todo = f"but {url} has {found}", "mend the address, or the hash if you trust this text"
             require(found == sha256, "data.sha256", sha256, why, todo)
             os.replace(partial, path)
     return path
 
 
-def _fetch(url: str, partial: Path) -> None:
-    """All of it into `partial`, which may hold its beginning already."""
+def _fetch(url: str, partial: Path, sha256: str) -> str:
+    """All of it into `partial`, which may hold its beginning already; its hash. What has another one is not kept."""
+    _download(url, partial)
+    with partial.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        partial.unlink()
+    return found
+
+
+def _download(url: str, partial: Path) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _append(url, partial)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            refused = isinstance(error, ValueError) or (isinstance(error, urllib.error.HTTPError) and error.code < 500)
+            answered = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in AGAIN
+            refused = isinstance(error, ValueError) or answered
             unreachable = type(error) is urllib.error.URLError and not partial.exists()
             if refused or unreachable or attempt == ATTEMPTS:
                 why = f"cannot be fetched ({reason(error)})"

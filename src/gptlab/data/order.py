@@ -74,10 +74,12 @@ class Order:
 
     def _of_mixture(self, p: Ints) -> tuple[Ints, Ints]:
         """(source, how many of that source came before) of each position."""
-        slot = np.empty(len(p), np.int64)
+        source, number = np.empty(len(p), np.int64), np.empty(len(p), np.int64)
         for block in np.unique(p // BLOCK):
             here = p // BLOCK == block
-            slot[here] = permute(p[here] % BLOCK, BLOCK, (self.seed, int(block), len(self.lengths)))
-        source = self._slots[slot]
-        first = np.concatenate([[0], np.cumsum(self.shares)])
-        return source, p // BLOCK * self.shares[source] + slot - first[source]
+            mixed = self._slots[permute(np.arange(BLOCK), BLOCK, (self.seed, int(block), len(self.lengths)))]
+            before = np.empty(BLOCK, np.int64)
+            for k, share in enumerate(self.shares):
+                before[mixed == k] = block * share + np.arange(share)
+            source[here], number[here] = mixed[p[here] % BLOCK], before[p[here] % BLOCK]
+        return source, number

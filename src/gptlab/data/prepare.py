@@ -67,7 +67,7 @@ def prepare(
     if isinstance(data, TokenFiles):
         return _ready(data, config, any_ids)
     sources: dict[str, Any] = data.parts if isinstance(data, Mixture) else {"": data}
-    weights = [data.weight(name) for name in sources] if isinstance(data, Mixture) else [1.0]
+    weights = [float(data.weight(name)) for name in sources] if isinstance(data, Mixture) else [1.0]
     for name, source in sources.items():
         why = f"a {type(source).__name__} is no text"
         require(isinstance(source, TextData), f"data.parts.{name}", type(source).__name__.lower(), why, "leave it out")

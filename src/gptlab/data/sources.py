@@ -183,7 +183,8 @@ class Mixture(DataConfig):
         for name, weight in self.weights.items():
             todo = f"choose of {', '.join(self.parts)}"
             require(name in self.parts, f"weights.{name}", weight, "no such part", todo)
-            require(weight > 0, f"weights.{name}", weight, "is not above 0", "leave the part out instead")
+            proper = 0 < weight < float("inf")
+            require(proper, f"weights.{name}", weight, "is not a number above 0", "leave the part out instead")
 
     def weight(self, name: str) -> float:
         return self.weights.get(name, 1.0)

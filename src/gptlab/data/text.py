@@ -111,6 +111,7 @@ def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator
             text = decoder.decode(block, final=end)
         except UnicodeDecodeError as error:
             raise _not_utf8(key, path, f"byte {offset - held + error.start}") from error
+        text = text if offset else text.removeprefix("\ufeff")  # some editors begin a file with this mark
         offset += len(block)
         if text:
             yield text
@@ -120,7 +121,11 @@ def _separated(blocks: Iterator[str], separator: str) -> Iterator[Chunk]:
     """Documents between separators, without the line ends around them."""
     rest = ""
     for block in blocks:
-        *documents, rest = (rest + block).split(separator)
+        searched = max(0, len(rest) - len(separator) + 1)
+        rest += block
+        if rest.find(separator, searched) < 0:  # a long document is not looked through again and again
+            continue
+        *documents, rest = rest.split(separator)
         yield from (Chunk(text, begins=True) for document in documents if (text := document.strip("\r\n")))
     if text := rest.strip("\r\n"):
         yield Chunk(text, begins=True)
@@ -129,6 +134,7 @@ def _separated(blocks: Iterator[str], separator: str) -> Iterator[Chunk]:
 def _json_lines(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
     offset = 0
     for number, line in enumerate(file, 1):
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
             record = json.loads(line.decode("utf-8", reading.errors)) if line.strip() else {reading.column: None}
         except UnicodeDecodeError as error:
@@ -153,7 +159,7 @@ def _parquet(path: Path, reading: Reading, key: str) -> Iterator[Chunk]:
                 as_bytes = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
                 for value in (values.cast(pyarrow.large_binary()) if as_bytes else values).to_pylist():
                     row += 1
-                    text = value.decode("utf-8", reading.errors) if as_bytes and value else value
+                    text = value.decode("utf-8", reading.errors) if as_bytes and value is not None else value
                     yield from _record({reading.column: text}, f"row {row}", reading, key, path)
     except UnicodeDecodeError as error:
         raise _not_utf8(key, path, f"row {row}") from error
@@ -164,7 +170,7 @@ def _parquet(path: Path, reading: Reading, key: str) -> Iterator[Chunk]:
 def _record(record: Any, where: str, reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
     names = list(record) if isinstance(record, dict) else []
     _require_column(reading.column in names, names, where, reading, key, path)
-    text = record[reading.column] or ""  # null: a record without text
+    text = "" if record[reading.column] is None else record[reading.column]
     why = f"{where} has a {type(text).__name__} as {reading.column!r}, not text"
     require(isinstance(text, str), key, path, why, "choose another data.column")
     try:

@@ -1,0 +1,95 @@
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import WORDS
+
+SCRIPT = """
+from gptlab.data import encode, prepare
+from gptlab.data.sources import Files
+from gptlab.tokenizers import Byte
+
+if __name__ == "__main__":
+    encode.JOB, prepare.ALONE = 1 << 16, 1 << 20
+    stage = done = 0
+
+    def begin(what, size):
+        global stage
+        stage = what
+
+    def advance(size):
+        global done
+        done += size * (stage == "making tokens")
+        print(done, flush=True)
+
+    watch = prepare.Watch(begin, advance)
+    prepare.prepare(Files(files=["*.txt"]), Byte(), watch, processes=2, section=1 << 19)
+"""
+
+
+def alive(marker: str) -> list[int]:
+    """Processes with this word in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:  # gone, or somebody else's
+            pass
+    return found
+
+
+def run(cache: Path, kill_after: int | None = None, delay: float = 0.0) -> list[int]:
+    """Prepare the text in a process of its own; kill it a moment after so many bytes; what it printed."""
+    marker = uuid.uuid4().hex
+    environment = {**os.environ, "GPTLAB_CACHE": str(cache), "MARKER": marker}
+    done = []
+    with subprocess.Popen(
+        [sys.executable, "script.py"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            done.append(int(line))
+            if kill_after is not None and done[-1] >= kill_after:
+                time.sleep(delay)
+                assert len(alive(marker)) > 2  # itself and its pool
+                process.kill()
+                break
+    assert process.returncode == (0 if kill_after is None else -9)
+    deadline = time.monotonic() + 20
+    while alive(marker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive(marker) == []
+    return done
+
+
+def shards(cache: Path) -> dict[str, bytes]:
+    """All that is taken for whole."""
+    folders = [path for path in (cache / "shards").iterdir() if path.is_dir() and path.suffix != ".partial"]
+    return {str(p.relative_to(cache)): p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+def test_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    for i in range(12):
+        text = " ".join(rng.choices(WORDS, k=120_000))
+        (tmp_path / f"{i:02d}.txt").write_text(text)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    steps = run(tmp_path / "unkilled")
+    size = steps[-1]
+    assert size > 5_000_000
+    expected = shards(tmp_path / "unkilled")
+    assert len(expected) > 20
+    for share in sorted(rng.uniform(0.05, 0.7) for _ in range(3)):
+        run(tmp_path / "killed", int(share * size), rng.uniform(0, 0.02))
+        assert shards(tmp_path / "killed") == {}
+    assert len(run(tmp_path / "killed")) < len(steps) / 2  # whole sections were kept
+    assert shards(tmp_path / "killed") == expected
