@@ -9,7 +9,9 @@ are in memory already. Both use the same encoding: GPT-2's where tiktoken has it
 
 import argparse
 import json
+import multiprocessing
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -61,7 +63,7 @@ def measure(folder: Path, mb: int, repeats: int, memory_mb: int) -> dict[str, An
         results["memory"] = child("memory", cache, tokenizer, large)
         figures = results["memory"]
         print(f"  peak memory for one document of {memory_mb} MB, above the interpreter's:")
-        print(f"    {figures['parent_mb']:,.0f} MB; {figures['children_mb']:,.0f} MB in all in its largest worker")
+        print(f"    {figures['parent_mb']:,.0f} MB; {figures['workers_mb']:,.0f} MB in all of its workers")
     return results
 
 
@@ -155,19 +157,26 @@ def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 
 
 def memory(cache: str, tokenizer: str, text: str) -> dict[str, float]:
-    import resource
-
-    from gptlab.data.prepare import prepare
+    from gptlab.data.prepare import Watch, prepare
     from gptlab.data.sources import Files
     from gptlab.tokenizers import Saved
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    prepare(Files(files=[text]), Saved(tokenizer))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "parent_mb": (peak - before) / 1024,
-        "children_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
-    }
+    workers: dict[int, float] = {}
+
+    def look(size: int) -> None:
+        for worker in multiprocessing.active_children():
+            workers[worker.pid or 0] = megabytes(worker.pid, "VmHWM")
+
+    before = megabytes("self", "VmRSS")
+    prepare(Files(files=[text]), Saved(tokenizer), Watch(advance=look))
+    return {"parent_mb": megabytes("self", "VmHWM") - before, "workers_mb": sum(workers.values())}
+
+
+def megabytes(process: object, which: str) -> float:
+    """Memory of a process on Linux: VmRSS now, VmHWM at its peak."""
+    found = re.search(rf"{which}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
 
 
 CHILDREN = {f.__name__: f for f in (make_tokenizer, gptlab, tiktoken, access, memory)}

@@ -21,7 +21,7 @@ from gptlab.tokenizers import BPE, EOT, Byte, BytePairTokenizer, Char, OpenAI, T
 Parts = list[tuple[str, Chunk]]
 PIECES = [
     *["'s", "'LL", "’t", "don't", "a", "the", " the", "Bc", "é", "e\u0301", "猫", "ß", "²", "½", "Ⅷ", "123", "4"],
-    *[" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", ".", "...", "!/", "_", "-", "\x00", "🐈‍⬛", EOT],
+    *[" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", ".", "...", "!/", "_", "-", "\x00", "🐈‍⬛", "。", "，", EOT],
 ]
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=25).map("".join)
 CORPUS = ["The cat sat on the mat; the mat's the cat's.\n\n  123 cats sat " * 9, "naïve café 猫 " * 9]
@@ -67,6 +67,7 @@ def test_the_last_cut_is_the_last_wherever_it_is(before: int, after: int) -> Non
     words = Byte().build([])
     assert words.last_cut("x " + "-" * before + "a" + " " + "b" * after) == before + 3
     assert words.last_cut("a" * before + ". 1, " + "b" * after) == 0
+    assert words.last_cut("。" * before + "猫。" + "猫" * after) == before + 1  # a language without spaces
 
 
 @st.composite

@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import subprocess
@@ -10,14 +11,26 @@ import pytest
 
 from tests.conftest import WORDS
 
+MB = int(os.environ.get("GPTLAB_KILL_MB", 100))  # of text
+
 SCRIPT = """
-from gptlab.data import encode, prepare
+import json
+import multiprocessing
+import re
+from pathlib import Path
+
+from gptlab.data import prepare
 from gptlab.data.sources import Files
-from gptlab.tokenizers import Byte
+from gptlab.tokenizers import BPE
 
 if __name__ == "__main__":
-    encode.JOB, prepare.ALONE = 1 << 16, 1 << 20
     stage = done = 0
+
+    def megabytes(process, which):  # VmRSS: now, VmHWM: at its peak
+        status = Path(f"/proc/{process}/status").read_text()
+        return int(re.search(which + r":\\s+(\\d+)", status)[1]) / 1024
+
+    workers = {}
 
     def begin(what, size):
         global stage
@@ -27,9 +40,15 @@ if __name__ == "__main__":
         global done
         done += size * (stage == "making tokens")
         print(done, flush=True)
+        for worker in multiprocessing.active_children():
+            workers[worker.pid] = megabytes(worker.pid, "VmHWM")
 
     watch = prepare.Watch(begin, advance)
-    prepare.prepare(Files(files=["*.txt"]), Byte(), watch, processes=2, section=1 << 19)
+    before = megabytes("self", "VmRSS")
+    tokenizer = BPE(vocab_size=400, max_bytes=1_000_000)
+    prepare.prepare(Files(files=["*.txt"]), tokenizer, watch, processes=2, section=1 << 23)
+    own = megabytes("self", "VmHWM") - before
+    Path("memory.json").write_text(json.dumps({"own": own, "workers": list(workers.values())}))
 """
 
 
@@ -77,15 +96,19 @@ def shards(cache: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
-def test_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
+def test_constant_memory_and_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
     rng = random.Random(7)
-    for i in range(12):
-        text = " ".join(rng.choices(WORDS, k=120_000))
+    for i in range(10):
+        text = " ".join(rng.choices(WORDS, k=MB * 23_000))  # of 4.4 characters on average
         (tmp_path / f"{i:02d}.txt").write_text(text)
     (tmp_path / "script.py").write_text(SCRIPT)
     steps = run(tmp_path / "unkilled")
     size = steps[-1]
-    assert size > 5_000_000
+    assert size > MB * 900_000
+    memory = json.loads((tmp_path / "memory.json").read_text())
+    print(f"{size / 1e6:.0f} MB of text: {memory['own']:.0f} MB above the start, workers {memory['workers']}")
+    assert 10 < memory["own"] and len(memory["workers"]) == 2
+    assert memory["own"] + sum(memory["workers"]) < 1000  # megabytes, the workers' interpreters included
     expected = shards(tmp_path / "unkilled")
     assert len(expected) > 20
     for share in sorted(rng.uniform(0.05, 0.7) for _ in range(3)):
