@@ -35,10 +35,15 @@ def test_the_groups_hold_what_they_promise() -> None:
     assert {option for group, option in OPTIONS if group == "experiment"} >= {"shakespeare_char", "verdict", "book_ch5"}
 
 
+NEEDED = {"tokens": ["data.folder=f"], "mixture": ["+data@data.parts.a=verdict"]}  # options that name something
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_composes_into_something_of_its_own(group: str) -> None:
     options = [option for g, option in OPTIONS if g == group]
-    configs = [plain(compose("train", [f"{group}={option}"])) for option in options]
+    Path("tokenizer.json").write_text("{}")
+    needed = {**NEEDED, "json": ["tokenizer.file=tokenizer.json"]}
+    configs = [plain(compose("train", [f"{group}={option}", *needed.get(option, [])])) for option in options]
     for i, config in enumerate(configs):
         assert config not in configs[:i], options[i]
 
@@ -46,7 +51,7 @@ def test_every_option_composes_into_something_of_its_own(group: str) -> None:
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in ("data", "decoder")])
 def test_verbs_share_the_groups(group: str, option: str) -> None:
     verb = {"data": "evaluate", "decoder": "sample"}[group]
-    mine, theirs = (getattr(compose(v, [f"{group}={option}"]), group) for v in (verb, "train"))
+    mine, theirs = (getattr(compose(v, [f"{group}={option}", *NEEDED.get(option, [])]), group) for v in (verb, "train"))
     assert mine == theirs
 
 

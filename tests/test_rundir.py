@@ -80,7 +80,9 @@ def test_sample(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert sample(compose("sample", ask)) == result
     assert sample(compose("sample", [*ask, "seed=2"])) != result
     greedy = [sample(compose("sample", [*ask, "decoder=greedy", f"seed={s}"])) for s in (1, 2)]
-    assert greedy[0] == greedy[1] == sample(compose("sample", [*ask, "decoder=top_k", "decoder.k=1"]))
+    top_1 = sample(compose("sample", [*ask, "decoder=top_k", "decoder.k=1"]))
+    assert greedy[0]["samples"] == greedy[1]["samples"] == top_1["samples"]
+    assert top_1["decoder"] == "TopK(temperature=1.0, k=1)"
 
 
 def test_sample_without_a_prompt_takes_the_run_s(tiny: Tiny) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from typing import Any
 
 VERBS = {
     "train": ("gptlab.training.run:train", "train a model; everything about it lands in one run directory"),
@@ -12,6 +13,9 @@ VERBS = {
     "import": ("gptlab.interop.importing:import_", "turn a Hugging Face model into a run directory"),
     "export": ("gptlab.interop.exporting:export", "turn a run into a directory that transformers loads"),
 }
+
+
+AFTER_SWEEP = {"sample": "gptlab.evaluation.frontier:summarise"}  # what makes one of the jobs' results
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,10 +39,17 @@ def run(verb: str, argv: list[str], program: list[str]) -> int:
     from gptlab.door import open_door
 
     def work(config: object) -> dict[str, object] | None:
-        module, _, function = VERBS[verb][0].partition(":")
-        return getattr(importlib.import_module(module), function)(config)
+        return _function(VERBS[verb][0])(config)
 
-    return open_door(verb, work, program, argv)
+    def summarise(results: list[dict[str, object]]) -> dict[str, object]:
+        return _function(AFTER_SWEEP[verb])(results)
+
+    return open_door(verb, work, program, argv, summarise if verb in AFTER_SWEEP else None)
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from gptlab.data.sources import Bundled, Download, Files, Hub, Mixture, TokenFiles
-from gptlab.decoding.decoders import Greedy, Sample, TopK, TopP
+from gptlab.decoding.controls import Controls
+from gptlab.decoding.decoders import Beam, Greedy, MinP, Sample, TopK, TopP, Typical
 from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPTConfig
 from gptlab.optim.optimizers import AdamW
@@ -26,7 +27,7 @@ from gptlab.training.trainer import Loggers, TrainerConfig
 COMPONENTS = [
     *(GPTConfig, Bundled, Files, Download, Hub, Mixture, TokenFiles),
     *(BPE, OpenAI, Char, Byte, JSONFile, Saved, AdamW, Constant, Cosine),
-    *(Greedy, Sample, TopK, TopP, TrainerConfig, Loggers),
+    *(Greedy, Sample, TopK, TopP, MinP, Typical, Beam, TrainerConfig, Loggers),
 ]
 
 
@@ -83,13 +84,26 @@ class SampleConfig:
     decoder: Any = MISSING
     run: str = "latest"
     prompt: str | None = None  # null: the run's first sample prompt
+    prompts: list[str] = field(default_factory=list)  # or several, in one batch
     max_new_tokens: int = 100
-    num_samples: int = 1
+    num_samples: int = 1  # of each prompt
+    stop: list[str] = field(default_factory=list)  # a text ends before the first of these
+    overflow: str = "crop"  # of the context: crop (forget the oldest tokens) | refuse
+    controls: Controls = field(default_factory=Controls)  # penalties and bans, before the decoder
+    precision: str = "32-true"  # 32-true | bf16-true
+    explain: bool = False  # a table and RUN/explain.html: what each token was chosen from
     seed: int = 1337
     json: bool = False
 
     def __post_init__(self) -> None:
-        require(self.prompt != "", "prompt", "", "is empty", 'give some text, e.g. prompt="Once upon"')
+        todo = 'give some text, e.g. prompt="Once upon"'
+        require(self.prompt != "" and "" not in self.prompts, "prompt", "", "is empty", todo)
+        both = self.prompt is not None and bool(self.prompts)
+        require(not both, "prompts", self.prompts, "and prompt are given", "give one of them")
+        require("" not in self.stop, "stop", self.stop, "has an empty string, which is everywhere", "drop it")
+        for key, choices in {"overflow": ("crop", "refuse"), "precision": ("32-true", "bf16-true")}.items():
+            value = getattr(self, key)
+            require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
         for key in ("max_new_tokens", "num_samples"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")
 
@@ -102,12 +116,16 @@ class EvaluateConfig:
     run: str = "latest"
     batch_size: int = 16
     block_size: int | None = None  # tokens per window; null: the context the model was trained with
+    explain: bool = False  # RUN/surprise.html: every token of `text` coloured by its surprise
+    text: str | None = None  # a file
     json: bool = False
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
         size = self.block_size
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
+        require(self.explain == bool(self.text), "explain", self.explain, "goes with text=FILE", "give both or none")
+        require(not (self.text and self.data), "text", self.text, "and data are given", "give one of them")
 
 
 @dataclass

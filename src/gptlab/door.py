@@ -25,10 +25,17 @@ from gptlab.errors import UserError, require
 from gptlab.messages import explain, usage
 
 
-def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: list[str], argv: list[str]) -> int:
+def open_door(
+    verb: str,
+    work: Callable[[Any], dict[str, Any] | None],
+    program: list[str],
+    argv: list[str],
+    after_sweep: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+) -> int:
     """Run `work` on the typed config that `argv` asks of `verb`; `program` is the command line before `argv`.
 
-    `work` returns what `json=true` prints, or None in a process that is not the one to speak.
+    `work` returns what `json=true` prints, or None in a process that is not the one to speak. `after_sweep` makes one
+    result of those of a sweep, each with the `overrides` of its job.
     """
     if {"-h", "--help"}.intersection(argv):
         print(usage(verb))
@@ -54,14 +61,17 @@ def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: 
             if hydra_config.mode == RunMode.MULTIRUN and verb == "train":
                 devices, why = config.trainer.devices, "a sweep gives each of its jobs one"
                 require(devices in ("auto", 1, "1"), "trainer.devices", devices, why, "leave it out")
-            answers.extend(filter(None, [work(config)]))
+            if (answer := work(config)) is not None:
+                swept = hydra_config.mode == RunMode.MULTIRUN and after_sweep is not None
+                answers.append({**answer, "overrides": list(hydra_config.overrides.task)} if swept else answer)
         except (UserError, OmegaConfBaseException) as error:
             mistake(error)
-            _remove_if_empty(Path(hydra_config.runtime.output_dir))
         except Exception as error:
             traceback.print_exc()
             answers.append({"error": f"{type(error).__name__}: {error}"})
             codes.append(1)
+        finally:
+            _remove_if_empty(Path(hydra_config.runtime.output_dir))
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
@@ -74,13 +84,16 @@ def open_door(verb: str, work: Callable[[Any], dict[str, Any] | None], program: 
         except KeyboardInterrupt:
             answers.append({"error": "stopped"})
             codes.append(1)
+        done = [answer for answer in answers if "overrides" in answer]
+        if after_sweep and done:
+            answers.append(after_sweep(done))
         if as_json and answers:
             print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}), file=out)
     return max(codes)
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Take back the directory that Hydra made for a run that never began, and the day's if it is the only one."""
+    """Take back a directory that Hydra made and no run took, and the day's if it is the only one."""
     with contextlib.suppress(OSError):  # not empty: not ours
         folder.rmdir()
         folder.parent.rmdir()

@@ -12,7 +12,7 @@ import torch
 
 from gptlab.atomic import write_atomically
 from gptlab.data.prepare import Corpus
-from gptlab.data.shards import Shard, TokenStream
+from gptlab.data.shards import Shard, TokenStream, own_shards
 from gptlab.errors import UserError, reason, require
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.tokenizers import Tokenizer, load_tokenizer
@@ -44,7 +44,8 @@ class RunDir:
         with (path / "held_out/val.bin").open("wb") as file:
             for block in corpus.val.blocks():
                 file.write(block.astype(dtype).tobytes())
-        write_atomically(path / "held_out/manifest.json", json.dumps(corpus.manifest, indent=2).encode())
+        manifest = {**corpus.manifest, "folders": [str(folder) for folder in corpus.folders]}
+        write_atomically(path / "held_out/manifest.json", json.dumps(manifest, indent=2).encode())
         run.write_summary({"status": "running"})
         _point_latest_to(path)
         return run
@@ -96,6 +97,17 @@ class RunDir:
         manifest = json.loads((self.path / "held_out/manifest.json").read_text())
         shard = Shard(self.path / "held_out/val.bin", manifest["dtype"], manifest["val"]["tokens"])
         return TokenStream([shard]), manifest["val"]["bytes"]
+
+    def training_tokens(self, most: int) -> bytes | None:
+        """The first `most` ids of the training text as uint32, if the shards are still where they were."""
+        path = self.path / "held_out/manifest.json"
+        folders = [Path(folder) for folder in json.loads(path.read_text()).get("folders", [])] if path.exists() else []
+        if not folders or not all((folder / "manifest.json").is_file() for folder in folders):
+            return None
+        shards = []
+        for folder in folders:
+            shards += own_shards(folder, json.loads((folder / "manifest.json").read_text()), "train")
+        return TokenStream(shards)[0:most].astype("<u4").tobytes()
 
     def config(self) -> dict[str, Any]:
         """What config.yaml says."""

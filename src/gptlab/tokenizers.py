@@ -84,7 +84,8 @@ class BytePairTokenizer(Tokenizer):
         return self.encoding.encode_to_numpy(text, disallowed_special=())
 
     def last_cut(self, text: str) -> int:
-        """Between a letter and a space: in all patterns used here a word ends there, and none looks behind itself."""
+        """Between a letter and a space, a line's end or a full-width stop: in all patterns used here a word ends there,
+        and none looks behind itself."""
         for end in range(len(text), 0, -4096):
             begin = max(0, end - 4096 - 1)
             if found := [match.end() for match in _WORD_END.finditer(text, begin, end)]:
@@ -207,7 +208,7 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-_WORD_END = re.compile(r"[^\W\d_](?= )")
+_WORD_END = re.compile(r"[^\W\d_](?=[ \n。，])")
 
 
 # --- the options of the config group `tokenizer`, each of which builds its tokenizer from the training text

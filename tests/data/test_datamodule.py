@@ -106,3 +106,9 @@ def test_masked_documents_are_as_if_alone(positions: str) -> None:
             torch.testing.assert_close(masked[row, here], alone, atol=1e-5, rtol=1e-4)
             assert torch.allclose(unmasked[row, here], alone, atol=1e-3) == (i == 0)
             begin += len(document)
+
+
+def test_windows_that_would_skip_tokens_are_refused(texts: str) -> None:
+    config = Files(files=[texts.strip("[]")], stride=33)
+    with pytest.raises(UserError, match=r"^data\.stride=33: skips tokens between windows of 32; "):
+        TextDataModule(prepare(config, Byte()), config, 32, 1, 1, 0)

@@ -21,7 +21,26 @@ from gptlab.tokenizers import BPE, EOT, Byte, BytePairTokenizer, Char, OpenAI, T
 Parts = list[tuple[str, Chunk]]
 PIECES = [
     *["'s", "'LL", "’t", "don't", "a", "the", " the", "Bc", "é", "e\u0301", "猫", "ß", "²", "½", "Ⅷ", "123", "4"],
-    *[" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", ".", "...", "!/", "_", "-", "\x00", "🐈‍⬛", "。", "，", EOT],
+    *[
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u00a0",
+        "\u3000",
+        "\u2028",
+        ".",
+        "...",
+        "!/",
+        "_",
+        "-",
+        "\x00",
+        "🐈‍⬛",
+        "。",
+        "，",
+        EOT,
+    ],
 ]
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=25).map("".join)
 CORPUS = ["The cat sat on the mat; the mat's the cat's.\n\n  123 cats sat " * 9, "naïve café 猫 " * 9]

@@ -4,10 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gptlab.data.order import BLOCK, Order, permute
+from gptlab.errors import UserError
 
 LARGE = [4095, 4096, 4097, 10**6 + 3, 2**32, 2**40 + 1, 10**12]
 WEIGHTS = st.lists(st.floats(0.01, 100), min_size=2, max_size=6)
@@ -75,6 +76,7 @@ def test_any_position_at_any_time(lengths: list[int], start: int, n: int) -> Non
 @FEW
 @given(WEIGHTS, st.integers(0, 100))
 def test_every_block_has_the_shares_of_the_weights(weights: list[float], block: int) -> None:
+    assume(min(weights) / sum(weights) * BLOCK >= 1)
     order = Order([10**6] * len(weights), weights, seed=3)
     counts = Counter(source for source, _ in order.at(range(block * BLOCK, (block + 1) * BLOCK)))
     for source, weight in enumerate(weights):
@@ -106,3 +108,8 @@ def test_each_source_goes_through_epochs_of_its_own(sources: list[tuple[int, flo
             assert set(epoch) <= set(range(n))
         if len(epochs) > 2:
             assert epochs[0] != epochs[1]
+
+
+def test_a_part_that_would_never_come_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^data\.weights=1\.0: is less than one window in 1024; "):
+        Order([10, 10], [1, 5000], 0)

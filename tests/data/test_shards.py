@@ -182,3 +182,13 @@ def test_tokens_that_cannot_be(tmp_path: Path, write: Callable[[Path], None], wh
 def test_a_folder_without_tokens(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^data\.folder={tmp_path}: is not a folder of tokens; .+tokenize.+$"):
         prepare(TokenFiles(folder=str(tmp_path)), Byte())
+
+
+def test_starts_of_documents_that_are_cut_short(tmp_path: Path) -> None:
+    np.arange(50, dtype=np.uint16).tofile(tmp_path / "a.bin")
+    np.save(tmp_path / "a.starts.npy", np.array([0, 20], np.uint32))
+    whole = (tmp_path / "a.starts.npy").read_bytes()
+    (tmp_path / "a.starts.npy").write_bytes(whole[:-3])
+    stream = TokenStream([Shard(tmp_path / "a.bin", "uint16", 50, starts=tmp_path / "a.starts.npy")])
+    with pytest.raises(UserError, match=r"^data=.*a\.starts\.npy: cannot be read \(.+\); .+"):
+        stream.document_starts(7)

@@ -1,13 +1,15 @@
+import math
 from fractions import Fraction
 
 import pytest
 import torch
 
-from gptlab.decoding.decoders import Greedy, Sample, TopK, TopP
+from gptlab.decoding.decoders import Beam, Greedy, MinP, Sample, TopK, TopP, Typical
+from gptlab.errors import UserError
 
 # Raschka's nine words: closer every effort forward inches moves pizza toward you (sec. 5.3)
 BOOK = torch.tensor([[4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]])
-ALL = [Greedy(), Sample(0.7), TopK(k=3), TopP(p=0.8)]
+ALL = [Greedy(), Sample(0.7), TopK(k=3), TopP(p=0.8), MinP(min_p=0.1), Typical(mass=0.8)]
 
 
 def exact_top_p(probs: list[Fraction], p: Fraction) -> list[Fraction]:
@@ -57,7 +59,7 @@ def test_the_book_s_top_3() -> None:
     assert probs.count_nonzero() == 3
 
 
-@pytest.mark.parametrize("make", [Sample, TopK, TopP])
+@pytest.mark.parametrize("make", [Sample, TopK, TopP, MinP])
 def test_temperature_zero_is_greedy_and_small_ones_tend_to_it(make: type[Sample]) -> None:
     assert torch.equal(make(temperature=0)(BOOK), Greedy()(BOOK))
     assert torch.allclose(make(temperature=1e-3)(BOOK), Greedy()(BOOK))
@@ -108,8 +110,69 @@ def test_sampled_frequencies_follow_the_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda: TopK(k=0), lambda: Sample(temperature=-1), lambda: TopP(p=1.5), lambda: TopP(p=0)]
+    ("kind", "key", "value"),
+    [(TopK, "k", 0), (Sample, "temperature", -1.0), (Sample, "temperature", math.inf), (TopP, "p", 1.5), (TopP, "p", 0)]
+    + [(MinP, "min_p", -0.1), (MinP, "min_p", 1.1), (Typical, "mass", 0), (Typical, "mass", 2), (Beam, "beams", 0)],
 )
-def test_impossible_settings_say_so(wrong: object) -> None:
-    with pytest.raises(ValueError, match=r"^(k|temperature|p)=.+: .+; .+"):
-        wrong()
+def test_impossible_settings_say_so(kind: type, key: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"^{key}={value}: .+; .+"):
+        kind(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("weights", "min_p", "kept"),
+    [((8, 4, 2, 2), 0.5, 2), ((8, 4, 2, 2), 0.51, 1), ((8, 4, 2, 2), 0.25, 4), ((4, 4, 1, 1), 1.0, 2), ((8, 1), 0, 2)],
+)
+def test_min_p_keeps_what_is_near_the_best(weights: tuple[int, ...], min_p: float, kept: int) -> None:
+    logits = torch.tensor([weights], dtype=torch.float64).log()
+    probs = MinP(min_p=min_p)(logits)[0]
+    expected = [Fraction(w, sum(weights[:kept])) if i < kept else Fraction(0) for i, w in enumerate(weights)]
+    assert probs.tolist() == pytest.approx([float(f) for f in expected])
+
+
+def test_typical_against_the_paper_s_definition_in_float64() -> None:
+    """The tokens by the distance of their surprise to the entropy, the nearest first, until their mass reaches tau."""
+    for seed in range(20):
+        logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(seed)) * 2
+        p = logits.double().softmax(-1)[0].tolist()
+        entropy = -sum(x * math.log(x) for x in p)
+        kept: list[int] = []
+        for i in sorted(range(40), key=lambda i: abs(-math.log(p[i]) - entropy)):
+            kept.append(i)
+            if sum(p[j] for j in kept) >= 0.6:
+                break
+        probs = Typical(mass=0.6)(logits)[0]
+        assert set(probs.nonzero()[:, 0].tolist()) == set(kept)
+        assert probs[kept[0]].item() == pytest.approx(p[kept[0]] / sum(p[j] for j in kept), rel=1e-4)
+
+
+def test_typical_can_leave_the_most_probable_token_out() -> None:
+    logits = torch.tensor([[0.30, *[0.70 / 35] * 35]]).log()  # its surprise is 1.2, the entropy 3.1
+    assert Typical(mass=0.5)(logits)[0, 0] == 0
+
+
+@pytest.mark.parametrize("decoder", ALL, ids=lambda d: type(d).__name__)
+def test_tokens_that_cannot_come_never_do(decoder: Sample) -> None:
+    logits = torch.tensor([[1.0, -torch.inf, 0.5, -torch.inf, 0.2]])
+    probs = decoder(logits)[0]
+    assert probs[[1, 3]].tolist() == [0, 0] and probs.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("decoder", ALL, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, None])
+def test_logits_that_are_no_distribution(decoder: Sample, bad: float | None) -> None:
+    logits = torch.full((2, 5), -torch.inf)
+    logits[0] = 0.0
+    if bad is not None:
+        logits[1] = torch.tensor([0.0, bad, 0.0, 0.0, 0.0])
+    with pytest.raises(UserError, match=r"^logits=NaN, inf or all -inf: are no distribution; the range is "):
+        decoder(logits)
+
+
+def test_a_temperature_composes_with_every_set() -> None:
+    """The set is chosen from the tempered distribution."""
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    assert TopP(temperature=0.5, p=0.7)(logits).count_nonzero() == 2  # 16/30 + 9/30
+    assert TopP(p=0.7)(logits).count_nonzero() == 2 and TopP(p=0.71)(logits).count_nonzero() == 3
+    assert MinP(temperature=0.5, min_p=0.5)(logits).count_nonzero() == 2
+    assert MinP(temperature=2.0, min_p=0.5)(logits).count_nonzero() == 4

@@ -1,60 +1,195 @@
+import itertools
+import math
+from collections.abc import Sequence
+
 import pytest
 import torch
 
-from gptlab.decoding.decoders import Greedy, Sample
-from gptlab.decoding.generate import generate
+from gptlab.decoding.controls import Controls
+from gptlab.decoding.decoders import Beam, Decoder, Greedy, Sample, TopK
+from gptlab.decoding.generate import Limits, Step, beam_search, continue_ids, draw, generate, loglikelihood
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT, GPTConfig
 
 T = 8
+PROMPTS = [[3, 1, 4], [1], [2, 7, 1, 8, 2], [5, 5]]
+KINDS = [
+    {"positions": "learned"},
+    {"positions": "rope", "n_kv_head": 1, "norm": "rms", "feed_forward": "swiglu", "qk_norm": True},
+    {"positions": "alibi"},
+    {"positions": "none", "logit_softcap": 5.0},
+]
 
 
-def gpt() -> GPT:
-    model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=T, vocab_size=50)).eval()
+def gpt(n_vocab: int = 50, **options: object) -> GPT:
+    torch.manual_seed(0)
+    config = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": T, "vocab_size": n_vocab, **options}
+    model = GPT(GPTConfig(**config)).eval()  # type: ignore[arg-type]
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return model
 
 
-def test_greedy_appends_the_argmax_again_and_again() -> None:
-    model, ids = gpt(), [3, 1, 4]
-    new = list(generate(model, ids, Greedy(), 20, T))
-    for token in new:
-        assert token == model(torch.tensor([ids[-T:]]))[0, -1].argmax()
-        ids.append(token)
-    assert len(new) == 20
+def rows_of(steps: Sequence[Step], n: int) -> list[list[int]]:
+    return [[step.token for step in steps if step.row == row] for row in range(n)]
 
 
-def test_draws_depend_on_the_seed_alone() -> None:
+def texts(model: GPT, prompts: Sequence[Sequence[int]], decoder: Decoder, n: int, **limits: object) -> list[list[int]]:
+    keys = [(7, i, 0) for i in range(len(prompts))]
+    limit = Limits(n, T, **limits)  # type: ignore[arg-type]
+    return rows_of(list(generate(model, prompts, decoder, limit, keys)), len(prompts))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind["positions"]))
+def test_greedy_appends_the_argmax_again_and_again_beyond_the_context_too(kind: dict[str, object]) -> None:
+    """Against a loop that reads the last T ids anew for every token."""
+    model = gpt(**kind)
+    for prompt, new in zip(PROMPTS, texts(model, PROMPTS, Greedy(), 20), strict=True):
+        ids = list(prompt)
+        for token in new:
+            assert token == model(torch.tensor([ids[-T:]]))[0, -1].argmax()
+            ids.append(token)
+        assert len(new) == 20
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind["positions"]))
+def test_reading_in_parts_is_reading_at_once(kind: dict[str, object]) -> None:
+    model, idx = gpt(**kind), torch.randint(50, (3, T))
+    cache = model.new_cache(3, T)
+    for start, stop in [(0, 3), (3, 4), (4, 7), (7, 8)]:
+        logits = model(idx[:, start:stop], cache=cache)
+        assert torch.allclose(logits[:, -1], model(idx[:, :stop])[:, -1], atol=1e-5)
+
+
+def test_a_text_is_the_same_alone_in_a_batch_and_on_another_day() -> None:
+    model, decoder = gpt(), TopK(k=20)
+    batch = texts(model, PROMPTS * 2, decoder, 15)
+    assert texts(model, PROMPTS * 2, decoder, 15) == batch
+    for i, prompt in enumerate(PROMPTS * 2):
+        alone = generate(model, [prompt], decoder, Limits(15, T), [(7, i, 0)])
+        assert [step.token for step in alone] == batch[i]
+    assert batch[:4] != batch[4:]  # other keys, other texts
+
+
+def test_every_row_ends_by_itself() -> None:
     model = gpt()
-    first = list(generate(model, [1], Sample(), 20, T, seed=(7, 0)))
-    torch.rand(3)  # other randomness does not matter
-    assert list(generate(model, [1], Sample(), 20, T, seed=(7, 0))) == first
-    assert list(generate(model, [1], Sample(), 20, T, seed=(7, 1))) != first
+    free = texts(model, PROMPTS, Greedy(), 20)
+    eot = free[0][4]
+    for whole, cut in zip(free, texts(model, PROMPTS, Greedy(), 20, eot=eot), strict=True):
+        assert cut == (whole[: whole.index(eot)] if eot in whole else whole)
+    seen: list[int] = []
 
+    def ended(row: int, token: int) -> bool:
+        seen.append(row)
+        return row == 1 and seen.count(1) == 3
 
-def test_stops_before_the_stop_token() -> None:
-    model = gpt()
-    new = list(generate(model, [1], Greedy(), 20, T))
-    stop = new[3]
-    assert list(generate(model, [1], Greedy(), 20, T, stop=stop)) == new[: new.index(stop)]
-
-
-def test_leaves_no_gradients() -> None:
-    model = gpt()
-    list(generate(model, [1], Greedy(), 2, T))
-    assert all(p.grad is None for p in model.parameters())
+    steps = list(generate(model, PROMPTS, Greedy(), Limits(20, T), [(0,)] * 4, ended=ended))
+    assert rows_of(steps, 4) == [free[0], free[1][:3], free[2], free[3]]
 
 
 def test_ids_that_the_tokenizer_does_not_have_are_never_drawn() -> None:
-    torch.manual_seed(0)
     model = gpt()
-    new = set(generate(model, [1], Sample(), 300, T, n_vocab=5))
-    assert new == set(range(5)) < set(generate(model, [1], Sample(), 300, T))
+    assert (
+        set(texts(model, [[1]], Sample(), 300, n_vocab=5)[0])
+        == set(range(5))
+        < set(texts(model, [[1]], Sample(), 300)[0])
+    )
+
+
+def test_log_probabilities_are_the_model_s_and_sum_to_the_likelihood() -> None:
+    model, prompt = gpt(), [3, 1, 4]
+    steps = list(generate(model, [prompt], Sample(0.5), Limits(4, T), [(1,)]))
+    new = [step.token for step in steps]
+    logprob, greedy = loglikelihood(model, prompt, new, T)
+    assert sum(step.logprob for step in steps) == pytest.approx(logprob, abs=1e-4)
+    assert greedy == (new == texts(model, [prompt], Greedy(), 4)[0])
+    assert loglikelihood(model, prompt, texts(model, [prompt], Greedy(), 4)[0], T)[1]
+
+
+def test_a_likelihood_by_hand_and_with_the_oldest_context_dropped() -> None:
+    model, context, continuation = gpt(), list(range(20)), [4, 5]
+    ids = [*context, *continuation][-T - 1 :]
+    logprobs = model(torch.tensor([ids[:-1]]))[0].double().log_softmax(-1)
+    expected = (logprobs[-2, 4] + logprobs[-1, 5]).item()
+    assert loglikelihood(model, context, continuation, T)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_draws_follow_the_distribution_and_never_leave_it() -> None:
+    """Chi-square with 9 degrees of freedom: 27.9 is exceeded once in a thousand."""
+    probs = torch.tensor([0.0, 0.3, 0.05, 0.15, 0.0, 0.2, 0.1, 0.05, 0.1, 0.02, 0.02, 0.01])
+    n = 20_000
+    counts = draw(probs.expand(n, -1), [(1, i) for i in range(n)]).bincount(minlength=12)
+    inside = probs > 0
+    assert counts[~inside].sum() == 0
+    assert float(((counts - n * probs) ** 2)[inside].div(n * probs[inside]).sum()) < 27.9
+    edge = torch.tensor([[0.0, 1.0, 0.0]])
+    assert set(draw(edge.expand(500, -1), [(2, i) for i in range(500)]).tolist()) == {1}
+
+
+def test_sampled_texts_follow_the_model() -> None:
+    """The frequencies of all texts of two tokens over five, against their exact probabilities."""
+    model, n = gpt(5), 4000
+    new = rows_of(list(generate(model, [[1]] * n, Sample(), Limits(2, T), [(3, i) for i in range(n)])), n)
+    chi2 = 0.0
+    for pair in itertools.product(range(5), repeat=2):
+        expected = n * math.exp(loglikelihood(model, [1], pair, T)[0])
+        chi2 += (sum(tuple(text) == pair for text in new) - expected) ** 2 / expected
+    assert chi2 < 51.2  # 24 degrees of freedom, once in a thousand
+
+
+def test_controls_see_prompt_and_text() -> None:
+    model = gpt()
+    steps = generate(model, [[1, 2]], Greedy(), Limits(30, T), [(0,)], Controls(no_repeat_ngram=2))
+    ids = [1, 2, *(step.token for step in steps)]
+    pairs = list(itertools.pairwise(ids))
+    assert len(set(pairs)) == len(pairs)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("eot", [None, 2])
+def test_a_wide_beam_search_is_brute_force(penalty: float, eot: int | None) -> None:
+    model, V, n = gpt(4), 4, 4
+    every: dict[tuple[int, ...], tuple[float, float]] = {}
+    for length in range(1, n + 1):
+        for ids in itertools.product(range(V), repeat=length):
+            whole = length == n and eot not in ids
+            if whole or (eot is not None and ids.index(eot) == length - 1 if eot in ids else False):
+                logprob = loglikelihood(model, [1], ids, T)[0]
+                text = ids[:-1] if ids[-1] == eot else ids
+                every[text] = (logprob / length**penalty, logprob)
+    best = sorted(every, key=lambda ids: -every[ids][0])
+    found = beam_search(model, [1], Beam(beams=V**n, length_penalty=penalty), Limits(n, T, eot))
+    assert [tuple(f.ids) for f in found[:5]] == best[:5]
+    assert found[0].score == pytest.approx(every[best[0]][0], abs=1e-4)
+    assert found[0].logprob == pytest.approx(every[best[0]][1], abs=1e-4)
+
+
+def test_one_beam_is_greedy_and_more_beams_are_no_worse() -> None:
+    model, limits = gpt(), Limits(6, T)
+    found = {beams: beam_search(model, [3, 1], Beam(beams), limits)[0] for beams in (1, 2, 8, 64)}
+    assert found[1].ids == texts(model, [[3, 1]], Greedy(), 6)[0] == continue_ids(model, [3, 1], Beam(1), limits, (0,))
+    assert found[64].logprob >= found[1].logprob - 1e-6
 
 
 def test_a_model_that_has_diverged_says_so() -> None:
     model = gpt()
     model.lm_head.weight.data[3, 3] = torch.nan
     with pytest.raises(UserError, match=r"^run=its model: has diverged: its logits are not finite; "):
-        list(generate(model, [1], Sample(), 5, T))
+        texts(model, [[1]], Sample(), 5)
+
+
+@pytest.mark.parametrize("n", [6, 7])
+def test_a_prompt_that_outgrows_the_context_can_be_refused(n: int) -> None:
+    model = gpt()
+    if n == 6:  # 3 + 6 - 1 tokens are read
+        assert len(texts(model, [[3, 1, 4]], Greedy(), n, overflow="refuse")[0]) == 6
+    else:
+        with pytest.raises(UserError, match=r"^prompt=3 tokens: and 7 new ones do not fit into the context of 8; "):
+            texts(model, [[3, 1, 4]], Greedy(), n, overflow="refuse")
+
+
+def test_an_empty_prompt() -> None:
+    with pytest.raises(UserError, match=r"^prompt=: is empty; "):
+        texts(gpt(), [[1], []], Greedy(), 3)
+    with pytest.raises(UserError, match=r"^prompt=: is empty; "):
+        beam_search(gpt(), [], Beam(), Limits(3, T))

@@ -37,7 +37,7 @@ def test_train_sample_evaluate_from_any_folder(texts: str, tmp_path: Path) -> No
             command.replace("gptlab", GPTLAB[0], 1), shell=True, check=True, capture_output=True, timeout=300
         )
     sampled = json.loads(run([*GPTLAB, "sample", "prompt=the cat", "max_new_tokens=5", "json=true"]).stdout)
-    assert set(sampled["samples"][0]) == {"prompt", "text", "ids"}
+    assert set(sampled["samples"][0]) == {"prompt", "text", "ids", "logprob", "logprobs"}
     scored = json.loads(run([*GPTLAB, "evaluate", "run=outputs/latest", "json=true"]).stdout)
     summary = json.loads(Path("outputs/latest/summary.json").read_text())
     assert scored["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)

@@ -12,7 +12,7 @@ import transformers
 import gptlab
 from gptlab.config import compose
 from gptlab.decoding.decoders import Greedy
-from gptlab.decoding.generate import generate
+from gptlab.decoding.generate import Limits, continue_ids
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import evaluate
 from gptlab.interop.importing import import_
@@ -79,7 +79,7 @@ def test_the_same_logits_and_the_same_continuation(name: str, tmp_path: Path) ->
         assert (gpt(idx) - model(idx).logits).abs().max() < 1e-4
     prompt = idx[:1, :5]
     expected = model.generate(prompt, do_sample=False, max_new_tokens=64, min_new_tokens=64, pad_token_id=0)[0, 5:]
-    assert list(generate(gpt, prompt[0].tolist(), Greedy(), 64, 96)) == expected.tolist()
+    assert continue_ids(gpt, prompt[0].tolist(), Greedy(), Limits(64, 96), (0,)) == expected.tolist()
 
 
 def test_shards(tmp_path: Path) -> None:

@@ -6,12 +6,10 @@ import torch
 
 from gptlab.model.positions import RopeScaling, alibi_bias, alibi_slopes, rotate, rotation
 
-CPU = torch.device("cpu")
-
 
 def test_rotation_is_multiplication_by_a_complex_number() -> None:
     x = torch.randn(1, 2, 6, 8)
-    turned = rotate(x, rotation(6, 8, 10000.0, None, CPU))[0].numpy()
+    turned = rotate(x, rotation(torch.arange(6), 8, 10000.0, None))[0].numpy()
     a, b = np.split(x[0].double().numpy(), 2, axis=-1)
     angle = np.arange(6)[:, None] / 10000 ** (np.arange(0, 8, 2) / 8)
     z = (a + 1j * b) * np.exp(1j * angle)
@@ -20,7 +18,7 @@ def test_rotation_is_multiplication_by_a_complex_number() -> None:
 
 def test_scores_depend_on_relative_positions_only() -> None:
     q, k = torch.randn(2, 1, 1, 5, 16).double()
-    cos, sin = (part.double() for part in rotation(100, 16, 10000.0, None, CPU))
+    cos, sin = (part.double() for part in rotation(torch.arange(100), 16, 10000.0, None))
     scores = [
         rotate(q, (cos[s : s + 5], sin[s : s + 5])) @ rotate(k, (cos[s : s + 5], sin[s : s + 5])).mT for s in (0, 71)
     ]
@@ -30,7 +28,7 @@ def test_scores_depend_on_relative_positions_only() -> None:
 def test_llama_3_s_scaling() -> None:
     """By wavelengths, as published: long ones are stretched, short ones kept, those between interpolated."""
     scaling = RopeScaling(factor=32.0, low_freq=1.0, high_freq=4.0, original=8192)
-    cos, sin = rotation(2, 64, 500000.0, scaling, CPU)
+    cos, sin = rotation(torch.arange(2), 64, 500000.0, scaling)
     for i in range(32):
         frequency = 500000.0 ** (-2 * i / 64)
         wavelength = 2 * math.pi / frequency
@@ -50,7 +48,7 @@ def test_alibi_slopes_of_the_paper() -> None:
 
 
 def test_alibi_bias_falls_with_the_distance_and_masks_what_is_ahead() -> None:
-    bias = alibi_bias(8, 4, CPU)
+    bias = alibi_bias(8, torch.arange(4), torch.arange(4))
     assert bias[0].tolist()[3] == [-1.5, -1.0, -0.5, 0.0]
     assert bias[1, 3, 0] == -0.75
     assert (bias[:, 0, 1:] == -math.inf).all()

@@ -27,6 +27,9 @@ class TextDataModule(L.LightningDataModule):
         self.config, self.steps, self.micro_batch_size, self.seed = config, steps, micro_batch_size, seed
         self.weights = corpus.weights
         self.data_hash: str = corpus.manifest["sha256"]
+        stride = config.stride or block_size
+        why = f"skips tokens between windows of {block_size}"
+        require(stride <= block_size, "data.stride", stride, why, "give at most model.block_size")
         eot, by_documents = corpus.tokenizer.eot, config.packing == "documents"
         self.train = [
             packed(stream, block_size, eot) if by_documents else dense(stream, block_size, config.stride)

@@ -66,16 +66,19 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
             waiting[part], sizes[part] = Job(part, [], []), 0
 
     of, rest, fresh = "train", "", True  # the end of the last document, and whether it is all of it
+    enough = JOB  # characters in which a place to cut is looked for; twice as many where there was none
     for part, (text, begins) in chunks:
         if begins and rest:
             yield from add(of, rest, fresh)
-            rest = ""
+            rest, enough = "", JOB
         fresh = fresh if rest else begins
         of = part
         rest += text
-        if len(rest) >= JOB and (cut := tokenizer.last_cut(rest)):
-            yield from add(of, rest[:cut], fresh)
-            rest, fresh = rest[cut:], False
+        if len(rest) >= enough:
+            enough = 2 * len(rest)
+            if cut := tokenizer.last_cut(rest):
+                yield from add(of, rest[:cut], fresh)
+                rest, fresh, enough = rest[cut:], False, JOB
     if rest:
         yield from add(of, rest, fresh)
     yield from (job for job in waiting.values() if job.texts)

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from gptlab.errors import require
+
 ROUNDS = 8
 BLOCK = 1024  # positions in which the sources of a mixture have their shares
 
@@ -53,6 +55,8 @@ class Order:
         self.shares = np.floor(exact).astype(np.int64)
         largest = np.argsort(self.shares - exact, kind="stable")  # of what rounding down left over
         self.shares[largest[: BLOCK - self.shares.sum()]] += 1
+        why, todo = f"is less than one window in {BLOCK}", "raise it, or leave the part out"
+        require(bool((self.shares > 0).all()), "data.weights", float(np.min(weights)), why, todo)
         self._slots = np.repeat(np.arange(len(self.shares)), self.shares)  # the sources of a block, before it is mixed
 
     def __getitem__(self, position: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from gptlab.atomic import write_atomically
 from gptlab.data.cache import cache_dir
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, reason, require
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
 BLOCK = 1 << 22  # tokens read at once
@@ -69,7 +69,7 @@ class TokenStream:
         found, begin = [np.zeros(1, np.int64)], 0
         for shard, array in zip(self.shards, self._arrays, strict=True):
             if shard.starts is not None:
-                found.append(np.load(shard.starts).astype(np.int64) + begin)
+                found.append(_starts(shard.starts).astype(np.int64) + begin)
             else:
                 found += [np.flatnonzero(array[i : i + BLOCK] == eot) + i + begin for i in range(0, len(array), BLOCK)]
             begin += len(array)
@@ -133,6 +133,14 @@ def _read_through(shard: Shard) -> dict[str, Any]:
             digest.update(block)
             largest = max(largest, int(np.frombuffer(block, shard.dtype).max()))
     return {"sha256": digest.hexdigest(), "largest": largest}
+
+
+def _starts(path: Path) -> Tokens:
+    try:
+        starts: Tokens = np.load(path)
+    except (ValueError, EOFError) as error:
+        raise _damaged(path, f"cannot be read ({reason(error)})") from error
+    return starts
 
 
 def _require_size(path: Path, size: int) -> None:

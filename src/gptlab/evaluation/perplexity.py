@@ -11,6 +11,7 @@ from gptlab.data.prepare import prepare
 from gptlab.data.shards import Tokens, TokenStream
 from gptlab.data.windows import EvalBatches, Windows, packed, whole
 from gptlab.errors import require
+from gptlab.evaluation import surprise
 from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT
 from gptlab.rundir import RunDir
@@ -21,6 +22,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Print and return loss (nats per token), perplexity, bits per byte, and the tokens and bytes they are over."""
     run = RunDir.find(config.run)
     gpt, tokenizer = run.load()
+    if config.text is not None:
+        return surprise.explain(
+            run, gpt, tokenizer, config.text, config.block_size or gpt.config.block_size, config.batch_size
+        )
     if config.data is None:
         why, todo = "the run has no held-out text of its own", "say which: data=text data.files=[...]"
         require(run.has_held_out(), "data", "null", why, todo)

@@ -27,21 +27,91 @@ class CausalSelfAttention(nn.Module):
         self.attn_dropout = dropout
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        bias: Tensor | None = None,
+        cache: "KVCache | None" = None,
+        layer: int = 0,
+    ) -> Tensor:
         heads = (self.n_head, self.n_kv_head, self.n_kv_head)
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split(heads, dim=1)  # (B, H, T, D)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
         y = attend(q, k, v, bias, self.attn_dropout if self.training else 0.0)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """Causal attention of q (B, H, T, D) over k, v (B, H or fewer, T, D).
+class KVCache:
+    """Keys and values of the tokens read so far, in buffers of a fixed `size`; prompts of one batch end together.
 
-    A `bias` on the scores, (H, T, T) or (B, 1 or H, T, T), brings its own mask.
+    `padding` (B,) counts the columns on the left that hold nothing, where prompts are not equally long.
     """
+
+    def __init__(
+        self,
+        n_layer: int,
+        n_kv_head: int,
+        head_dim: int,
+        batch: int,
+        size: int,
+        like: Tensor,
+        padding: Tensor | None = None,
+    ) -> None:
+        self.keys, self.values = (
+            [like.new_zeros(batch, n_kv_head, size, head_dim) for _ in range(n_layer)] for _ in range(2)
+        )
+        self.size, self.padding = size, padding
+        self.length = 0  # columns that are filled
+
+    @property
+    def batch(self) -> int:
+        return self.keys[0].shape[0]
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (B, H, T, D) of a layer; returns all of its keys and values so far."""
+        end = self.length + k.shape[2]
+        keys, values = self.keys[layer], self.values[layer]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def positions(self, T: int) -> Tensor:
+        """Where the next T tokens stand, (T,), or (B, T) where rows begin at different columns."""
+        columns = torch.arange(self.length, self.length + T, device=self.keys[0].device)
+        return columns if self.padding is None else (columns - self.padding[:, None]).clamp(min=0)
+
+    def mask(self, T: int) -> Tensor | None:
+        """What is added to the scores of the next T tokens, (B or 1, 1, T, S); None: plain causal attention will do."""
+        if self.padding is None and (T == 1 or self.length == 0):
+            return None
+        device, end = self.keys[0].device, self.length + T
+        at, keys = torch.arange(self.length, end, device=device), torch.arange(end, device=device)
+        hidden = keys[None, None, :] > at[None, :, None]  # (1, T, S)
+        if self.padding is not None:
+            empty = keys[None, None, :] < self.padding[:, None, None]
+            hidden = hidden | (empty & (keys[None, :] != at[:, None])[None])  # padding sees itself: no row is empty
+        return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf).unsqueeze(1)
+
+    def select(self, rows: Tensor) -> None:
+        """Let row i go on from what was row `rows[i]`; there may be fewer rows then, or more."""
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+        if self.padding is not None:
+            self.padding = self.padding[rows]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Causal attention of q (B, H, T, D) over k, v (B, H or fewer, S, D); T is S, or 1 for the last of S.
+
+    A `bias` on the scores, (H, T, S) or (B, 1 or H, T, S), brings its own mask.
+    """
+    if q.shape[2] == 1 and bias is None:
+        return F.scaled_dot_product_attention(q, k, v, None, dropout, enable_gqa=q.shape[1] != k.shape[1])
     if bias is not None:
         bias = bias.to(q.dtype)
     if _products_are_faster(q):

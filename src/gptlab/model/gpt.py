@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gptlab.errors import require
-from gptlab.model.attention import CausalSelfAttention
+from gptlab.model.attention import CausalSelfAttention, KVCache
 from gptlab.model.layers import MLP, norm
 from gptlab.model.positions import RopeScaling, Rotation, alibi_bias, first_of, rotation, within
 
@@ -96,8 +96,10 @@ class Block(nn.Module):
         self.ln_2 = norm(c.norm, c.n_embd, c.norm_eps, c.bias)
         self.mlp = MLP(c.feed_forward, c.n_embd, n_inner, c.dropout, c.bias)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, bias: Tensor | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), rotation, bias)
+    def forward(
+        self, x: Tensor, rotation: Rotation | None, bias: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        x = x + self.attn(self.ln_1(x), rotation, bias, cache, layer)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -134,28 +136,43 @@ class GPT(nn.Module):
             std = 0.02 / math.sqrt(2 * self.config.n_layer) if self.config.init == "gpt2" else 0.0
             nn.init.normal_(layer.proj.weight, std=std)
 
-    def forward(self, idx: Tensor, documents: Tensor | None = None) -> Tensor:
-        """`documents` (B, T) numbers the documents of each row: no position then attends to another one's."""
+    def forward(self, idx: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """`documents` (B, T) numbers the documents of each row: no position then attends to another one's.
+
+        With a `cache`, `idx` are the tokens that follow what it holds; it then holds them too.
+        """
         config, T, device = self.config, idx.shape[1], idx.device
+        before = 0 if cache is None else cache.length
+        columns = torch.arange(before, before + T, device=device)
+        at = columns if cache is None else cache.positions(T)
+        mask = None if cache is None else cache.mask(T)
         x, turn, bias = self.wte(idx), None, None  # (B, T, C)
         if config.positions == "learned":
-            if T > config.block_size:
-                raise ValueError(f"{T} tokens do not fit into block_size={config.block_size}")
-            at = torch.arange(T, device=device)
+            if before + T > config.block_size:
+                raise ValueError(f"{before + T} tokens do not fit into block_size={config.block_size}")
             x = x + self.wpe(at if documents is None else at - first_of(documents))
         elif config.positions == "rope":
-            turn = rotation(T, config.head_dim, config.rope_base, config.rope_scaling, device)
+            turn = rotation(at, config.head_dim, config.rope_base, config.rope_scaling)
         elif config.positions == "alibi":
-            bias = alibi_bias(config.n_head, T, device)
-        if documents is not None:
-            bias = within(documents) if bias is None else bias + within(documents)
+            bias = alibi_bias(config.n_head, columns, torch.arange(before + T, device=device))
+        for more in (mask, None if documents is None else within(documents)):
+            if more is not None:
+                bias = more if bias is None else bias + more
         x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, turn, bias)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, turn, bias, cache, layer)
+        if cache is not None:
+            cache.length += T
+            x = x[:, -1:]  # only the last position's prediction is new
         logits = self.lm_head(self.ln_f(x))
         if config.logit_softcap:
             logits = config.logit_softcap * torch.tanh(logits / config.logit_softcap)
         return logits
+
+    def new_cache(self, batch: int, size: int, padding: Tensor | None = None) -> KVCache:
+        """Room for `size` tokens of each row."""
+        config = self.config
+        return KVCache(config.n_layer, config.kv_heads, config.head_dim, batch, size, self.wte.weight, padding)
 
 
 def num_params(gpt: nn.Module) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D/2) each
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D/2) or (B, 1, T, D/2) each
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,16 @@ class RopeScaling:
     original: int
 
 
-def rotation(T: int, head_dim: int, base: float, scaling: RopeScaling | None, device: torch.device) -> Rotation:
-    """The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15)."""
-    frequency = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+def rotation(at: Tensor, head_dim: int, base: float, scaling: RopeScaling | None) -> Rotation:
+    """The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15); `at` is (T,) or (B, T)."""
+    frequency = base ** (-torch.arange(0, head_dim, 2, device=at.device, dtype=torch.float32) / head_dim)
     if scaling is not None:
         turns = scaling.original * frequency / (2 * math.pi)
         kept = ((turns - scaling.low_freq) / (scaling.high_freq - scaling.low_freq)).clamp(0, 1)
         frequency = frequency * (kept + (1 - kept) / scaling.factor)
-    angle = torch.outer(torch.arange(T, device=device, dtype=torch.float32), frequency)
+    angle = at[..., None].float() * frequency
+    if at.dim() == 2:
+        angle = angle[:, None]  # the same for all heads
     return angle.cos(), angle.sin()
 
 
@@ -48,11 +50,13 @@ def alibi_slopes(n_head: int) -> list[float]:
     return slopes + between[: n_head - below]
 
 
-def alibi_bias(n_head: int, T: int, device: torch.device) -> Tensor:
-    """What each head adds to its scores, (H, T, T): -slope x distance, -inf ahead (Press et al. 2022)."""
-    at = torch.arange(T, device=device)
-    distance = (at[:, None] - at[None, :]).float()
-    slopes = torch.tensor(alibi_slopes(n_head), device=device)
+def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
+    """What each head adds to its scores, (H, T, S): -slope x distance, -inf ahead (Press et al. 2022).
+
+    `queries` (T,) and `keys` (S,) say where they stand.
+    """
+    distance = (queries[:, None] - keys[None, :]).float()
+    slopes = torch.tensor(alibi_slopes(n_head), device=queries.device)
     return (-slopes[:, None, None] * distance).masked_fill(distance < 0, -torch.inf)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gptlab.decoding.decoders import Decoder
-from gptlab.decoding.generate import generate
+from gptlab.decoding.generate import Limits, continue_ids
 from gptlab.errors import UserError
 from gptlab.tokenizers import Tokenizer
 from gptlab.training.module import GPTModule
@@ -65,11 +65,10 @@ class Samples(Callback):
 
     def continue_(self, gpt: Any, decoder: Decoder, number: int, max_new_tokens: int = 64) -> str:
         """What the model makes of prompt `number`."""
-        ids = self.tokenizer.encode(self.prompts[number])
-        block_size, eot = gpt.config.block_size, self.tokenizer.eot
-        new = generate(gpt, ids, decoder, max_new_tokens, block_size, (self.seed, number), eot, self.tokenizer.n_vocab)
+        ids, tokenizer = self.tokenizer.encode(self.prompts[number]), self.tokenizer
+        limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab)
         try:
-            return self.tokenizer.decode(list(new))
+            return tokenizer.decode(continue_ids(gpt, ids, decoder, limits, (self.seed, number, 0)))
         except UserError as error:  # a model that has diverged does not stop its run
             return f" ({error.why})"
 

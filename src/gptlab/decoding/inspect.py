@@ -1,0 +1,41 @@
+"""What a decoder had to choose from, token by token."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlab.decoding.decoders import Decoder, Sample
+from gptlab.decoding.generate import Step
+
+
+def inspect(step: Step, decoder: Decoder, how_many: int = 8) -> dict[str, Any]:
+    """A step as plain numbers: the chosen token and the most probable ones, each with its probability under the model
+    (raw), after controls and temperature (tempered), and as drawn from (final)."""
+    raw = step.logits.softmax(-1)
+    tempered = Sample(getattr(decoder, "temperature", 1.0))(step.changed[None])[0]
+    top = raw.argsort(descending=True, stable=True)[:how_many].tolist()
+    shown = top if step.token in top else [*top, step.token]
+    return {
+        "token": step.token,
+        "logprob": step.logprob,
+        "rank": rank(raw, step.token),
+        "entropy": entropy(raw),
+        "kept": int((step.probs > 0).sum()),
+        "alternatives": [
+            {"token": i, "raw": raw[i].item(), "tempered": tempered[i].item(), "final": step.probs[i].item()}
+            for i in shown
+        ],
+    }
+
+
+def rank(probs: Tensor, token: int) -> int:
+    """1 for the most probable of (V,); ties go by id."""
+    ids = torch.arange(len(probs), device=probs.device)
+    ahead = (probs > probs[token]) | ((probs == probs[token]) & (ids < token))
+    return int(ahead.sum()) + 1
+
+
+def entropy(probs: Tensor) -> float:
+    """Of a distribution (V,), in nats."""
+    return torch.special.entr(probs.double()).sum().item()

@@ -1,0 +1,42 @@
+"""Tokens -> text as it comes: no character is ever split, and nothing after a stop string is shown."""
+
+from collections.abc import Callable, Sequence
+
+from gptlab.errors import require
+
+
+class TextStream:
+    """The text of one row; `decode` is a tokenizer's. What may still change is held back until it is sure."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+        require("" not in stops, "stop", '""', "is empty, which is everywhere", "leave it out")
+        self.decode, self.stops = decode, tuple(stops)
+        self.ids: list[int] = []
+        self.text = ""  # what was shown so far
+        self.stopped = False
+
+    def add(self, token: int) -> str:
+        """The new text that is sure after one more token."""
+        self.ids.append(token)
+        return self._show(self.decode(self.ids).rstrip("\ufffd"))  # the beginning of a character, perhaps
+
+    def end(self) -> str:
+        """The rest, when no more tokens come."""
+        whole = self.decode(self.ids)
+        return "" if self.stopped else self._emit(whole[: self._first_stop(whole)])
+
+    def _show(self, text: str) -> str:
+        at = self._first_stop(text)
+        if at < len(text):
+            self.stopped = True
+            return self._emit(text[:at])
+        held = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        return self._emit(text[: len(text) - held])
+
+    def _emit(self, text: str) -> str:
+        new, self.text = text[len(self.text) :], max(self.text, text, key=len)
+        return new
+
+    def _first_stop(self, text: str) -> int:
+        found = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        return min(found, default=len(text))
