@@ -59,8 +59,8 @@ def _about(step: dict[str, Any], tokenizer: Tokenizer) -> list[str]:
 
 
 def _rows(step: dict[str, Any], tokenizer: Tokenizer) -> Iterator[tuple[bool, Sequence[str]]]:
-    """The alternatives as rows of a table; the chosen one stands out and has the figures."""
-    for other in step["alternatives"]:
+    """The alternatives as rows of a table; the chosen one comes first, stands out and has the figures."""
+    for other in sorted(step["alternatives"], key=lambda other: other["token"] != step["token"]):
         chosen = other["token"] == step["token"]
         shares = (f"{other[kind]:.4f}" for kind in KINDS)
         yield chosen, (repr(tokenizer.spell(other["token"])), *shares, *(_figures(step) if chosen else [""] * 4))

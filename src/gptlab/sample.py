@@ -13,6 +13,7 @@ from gptlab.decoding.controls import Controls
 from gptlab.decoding.decoders import Beam, TopP
 from gptlab.decoding.generate import Limits, Step, beam_search, generate
 from gptlab.decoding.inspect import inspect
+from gptlab.decoding.packing import pack
 from gptlab.decoding.text import TextStream
 from gptlab.errors import UserError, require
 from gptlab.explain import explain
@@ -31,6 +32,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     require("" not in asked, "prompt", "null", "the run has no sample prompt", 'give one, e.g. prompt="Once upon"')
     gpt, tokenizer = run.load()
     gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", DTYPES[config.precision])
+    pack(gpt)
     limits = Limits(config.max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab, config.overflow)
     controls = with_ids(config.controls, tokenizer)
     if isinstance(config.decoder, TopP) and config.decoder.p < 1 and config.decoder.temperature not in (0, 1):

@@ -176,3 +176,27 @@ def test_a_temperature_composes_with_every_set() -> None:
     assert TopP(p=0.7)(logits).count_nonzero() == 2 and TopP(p=0.71)(logits).count_nonzero() == 3
     assert MinP(temperature=0.5, min_p=0.5)(logits).count_nonzero() == 2
     assert MinP(temperature=2.0, min_p=0.5)(logits).count_nonzero() == 4
+
+
+def test_a_nucleus_larger_than_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row is flat, one is peaked; looked for among 8 tokens first, then among all."""
+    logits = torch.stack([torch.randn(200) * 0.1, torch.randn(200) * 5])
+    expected = TopP(p=0.9)(logits)
+    monkeypatch.setattr("gptlab.decoding.decoders.FIRST", 8)
+    assert torch.equal(TopP(p=0.9)(logits), expected)
+    exact = [Fraction(x) for x in logits[0].double().softmax(-1).tolist()]
+    assert sum(expected[0] > 0) == sum(x > 0 for x in exact_top_p(exact, Fraction(9, 10)))
+
+
+def test_the_same_sets_as_by_sorting_with_many_ties() -> None:
+    for seed in range(30):
+        logits = torch.randint(-3, 3, (3, 40), generator=torch.Generator().manual_seed(seed)).float()
+        ranked = logits.argsort(dim=-1, descending=True, stable=True)
+        for k in (1, 7, 40, 99):
+            kept = [sorted(row[:k].tolist()) for row in ranked]
+            assert [row.nonzero()[:, 0].tolist() for row in TopK(k=k)(logits)] == kept
+        for p in (0.1, 0.5, 0.9, 1.0):
+            mass = logits.double().softmax(-1).gather(-1, ranked).cumsum(-1)
+            sizes = [int((row < p - 1e-9).sum()) + 1 for row in mass]
+            kept = [sorted(row[: min(n, 40)].tolist()) for row, n in zip(ranked, sizes, strict=True)]
+            assert [row.nonzero()[:, 0].tolist() for row in TopP(p=p)(logits)] == kept

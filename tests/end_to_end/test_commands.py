@@ -43,6 +43,15 @@ def test_train_sample_evaluate_from_any_folder(texts: str, tmp_path: Path) -> No
     assert scored["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
 
 
+def test_a_sweep_of_decoders_ends_in_one_table(texts: str) -> None:
+    run([*TRAIN, *tiny_overrides(texts)])
+    done = run([*GPTLAB, "sample", "-m", "decoder=greedy,sample", "num_samples=2", "max_new_tokens=9", "json=true"])
+    greedy, drawn, summary = json.loads(done.stdout)["runs"]
+    assert (greedy["decoder"], drawn["decoder"]) == ("Greedy()", "Sample(temperature=1.0)")
+    assert [row["decoder"] for row in summary["frontier"]] == ["greedy", "sample"]
+    assert "self-BLEU" in done.stderr and Path("outputs/latest/frontier.html").is_file()
+
+
 def test_train_prints_one_json_object(texts: str) -> None:
     done = run([*GPTLAB, "train", *tiny_overrides(texts), "json=true"])
     assert json.loads(done.stdout) == json.loads(Path("outputs/latest/summary.json").read_text())

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from gptlab.errors import require
 
+FIRST = 1024  # tokens among which a nucleus is looked for first
+
 
 class Decoder(Protocol):
     def __call__(self, logits: Tensor) -> Tensor: ...
@@ -57,8 +59,8 @@ class TopK(Sample):
         require(self.k >= 1, "k", self.k, "keeps no token", "give 1 (greedy) or more, such as 50")
 
     def __call__(self, logits: Tensor) -> Tensor:
-        probs, ranked = super().__call__(logits), _ranked(logits)
-        return _keep(probs, ranked, torch.arange(ranked.shape[-1], device=ranked.device) < self.k)
+        probs, k = super().__call__(logits), min(self.k, logits.shape[-1])
+        return _keep_first(probs, logits, logits.topk(k).values[..., -1:], k)
 
 
 @dataclass
@@ -72,8 +74,14 @@ class TopP(Sample):
         require(0 < self.p <= 1, "p", self.p, "is not in (0, 1]", "0.9 is usual, 1 keeps every token")
 
     def __call__(self, logits: Tensor) -> Tensor:
-        probs, ranked = super().__call__(logits), _ranked(logits)
-        return _keep(probs, ranked, _mass_before(probs, ranked) < self.p)
+        probs, n_vocab = super().__call__(logits), logits.shape[-1]
+        for n in (min(n_vocab, FIRST), n_vocab):
+            best = logits.topk(n)
+            mass = probs.gather(-1, best.indices).double().cumsum(-1)
+            if n == n_vocab or bool((mass[..., -1] >= self.p).all()):
+                break
+        size = (mass < self.p).sum(-1, keepdim=True).clamp(max=n - 1) + 1
+        return _keep_first(probs, logits, best.values.gather(-1, size - 1), size)
 
 
 @dataclass
@@ -88,8 +96,7 @@ class MinP(Sample):
 
     def __call__(self, logits: Tensor) -> Tensor:
         probs = super().__call__(logits)
-        probs = probs.masked_fill(probs < self.min_p * probs.amax(-1, keepdim=True), 0.0)
-        return probs / probs.sum(-1, keepdim=True)
+        return _renormalized(probs, probs >= self.min_p * probs.amax(-1, keepdim=True))
 
 
 @dataclass
@@ -108,7 +115,10 @@ class Typical(Sample):
         surprise = -probs.double().log()  # inf where a token cannot come
         entropy = (probs * surprise).nan_to_num(0.0).sum(-1, keepdim=True)
         nearest = (surprise - entropy).abs().argsort(dim=-1, stable=True)
-        return _keep(probs, nearest, _mass_before(probs, nearest) < self.mass)
+        mass = probs.gather(-1, nearest).double().cumsum(-1)
+        before = torch.cat([torch.zeros_like(mass[..., :1]), mass[..., :-1]], dim=-1)
+        mask = torch.zeros_like(probs, dtype=torch.bool).scatter_(-1, nearest, before < self.mass)
+        return _renormalized(probs, mask)
 
 
 @dataclass
@@ -125,23 +135,20 @@ class Beam:
 
 def check(logits: Tensor) -> None:
     """Refuse logits that are no distribution."""
-    finite = bool((logits.amax(-1) < torch.inf).all() and (logits.amax(-1) > -torch.inf).all())  # NaN is neither
+    finite = bool(logits.amax(-1).isfinite().all())  # NaN comes through
     require(finite, "logits", "NaN, inf or all -inf", "are no distribution", "the range is [-inf, inf), one above -inf")
 
 
-def _ranked(logits: Tensor) -> Tensor:
-    """Token ids (B, V), the most probable first, ties by id."""
-    return logits.argsort(dim=-1, descending=True, stable=True)
+def _keep_first(probs: Tensor, logits: Tensor, last: Tensor, size: Tensor | int) -> Tensor:
+    """The renormalized `size` (B, 1) most probable tokens, ties by id; `last` (B, 1) is the smallest logit among them.
+
+    Only the tokens that tie with the last one have to be told apart, so nothing is sorted.
+    """
+    above, tied = logits > last, logits == last
+    first = tied.cumsum(-1) <= size - above.sum(-1, keepdim=True)
+    return _renormalized(probs, above | (tied & first))
 
 
-def _mass_before(probs: Tensor, order: Tensor) -> Tensor:
-    """The mass of the tokens before each one in an order (B, V)."""
-    mass = probs.gather(-1, order).double().cumsum(-1)
-    return torch.cat([torch.zeros_like(mass[..., :1]), mass[..., :-1]], dim=-1)
-
-
-def _keep(probs: Tensor, order: Tensor, kept: Tensor) -> Tensor:
-    """The renormalized part of `probs` whose places in `order` are `kept` (V,) or (B, V)."""
-    mask = torch.zeros_like(probs, dtype=torch.bool).scatter_(-1, order, kept.expand_as(order))
-    probs = probs.masked_fill(~mask, 0.0)
+def _renormalized(probs: Tensor, kept: Tensor) -> Tensor:
+    probs = probs.masked_fill(~kept, 0.0)
     return probs / probs.sum(-1, keepdim=True)

@@ -83,7 +83,7 @@ def scatter(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str
     """A picture (SVG) of labelled points; the vertical axis is logarithmic."""
     width, height, left, bottom = 720, 420, 70, 50
     xs, ys = [x for x, _, _ in points], [math.log(y) for _, y, _ in points]
-    x_low, x_high = min(xs) - 0.05, max(xs) + 0.05
+    x_low, x_high = 0.0, 1.0
     y_low, y_high = min(ys) - 0.2, max(ys) + 0.2
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -97,9 +97,13 @@ def scatter(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str
         parts.append(f'<line x1="{left}" x2="{width - 140}" y1="{down:.0f}" y2="{down:.0f}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 8}" y="{down + 4:.0f}" text-anchor="end">{math.exp(y):.3g}</text>')
         parts.append(f'<text x="{across:.0f}" y="{height - bottom + 30}" text-anchor="middle">{x:.2f}</text>')
-    for x, y, label in zip(xs, ys, (label for _, _, label in points), strict=True):
+    labels: list[tuple[float, float]] = []  # where they are
+    for x, y, label in sorted(zip(xs, ys, (label for _, _, label in points), strict=True), key=lambda p: -p[1]):
         across, down = at(x, y)
         parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="5" fill="#c4551b"/>')
+        while any(abs(across - other) < 100 and abs(down - height) < 13 for other, height in labels):
+            down += 1  # not over another one
+        labels.append((across, down))
         parts.append(f'<text x="{across + 9:.1f}" y="{down + 4:.1f}">{html.escape(label)}</text>')
     parts.append(f'<text x="{(width - 70) / 2:.0f}" y="{height - 4}" text-anchor="middle">{html.escape(x_name)}</text>')
     parts.append(f'<text x="14" y="{height / 2:.0f}" text-anchor="middle" transform="rotate(-90 14 {height / 2:.0f})">')

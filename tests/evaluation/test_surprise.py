@@ -1,0 +1,58 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import gptlab
+from gptlab.config import TrainConfig, compose
+from gptlab.errors import UserError
+from gptlab.evaluation.perplexity import evaluate
+from gptlab.training.run import train
+
+
+def ask(*more: str) -> dict[str, object]:
+    return evaluate(compose("evaluate", list(more)))
+
+
+def test_every_token_of_a_text_by_its_surprise(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(tiny())
+    text = 'the cat & the <i>dog</i> "ran"\n' * 3
+    (tmp_path / "a.txt").write_text(text)
+    result = ask("explain=true", "text=a.txt")
+    gpt, tokenizer = gptlab.load()
+    ids = [tokenizer.eot, *tokenizer.encode(text)]
+    nats = []
+    with torch.no_grad():
+        for t in range(1, len(ids)):  # windows of block_size, as evaluation has them
+            start = (t - 1) // 32 * 32
+            nats.append(-gpt(torch.tensor([ids[start:t]]))[0, -1].double().log_softmax(-1)[ids[t]].item())
+    assert result["tokens"] == len(nats)
+    assert result["loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-4)
+    page = (tmp_path / "outputs/latest/surprise.html").read_text()
+    assert page.count('class="t"') == len(nats) and f"{nats[0]:.2f} nats" in page
+    assert "<i>" not in page and "&lt;" in page
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["explain=true"], "explain=True: goes with text=FILE; "),
+        (["text=a.txt"], "explain=False: goes with text=FILE; "),
+        (["explain=true", "text=none.txt"], "text=none.txt: no such file; "),
+        (["explain=true", "text=empty.txt"], "text=empty.txt: is empty; "),
+    ],
+)
+def test_mistakes(overrides: list[str], why: str, tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    train(tiny("budget.steps=1"))
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match=f"^{why}"):
+        ask(*overrides)
+
+
+def test_colours_go_from_white_to_orange() -> None:
+    from gptlab.pages import colour
+
+    assert colour(0.0) == "rgb(255,255,255)" and colour(10.0) == colour(99.0) == "rgb(255,125,40)"
+    assert math.isclose(int(colour(5.0).split(",")[1]), 190)
