@@ -20,7 +20,9 @@ MAY_USE = {
     "pages": GROUND,
     "progress": {"data"},
     "rundir": GROUND | {"tokenizers", "model", "data"},
-    "training": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "rundir", "config", "progress"},
+    "training": GROUND
+    | {"tokenizers", "model", "optim", "decoding", "data", "rundir", "config", "progress", "planning"},
+    "planning": GROUND | {"model"},
     "config": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "training"},
     "messages": GROUND | {"config"},
     "door": GROUND | {"config", "messages"},

@@ -18,27 +18,19 @@ from gptlab.decoding.controls import Controls
 from gptlab.decoding.decoders import Beam, Greedy, MinP, Sample, TopK, TopP, Typical
 from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPTConfig
-from gptlab.optim.optimizers import AdamW
-from gptlab.optim.schedules import Constant, Cosine
+from gptlab.optim.optimizers import SGD, Adafactor, Adam, AdamW, Lion, Muon
+from gptlab.optim.schedules import WSD, Constant, Cosine, InverseSqrt, Linear
 from gptlab.tokenizers import BPE, Byte, Char, JSONFile, OpenAI, Saved
+from gptlab.training.budget import Budget
 from gptlab.training.trainer import Loggers, TrainerConfig
 
 # the options of a group may be of several classes; the annotation of such a field is Any
 COMPONENTS = [
     *(GPTConfig, Bundled, Files, Download, Hub, Mixture, TokenFiles),
-    *(BPE, OpenAI, Char, Byte, JSONFile, Saved, AdamW, Constant, Cosine),
+    *(BPE, OpenAI, Char, Byte, JSONFile, Saved),
+    *(AdamW, Adam, SGD, Lion, Adafactor, Muon, Constant, Cosine, Linear, WSD, InverseSqrt),
     *(Greedy, Sample, TopK, TopP, MinP, Typical, Beam, TrainerConfig, Loggers),
 ]
-
-
-@dataclass
-class Budget:
-    """How long to train."""
-
-    steps: int = 900  # optimizer steps
-
-    def __post_init__(self) -> None:
-        require(self.steps >= 1, "steps", self.steps, "must be at least 1", "try 900")
 
 
 @dataclass

@@ -25,7 +25,8 @@ def files(texts: str) -> list[str]:
 
 
 def module(data: Any, block_size: int = T) -> TextDataModule:
-    found = TextDataModule(prepare(data, Byte()), data, block_size, steps=3, micro_batch_size=4, seed=1)
+    found = TextDataModule(prepare(data, Byte()), data, block_size, seed=1)
+    found.steps, found.micro_batch_size = 3, 4
     found.trainer = CPU
     return found
 
@@ -111,4 +112,4 @@ def test_masked_documents_are_as_if_alone(positions: str) -> None:
 def test_windows_that_would_skip_tokens_are_refused(texts: str) -> None:
     config = Files(files=[texts.strip("[]")], stride=33)
     with pytest.raises(UserError, match=r"^data\.stride=33: skips tokens between windows of 32; "):
-        TextDataModule(prepare(config, Byte()), config, 32, 1, 1, 0)
+        TextDataModule(prepare(config, Byte()), config, 32, 0)

@@ -18,13 +18,13 @@ class TextDataModule(L.LightningDataModule):
     """One run's batches: `steps` optimizer steps of `config.batch_size` windows, and the whole held-out split.
 
     The whole run is one pass of the training loader; its order goes through as many epochs of the text as it takes.
+    Tell `steps` and `micro_batch_size` before a loader is asked for.
     """
 
-    def __init__(
-        self, corpus: Corpus, config: DataConfig, block_size: int, steps: int, micro_batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, corpus: Corpus, config: DataConfig, block_size: int, seed: int) -> None:
         super().__init__()
-        self.config, self.steps, self.micro_batch_size, self.seed = config, steps, micro_batch_size, seed
+        self.config, self.seed, self.block_size = config, seed, block_size
+        self.steps, self.micro_batch_size = 0, 1
         self.weights = corpus.weights
         self.data_hash: str = corpus.manifest["sha256"]
         stride = config.stride or block_size
@@ -42,6 +42,11 @@ class TextDataModule(L.LightningDataModule):
                 todo = "lower it, give more text, or change data.val_fraction"
                 require(len(stream) > block_size, "model.block_size", block_size, why, todo)
         self.loader: WatchedLoader | None = None
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Of all training windows."""
+        return sum(len(windows) for windows in self.train) * self.block_size
 
     @property
     def seconds_waited(self) -> float:

@@ -1,36 +1,132 @@
 """Optimizers: each a dataclass of settings that builds itself for a model."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from gptlab.errors import require
+from gptlab.errors import UserError, require
+from gptlab.optim.muon import MuonOptimizer
+
+
+class OptimizerConfig(Protocol):
+    def build(self, gpt: nn.Module) -> Optimizer: ...
 
 
 @dataclass
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), on matrices only, as GPT-2 and GPT-3 do."""
+class Decaying:
+    """What all share: a learning rate, and weight decay on matrices only, as GPT-2 and GPT-3 have it."""
 
     lr: float = 6e-4
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
     weight_decay: float = 0.1
-    fused: bool = True
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", self.lr, "is not above 0", "try 0.001 for a small model")
-        for key in ("beta1", "beta2"):
-            beta = getattr(self, key)
-            require(0 <= beta < 1, key, beta, "is not in [0, 1)", "0.9 and 0.95 are usual")
-        require(self.eps > 0, "eps", self.eps, "is not above 0", "1e-8 is usual")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "is negative", "0 turns it off")
+        for key in ("beta1", "beta2", "momentum"):
+            beta = getattr(self, key, 0.9)
+            require(0 <= beta < 1, key, beta, "is not in [0, 1)", "0.9 is usual")
+        eps = getattr(self, "eps", 1.0)
+        require(eps > 0, "eps", eps, "is not above 0", "1e-8 is usual")
 
-    def build(self, gpt: nn.Module) -> torch.optim.AdamW:
+    def groups(self, gpt: nn.Module) -> list[dict[str, Any]]:
+        """Parameters that decay, and those that do not."""
         params = [p for p in gpt.parameters() if p.requires_grad]
-        groups = [
+        return [
             {"params": [p for p in params if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=self.fused)
+
+
+@dataclass
+class AdamW(Decaying):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    fused: bool = True
+
+    def build(self, gpt: nn.Module) -> Optimizer:
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(self.groups(gpt), lr=self.lr, betas=betas, eps=self.eps, fused=self.fused)
+
+
+@dataclass
+class Adam(AdamW):
+    """Adam (Kingma & Ba 2015); its weight decay is L2: added to the gradient, so that it is adapted too."""
+
+    weight_decay: float = 0.0
+
+    def build(self, gpt: nn.Module) -> Optimizer:
+        betas = (self.beta1, self.beta2)
+        return torch.optim.Adam(self.groups(gpt), lr=self.lr, betas=betas, eps=self.eps, fused=self.fused)
+
+
+@dataclass
+class SGD(Decaying):
+    """Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
+
+    lr: float = 0.1
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        useless = self.nesterov and self.momentum == 0
+        require(not useless, "nesterov", True, "looks ahead along a momentum of 0", "give momentum, such as 0.9")
+
+    def build(self, gpt: nn.Module) -> Optimizer:
+        return torch.optim.SGD(self.groups(gpt), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+
+
+@dataclass
+class Lion(Decaying):
+    """The sign of a momentum (Chen et al. 2023); wants a third to a tenth of AdamW's rate, and more decay."""
+
+    lr: float = 1e-4
+    weight_decay: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def build(self, gpt: nn.Module) -> Optimizer:
+        try:
+            import lion_pytorch
+        except ImportError as error:
+            raise UserError("optimizer", "lion", f"needs {error.name}", "pip install 'gptlab[lion]'") from error
+        optimizer: Optimizer = lion_pytorch.Lion(self.groups(gpt), lr=self.lr, betas=(self.beta1, self.beta2))
+        return optimizer
+
+
+@dataclass
+class Adafactor(Decaying):
+    """Second moments by rows and columns (Shazeer & Stern 2018): next to no memory."""
+
+    lr: float = 0.01
+    weight_decay: float = 0.0
+
+    def build(self, gpt: nn.Module) -> Optimizer:
+        return torch.optim.Adafactor(self.groups(gpt), lr=self.lr)
+
+
+@dataclass
+class Muon(AdamW):
+    """Orthogonalized momentum for the matrices inside the blocks (Jordan et al. 2024), AdamW for all else.
+
+    Updates are scaled to the size of AdamW's (Liu et al. 2025), so that one rate serves both.
+    """
+
+    momentum: float = 0.95
+
+    def build(self, gpt: nn.Module) -> Optimizer:
+        hidden = {p for block in gpt.blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad}  # type: ignore[union-attr]
+        groups = self.groups(gpt)
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p not in hidden]
+        ordered = [p for p in gpt.parameters() if p in hidden]
+        betas = (self.beta1, self.beta2)
+        adamw = torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=self.fused)
+        return MuonOptimizer(ordered, self.lr, self.momentum, self.weight_decay, adamw)

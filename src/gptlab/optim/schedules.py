@@ -8,20 +8,31 @@ from gptlab.errors import require
 
 @dataclass
 class Constant:
-    """The full rate after a linear warm-up."""
+    """The full rate after a linear warm-up, of so many steps or of a share of the run."""
 
     warmup_steps: int = 0
+    warmup_share: float | None = None  # of all steps; instead of warmup_steps
 
     def __post_init__(self) -> None:
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "is negative", "0 turns it off")
+        share = self.warmup_share
+        require(share is None or 0 <= share < 1, "warmup_share", share, "is not in [0, 1)", "0.02 is usual")
+
+    def warmup(self, steps: int) -> int:
+        return self.warmup_steps if self.warmup_share is None else round(self.warmup_share * steps)
 
     def __call__(self, step: int, steps: int) -> float:
-        return min(1.0, (step + 1) / (self.warmup_steps + 1))
+        warmup = self.warmup(steps)
+        return (step + 1) / (warmup + 1) if step < warmup else self.after(step - warmup, max(1, steps - 1 - warmup))
+
+    def after(self, step: int, last: int) -> float:
+        """The multiplier at a step after the warm-up, counted from 0 to `last`."""
+        return 1.0
 
 
 @dataclass
 class Cosine(Constant):
-    """Warm-up, then half a cosine from 1 down to `min_ratio` at the last step (Loshchilov & Hutter 2017)."""
+    """Half a cosine from 1 down to `min_ratio` at the last step (Loshchilov & Hutter 2017)."""
 
     warmup_steps: int = 50
     min_ratio: float = 0.1
@@ -30,8 +41,45 @@ class Cosine(Constant):
         super().__post_init__()
         require(0 <= self.min_ratio <= 1, "min_ratio", self.min_ratio, "is not in [0, 1]", "0.1 is usual")
 
+    def after(self, step: int, last: int) -> float:
+        return self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * min(1.0, step / last))) / 2
+
+
+@dataclass
+class Linear(Cosine):
+    """A straight line from 1 down to `min_ratio` at the last step."""
+
+    min_ratio: float = 0.0
+
+    def after(self, step: int, last: int) -> float:
+        return 1 + (self.min_ratio - 1) * min(1.0, step / last)
+
+
+@dataclass
+class WSD(Cosine):
+    """Warm-up, stable, decay: down to `min_ratio` over the last `decay_share` of the run (Hu et al. 2024)."""
+
+    min_ratio: float = 0.0
+    decay_share: float = 0.2
+    shape: str = "linear"  # linear | sqrt: 1 - sqrt of the way (Haegele et al. 2024)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "is not in (0, 1]", "0.2 is usual")
+        require(self.shape in ("linear", "sqrt"), "shape", self.shape, "no such option", "choose one of linear, sqrt")
+
+    def after(self, step: int, last: int) -> float:
+        way = max(0.0, 1 - (last - step) / max(1.0, self.decay_share * last))
+        fall = min(1.0, way) ** (0.5 if self.shape == "sqrt" else 1)
+        return 1 + (self.min_ratio - 1) * fall
+
+
+@dataclass
+class InverseSqrt(Constant):
+    """1 at the end of the warm-up, then as one over the root of the step (Vaswani et al. 2017)."""
+
+    warmup_steps: int = 50
+
     def __call__(self, step: int, steps: int) -> float:
-        if step < self.warmup_steps:
-            return super().__call__(step, steps)
-        progress = min(1.0, (step - self.warmup_steps) / max(1, steps - 1 - self.warmup_steps))
-        return self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * progress)) / 2
+        warmup = self.warmup(steps)
+        return min((step + 1) / (warmup + 1), math.sqrt((warmup + 1) / (step + 1)))

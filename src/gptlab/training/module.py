@@ -11,7 +11,7 @@ from torch import Tensor
 from gptlab.data.windows import Batch
 from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT
-from gptlab.optim.optimizers import AdamW
+from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Constant
 
 
@@ -21,7 +21,7 @@ class GPTModule(L.LightningModule):
     def __init__(
         self,
         gpt: GPT,
-        optimizer: AdamW,
+        optimizer: OptimizerConfig,
         schedule: Constant,
         steps: int,
         val_bytes: int,

@@ -13,6 +13,7 @@ from rich.text import Text
 from gptlab.config import TrainConfig
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.prepare import Corpus
+from gptlab.training.budget import Plan
 
 
 def header(
@@ -20,6 +21,7 @@ def header(
     config: TrainConfig,
     corpus: Corpus,
     parameters: int,
+    plan: Plan,
     trainer: L.Trainer,
     datamodule: TextDataModule,
 ) -> None:
@@ -33,7 +35,8 @@ def header(
         f"{parts['val']['tokens']:,} tokens held out; sha256 {parts['sha256'][:12]}",
         "windows": _windows(datamodule),
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {corpus.tokenizer.n_vocab:,} tokens",
-        "steps": f"{config.budget.steps:,} of {config.data.batch_size} x {model.block_size} tokens on "
+        "budget": str(plan),
+        "batch": f"{config.data.batch_size} x {model.block_size} tokens a step on "
         f"{trainer.world_size} x {trainer.strategy.root_device.type}, {config.trainer.precision}",
         "run": _near(config.run_dir),
     }

@@ -19,6 +19,7 @@ from gptlab.data.prepare import prepare
 from gptlab.decoding.decoders import Greedy
 from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPT, num_params
+from gptlab.planning.flops import flops_per_token
 from gptlab.progress import watching
 from gptlab.rundir import RunDir
 from gptlab.tokenizers import Saved
@@ -39,9 +40,15 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         corpus = prepare(config.data, tokenizer, watch)
     loaded = start_from.load()[0].train() if start_from else None
     model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
-    steps, seed, path = config.budget.steps, config.seed, Path(config.run_dir)
+    seed, path = config.seed, Path(config.run_dir)
+    datamodule = TextDataModule(corpus, config.data, model_config.block_size, seed)
 
     tokens_per_step = config.data.batch_size * model_config.block_size
+    with torch.device("meta"):
+        parameters = num_params(GPT(model_config))
+    flops = flops_per_token(model_config)
+    plan = config.budget.plan(tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
+    steps = plan.steps
     speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
     samples = Samples(path, config.sample_prompts, corpus.tokenizer, config.decoder, seed)
     callbacks = [
@@ -58,7 +65,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     trainer.accumulate_grad_batches = accumulate
     val_every = min(config.trainer.val_every_n_steps, steps)
     trainer.val_check_interval = val_every * accumulate
-    datamodule = TextDataModule(corpus, config.data, model_config.block_size, steps, micro_batch_size, seed)
+    datamodule.steps, datamodule.micro_batch_size = steps, micro_batch_size
 
     L.seed_everything(seed, verbose=False)
     gpt = loaded or GPT(model_config)  # only now: mistakes above must not wait for a large one
@@ -76,7 +83,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     if trainer.is_global_zero:
         config = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
         run = RunDir.create(path, record(config), corpus)
-        report.header(console, config, corpus, num_params(module.gpt), trainer, datamodule)
+        report.header(console, config, corpus, parameters, plan, trainer, datamodule)
 
     start, train_loss, status = time.perf_counter(), None, "failed"
     try:
@@ -94,9 +101,10 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         scores = trainer.callback_metrics | ({} if train_loss is None else {"train/loss": train_loss})
         summary = {
             "status": status,
-            "parameters": num_params(module.gpt),
+            "parameters": parameters,
             "steps": trainer.global_step,
             "tokens": trainer.global_step * tokens_per_step,
+            "flops": trainer.global_step * tokens_per_step * flops,
             "seconds": time.perf_counter() - start,
             "tokens_per_second": speed.tokens_per_second,
             **{_key(name): _number(scores.get(name)) for name in SCORES},
