@@ -25,7 +25,7 @@ MAY_USE = {
     "planning": GROUND | {"model"},
     "config": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "training"},
     "messages": GROUND | {"config"},
-    "door": GROUND | {"config", "messages"},
+    "door": GROUND | {"config", "messages", "rundir"},
     "sample": GROUND | {"config", "rundir", "decoding", "model", "tokenizers", "explain"},
     "explain": GROUND | {"pages", "rundir", "tokenizers"},
     "evaluation": GROUND | {"config", "rundir", "data", "model", "tokenizers", "pages"},

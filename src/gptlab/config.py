@@ -60,6 +60,7 @@ class TrainConfig:
     sample_prompts: list[str] = field(default_factory=list)
     name: str = "run"
     run_dir: str = MISSING
+    resume: str | None = None  # a run that goes on in place; its own config is taken, and what is given here changes it
     init_from: str | None = None  # a run, whose model, weights and tokenizer are taken instead of new ones
     seed: int = 1337
     json: bool = False
@@ -199,7 +200,7 @@ def record(config: TrainConfig) -> dict[str, Any]:
 
     `gptlab train --config-dir RUN --config-name config` repeats the run.
     """
-    values = dataclasses.asdict(config)
+    values = {**dataclasses.asdict(config), "resume": None}
     del values["run_dir"]
     parts = {f.name: type(getattr(config, f.name)).__name__ for f in dataclasses.fields(config) if f.default is MISSING}
     parts |= {f"data.parts.{name}": type(part).__name__ for name, part in getattr(config.data, "parts", {}).items()}

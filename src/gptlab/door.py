@@ -55,7 +55,7 @@ def open_door(
         """One job; a sweep goes on with the others whatever becomes of it."""
         hydra_config = HydraConfig.get()
         # Lightning starts the other ranks by this line: the one job, never the whole sweep
-        sys.argv = [*program, *hydra_config.overrides.task]
+        sys.argv = [*program, *_config_flags(argv), *hydra_config.overrides.task]
         try:
             config = to_typed(cfg, hydra_config.runtime.output_dir)
             if hydra_config.mode == RunMode.MULTIRUN and verb == "train":
@@ -73,6 +73,14 @@ def open_door(
         finally:
             _remove_if_empty(Path(hydra_config.runtime.output_dir))
 
+    if verb == "train":
+        try:
+            argv = _resumed(argv)
+        except UserError as error:
+            mistake(error)
+            if as_json:
+                print(json.dumps(answers[0]))
+            return 2
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
     sys.argv = [program[0], *argv]
@@ -90,6 +98,34 @@ def open_door(
         if as_json and answers:
             print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}), file=out)
     return max(codes)
+
+
+def _resumed(argv: list[str]) -> list[str]:
+    """`resume=RUN` as the command line that composes that run's own config, and the rest of argv over it."""
+    asked = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
+    if not asked or asked[-1] in ("", "null") or _config_flags(argv):
+        return argv
+    from gptlab.rundir import RunDir
+
+    try:
+        run = RunDir.find(asked[-1])
+    except UserError as error:
+        raise UserError("resume", asked[-1], error.why, error.todo) from error
+    path = run.path.resolve()
+    rest = [arg for arg in argv if not arg.startswith(("resume=", "run_dir="))]
+    return ["--config-dir", str(path), "--config-name", "config", *rest, f"run_dir={path}", f"resume={run.checkpoint}"]
+
+
+def _config_flags(argv: list[str]) -> list[str]:
+    """What of a command line says where the config comes from."""
+    flags = ("--config-dir", "-cd", "--config-name", "-cn")
+    found = []
+    for i, arg in enumerate(argv):
+        if arg in flags:
+            found += argv[i : i + 2]
+        elif arg.startswith(tuple(f"{flag}=" for flag in flags)):
+            found.append(arg)
+    return found
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -51,6 +51,17 @@ class RunDir:
         return run
 
     @classmethod
+    def go_on(cls, path: Path, config: dict[str, Any]) -> "RunDir":
+        """A run that is resumed: `running` again, with what is changed in its config."""
+        import yaml
+
+        run = cls(path)
+        write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        run.write_summary({"status": "running"})
+        _point_latest_to(path)
+        return run
+
+    @classmethod
     def find(cls, name: str) -> "RunDir":
         """The run that a user means by `latest`, a run directory, or a checkpoint in one."""
         given = LATEST if name == "latest" else Path(name).expanduser()

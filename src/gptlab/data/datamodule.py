@@ -56,9 +56,9 @@ class TextDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer: Any = self.trainer
         order = Order([len(windows) for windows in self.train], self.weights, self.seed)
-        batches = TrainBatches(
-            order, self.steps, self.config.batch_size, self.micro_batch_size, trainer.global_rank, trainer.world_size
-        )
+        ranks = trainer.global_rank, trainer.world_size
+        first = trainer.global_step  # of a run that is resumed
+        batches = TrainBatches(order, self.steps, self.config.batch_size, self.micro_batch_size, *ranks, first)
         self.loader = self._loader(TrainWindows(self.train), batches)
         return self.loader
 

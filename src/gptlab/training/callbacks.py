@@ -33,6 +33,13 @@ class Speed(Callback):
     def tokens_per_second(self) -> float:
         return self.steps * self.tokens_per_step / self.seconds if self.seconds else 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.steps = state_dict["seconds"], state_dict["steps"]
+        self._since = (self.seconds, self.steps, self.waited())
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._resumed = time.perf_counter()
 

@@ -13,6 +13,7 @@ from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Constant
+from gptlab.training.resume import fresh_loops
 
 
 class GPTModule(L.LightningModule):
@@ -62,13 +63,15 @@ class GPTModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout's noise is a function of where we are, not of what ran before; no two ranks share it
-        torch.manual_seed(hash((self.seed, batch_idx, self.global_rank)))
+        part = batch_idx % self.trainer.accumulate_grad_batches
+        torch.manual_seed(hash((self.seed, self.global_step, part, self.global_rank)))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the mean loss since the last log: no step waits for the device in between."""
         if not self.logs_after(batch_idx):
             return
-        loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+        losses = torch.stack([loss.to(self.device) for loss in self._losses])
+        loss = self.trainer.strategy.reduce(losses.mean(), reduce_op="mean")
         self._losses.clear()
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         self._record({"train/loss": loss, "optim/lr": lr, "optim/grad_norm": self._grad_norm, **self.pending})
@@ -120,5 +123,15 @@ class GPTModule(L.LightningModule):
         limit = self.clip_norm or float("inf")
         self._grad_norm = torch.nn.utils.clip_grad_norm_(self.gpt.parameters(), limit)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        loops = fresh_loops(
+            self.trainer.fit_loop.state_dict(), checkpoint["global_step"], self.trainer.accumulate_grad_batches
+        )
+        checkpoint["loops"] = {"fit_loop": loops}
+        self._losses = list(checkpoint["losses"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"] = asdict(self.gpt.config)
+        since = self.global_step % self.log_every_n_steps  # steps; at 0 they are logged before the next one
+        whole = since * self.trainer.accumulate_grad_batches
+        checkpoint["losses"] = [loss.cpu() for loss in self._losses[:whole]]  # of whole steps since the last log

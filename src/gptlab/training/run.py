@@ -26,6 +26,7 @@ from gptlab.tokenizers import Saved
 from gptlab.training import report
 from gptlab.training.callbacks import ProgressBar, Samples, SaveWhenStopped, Speed, checkpoints
 from gptlab.training.module import GPTModule
+from gptlab.training.resume import checkpoint_of, require_same, samples_until
 
 SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
 
@@ -34,12 +35,17 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     """Train as asked; returns what summary.json holds, or None in a process that is not rank 0."""
     _quieten()
     console = Console(quiet=rank_zero_only.rank != 0)  # type: ignore[attr-defined]
-    start_from = RunDir.find(config.init_from) if config.init_from else None
+    before = RunDir.find(config.resume) if config.resume else None
+    ckpt_path, resumed = checkpoint_of(before) if before else (None, None)
+    start_from = RunDir.find(config.init_from) if config.init_from and not before else None
     tokenizer = Saved(str(start_from.path / "tokenizer")) if start_from else config.tokenizer
     with watching(console) as watch:
         corpus = prepare(config.data, tokenizer, watch)
     loaded = start_from.load()[0].train() if start_from else None
     model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
+    whole = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
+    if before:
+        require_same(before.config(), plain(record(whole)))
     seed, path = config.seed, Path(config.run_dir)
     datamodule = TextDataModule(corpus, config.data, model_config.block_size, seed)
 
@@ -49,6 +55,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     flops = flops_per_token(model_config)
     plan = config.budget.plan(tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     steps = plan.steps
+    why, todo = f"has its {steps:,} steps already", "lengthen it, e.g. budget.steps=" + str(2 * steps)
+    require(resumed is None or resumed < steps, "resume", config.resume, why, todo)
     speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
     samples = Samples(path, config.sample_prompts, corpus.tokenizer, config.decoder, seed)
     callbacks = [
@@ -58,7 +66,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         SaveWhenStopped(path / "checkpoints/last.ckpt"),
         speed,
     ]
-    trainer = config.trainer.build(steps, config.logger.build(path), callbacks, path)
+    trainer = config.trainer.build(steps, config.logger.build(path, resumed), callbacks, path)
     micro_batch_size, accumulate = micro_batches(
         config.data.batch_size, config.data.micro_batch_size, trainer.world_size
     )
@@ -81,13 +89,18 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         corpus.tokenizer.eot if config.data.mask_documents else None,
     )
     if trainer.is_global_zero:
-        config = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
-        run = RunDir.create(path, record(config), corpus)
+        config = whole
+        if resumed is not None:
+            run = RunDir.go_on(path, record(config))
+            samples_until(path / "samples.md", resumed)
+            console.print(f"going on after step {resumed:,}")
+        else:
+            run = RunDir.create(path, record(config), corpus)
         report.header(console, config, corpus, parameters, plan, trainer, datamodule)
 
     start, train_loss, status = time.perf_counter(), None, "failed"
     try:
-        trainer.fit(module, datamodule)
+        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
         train_loss = trainer.callback_metrics.get("train/loss")
         if trainer.global_step % val_every:
             trainer.validate(module, datamodule, verbose=False)  # the end is always measured
@@ -95,7 +108,10 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         status = "finished"
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         status = "stopped"
-        console.print(Text(f"stopped at step {trainer.global_step}; what was learned is in {path}"))
+        line = (
+            f"stopped at step {trainer.global_step}; what was learned is in {path}; go on: gptlab train resume={path}"
+        )
+        console.print(Text(line), soft_wrap=True)
         raise KeyboardInterrupt from None  # a sweep ends too
     finally:
         scores = trainer.callback_metrics | ({} if train_loss is None else {"train/loss": train_loss})
@@ -151,6 +167,14 @@ def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int
             f"choose {nearest}",
         )
     return micro_batch_size, batch_size // per_pass
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As YAML has it."""
+    import yaml
+
+    read: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))
+    return read
 
 
 def _key(metric: str) -> str:

@@ -1,0 +1,178 @@
+"""A run that is stopped and resumed ends as one that never was."""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gptlab.config import TrainConfig, compose
+from gptlab.errors import UserError
+from gptlab.training.module import GPTModule
+from gptlab.training.run import train
+from tests.conftest import ROOT, tiny_overrides
+
+Tiny = Callable[..., TrainConfig]
+RUN = ["model.dropout=0.2", "budget.steps=12", "checkpoint.every_n_steps=3", "data.micro_batch_size=2"]
+TIMED = {"train/tokens_per_second", "train/data_wait"}
+
+
+def resumed(run: Path, *more: str) -> dict[str, Any]:
+    """What `gptlab train resume=RUN` comes to."""
+    ask = [*more, f"run_dir={run}", f"resume={run}"]
+    summary = train(compose("train", ask, config_dir=run, config_name="config"))
+    assert summary is not None
+    return summary
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIMED and v} for row in csv.DictReader(file)]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, batch: int, how: BaseException) -> None:
+    """Let the next run stop within a micro-batch, as a person or a crash would make it."""
+    whole = GPTModule.training_step
+
+    def training_step(self: GPTModule, data: Any, batch_idx: int) -> torch.Tensor:
+        if batch_idx == batch:
+            raise how
+        return whole(self, data, batch_idx)
+
+    monkeypatch.setattr(GPTModule, "training_step", training_step)
+
+
+@pytest.mark.parametrize(("batch", "how"), [(9, KeyboardInterrupt()), (14, KeyboardInterrupt()), (19, RuntimeError())])
+def test_stopped_within_an_accumulation(
+    batch: int, how: BaseException, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two micro-batches a step: stopped in the second of step 4 and 9, and in the first of step 7."""
+    train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
+    with monkeypatch.context() as patch, pytest.raises(type(how)):
+        stop_at(patch, batch, how)
+        train(tiny(*RUN))
+    summary = resumed(tmp_path / "run")
+    assert (summary["status"], summary["steps"]) == ("finished", 12)
+    assert same(tmp_path / "whole", tmp_path / "run")
+    assert rows(tmp_path / "run")[-3:] == rows(tmp_path / "whole")[-3:]
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [e.step for e in events.Scalars("val/loss")] == [3, 6, 9, 12]
+
+
+def test_a_crash_loses_nothing_that_was_logged(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps after the last checkpoint come again, once; those before are kept."""
+    train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        stop_at(patch, 17, RuntimeError("crashed"))
+        train(tiny(*RUN))
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "failed"
+    resumed(tmp_path / "run")
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert (tmp_path / "run/samples.md").read_text() == (tmp_path / "whole/samples.md").read_text()
+
+
+def test_a_budget_can_be_lengthened(tiny: Tiny, tmp_path: Path) -> None:
+    constant = ["schedule=constant", "model.dropout=0.2"]
+    train(tiny(*constant, "budget.steps=9", f"run_dir={tmp_path}/whole"))
+    train(tiny(*constant, "budget.steps=6"))
+    assert resumed(tmp_path / "run", "budget.steps=9")["steps"] == 9
+    assert same(tmp_path / "whole", tmp_path / "run")
+    with pytest.raises(UserError, match=r"^resume=.+: has its 9 steps already; lengthen it, e\.g\. budget\.steps=18$"):
+        resumed(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("model.n_layer=3", "model.n_layer=3: but the run that is resumed has 2; leave it out"),
+        ("data.val_fraction=0.2", "data.val_fraction=0.2: but the run that is resumed has 0.1; "),
+        ("data.batch_size=8", "data.batch_size=8: but the run that is resumed has 4; "),
+        ("seed=7", "seed=7: but the run that is resumed has 1337; "),
+    ],
+)
+def test_what_would_make_it_a_lie_is_refused_by_name(override: str, why: str, tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("budget.steps=2"))
+    with pytest.raises(UserError, match=f"^{why}"):
+        resumed(tmp_path / "run", override, "budget.steps=4")
+
+
+def test_other_text_is_refused_unless_asked_for(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("budget.steps=2"))
+    path = tmp_path / "texts/00.txt"
+    path.write_text(path.read_text() + "one more line\n")
+    with pytest.raises(
+        UserError, match=r"^data=.+: the checkpoint was trained on other data .+; .+other_data_ok=true$"
+    ):
+        resumed(tmp_path / "run", "budget.steps=4")
+    assert resumed(tmp_path / "run", "budget.steps=4", "data.other_data_ok=true")["steps"] == 4
+
+
+def test_a_damaged_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("budget.steps=2"))
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"^resume=.+last\.ckpt: its last\.ckpt is damaged; "):
+        resumed(tmp_path / "run", "budget.steps=4")
+
+
+@pytest.mark.slow
+def test_killed_at_random_instants(texts: str, tmp_path: Path) -> None:
+    """SIGKILL, again and again; GPTLAB_KILLS says how often (20 took ten minutes)."""
+    kills, rng = int(os.environ.get("GPTLAB_KILLS", 3)), random.Random(3)
+    command = [sys.executable, str(ROOT / "train.py")]
+    ask = [*tiny_overrides(texts), "model.dropout=0.2", "budget.steps=300", "checkpoint.every_n_steps=10"]
+    ask += ["trainer.val_every_n_steps=50", "data.micro_batch_size=2", "sample_prompts=[]"]
+    subprocess.run([*command, *ask, "run_dir=whole"], check=True, capture_output=True)
+    again, killed = [*command, *ask, "run_dir=run"], 0
+    while True:
+        process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        last = tmp_path / "run/checkpoints/last.ckpt"
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        while process.poll() is None and killed < kills and not (last.exists() and last.stat().st_mtime_ns > before):
+            time.sleep(0.01)
+        if killed == kills or process.poll() is not None:
+            _, complaint = process.communicate()
+            assert process.returncode == 0, complaint.decode()
+            break
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        killed += 1
+        again = [*command, "resume=run"]
+    assert killed > 0 and same(Path("whole"), Path("run"))
+
+
+@pytest.mark.slow
+def test_from_the_command_line_and_onto_two_devices(texts: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py")]
+    ask = [*tiny_overrides(texts), "schedule=constant"]
+    for name, steps in (("whole", 8), ("run", 4)):
+        done = [*command, *ask, f"run_dir={name}", f"budget.steps={steps}"]
+        subprocess.run(done, check=True, capture_output=True)
+    more = [*command, "resume=run", "budget.steps=8", "trainer.devices=2"]
+    done = subprocess.run(more, check=True, capture_output=True, text=True).stdout
+    assert "going on after step 4" in done and "on 2 x cpu" in done
+    first, second = weights(Path("whole")), weights(Path("run"))
+    assert max((first[key] - second[key]).abs().max() for key in first) < 1e-4
+    for wrong, why in ((["resume=none"], "error: resume=none: no such directory"), (["resume=run"], "error: resume=")):
+        failed = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)
+        assert failed.returncode == 2 and failed.stderr.startswith(why) and failed.stderr.count("\n") == 1
