@@ -136,6 +136,10 @@ class RunDir:
         data = self.config().get("data", {})
         return data.get("packing") == "documents", bool(data.get("mask_documents"))
 
+    def status(self) -> str:
+        """`running`, `finished`, `stopped` or `failed`."""
+        return str(json.loads((self.path / "summary.json").read_text())["status"])
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 

@@ -56,7 +56,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     plan = config.budget.plan(tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     steps = plan.steps
     why, todo = f"has its {steps:,} steps already", "lengthen it, e.g. budget.steps=" + str(2 * steps)
-    require(resumed is None or resumed < steps, "resume", config.resume, why, todo)
+    ended = before is not None and before.status() == "finished"  # not so, if it was killed at the very end
+    require(resumed is None or resumed < steps or not ended, "resume", config.resume, why, todo)
     speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
     samples = Samples(path, config.sample_prompts, corpus.tokenizer, config.decoder, seed)
     callbacks = [
@@ -102,7 +103,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     try:
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
         train_loss = trainer.callback_metrics.get("train/loss")
-        if trainer.global_step % val_every:
+        if trainer.global_step % val_every or "val/loss" not in trainer.callback_metrics:
             trainer.validate(module, datamodule, verbose=False)  # the end is always measured
         trainer.save_checkpoint(path / "checkpoints/last.ckpt")
         status = "finished"
