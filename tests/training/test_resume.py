@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_at_random_instants(texts: str, tmp_path: Path) -> None:
-    """SIGKILL, again and again; GPTLAB_KILLS says how often (20 took ten minutes)."""
+    """SIGKILL, again and again; GPTLAB_KILLS says how often (20 take two minutes)."""
     kills, rng = int(os.environ.get("GPTLAB_KILLS", 3)), random.Random(3)
     command = [sys.executable, str(ROOT / "train.py")]
     ask = [*tiny_overrides(texts), "model.dropout=0.2", f"budget.steps={100 * kills}", "checkpoint.every_n_steps=10"]
