@@ -16,7 +16,9 @@ from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.tokenizers import Byte
 
 T = 32
-CPU = SimpleNamespace(global_rank=0, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+CPU = SimpleNamespace(
+    global_rank=0, world_size=1, global_step=0, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+)
 
 
 @pytest.fixture
