@@ -79,15 +79,16 @@ def tiny(texts: str, tmp_path: Path) -> Callable[..., TrainConfig]:
 
 
 def tiny_overrides(texts: str) -> list[str]:
+    return ["data=text", f"data.files={texts}", "tokenizer=byte", "data.batch_size=4", *tiny_model()]
+
+
+def tiny_model() -> list[str]:
+    """What of a tiny run is not about its text."""
     return [
-        "data=text",
-        f"data.files={texts}",
-        "tokenizer=byte",
         "model.n_layer=2",
         "model.n_head=2",
         "model.n_embd=16",
         "model.block_size=32",
-        "data.batch_size=4",
         "budget.steps=6",
         "trainer=cpu",
         "trainer.val_every_n_steps=3",

@@ -9,6 +9,7 @@ from gptlab.errors import UserError
 from gptlab.tokenize import tokenize
 from gptlab.tokenizers import BPE
 from gptlab.training.run import train
+from tests.conftest import tiny_model
 
 
 def ask(texts: str, *more: str) -> dict[str, object]:
@@ -22,26 +23,20 @@ def test_a_folder_of_tokens_trains_as_its_text_does(texts: str, tiny, tmp_path: 
     ask(texts, "out=tokens")
     fixed = ["tokenizer=bpe", "tokenizer.vocab_size=300"]
     from_text = train(tiny(*fixed))
-    config: TrainConfig = compose("train", [*OF_TINY, "data=tokens", "data.folder=tokens", "data.batch_size=4"])
+    config: TrainConfig = compose(
+        "train",
+        [
+            *tiny_model(),
+            "tokenizer=char",
+            "data=tokens",
+            "data.folder=tokens",
+            "data.batch_size=4",
+            "run_dir=of_tokens",
+        ],
+    )
     from_tokens = train(config)
     assert from_text and from_tokens
     assert from_tokens["val_loss"] == from_text["val_loss"] and from_tokens["data_hash"] == from_text["data_hash"]
-
-
-OF_TINY = [
-    "tokenizer=char",  # the folder's own counts
-    "model.n_layer=2",
-    "model.n_head=2",
-    "model.n_embd=16",
-    "model.block_size=32",
-    "budget.steps=6",
-    "trainer=cpu",
-    "trainer.val_every_n_steps=3",
-    "schedule.warmup_steps=1",
-    "sample_prompts=[the cat]",
-    "logger.every_n_steps=2",
-    "run_dir=of_tokens",
-]
 
 
 def test_the_report_agrees_with_a_count_by_hand(texts: str) -> None:

@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from gptlab.config import AuditConfig
 from gptlab.data.prepare import prepare, texts
 from gptlab.data.statistics import copies, hard_characters, id_counts, longest, overlap
-from gptlab.progress import watching
+from gptlab.progress import sizes, watching
 
 
 def audit(config: AuditConfig) -> dict[str, Any]:
@@ -25,10 +24,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
         repeated, repeated_tokens = copies(streams, eot)
         result: dict[str, Any] = {
             "data_hash": corpus.manifest["sha256"],
-            **{
-                part: {key: corpus.manifest[part][key] for key in ("documents", "bytes", "tokens")}
-                for part in ("train", "val")
-            },
+            **corpus.sizes(),
             "duplicates": {"documents": repeated, "tokens": repeated_tokens},
             "overlap": asdict(overlap(corpus.train, corpus.val, eot, config.ngram)),
             "longest": longest(streams, tokenizer, 5),
@@ -44,11 +40,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
 
 
 def _print(console: Console, result: dict[str, Any]) -> None:
-    table = Table("", "documents", "bytes", "tokens")
-    for part, name in {"train": "training", "val": "held out"}.items():
-        figures = (result[part][key] for key in ("documents", "bytes", "tokens"))
-        table.add_row(name, *("?" if figure is None else f"{figure:,}" for figure in figures))
-    console.print(table)
+    console.print(sizes(result))
     repeated, common, hard, ids = (result[key] for key in ("duplicates", "overlap", "hard_characters", "ids"))
     lines = [
         f"copies of an earlier document: {repeated['documents']:,} ({repeated['tokens']:,} tokens)",

@@ -38,7 +38,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     if isinstance(config.decoder, TopP) and config.decoder.p < 1 and config.decoder.temperature not in (0, 1):
         print("hint: temperature and top-p both shape the distribution; change one at a time", file=sys.stderr)
     if isinstance(config.decoder, Beam):
-        samples = _search(config, gpt, tokenizer, asked, limits)
+        samples = _search(config, gpt, tokenizer, asked, limits, controls)
     else:
         samples, steps = _draw(config, gpt, tokenizer, asked, limits, controls)
         if config.explain:
@@ -100,13 +100,12 @@ def _draw(
 
 
 def _search(
-    config: SampleConfig, gpt: GPT, tokenizer: Tokenizer, asked: Sequence[str], limits: Limits
+    config: SampleConfig, gpt: GPT, tokenizer: Tokenizer, asked: Sequence[str], limits: Limits, controls: Controls
 ) -> list[dict[str, Any]]:
     """The `num_samples` best texts that beam search finds for each prompt."""
     console, beam, samples = Console(), config.decoder, []
-    active = with_ids(config.controls, tokenizer).active
-    if active or config.stop:
-        key = f"controls.{active[0]}" if active else "stop"
+    if controls.active or config.stop:
+        key = f"controls.{controls.active[0]}" if controls.active else "stop"
         raise UserError(key, "given", "beam search searches the model's own distribution", "leave it out")
     why = f"beam search with {beam.beams} beams finds no more"
     require(config.num_samples <= beam.beams, "num_samples", config.num_samples, why, "raise decoder.beams")

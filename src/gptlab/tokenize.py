@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from gptlab.atomic import new_folder
 from gptlab.config import TokenizeConfig
@@ -14,7 +13,7 @@ from gptlab.data.prepare import Corpus, prepare
 from gptlab.data.sources import TokenFiles
 from gptlab.data.statistics import id_counts
 from gptlab.errors import require
-from gptlab.progress import watching
+from gptlab.progress import sizes, watching
 from gptlab.tokenizers import OpenAI, gpt2_is_here
 
 COMPARED = 2_000_000  # held-out tokens that are also encoded by GPT-2's tokenizer
@@ -38,7 +37,7 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
     result: dict[str, Any] = {
         "folders": [str(out)] if out else [str(folder) for folder in corpus.folders],
         "data_hash": corpus.manifest["sha256"],
-        **{part: {k: corpus.manifest[part][k] for k in ("documents", "bytes", "tokens")} for part in ("train", "val")},
+        **corpus.sizes(),
         "shards": sum(len(stream.shards) for stream in corpus.train) + len(corpus.val.shards),
         "tokenizer": fit(corpus),
     }
@@ -73,10 +72,7 @@ def _of_gpt2(corpus: Corpus) -> float | None:
 
 
 def _print(console: Console, result: dict[str, Any]) -> None:
-    table = Table("", "documents", "bytes", "tokens")
-    for part, name in {"train": "training", "val": "held out"}.items():
-        table.add_row(name, *(f"{result[part][key]:,}" for key in ("documents", "bytes", "tokens")))
-    console.print(table)
+    console.print(sizes(result))
     found = result["tokenizer"]
     lines = [f"tokenizer: {found['n_vocab']:,} tokens, {found['unused']:,} of them unused in training"]
     if found["bytes_per_token"]:

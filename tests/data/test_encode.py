@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tiktoken_ext import openai_public
 
 from gptlab.data import encode as encoding
-from gptlab.data.encode import dtype_for, encode, jobs, write_sections
+from gptlab.data.encode import encode, jobs, write_sections
+from gptlab.data.shards import dtype_for
 from gptlab.data.text import Chunk
 from gptlab.errors import UserError
 from gptlab.tokenizers import BPE, EOT, Byte, BytePairTokenizer, Char, OpenAI, Tokenizer
@@ -117,8 +118,8 @@ def test_jobs_add_up_to_whole_documents_behind_separators(
             if done.part == part:
                 assert len(done.ids)
                 starts += [begun + start for start in done.starts.tolist()]
-                begun += len(done.ids) // np.dtype(dtype_for(tokenizer)).itemsize
-                ids += np.frombuffer(done.ids, dtype_for(tokenizer)).tolist()
+                begun += len(done.ids) // np.dtype(dtype_for(tokenizer.n_vocab)).itemsize
+                ids += np.frombuffer(done.ids, dtype_for(tokenizer.n_vocab)).tolist()
         alone = [[tokenizer.eot, *tokenizer.encode(text)] for text in texts]
         assert ids == [token for document in alone for token in document]
         assert starts == np.cumsum([0, *map(len, alone)])[:-1].tolist()

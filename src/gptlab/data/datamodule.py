@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from gptlab.data.order import Order
 from gptlab.data.prepare import Corpus
 from gptlab.data.sources import DataConfig
-from gptlab.data.windows import Batch, EvalBatches, TrainBatches, TrainWindows, dense, packed, whole
+from gptlab.data.windows import Batch, EvalBatches, TrainBatches, TrainWindows, dense, held_out, packed
 from gptlab.errors import require
 
 
@@ -35,7 +35,7 @@ class TextDataModule(L.LightningDataModule):
             packed(stream, block_size, eot) if by_documents else dense(stream, block_size, config.stride)
             for stream in corpus.train
         ]
-        self.val = packed(corpus.val, block_size, eot) if by_documents else whole(corpus.val, block_size)
+        self.val = held_out(corpus.val, block_size, eot, by_documents)
         for name, streams in {"training": corpus.train, "held-out": [corpus.val]}.items():
             for stream in streams:
                 why = f"the {name} split has {len(stream)} tokens, less than one window"

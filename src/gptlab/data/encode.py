@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptlab.atomic import write_atomically
+from gptlab.data.shards import dtype_for
 from gptlab.data.text import Chunk
 from gptlab.errors import UserError
 from gptlab.tokenizers import Tokenizer, load_tokenizer
@@ -43,13 +44,9 @@ class Job(NamedTuple):
 
 class Done(NamedTuple):
     part: str
-    ids: bytes  # of `dtype_for(tokenizer)`
+    ids: bytes  # of `dtype_for(n_vocab)`
     starts: Starts  # where in them documents begin
     bytes: int  # of text
-
-
-def dtype_for(tokenizer: Tokenizer) -> str:
-    return "uint16" if tokenizer.n_vocab <= 2**16 else "uint32"
 
 
 def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[Job]:
@@ -87,7 +84,7 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
 def encode(job: Job, tokenizer: Tokenizer) -> Done:
     """Every document behind a separator, so that its first token is predicted too."""
     arrays, starts, at, size = [], [], 0, 0
-    eot = np.array([tokenizer.eot], dtype_for(tokenizer))
+    eot = np.array([tokenizer.eot], dtype_for(tokenizer.n_vocab))
     for text, begins in zip(job.texts, job.begins, strict=True):
         ids = tokenizer.encode_array(text).astype(eot.dtype)
         if begins:
@@ -115,7 +112,7 @@ def write_sections(
             path = work / f"section-{number:05d}.json"
             if not path.exists():
                 try:
-                    record = _write_section(work, number, encoded(group), dtype_for(tokenizer), progress)
+                    record = _write_section(work, number, encoded(group), dtype_for(tokenizer.n_vocab), progress)
                     write_atomically(path, json.dumps(record).encode())
                 except OSError as error:
                     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

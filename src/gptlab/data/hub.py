@@ -1,7 +1,6 @@
 """Data sets of the Hugging Face hub, streamed through `datasets` into compressed JSON lines, once."""
 
 import gzip
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from gptlab.atomic import write_atomically
-from gptlab.data.cache import cache_dir
+from gptlab.data.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
 
 PIECE = 1 << 26  # bytes of text in a file
@@ -23,7 +22,7 @@ def fetch(
     """The files that hold `column` of a split; what an earlier, interrupted call has written is kept."""
     require(bool(path), "data.path", "", "is empty", "give OWNER/NAME of a data set on the hub")
     key = repr((path, name, split, revision, column, max_documents, version(path)))
-    folder = cache_dir() / "hub" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    folder = cache_dir() / "hub" / short(key)
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "done.json"
     with FileLock(folder / ".lock"):

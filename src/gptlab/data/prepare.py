@@ -16,9 +16,9 @@ import numpy as np
 from filelock import FileLock
 
 from gptlab.atomic import new_folder, write_atomically
-from gptlab.data.cache import cache_dir
-from gptlab.data.encode import ALONE, SECTION, Progress, dtype_for, write_sections
-from gptlab.data.shards import Shard, TokenStream, check, foreign_shard, own_shards
+from gptlab.data.cache import cache_dir, short
+from gptlab.data.encode import ALONE, SECTION, Progress, write_sections
+from gptlab.data.shards import Shard, TokenStream, check, dtype_for, foreign_shard, own_shards
 from gptlab.data.sources import DataConfig, Mixture, TextData, TokenFiles, identity, matching
 from gptlab.data.splits import Survey, divide, survey
 from gptlab.data.text import Chunk
@@ -27,6 +27,7 @@ from gptlab.tokenizers import Tokenizer, TokenizerConfig, fingerprint, load_toke
 
 LAYOUT = 2  # raise when the meaning of a cached folder changes
 PARTS = ("train", "val")
+COUNTS = ("documents", "bytes", "tokens")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Corpus:
     weights: list[float]
     val: TokenStream
     folders: list[Path]  # of shards, one a source
+
+    def sizes(self) -> dict[str, dict[str, int | None]]:
+        """Documents, bytes and tokens of each part."""
+        return {part: {key: self.manifest[part][key] for key in COUNTS} for part in PARTS}
 
 
 @dataclass
@@ -94,7 +99,7 @@ def texts(data: DataConfig, corpus: Corpus) -> Iterator[str]:
 
 def _surveyed(source: TextData, watch: Watch) -> Survey:
     key = repr((LAYOUT, identity(source), source.version()))
-    path = cache_dir() / "surveys" / f"{_short(key)}.json"
+    path = cache_dir() / "surveys" / f"{short(key)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
@@ -126,7 +131,7 @@ def _tokenizer(sources: list[tuple[TextData, Survey]], config: TokenizerConfig, 
     """The folder of the tokenizer, built on the training parts."""
     content = [(found.sha256, found.held_out, found.cuts) for _, found in sources]
     key = repr((LAYOUT, content, type(config).__name__, dataclasses.asdict(config)))
-    folder = cache_dir() / "tokenizers" / _short(key)
+    folder = cache_dir() / "tokenizers" / short(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # processes of one run all come here; the first one works
         if not folder.exists():
@@ -146,7 +151,7 @@ def _shards(
     apart = source.held_out() is not None
     split = (source.version(), identity(source)) if apart else (found.held_out, found.cuts)
     key = repr((LAYOUT, found.sha256, split, fingerprint(tokenizer), *parts))
-    folder = cache_dir() / "shards" / _short(key)
+    folder = cache_dir() / "shards" / short(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
@@ -172,7 +177,7 @@ def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict
     parts = {}
     for part in PARTS:
         shards = [section[part] for section in sections if part in section]
-        totals = {key: sum(shard[key] for shard in shards) for key in ("documents", "bytes", "tokens")}
+        totals = {key: sum(shard[key] for shard in shards) for key in COUNTS}
         parts[part] = {**totals, "shards": shards}
     content = found.sha256
     if source.held_out() is not None:  # the survey has not seen it
@@ -183,7 +188,7 @@ def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict
         "tokenizer_sha256": fingerprint(folder),
         "n_vocab": tokenizer.n_vocab,
         "eot": tokenizer.eot,
-        "dtype": dtype_for(tokenizer),
+        "dtype": dtype_for(tokenizer.n_vocab),
         **parts,
     }
 
@@ -203,9 +208,7 @@ def _corpus(folders: list[Path], names: list[str], weights: list[float], tokeniz
 
 def _combined(manifests: list[dict[str, Any]], names: list[str], weights: list[float]) -> dict[str, Any]:
     """The manifest of a mixture."""
-    parts = {
-        part: {key: sum(m[part][key] for m in manifests) for key in ("documents", "bytes", "tokens")} for part in PARTS
-    }
+    parts = {part: {key: sum(m[part][key] for m in manifests) for key in COUNTS} for part in PARTS}
     content = _hash([*(m["sha256"] for m in manifests), repr(weights)])
     common = {key: manifests[0][key] for key in ("tokenizer_sha256", "n_vocab", "eot", "dtype")}
     return {"sha256": content, "sources": dict(zip(names, manifests, strict=True)), **common, **parts}
@@ -234,7 +237,7 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
         "sha256": _hash([*hashes, str(data.val_fraction)]),
         "n_vocab": tokenizer.n_vocab,
         "eot": tokenizer.eot,
-        "dtype": dtype_for(tokenizer),
+        "dtype": dtype_for(tokenizer.n_vocab),
         **parts,
     }
     return Corpus(tokenizer, manifest, [streams["train"]], [1.0], streams["val"], [])
@@ -261,8 +264,3 @@ def _cut(shards: list[Shard], val_fraction: float) -> tuple[list[Shard], list[Sh
 
 def _hash(parts: list[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _short(key: str) -> str:
-    """A text as the name of a file."""
-    return hashlib.sha256(key.encode()).hexdigest()[:32]

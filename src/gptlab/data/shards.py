@@ -14,13 +14,18 @@ from typing import Any
 import numpy as np
 
 from gptlab.atomic import write_atomically
-from gptlab.data.cache import cache_dir
+from gptlab.data.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
 BLOCK = 1 << 22  # tokens read at once
 HEADER = 1024  # bytes before the ids of llm.c
 LLM_C = {20240520: "uint16", 20240801: "uint32"}  # its first number
+
+
+def dtype_for(n_vocab: int) -> str:
+    """The smallest of the two types that has room for a vocabulary."""
+    return "uint16" if n_vocab <= 2**16 else "uint32"
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def foreign_shard(path: Path, n_vocab: int) -> Shard:
         dtype, tokens = LLM_C[int(header[0])], int(header[2])
         _require_size(path, HEADER + tokens * np.dtype(dtype).itemsize)
         return Shard(path, dtype, tokens, HEADER)
-    dtype = "uint16" if n_vocab <= 2**16 else "uint32"
+    dtype = dtype_for(n_vocab)
     width = np.dtype(dtype).itemsize
     why = f"its {size:,} bytes are no whole number of {dtype} ids"
     require(size % width == 0, "data", path, why, "see that it is whole, and made with this tokenizer")
@@ -111,7 +116,7 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
     for number, shard in enumerate(shards):
         stat = shard.path.stat()
         key = repr((str(shard.path.absolute()), stat.st_size, stat.st_mtime_ns, shard.dtype, shard.offset))
-        memo = cache_dir() / "checked" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        memo = cache_dir() / "checked" / f"{short(key)}.json"
         if not memo.exists():
             write_atomically(memo, json.dumps(_read_through(shard)).encode())
         seen = json.loads(memo.read_text())

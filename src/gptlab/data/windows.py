@@ -81,6 +81,11 @@ def packed(tokens: TokenStream, block_size: int, eot: int) -> Windows:
     return Windows(tokens, block_size, begins, np.append(begins[1:], n))
 
 
+def held_out(tokens: TokenStream, block_size: int, eot: int, by_documents: bool) -> Windows:
+    """Every held-out token once, in windows like those of training."""
+    return packed(tokens, block_size, eot) if by_documents else whole(tokens, block_size)
+
+
 class TrainWindows(Dataset[Batch]):
     """The windows of all sources, by (source, window)."""
 

@@ -9,11 +9,11 @@ from rich.table import Table
 from gptlab.config import EvaluateConfig
 from gptlab.data.prepare import prepare
 from gptlab.data.shards import Tokens, TokenStream
-from gptlab.data.windows import EvalBatches, Windows, packed, whole
+from gptlab.data.windows import EvalBatches, Windows, held_out
 from gptlab.errors import require
 from gptlab.evaluation import surprise
 from gptlab.metrics import IGNORE, Score, nats
-from gptlab.model.gpt import GPT
+from gptlab.model.gpt import GPT, read_by_document
 from gptlab.rundir import RunDir
 from gptlab.tokenizers import Saved
 
@@ -36,7 +36,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     by_documents, alone = run.windows()
     block_size = config.block_size or gpt.config.block_size
     check_length(gpt, tokens, block_size)
-    windows = packed(tokens, block_size, tokenizer.eot) if by_documents else whole(tokens, block_size)
+    windows = held_out(tokens, block_size, tokenizer.eot, by_documents)
     score = score_windows(gpt, windows, size, config.batch_size, tokenizer.eot if alone else None)
     result = {
         "loss": score.loss,
@@ -87,7 +87,6 @@ def score_windows(gpt: GPT, windows: Windows, size: int, batch_size: int, separa
     total, count = 0.0, 0
     for indices in EvalBatches(len(windows), batch_size):
         x, y = (t.to(device) for t in windows.__getitems__(indices))
-        logits = gpt(x) if separator is None else gpt(x, (x == separator).cumsum(1))
-        total += nats(logits, y, reduction="sum").item()
+        total += nats(read_by_document(gpt, x, separator), y, reduction="sum").item()
         count += int((y != IGNORE).sum())
     return Score(total, count, size)

@@ -175,6 +175,12 @@ class GPT(nn.Module):
         return KVCache(config.n_layer, config.kv_heads, config.head_dim, batch, size, self.wte.weight, padding)
 
 
+def read_by_document(gpt: nn.Module, x: Tensor, separator: int | None) -> Tensor:
+    """Logits (B, T, V) of ids x (B, T), each document by itself; with no `separator`, all of a row as one text."""
+    logits: Tensor = gpt(x) if separator is None else gpt(x, (x == separator).cumsum(1))
+    return logits
+
+
 def num_params(gpt: nn.Module) -> int:
     """Trainable numbers; tied ones count once."""
     return sum(p.numel() for p in gpt.parameters() if p.requires_grad)

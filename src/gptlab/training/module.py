@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptlab.data.windows import Batch
 from gptlab.metrics import IGNORE, Score, nats
-from gptlab.model.gpt import GPT
+from gptlab.model.gpt import GPT, read_by_document
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Constant
 from gptlab.training.resume import fresh_loops
@@ -45,11 +45,7 @@ class GPTModule(L.LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         """Mean next-token loss of one batch, in nats per token (J&M eq. 10.5)."""
         x, y = batch
-        return nats(self.logits(x), y)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """(B, T, V), of each document by itself if that is asked for."""
-        return self.gpt(x) if self.separator is None else self.gpt(x, (x == self.separator).cumsum(1))
+        return nats(read_by_document(self.gpt, x, self.separator), y)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
@@ -58,7 +54,7 @@ class GPTModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y = batch
-        total = nats(self.logits(x), y, reduction="sum").float()
+        total = nats(read_by_document(self.gpt, x, self.separator), y, reduction="sum").float()
         self._val.append(torch.stack([total, (y != IGNORE).sum().float()]))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
