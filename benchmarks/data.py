@@ -101,7 +101,7 @@ def write_text(path: Path, mb: int) -> None:
 
 def make_tokenizer(cache: str, folder: str) -> dict[str, Any]:
     from gptlab.data.bundled import english
-    from gptlab.tokenizers import BPE, OpenAI, gpt2_is_here
+    from gptlab.tokenizer_options import BPE, OpenAI, gpt2_is_here
 
     Path(folder).mkdir()
     tokenizer = OpenAI().build([]) if gpt2_is_here() else BPE(vocab_size=8192).build(english())
@@ -112,7 +112,7 @@ def make_tokenizer(cache: str, folder: str) -> dict[str, Any]:
 def gptlab(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     from gptlab.data.prepare import prepare
     from gptlab.data.sources import Files
-    from gptlab.tokenizers import Saved
+    from gptlab.tokenizer_options import Saved
 
     start = time.perf_counter()
     prepare(Files(files=[text]), Saved(tokenizer))
@@ -137,7 +137,7 @@ def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     from gptlab.data.prepare import prepare
     from gptlab.data.sources import Files
     from gptlab.data.windows import TrainBatches, TrainWindows, dense
-    from gptlab.tokenizers import Saved
+    from gptlab.tokenizer_options import Saved
 
     corpus = prepare(Files(files=[text]), Saved(tokenizer))
     for shard in corpus.train[0].shards:
@@ -159,7 +159,7 @@ def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 def memory(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     from gptlab.data.prepare import Watch, prepare
     from gptlab.data.sources import Files
-    from gptlab.tokenizers import Saved
+    from gptlab.tokenizer_options import Saved
 
     workers: dict[int, float] = {}
 

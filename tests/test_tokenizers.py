@@ -8,18 +8,8 @@ from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gptlab.errors import UserError
-from gptlab.tokenizers import (
-    BPE,
-    EOT,
-    Byte,
-    BytePairTokenizer,
-    Char,
-    JSONFile,
-    OpenAI,
-    Tokenizer,
-    _thinned,
-    load_tokenizer,
-)
+from gptlab.tokenizer_options import BPE, Byte, Char, JSONFile, OpenAI, _thinned
+from gptlab.tokenizers import EOT, BytePairTokenizer, Tokenizer, load_tokenizer
 
 TRAINING = [
     "The cat sat on the mat. The mat was the cat's.\n\n    def cat(mat): return mat\n" * 20,

@@ -20,7 +20,7 @@ from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPTConfig
 from gptlab.optim.optimizers import SGD, Adafactor, Adam, AdamW, Lion, Muon
 from gptlab.optim.schedules import WSD, Constant, Cosine, InverseSqrt, Linear
-from gptlab.tokenizers import BPE, Byte, Char, JSONFile, OpenAI, Saved
+from gptlab.tokenizer_options import BPE, Byte, Char, JSONFile, OpenAI, Saved
 from gptlab.training.budget import Budget
 from gptlab.training.trainer import Loggers, TrainerConfig
 

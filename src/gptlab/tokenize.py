@@ -14,7 +14,7 @@ from gptlab.data.sources import TokenFiles
 from gptlab.data.statistics import id_counts
 from gptlab.errors import require
 from gptlab.progress import sizes, watching
-from gptlab.tokenizers import OpenAI, gpt2_is_here
+from gptlab.tokenizer_options import OpenAI, gpt2_is_here
 
 COMPARED = 2_000_000  # held-out tokens that are also encoded by GPT-2's tokenizer
 

@@ -13,7 +13,7 @@ from gptlab.data.sources import Files, Mixture
 from gptlab.errors import UserError
 from gptlab.metrics import IGNORE
 from gptlab.model.gpt import GPT, GPTConfig
-from gptlab.tokenizers import Byte
+from gptlab.tokenizer_options import Byte
 
 T = 32
 CPU = SimpleNamespace(

@@ -17,7 +17,8 @@ from gptlab.data.encode import encode, jobs, write_sections
 from gptlab.data.shards import dtype_for
 from gptlab.data.text import Chunk
 from gptlab.errors import UserError
-from gptlab.tokenizers import BPE, EOT, Byte, BytePairTokenizer, Char, OpenAI, Tokenizer
+from gptlab.tokenizer_options import BPE, Byte, Char, OpenAI
+from gptlab.tokenizers import EOT, BytePairTokenizer, Tokenizer
 
 Parts = list[tuple[str, Chunk]]
 PIECES = [

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gptlab.data import prepare
 from gptlab.data.sources import Files
-from gptlab.tokenizers import BPE
+from gptlab.tokenizer_options import BPE
 
 if __name__ == "__main__":
     stage = done = 0

@@ -10,7 +10,8 @@ from gptlab.data.shards import TokenStream
 from gptlab.data.sources import Bundled, Files, Mixture, TokenFiles
 from gptlab.data.splits import divide, survey
 from gptlab.errors import UserError
-from gptlab.tokenizers import BPE, Byte, Char, Saved, Tokenizer
+from gptlab.tokenizer_options import BPE, Byte, Char, Saved
+from gptlab.tokenizers import Tokenizer
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from gptlab.data.prepare import Corpus, prepare
 from gptlab.data.shards import Shard, TokenStream, own_shards
 from gptlab.data.sources import Files, TokenFiles
 from gptlab.errors import UserError
-from gptlab.tokenizers import Byte, OpenAI
+from gptlab.tokenizer_options import Byte, OpenAI
 
 EOT = 0
 PIECES = st.lists(st.lists(st.integers(EOT, 3), max_size=9), min_size=1, max_size=5)

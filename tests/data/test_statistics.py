@@ -5,7 +5,7 @@ import pytest
 
 from gptlab.data.shards import Shard, TokenStream
 from gptlab.data.statistics import copies, documents, hard_characters, id_counts, longest, overlap
-from gptlab.tokenizers import BPE, Byte, Char
+from gptlab.tokenizer_options import BPE, Byte, Char
 
 EOT = 99
 

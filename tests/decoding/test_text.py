@@ -2,7 +2,7 @@ import pytest
 
 from gptlab.decoding.text import TextStream
 from gptlab.errors import UserError
-from gptlab.tokenizers import Byte
+from gptlab.tokenizer_options import Byte
 
 BYTE = Byte().build([])
 

@@ -23,7 +23,8 @@ from gptlab.data.sources import DataConfig, Mixture, TextData, TokenFiles, ident
 from gptlab.data.splits import Survey, divide, survey
 from gptlab.data.text import Chunk
 from gptlab.errors import require
-from gptlab.tokenizers import Tokenizer, TokenizerConfig, fingerprint, load_tokenizer
+from gptlab.tokenizer_options import TokenizerConfig
+from gptlab.tokenizers import Tokenizer, fingerprint, load_tokenizer
 
 LAYOUT = 2  # raise when the meaning of a cached folder changes
 PARTS = ("train", "val")

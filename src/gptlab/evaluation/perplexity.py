@@ -15,7 +15,7 @@ from gptlab.evaluation import surprise
 from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT, read_by_document
 from gptlab.rundir import RunDir
-from gptlab.tokenizers import Saved
+from gptlab.tokenizer_options import Saved
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gptlab.config import ImportConfig
 from gptlab.errors import UserError, reason, require
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.gpt import GPT, GPTConfig, num_params
+from gptlab.tokenizer_options import OpenAI
 from gptlab.tokenizers import Tokenizer
 
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
@@ -69,7 +70,7 @@ def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
         if path.is_file() and (model := _json(path)["model"])["type"] == "BPE":
             return tokenizers.from_gpt2_vocab(model["vocab"])
         if not path.is_file() and hf["vocab_size"] == 50257:
-            return tokenizers.OpenAI().build([])
+            return OpenAI().build([])
     require(path.is_file(), "hf", source, "has no tokenizer.json", "give a directory with its tokenizer")
     eos = hf.get("eos_token_id")
     return tokenizers.JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)

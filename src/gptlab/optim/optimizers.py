@@ -50,8 +50,11 @@ class AdamW(Decaying):
     fused: bool = True
 
     def build(self, gpt: nn.Module) -> Optimizer:
-        betas = (self.beta1, self.beta2)
-        return torch.optim.AdamW(self.groups(gpt), lr=self.lr, betas=betas, eps=self.eps, fused=self.fused)
+        return torch.optim.AdamW(self.groups(gpt), **self.settings())
+
+    def settings(self) -> dict[str, Any]:
+        """What PyTorch's Adam and AdamW are told."""
+        return {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps, "fused": self.fused}
 
 
 @dataclass
@@ -61,8 +64,7 @@ class Adam(AdamW):
     weight_decay: float = 0.0
 
     def build(self, gpt: nn.Module) -> Optimizer:
-        betas = (self.beta1, self.beta2)
-        return torch.optim.Adam(self.groups(gpt), lr=self.lr, betas=betas, eps=self.eps, fused=self.fused)
+        return torch.optim.Adam(self.groups(gpt), **self.settings())
 
 
 @dataclass
@@ -127,6 +129,5 @@ class Muon(AdamW):
         for group in groups:
             group["params"] = [p for p in group["params"] if p not in hidden]
         ordered = [p for p in gpt.parameters() if p in hidden]
-        betas = (self.beta1, self.beta2)
-        adamw = torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=self.fused)
+        adamw = torch.optim.AdamW(groups, **self.settings())
         return MuonOptimizer(ordered, self.lr, self.momentum, self.weight_decay, adamw)

@@ -22,7 +22,7 @@ from gptlab.model.gpt import GPT, num_params
 from gptlab.planning.flops import flops_per_token
 from gptlab.progress import watching
 from gptlab.rundir import RunDir
-from gptlab.tokenizers import Saved
+from gptlab.tokenizer_options import Saved
 from gptlab.training import report
 from gptlab.training.callbacks import ProgressBar, Samples, SaveWhenStopped, Speed, checkpoints
 from gptlab.training.module import GPTModule
