@@ -36,7 +36,8 @@ def test_a_run_without_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     last.unlink()
     with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt; it has best\.ckpt"):
         RunDir.find("latest")
-    (tmp_path / "run/checkpoints/best.ckpt").unlink()
+    for name in ("best", "step-6"):
+        (tmp_path / f"run/checkpoints/{name}.ckpt").unlink()
     with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt; let the training reach one"):
         RunDir.find("latest")
 

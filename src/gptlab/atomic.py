@@ -17,6 +17,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(file.name, path)
 
 
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on disk."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` at the end; after an error nothing is left of it."""

@@ -33,14 +33,23 @@ COMPONENTS = [
 ]
 
 
+ON_NAN = ("stop", "skip", "rewind")
+
+
 @dataclass
 class Checkpoint:
-    """When last.ckpt is written, besides the end; best.ckpt follows the validations."""
+    """When a checkpoint is written, besides the end, and how many are kept; best.ckpt follows the validations."""
 
-    every_n_steps: int = 200
+    every_n_steps: int | None = 200
+    every_n_minutes: float | None = None
+    keep_last: int = 2
 
     def __post_init__(self) -> None:
-        require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "try 200")
+        for key, try_ in {"every_n_steps": 200, "keep_last": 2}.items():
+            value = getattr(self, key)
+            require(value is None or value >= 1, key, value, "must be at least 1", f"try {try_}")
+        minutes = self.every_n_minutes
+        require(minutes is None or minutes > 0, "every_n_minutes", minutes, "is not above 0", "try 10")
 
 
 @dataclass
@@ -60,7 +69,11 @@ class TrainConfig:
     sample_prompts: list[str] = field(default_factory=list)
     name: str = "run"
     run_dir: str = MISSING
-    resume: str | None = None  # a run that goes on in place; its own config is taken, and what is given here changes it
+    resume: str | None = None  # a run that goes on in place, by its own config and what is given here; or auto
+    compile: bool = False  # torch.compile
+    ema: float | None = None  # decay of averaged weights, e.g. 0.999, which are then what is validated and saved
+    on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
+    spike_sigmas: float = 8.0  # report steps whose loss is so many robust standard deviations up; 0 turns it off
     init_from: str | None = None  # a run, whose model, weights and tokenizer are taken instead of new ones
     seed: int = 1337
     json: bool = False
@@ -68,6 +81,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
         require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
+        require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")
+        require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
+        require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
+        if self.trainer.sharded:
+            muon = isinstance(self.optimizer, Muon)
+            require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")
+            require(self.ema is None, "ema", self.ema, "cannot average sharded weights", "leave it out")
+            auto = self.data.micro_batch_size == "auto"
+            require(not auto, "data.micro_batch_size", "auto", "cannot try out a sharded model", "give a number")
 
 
 @dataclass

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gptlab.config import conf_dir, register, to_typed
-from gptlab.errors import UserError, require
+from gptlab.errors import RunFailed, UserError, require
 from gptlab.messages import explain, usage
 
 
@@ -66,6 +66,10 @@ def open_door(
                 answers.append({**answer, "overrides": list(hydra_config.overrides.task)} if swept else answer)
         except (UserError, OmegaConfBaseException) as error:
             mistake(error)
+        except RunFailed as error:
+            print(f"error: {error}", file=sys.stderr)
+            answers.append({"error": str(error)})
+            codes.append(1)
         except Exception as error:
             traceback.print_exc()
             answers.append({"error": f"{type(error).__name__}: {error}"})
@@ -103,17 +107,18 @@ def open_door(
 def _resumed(argv: list[str]) -> list[str]:
     """`resume=RUN` as the command line that composes that run's own config, and the rest of argv over it."""
     asked = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
-    if not asked or asked[-1] in ("", "null") or _config_flags(argv):
+    if not asked or asked[-1] in ("", "null", "auto") or _config_flags(argv):
         return argv
     from gptlab.rundir import RunDir
 
     try:
-        run = RunDir.find(asked[-1])
+        run = RunDir.find(asked[-1], without_checkpoint=True)
     except UserError as error:
         raise UserError("resume", asked[-1], error.why, error.todo) from error
     path = run.path.resolve()
+    resume = path if run.checkpoint == run.checkpoints / "last.ckpt" else run.checkpoint.resolve()
     rest = [arg for arg in argv if not arg.startswith(("resume=", "run_dir="))]
-    return ["--config-dir", str(path), "--config-name", "config", *rest, f"run_dir={path}", f"resume={run.checkpoint}"]
+    return ["--config-dir", str(path), "--config-name", "config", *rest, f"run_dir={path}", f"resume={resume}"]
 
 
 def _config_flags(argv: list[str]) -> list[str]:

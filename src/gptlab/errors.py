@@ -15,6 +15,10 @@ class UserError(ValueError):
         return UserError(f"{group}.{self.key}", self.value, self.why, self.todo)
 
 
+class RunFailed(RuntimeError):
+    """What ends a run in the middle and needs no traceback: one line, exit code 1."""
+
+
 def reason(error: BaseException) -> str:
     """What an exception says, in one line."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 
 from gptlab.atomic import write_atomically
 from gptlab.data.prepare import Corpus
@@ -18,6 +19,7 @@ from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
+LAYOUT = 1  # raise when older versions cannot read what a run leaves
 
 
 class RunDir:
@@ -62,7 +64,7 @@ class RunDir:
         return run
 
     @classmethod
-    def find(cls, name: str) -> "RunDir":
+    def find(cls, name: str, without_checkpoint: bool = False) -> "RunDir":
         """The run that a user means by `latest`, a run directory, or a checkpoint in one."""
         given = LATEST if name == "latest" else Path(name).expanduser()
         checkpoint = given if given.suffix == ".ckpt" else None
@@ -72,7 +74,10 @@ class RunDir:
         require(path.is_dir(), "run", name, "no such directory", "give a run directory, such as run=latest")
         require((path / "config.yaml").is_file(), "run", name, "is not a run directory", "try run=latest")
         run = cls(path, checkpoint)
-        if not run.checkpoint.is_file():
+        layout = run.summary().get("layout", 0)
+        why = f"was made by a newer gptlab (its layout is {layout}, this one knows {LAYOUT})"
+        require(layout <= LAYOUT, "run", name, why, "pip install --upgrade gptlab")
+        if not run.checkpoint.is_file() and not (without_checkpoint and checkpoint is None):
             others = ", ".join(sorted(p.name for p in run.checkpoints.glob("*.ckpt")))
             todo = f"it has {others}" if others else "let the training reach one"
             raise UserError("run", name, f"has no checkpoint {run.checkpoint.name}", todo)
@@ -136,12 +141,27 @@ class RunDir:
         data = self.config().get("data", {})
         return data.get("packing") == "documents", bool(data.get("mask_documents"))
 
+    def summary(self) -> dict[str, Any]:
+        path = self.path / "summary.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
     def status(self) -> str:
         """`running`, `finished`, `stopped` or `failed`."""
-        return str(json.loads((self.path / "summary.json").read_text())["status"])
+        return str(self.summary().get("status"))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        content = json.dumps({**summary, "layout": LAYOUT}, indent=2) + "\n"
+        write_atomically(self.path / "summary.json", content.encode())
+
+    def hold(self) -> BaseFileLock:
+        """Keep others from going on with this run; the lock ends with its process."""
+        lock = FileLock(self.checkpoints / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError("resume", self.path, "is still running", "stop it first, or wait for its end") from error
+        return lock
 
 
 def _point_latest_to(path: Path) -> None:

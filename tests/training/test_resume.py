@@ -134,12 +134,31 @@ def test_other_text_is_refused_unless_asked_for(tiny: Tiny, tmp_path: Path) -> N
     assert resumed(tmp_path / "run", "budget.steps=4", "data.other_data_ok=true")["steps"] == 4
 
 
-def test_a_damaged_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
-    train(tiny("budget.steps=2"))
-    path = tmp_path / "run/checkpoints/last.ckpt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"^resume=.+last\.ckpt: its last\.ckpt is damaged; "):
-        resumed(tmp_path / "run", "budget.steps=4")
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_checkpoints(damage: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one before is taken, to the same end, and the run says so; one line if there is none."""
+    steady = ["schedule=constant", "model.dropout=0.2"]
+    train(tiny(*steady, f"run_dir={tmp_path}/whole", "budget.steps=8"))
+    train(tiny(*steady, "checkpoint.every_n_steps=2"))
+    folder = tmp_path / "run/checkpoints"
+    assert {path.name for path in folder.glob("*.ckpt")} == {"best.ckpt", "last.ckpt", "step-6.ckpt", "step-4.ckpt"}
+    spoil(folder / "last.ckpt", damage)  # and step-6.ckpt, which is the same file
+    capsys.readouterr()
+    assert resumed(tmp_path / "run", "budget.steps=8")["steps"] == 8
+    shown = capsys.readouterr().out
+    assert "last.ckpt, step-6.ckpt: damaged; step-4.ckpt is taken instead" in shown
+    assert "going on after step 4" in shown and same(tmp_path / "whole", tmp_path / "run")
+    for name in ("step-8", "step-6", "best"):
+        spoil(folder / f"{name}.ckpt", "cut")
+    with pytest.raises(UserError, match=r"^resume=.+run: last\.ckpt, .+ damaged; name another checkpoint"):
+        resumed(tmp_path / "run", "budget.steps=12")
+
+
+def spoil(path: Path, damage: str) -> None:
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content[: -100 if damage == "cut" else None])
 
 
 @pytest.mark.slow

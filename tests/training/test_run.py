@@ -15,8 +15,9 @@ from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import evaluate
 from gptlab.metrics import nats
-from gptlab.rundir import RunDir
-from gptlab.training.run import micro_batches, train
+from gptlab.rundir import LAYOUT, RunDir
+from gptlab.training.batching import micro_batches
+from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]
 
@@ -24,7 +25,7 @@ Tiny = Callable[..., TrainConfig]
 def test_a_run_directory_is_whole(tiny: Tiny, tmp_path: Path) -> None:
     summary = train(tiny())
     run = tmp_path / "run"
-    assert summary == json.loads((run / "summary.json").read_text())
+    assert summary | {"layout": LAYOUT} == json.loads((run / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert (summary["steps"], summary["tokens"], summary["seed"]) == (6, 6 * 4 * 32, 1337)
     assert summary["val_perplexity"] == pytest.approx(np.exp(summary["val_loss"]), rel=1e-5)
@@ -34,7 +35,8 @@ def test_a_run_directory_is_whole(tiny: Tiny, tmp_path: Path) -> None:
     assert summary["parameters"] == sum(p.numel() for p in gpt.parameters())
     names = {p.name.split(".")[0] for p in run.iterdir()}
     assert names == {"config", "checkpoints", "tokenizer", "events", "metrics", "samples", "summary", "held_out"}
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    files = {"best.ckpt", "last.ckpt", "step-6.ckpt", "SHA256SUMS", ".lock"}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == files
     assert (tmp_path / "outputs/latest").resolve() == run
 
 
@@ -104,7 +106,7 @@ def test_a_checkpoint_is_tensors_and_plain_dicts(tiny: Tiny, tmp_path: Path) -> 
 
 def test_best_and_last_differ_when_training_goes_wrong(tiny: Tiny, tmp_path: Path) -> None:
     """A rate that ruins the model after its first validation: best.ckpt stays at that one."""
-    train(tiny("optimizer.lr=30", "schedule=constant", "schedule.warmup_steps=0", "trainer.val_every_n_steps=1"))
+    train(tiny("optimizer.lr=3", "schedule=constant", "schedule.warmup_steps=0", "trainer.val_every_n_steps=1"))
     best, last = (torch.load(tmp_path / f"run/checkpoints/{n}.ckpt", weights_only=True) for n in ("best", "last"))
     assert last["global_step"] == 6 > best["global_step"]
 

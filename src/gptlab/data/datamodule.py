@@ -41,12 +41,25 @@ class TextDataModule(L.LightningDataModule):
                 why = f"the {name} split has {len(stream)} tokens, less than one window"
                 todo = "lower it, give more text, or change data.val_fraction"
                 require(len(stream) > block_size, "model.block_size", block_size, why, todo)
+        self.order = Order([len(windows) for windows in self.train], self.weights, seed)
         self.loader: WatchedLoader | None = None
 
     @property
     def tokens_per_epoch(self) -> int:
         """Of all training windows."""
         return sum(len(windows) for windows in self.train) * self.block_size
+
+    def windows_of(self, step: int) -> list[tuple[int, int]]:
+        """(source, window) of everything in step 1, 2, ..., over all ranks."""
+        size = self.config.batch_size
+        return self.order.at(range((step - 1) * size, step * size))
+
+    def targets_of(self, step: int) -> float:
+        """How many targets a micro-batch of this step has, in the mean over its micro-batches and ranks."""
+        if self.config.packing != "documents":
+            return self.micro_batch_size * self.block_size
+        targets = sum(self.train[source].targets(window) for source, window in self.windows_of(step))
+        return targets * self.micro_batch_size / self.config.batch_size
 
     @property
     def seconds_waited(self) -> float:
@@ -55,18 +68,17 @@ class TextDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer: Any = self.trainer
-        order = Order([len(windows) for windows in self.train], self.weights, self.seed)
         ranks = trainer.global_rank, trainer.world_size
         first = trainer.global_step  # of a run that is resumed
-        batches = TrainBatches(order, self.steps, self.config.batch_size, self.micro_batch_size, *ranks, first)
+        batches = TrainBatches(self.order, self.steps, self.config.batch_size, self.micro_batch_size, *ranks, first)
         self.loader = self._loader(TrainWindows(self.train), batches)
         return self.loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         trainer: Any = self.trainer
-        return self._loader(
-            self.val, EvalBatches(len(self.val), self.micro_batch_size, trainer.global_rank, trainer.world_size)
-        )
+        ranks = trainer.global_rank, trainer.world_size
+        size = min(self.micro_batch_size, -(-len(self.val) // trainer.world_size))
+        return self._loader(self.val, EvalBatches(len(self.val), size, *ranks))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint remembers of the data."""

@@ -21,7 +21,7 @@ class DataConfig:
     """What every option shares: how its tokens become batches."""
 
     batch_size: int = 8  # sequences per optimizer step, over all devices
-    micro_batch_size: int | None = None  # sequences per forward pass of one device; null: all of its share
+    micro_batch_size: Any = None  # sequences per forward pass of one device; null: all of its share; auto: what fits
     val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
     packing: str = "stream"  # windows cut a stream of all documents | documents: they begin where documents begin
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
@@ -32,7 +32,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 8")
         micro = self.micro_batch_size
-        require(micro is None or micro >= 1, "micro_batch_size", micro, "must be at least 1", "leave it out")
+        known = micro in (None, "auto") or (isinstance(micro, int) and micro >= 1)
+        require(known, "micro_batch_size", micro, "is no number from 1 up", "leave it out, or try auto")
         require(0 < self.val_fraction <= 1, "val_fraction", self.val_fraction, "is not in (0, 1]", "0.1 is usual")
         todo = f"choose one of {', '.join(PACKINGS)}"
         require(self.packing in PACKINGS, "packing", self.packing, "no such option", todo)

@@ -49,11 +49,19 @@ class Windows(Dataset[Batch]):
         for row, i in enumerate(indices):
             if i >= len(self):
                 continue
-            start, stop = int(self.starts[i]), int(self.stops[i])
-            w = torch.from_numpy(self.tokens[start : stop + 1].astype(np.int64))
-            x[row, : stop - start] = w[: stop - start]
+            w = torch.from_numpy(self.ids(i).astype(np.int64))
+            length = int(self.stops[i]) - int(self.starts[i])
+            x[row, :length] = w[:length]
             y[row, : len(w) - 1] = w[1:]
         return x, y
+
+    def ids(self, i: int) -> Tokens:
+        """The ids of window i and the one after, if there is one."""
+        return self.tokens[int(self.starts[i]) : int(self.stops[i]) + 1]
+
+    def targets(self, i: int) -> int:
+        """How many ids window i predicts."""
+        return min(int(self.stops[i]), len(self.tokens) - 1) - int(self.starts[i])
 
 
 def dense(tokens: TokenStream | Tokens, block_size: int, stride: int | None = None) -> Windows:
@@ -126,7 +134,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
 
 
 class EvalBatches(Sampler[list[int]]):
-    """Each window on one rank; every rank gets equally many batches (past the end: windows that count nothing)."""
+    """Each window on one rank, in batches of one size (past the end: windows that count nothing)."""
 
     def __init__(self, n_windows: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.n_windows, self.batch_size, self.rank, self.world_size = n_windows, batch_size, rank, world_size
@@ -137,5 +145,4 @@ class EvalBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for i in range(len(self)):
             start = (i * self.world_size + self.rank) * self.batch_size
-            stop = start + self.batch_size
-            yield list(range(start, stop if self.world_size > 1 else min(stop, self.n_windows)))
+            yield list(range(start, start + self.batch_size))

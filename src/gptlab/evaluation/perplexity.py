@@ -85,7 +85,7 @@ def score_windows(gpt: GPT, windows: Windows, size: int, batch_size: int, separa
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpt = gpt.to(device)
     total, count = 0.0, 0
-    for indices in EvalBatches(len(windows), batch_size):
+    for indices in EvalBatches(len(windows), min(batch_size, len(windows))):
         x, y = (t.to(device) for t in windows.__getitems__(indices))
         total += nats(read_by_document(gpt, x, separator), y, reduction="sum").item()
         count += int((y != IGNORE).sum())

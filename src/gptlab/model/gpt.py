@@ -1,10 +1,12 @@
 """Decoder-only Transformers by one config: GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023) and between."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gptlab.errors import require
 from gptlab.model.attention import CausalSelfAttention, KVCache
@@ -104,7 +106,13 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Token ids (B, T) in, next-token logits (B, T, V) out; T <= block_size where positions are learned."""
+    """Token ids (B, T) in, next-token logits (B, T, V) out; T <= block_size where positions are learned.
+
+    With `recompute` the backward pass computes each block anew instead of keeping what is in it (activation
+    checkpointing: Chen et al. 2016).
+    """
+
+    recompute = False
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -159,8 +167,10 @@ class GPT(nn.Module):
             if more is not None:
                 bias = more if bias is None else bias + more
         x = self.dropout(x)
+        recompute = self.recompute and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
-            x = block(x, turn, bias, cache, layer)
+            ins = (x, turn, bias, cache, layer)
+            x = checkpoint(block, *ins, use_reentrant=False) if recompute else block(*ins)
         if cache is not None:
             cache.length += T
             x = x[:, -1:]  # only the last position's prediction is new
@@ -175,10 +185,9 @@ class GPT(nn.Module):
         return KVCache(config.n_layer, config.kv_heads, config.head_dim, batch, size, self.wte.weight, padding)
 
 
-def read_by_document(gpt: nn.Module, x: Tensor, separator: int | None) -> Tensor:
+def read_by_document(gpt: Callable[..., Tensor], x: Tensor, separator: int | None) -> Tensor:
     """Logits (B, T, V) of ids x (B, T), each document by itself; with no `separator`, all of a row as one text."""
-    logits: Tensor = gpt(x) if separator is None else gpt(x, (x == separator).cumsum(1))
-    return logits
+    return gpt(x) if separator is None else gpt(x, (x == separator).cumsum(1))
 
 
 def num_params(gpt: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""What watches a run: speed, samples, the progress bar, and the checkpoint when somebody stops it."""
+"""What watches a run: speed, samples, the progress bar."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,7 +21,7 @@ from gptlab.training.module import GPTModule
 
 class Speed(Callback):
     """Training tokens per second of training time: validation, samples and checkpoints of others do not count; and the
-    share of that time in which the loop waited for data."""
+    share of that time in which the loop waited for data. With them the module logs what else it knows of training."""
 
     def __init__(self, tokens_per_step: int, waited: Callable[[], float] = lambda: 0.0) -> None:
         self.tokens_per_step, self.waited = tokens_per_step, waited  # waited: seconds for data so far
@@ -53,8 +54,8 @@ class Speed(Callback):
         if pl_module.logs_after(batch_idx):
             seconds, steps, waited = self._since
             tokens, passed = (self.steps - steps) * self.tokens_per_step, self.seconds - seconds
-            pl_module.pending["train/tokens_per_second"] = tokens / passed
-            pl_module.pending["train/data_wait"] = (self.waited() - waited) / passed
+            figures = {"train/tokens_per_second": tokens / passed, "train/data_wait": (self.waited() - waited) / passed}
+            pl_module.log_training(figures)
             self._since = (self.seconds, self.steps, self.waited())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -80,11 +81,14 @@ class Samples(Callback):
             return f" ({error.why})"
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or not self.prompts:
+        together = isinstance(trainer.strategy, ModelParallelStrategy)  # a sharded model is run by all ranks
+        if not (trainer.is_global_zero or together) or not self.prompts:
             return
         assert isinstance(pl_module, GPTModule)
         step = trainer.global_step
         texts = [self.continue_(pl_module.gpt, self.decoder, i) for i in range(len(self.prompts))]
+        if not trainer.is_global_zero:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"## step {step}\n\n")
             for prompt, text in zip(self.prompts, texts, strict=True):
@@ -139,32 +143,6 @@ class ProgressBar(Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.bar.stop()
-
-
-class SaveWhenStopped(Callback):
-    """Ctrl-C and SIGTERM keep what was learned; of several ranks some may be gone by then, so these do not save."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.world_size == 1:
-            trainer.save_checkpoint(self.path)
-
-
-def checkpoints(folder: Path, every_n_steps: int) -> list[Callback]:
-    """`best.ckpt` by val/loss and `last.ckpt` every n steps."""
-    best = ModelCheckpoint(
-        folder, "best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False
-    )
-    last = ModelCheckpoint(
-        folder,
-        "last",
-        every_n_train_steps=every_n_steps,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
-    return [best, last]
 
 
 def _as_code(text: str) -> str:

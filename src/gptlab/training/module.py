@@ -8,20 +8,33 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from gptlab.data.datamodule import TextDataModule
 from gptlab.data.windows import Batch
-from gptlab.metrics import IGNORE, Score, nats
-from gptlab.model.gpt import GPT, read_by_document
+from gptlab.metrics import IGNORE, Score
+from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Constant
+from gptlab.training.objective import Objective
 from gptlab.training.resume import fresh_loops
+
+
+class NotFinite(RuntimeError):
+    """A step whose gradient is not finite."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(f"the gradient of step {step} is not finite")
 
 
 class GPTModule(L.LightningModule):
     """A GPT in training for `steps` optimizer steps; `val_bytes` is what the held-out tokens spell."""
 
+    gpt: GPT
+    objective: Objective
+
     def __init__(
         self,
-        gpt: GPT,
+        objective: Objective,
         optimizer: OptimizerConfig,
         schedule: Constant,
         steps: int,
@@ -29,55 +42,60 @@ class GPTModule(L.LightningModule):
         clip_norm: float,
         log_every_n_steps: int,
         seed: int,
-        separator: int | None = None,
+        on_nan: str = "stop",
     ) -> None:
         super().__init__()
-        self.gpt = gpt
+        self.gpt, self.objective = objective.gpt, objective
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
-        self.log_every_n_steps = log_every_n_steps
-        self.separator = separator  # the id that begins a document, if attention stays within documents
+        self.log_every_n_steps, self.on_nan = log_every_n_steps, on_nan
+        self.left_out: int | None = None  # the step just made, if its gradient was not finite
+        self.step_losses: list[tuple[int, float]] = []  # of the steps that were logged last
         self._losses: list[Tensor] = []  # of this rank, since the last log
+        self._grad_norm: Tensor | None = None
+        self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last look
         self._val: list[Tensor] = []  # (nats, tokens) of each batch
-        self._grad_norm = torch.tensor(0.0)
-        self.pending: dict[str, float] = {}  # what callbacks add to the next training metrics
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Mean next-token loss of one batch, in nats per token (J&M eq. 10.5)."""
-        x, y = batch
-        return nats(read_by_document(self.gpt, x, self.separator), y)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
+        """The share of one micro-batch in the mean next-token loss of its whole step, in nats per token (J&M eq. 10.5):
+        their mean over micro-batches and ranks is exact however many targets each of them has."""
+        loss: Tensor = self.objective(*batch) / self._data().targets_of(self.global_step + 1)
         self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y = batch
-        total = nats(read_by_document(self.gpt, x, self.separator), y, reduction="sum").float()
-        self._val.append(torch.stack([total, (y != IGNORE).sum().float()]))
+        self._val.append(torch.stack([self.objective(x, y), (y != IGNORE).sum().float()]))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout's noise is a function of where we are, not of what ran before; no two ranks share it
         part = batch_idx % self.trainer.accumulate_grad_batches
         torch.manual_seed(hash((self.seed, self.global_step, part, self.global_rank)))
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the mean loss since the last log: no step waits for the device in between."""
-        if not self.logs_after(batch_idx):
-            return
-        losses = torch.stack([loss.to(self.device) for loss in self._losses])
-        loss = self.trainer.strategy.reduce(losses.mean(), reduce_op="mean")
-        self._losses.clear()
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self._record({"train/loss": loss, "optim/lr": lr, "optim/grad_norm": self._grad_norm, **self.pending})
-        self.pending.clear()
-
     def logs_after(self, batch_idx: int) -> bool:
         """Whether this micro-batch ends a step whose training metrics are logged."""
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
             return False
         return self.global_step % self.log_every_n_steps == 0 or self.global_step == self.steps
+
+    def log_training(self, more: dict[str, float]) -> None:
+        """The mean loss since the last log, and `more`: no step waits for the device in between."""
+        losses = self._mean_losses().tolist()
+        self._losses.clear()
+        first = self.global_step - len(losses) + 1
+        self.step_losses = list(enumerate(losses, first))
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        norm = {"optim/grad_norm": self._grad_norm} if self._grad_norm is not None else {}
+        self._record({"train/loss": sum(losses) / len(losses), "optim/lr": lr, **norm, **more})
+
+    def _mean_losses(self) -> Tensor:
+        """Of each whole step since the last log, over micro-batches and ranks."""
+        parts = self.trainer.accumulate_grad_batches
+        whole = len(self._losses) // parts * parts
+        if not whole:
+            return torch.empty(0)
+        losses = torch.stack([loss.to(self.device) for loss in self._losses[:whole]]).view(-1, parts).mean(1)
+        return self.trainer.strategy.reduce(losses, reduce_op="mean")
 
     def on_validation_epoch_end(self) -> None:
         """Exact over all ranks: sums of nats and of tokens, never a mean of means."""
@@ -117,17 +135,38 @@ class GPTModule(L.LightningModule):
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
         limit = self.clip_norm or float("inf")
-        self._grad_norm = torch.nn.utils.clip_grad_norm_(self.gpt.parameters(), limit)
+        norm = torch.nn.utils.clip_grad_norm_(self.gpt.parameters(), limit)
+        self._grad_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
+        if scaler is None:  # a scaler tries scales until one fits
+            self._norms.append((self.global_step + 1, self._grad_norm))
+        if self.on_nan != "stop" or self.device.type == "cpu":  # else at the next log: no step waits for the device
+            self.judge()
+
+    def judge(self) -> None:
+        """Look at the gradients since the last look. A step whose is not finite ends the run, or is left out."""
+        norms, self._norms = self._norms, []
+        finite = torch.stack([norm for _, norm in norms]).isfinite().tolist() if norms else []
+        for (step, _), ok in zip(norms, finite, strict=True):
+            if not ok and self.on_nan == "stop":
+                raise NotFinite(step)
+            if not ok:
+                self.left_out = step
+                for p in self.gpt.parameters():
+                    p.grad = None  # optimizers pass over these
+
+    def _data(self) -> TextDataModule:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         loops = fresh_loops(
             self.trainer.fit_loop.state_dict(), checkpoint["global_step"], self.trainer.accumulate_grad_batches
         )
         checkpoint["loops"] = {"fit_loop": loops}
-        self._losses = list(checkpoint["losses"])
+        parts = self.trainer.accumulate_grad_batches
+        self._losses = [loss for loss in checkpoint["losses"] for _ in range(parts)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.judge()
         checkpoint["model"] = asdict(self.gpt.config)
-        since = self.global_step % self.log_every_n_steps  # steps; at 0 they are logged before the next one
-        whole = since * self.trainer.accumulate_grad_batches
-        checkpoint["losses"] = [loss.cpu() for loss in self._losses[:whole]]  # of whole steps since the last log
+        checkpoint["losses"] = list(self._mean_losses().cpu())  # of steps since the last log

@@ -8,20 +8,44 @@ import torch
 
 from gptlab.errors import UserError, require
 from gptlab.rundir import RunDir
+from gptlab.training.checkpoints import by_step, is_whole
 
 # fields whose change would make the continuation a lie; of `data` all but how batches are computed
 FIXED = ("model", "tokenizer", "data", "seed")
 FREE = {"data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
 
 
-def checkpoint_of(run: RunDir) -> tuple[Path, int]:
-    """Where a run is to go on, and after how many steps."""
-    try:
-        step = torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-    except Exception as error:  # whatever a damaged file makes of torch.load
-        why, todo = f"its {run.checkpoint.name} is damaged", "name another checkpoint of the run"
-        raise UserError("resume", run.checkpoint, why, todo) from error
-    return run.checkpoint, int(step)
+def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
+    """Where a run is to go on: the checkpoint that is asked for, else the newest that is whole; after how many steps;
+    and the names of newer ones that are damaged."""
+    folder, damaged = run.checkpoints, list[str]()
+    newest = [folder / "last.ckpt", *by_step(folder), folder / "best.ckpt"]
+    for path in newest if run.checkpoint == newest[0] else [run.checkpoint]:
+        if path.exists() and is_whole(path):
+            step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+            return path, int(step), damaged
+        if path.exists():
+            damaged.append(path.name)
+    why = f"{', '.join(damaged)} damaged" if damaged else "it has no checkpoint yet"
+    raise UserError("resume", run.path, why, "name another checkpoint of the run, or start a new one")
+
+
+def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
+    """The newest run of this config (`record`, as YAML has it) that can go on: the one in `run_dir` if there is one,
+    else one of outputs/."""
+    own = (run_dir / "config.yaml").exists()
+    found = [run_dir] if own else [path.parent for path in Path("outputs").glob("*/*/config.yaml")]
+    for path in sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True):
+        run = RunDir(path.resolve())
+        if run.status() == "finished" or _asked(run.config()) != _asked(values):
+            continue
+        if run.checkpoint.exists() or by_step(run.checkpoints):
+            return run
+    return None
+
+
+def _asked(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in ("resume", "json", "defaults")}
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import os
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -9,25 +11,41 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.text import Text
 
 from gptlab.config import TrainConfig, record
 from gptlab.data.datamodule import TextDataModule
-from gptlab.data.prepare import prepare
+from gptlab.data.prepare import Corpus, prepare
 from gptlab.decoding.decoders import Greedy
-from gptlab.errors import UserError, require
+from gptlab.errors import RunFailed, require
 from gptlab.model.gpt import GPT, num_params
 from gptlab.planning.flops import flops_per_token
 from gptlab.progress import watching
 from gptlab.rundir import RunDir
 from gptlab.tokenizer_options import Saved
 from gptlab.training import report
-from gptlab.training.callbacks import ProgressBar, Samples, SaveWhenStopped, Speed, checkpoints
-from gptlab.training.module import GPTModule
-from gptlab.training.resume import checkpoint_of, require_same, samples_until
+from gptlab.training.batching import LargestThatFits, micro_batches, use
+from gptlab.training.callbacks import ProgressBar, Samples, Speed
+from gptlab.training.checkpoints import Checkpoints, best
+from gptlab.training.module import GPTModule, NotFinite
+from gptlab.training.objective import Objective
+from gptlab.training.ranks import Ranks
+from gptlab.training.resume import checkpoint_of, require_same, samples_until, unfinished
+from gptlab.training.sharding import ShardedGPTModule
+from gptlab.training.stopping import StopsWhenAsked, requeue
+from gptlab.training.trouble import Trouble
 
+ADVICE = (
+    "does not have many workers",
+    "exists and is not empty",
+    "treespec, LeafSpec",
+    "The `srun` command is available",
+    "You're resuming from a checkpoint that ended before the epoch ended",
+    "Total length of .* across ranks is zero",
+)
 SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
 
 
@@ -35,8 +53,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     """Train as asked; returns what summary.json holds, or None in a process that is not rank 0."""
     _quieten()
     console = Console(quiet=rank_zero_only.rank != 0)  # type: ignore[attr-defined]
-    before = RunDir.find(config.resume) if config.resume else None
-    ckpt_path, resumed = checkpoint_of(before) if before else (None, None)
+    auto = config.resume == "auto"
+    before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
     start_from = RunDir.find(config.init_from) if config.init_from and not before else None
     tokenizer = Saved(str(start_from.path / "tokenizer")) if start_from else config.tokenizer
     with watching(console) as watch:
@@ -44,9 +62,15 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     loaded = start_from.load()[0].train() if start_from else None
     model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
     whole = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
-    if before:
-        require_same(before.config(), plain(record(whole)))
+    if auto and (before := unfinished(plain(record(whole)), Path(config.run_dir))):
+        config, whole = (dataclasses.replace(c, run_dir=str(before.path)) for c in (config, whole))
     seed, path = config.seed, Path(config.run_dir)
+    ckpt_path, resumed = None, None
+    if before:
+        ckpt_path, resumed, damaged = checkpoint_of(before)
+        require_same(before.config(), plain(record(whole)))
+        if damaged:
+            console.print(f"{', '.join(damaged)}: damaged; {ckpt_path.name} is taken instead", highlight=False)
     datamodule = TextDataModule(corpus, config.data, model_config.block_size, seed)
 
     tokens_per_step = config.data.batch_size * model_config.block_size
@@ -58,45 +82,40 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     why, todo = f"has its {steps:,} steps already", "lengthen it, e.g. budget.steps=" + str(2 * steps)
     ended = before is not None and before.status() == "finished"  # not so, if it was killed at the very end
     require(resumed is None or resumed < steps or not ended, "resume", config.resume, why, todo)
+
+    ranks, every = Ranks(), config.checkpoint
     speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
     samples = Samples(path, config.sample_prompts, corpus.tokenizer, config.decoder, seed)
+    checkpoints = Checkpoints(path / "checkpoints", every.every_n_steps, every.every_n_minutes, every.keep_last, ranks)
+    stops = StopsWhenAsked(checkpoints, ranks, config.trainer.max_minutes)
     callbacks = [
-        *checkpoints(path / "checkpoints", config.checkpoint.every_n_steps),
+        speed,
+        Trouble(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
+        best(path / "checkpoints"),
+        checkpoints,
         samples,
         ProgressBar(console, steps, config.trainer.enable_progress_bar),
-        SaveWhenStopped(path / "checkpoints/last.ckpt"),
-        speed,
+        stops,
+        *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
+        *([LargestThatFits(console)] if config.data.micro_batch_size == "auto" else []),
     ]
     trainer = config.trainer.build(steps, config.logger.build(path, resumed), callbacks, path)
-    micro_batch_size, accumulate = micro_batches(
-        config.data.batch_size, config.data.micro_batch_size, trainer.world_size
-    )
-    trainer.accumulate_grad_batches = accumulate
     val_every = min(config.trainer.val_every_n_steps, steps)
-    trainer.val_check_interval = val_every * accumulate
-    datamodule.steps, datamodule.micro_batch_size = steps, micro_batch_size
+    trainer.val_check_interval, datamodule.steps = val_every, steps
+    asked = config.data.micro_batch_size
+    size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
+    use(trainer, datamodule, size)
 
     L.seed_everything(seed, verbose=False)
     gpt = loaded or GPT(model_config)  # only now: mistakes above must not wait for a large one
-    module = GPTModule(
-        gpt,
-        config.optimizer,
-        config.schedule,
-        steps,
-        corpus.manifest["val"]["bytes"],
-        config.trainer.gradient_clip_val,
-        config.logger.every_n_steps,
-        seed,
-        corpus.tokenizer.eot if config.data.mask_documents else None,
-    )
+    module = as_module(config, gpt, corpus, steps)
     if trainer.is_global_zero:
         config = whole
+        lock = (before or RunDir.create(path, record(config), corpus)).hold()
+        run = RunDir.go_on(path, record(config))
         if resumed is not None:
-            run = RunDir.go_on(path, record(config))
             samples_until(path / "samples.md", resumed)
             console.print(f"going on after step {resumed:,}")
-        else:
-            run = RunDir.create(path, record(config), corpus)
         report.header(console, config, corpus, parameters, plan, trainer, datamodule)
 
     start, train_loss, status = time.perf_counter(), None, "failed"
@@ -105,7 +124,6 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         train_loss = trainer.callback_metrics.get("train/loss")
         if trainer.global_step % val_every or "val/loss" not in trainer.callback_metrics:
             trainer.validate(module, datamodule, verbose=False)  # the end is always measured
-        trainer.save_checkpoint(path / "checkpoints/last.ckpt")
         status = "finished"
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         status = "stopped"
@@ -114,6 +132,9 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         )
         console.print(Text(line), soft_wrap=True)
         raise KeyboardInterrupt from None  # a sweep ends too
+    except NotFinite as error:
+        todo = f"lower optimizer.lr, or on_nan=skip; what was in it: gptlab replay run={path} step={error.step}"
+        raise RunFailed(f"step={error.step}: its gradient is not finite; {todo}") from error
     finally:
         scores = trainer.callback_metrics | ({} if train_loss is None else {"train/loss": train_loss})
         summary = {
@@ -132,16 +153,50 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         }
         if trainer.is_global_zero:
             run.write_summary(summary)
-    if not trainer.is_global_zero:
-        return None
+            lock.release()
+            if stops.why == "SIGUSR1":
+                requeue()
     gpt.eval()
+    together = config.trainer.sharded  # a sharded model is run by all ranks
     texts = [
         (how, config.sample_prompts[0], samples.continue_(gpt, decoder, 0))
         for how, decoder in (("greedy", Greedy()), (_name(config.decoder), config.decoder))
-        if config.sample_prompts
+        if config.sample_prompts and (trainer.is_global_zero or together)
     ]
+    if not trainer.is_global_zero:
+        return None
     report.ending(console, summary, texts)
+    if failure := getattr(trainer.strategy.checkpoint_io, "failure", None):
+        todo = f"make room, then: gptlab train resume={path}"
+        raise RunFailed(f"checkpoint={path / 'checkpoints'}: cannot be written ({failure}); {todo}")
     return summary
+
+
+def as_module(config: TrainConfig, gpt: GPT, corpus: Corpus, steps: int) -> GPTModule:
+    """What Lightning trains, by the precision, sharding and compilation that are asked for."""
+    trainer = config.trainer
+    gpt.recompute = trainer.activation_checkpointing
+    separator = corpus.tokenizer.eot if config.data.mask_documents else None
+    objective = Objective(gpt, separator, None if trainer.sharded else trainer.compute_dtype)
+    if config.compile:
+        needs = "needs a C++ compiler on a CPU"
+        found = torch.cuda.is_available() or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+        require(found, "compile", "true", needs, "install g++, or leave it out")
+        objective.compile()
+    module = (ShardedGPTModule if trainer.sharded else GPTModule)(
+        objective,
+        config.optimizer,
+        config.schedule,
+        steps,
+        corpus.manifest["val"]["bytes"],
+        trainer.gradient_clip_val,
+        config.logger.every_n_steps,
+        config.seed,
+        config.on_nan,
+    )
+    if isinstance(module, ShardedGPTModule):
+        module.dtype_of_blocks = trainer.compute_dtype
+    return module
 
 
 def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
@@ -149,25 +204,6 @@ def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
     asked = config.model.vocab_size
     require(asked in (0, n_vocab), "model.vocab_size", asked, f"but the tokenizer has {n_vocab} tokens", "leave it out")
     return dataclasses.replace(config.model, vocab_size=n_vocab)
-
-
-def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
-    """(sequences per forward pass, forward passes per step) of one device, for one global batch over all of them."""
-    if micro_batch_size is None:
-        if batch_size % world_size == 0:
-            return batch_size // world_size, 1
-        micro_batch_size = 1
-    per_pass = micro_batch_size * world_size
-    if batch_size % per_pass:
-        below, above = batch_size // per_pass * per_pass, -(-batch_size // per_pass) * per_pass
-        nearest = " or ".join(str(n) for n in (below, above) if n)
-        raise UserError(
-            "data.batch_size",
-            batch_size,
-            f"is not a multiple of {micro_batch_size} sequences on each of {world_size} device(s)",
-            f"choose {nearest}",
-        )
-    return micro_batch_size, batch_size // per_pass
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -195,5 +231,5 @@ def _quieten() -> None:
     """Lightning's advice that does not fit here."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for advice in ("does not have many workers", "exists and is not empty", "treespec, LeafSpec"):
+    for advice in ADVICE:
         warnings.filterwarnings("ignore", f".*{advice}")

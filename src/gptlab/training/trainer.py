@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.errors import UserError, require
 
 if TYPE_CHECKING:
+    import torch
     from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger
 
@@ -56,10 +57,12 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: Any = "auto"  # a number, a list, or auto
     num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
+    strategy: str = "auto"  # Lightning's, or fsdp: weights, gradients and optimizer state sharded over the devices
+    precision: str = "32-true"  # bf16-mixed | 16-mixed | bf16-true: the latter with fp32 master weights
+    activation_checkpointing: bool = False  # the backward pass computes the blocks anew: less memory, more time
     gradient_clip_val: float = 1.0  # of the global norm; 0 turns it off
     val_every_n_steps: int = 150
+    max_minutes: float | None = None  # then the run stops, and can be resumed
     detect_anomaly: bool = False
     deterministic: bool = False
     enable_progress_bar: bool = True
@@ -68,20 +71,42 @@ class TrainerConfig:
         self.precision = str(self.precision)
         clip = self.gradient_clip_val
         require(clip >= 0, "gradient_clip_val", clip, "is negative", "1.0 is usual, 0 turns it off")
+        minutes = self.max_minutes
+        require(minutes is None or minutes > 0, "max_minutes", minutes, "is not above 0", "leave it out")
         for key in ("val_every_n_steps", "num_nodes"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")
+
+    @property
+    def sharded(self) -> bool:
+        return self.strategy == "fsdp"
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """What the model computes in where Lightning's precision does not say so: `bf16-true` with master weights."""
+        import torch
+
+        return torch.bfloat16 if self.precision == "bf16-true" else None
 
     def build(self, steps: int, loggers: list[Logger], callbacks: list[Callback], run_dir: Path) -> Trainer:
         import lightning as L
         from lightning.fabric.utilities.exceptions import MisconfigurationException
+        from lightning.pytorch.strategies import ModelParallelStrategy
 
+        from gptlab.training.checkpoints import CheckpointFiles
+
+        half = self.precision == "16-true"
+        require(not half, "precision", "16-true", "has no room for small gradients", "try 16-mixed")
+        strategy: Any = self.strategy
+        if self.sharded:
+            strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
         try:
             return L.Trainer(
                 accelerator=self.accelerator,
                 devices=self.devices,
                 num_nodes=self.num_nodes,
-                strategy=self.strategy,
-                precision=self.precision,  # type: ignore[arg-type]
+                strategy=strategy,
+                precision="32-true" if self.compute_dtype else self.precision,  # type: ignore[arg-type]
+                plugins=[CheckpointFiles()],
                 detect_anomaly=self.detect_anomaly,
                 deterministic=self.deterministic,
                 max_steps=steps,
