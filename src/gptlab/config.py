@@ -175,6 +175,19 @@ class AuditConfig:
 
 
 @dataclass
+class ReplayConfig:
+    """Rebuild the batch of one step of a run: its windows, their text, and what the model makes of them now."""
+
+    step: int = MISSING  # 1, 2, ...
+    run: str = "latest"
+    out: str | None = None  # a new file for the tensors x and y, (B, T) each
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.step >= 1, "step", self.step, "must be at least 1", "the first step is 1")
+
+
+@dataclass
 class ImportConfig:
     """Turn a Hugging Face model, GPT-2 or Llama, into a run directory."""
 
@@ -196,6 +209,7 @@ VERB_CONFIGS = {
     "train": TrainConfig,
     "sample": SampleConfig,
     "evaluate": EvaluateConfig,
+    "replay": ReplayConfig,
     "tokenize": TokenizeConfig,
     "audit": AuditConfig,
     "import": ImportConfig,

@@ -110,9 +110,13 @@ class RunDir:
 
     def held_out(self) -> tuple[TokenStream, int]:
         """The run's held-out ids (N,) and how many bytes of text they spell."""
-        manifest = json.loads((self.path / "held_out/manifest.json").read_text())
+        manifest = self.held_out_manifest()
         shard = Shard(self.path / "held_out/val.bin", manifest["dtype"], manifest["val"]["tokens"])
         return TokenStream([shard]), manifest["val"]["bytes"]
+
+    def held_out_manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads((self.path / "held_out/manifest.json").read_text())
+        return manifest
 
     def training_tokens(self, most: int) -> bytes | None:
         """The first `most` ids of the training text as uint32, if the shards are still where they were."""

@@ -84,8 +84,12 @@ def test_killed_between_the_list_and_the_name(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "last.ckpt"
     CheckpointFiles().save_checkpoint({"a": torch.ones(9)}, path)
 
-    def killed(*args: object) -> None:
-        raise KeyboardInterrupt
+    replace = checkpoints.os.replace
+
+    def killed(work: Path, target: Path) -> None:
+        if target == path:
+            raise KeyboardInterrupt
+        replace(work, target)
 
     monkeypatch.setattr(checkpoints.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -98,7 +102,7 @@ FULL = """
 import resource, signal, sys
 from gptlab.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
+resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, BYTES))
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 
@@ -111,7 +115,7 @@ def test_a_full_disk_keeps_the_one_before(texts: str, tmp_path: Path) -> None:
     first = subprocess.run([sys.executable, str(ROOT / "train.py"), *ask], check=True, capture_output=True)
     assert first.returncode == 0
     size = (tmp_path / "run/checkpoints/last.ckpt").stat().st_size
-    script = FULL.replace("LIMIT", str(size // 2))
+    script = FULL.replace("BYTES", str(size // 2))
     more = ["resume=run", "budget.steps=9", "checkpoint.every_n_steps=7"]
     done = subprocess.run([sys.executable, "-c", script, *more], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr

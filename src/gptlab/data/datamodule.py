@@ -1,7 +1,7 @@
 """The LightningDataModule: a corpus as batches (x, y), (B, T) each, for whichever rank asks."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -53,6 +53,10 @@ class TextDataModule(L.LightningDataModule):
         """(source, window) of everything in step 1, 2, ..., over all ranks."""
         size = self.config.batch_size
         return self.order.at(range((step - 1) * size, step * size))
+
+    def rows(self, windows: Sequence[tuple[int, int]]) -> Batch:
+        """(x, y), (N, T) each."""
+        return TrainWindows(self.train).__getitems__(windows)
 
     def targets_of(self, step: int) -> float:
         """How many targets a micro-batch of this step has, in the mean over its micro-batches and ranks."""

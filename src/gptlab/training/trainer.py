@@ -69,6 +69,8 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         self.precision = str(self.precision)
+        half = self.precision == "16-true"
+        require(not half, "precision", "16-true", "has no room for small gradients", "try 16-mixed")
         clip = self.gradient_clip_val
         require(clip >= 0, "gradient_clip_val", clip, "is negative", "1.0 is usual, 0 turns it off")
         minutes = self.max_minutes
@@ -94,8 +96,6 @@ class TrainerConfig:
 
         from gptlab.training.checkpoints import CheckpointFiles
 
-        half = self.precision == "16-true"
-        require(not half, "precision", "16-true", "has no room for small gradients", "try 16-mixed")
         strategy: Any = self.strategy
         if self.sharded:
             strategy = ModelParallelStrategy(save_distributed_checkpoint=False)

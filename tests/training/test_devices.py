@@ -1,0 +1,198 @@
+"""One global batch on any devices, in any precision: the same batches, losses equal to rounding."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gptlab
+from gptlab.config import compose
+from gptlab.errors import UserError
+from gptlab.evaluation.perplexity import evaluate
+from gptlab.training import batching
+from gptlab.training.batching import promises
+from gptlab.training.objective import Objective
+from gptlab.training.run import train
+from tests.conftest import ROOT, tiny_overrides
+from tests.training.test_resume import Tiny, resumed, same, weights
+
+PACKED = ["data.packing=documents", "data.mask_documents=true", "model.block_size=400"]
+
+
+def losses(run: Path, name: str) -> list[float]:
+    with (run / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def command(texts: str, *more: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *tiny_overrides(texts), "logger.every_n_steps=1", *more],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def compare(first: Path, second: Path, bound: float) -> None:
+    for name in ("train/loss", "val/loss"):
+        pairs = list(zip(losses(first, name), losses(second, name), strict=True))
+        gap = max(abs(a - b) for a, b in pairs)
+        print(f"{second.name}: {len(pairs)} x {name}, max |difference| {gap:.1e}")
+        assert gap < bound
+    a, b = weights(first), weights(second)
+    assert set(a) == set(b)
+    print(f"{second.name}: max |difference| of weights {max((a[key] - b[key]).abs().max() for key in a):.1e}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dense", "packed"])
+def test_one_two_and_four_devices(how: str, texts: str, tmp_path: Path) -> None:
+    """Packed by documents every micro-batch has another number of targets, and still counts by its tokens."""
+    more = [*(PACKED if how == "packed" else []), "optimizer.lr=0.01"]
+    for devices in (1, 2, 4):
+        command(texts, *more, f"trainer.devices={devices}", f"run_dir={devices}")
+    compare(Path("1"), Path("2"), 2e-5)
+    compare(Path("1"), Path("4"), 2e-5)
+
+
+def test_losses_count_by_tokens_over_the_whole_batch(tiny: Tiny, tmp_path: Path) -> None:
+    """Micro-batches of one window each, with unequal numbers of targets, against all in one."""
+    for micro in (4, 1):
+        train(tiny(*PACKED, "logger.every_n_steps=1", f"data.micro_batch_size={micro}", f"run_dir={tmp_path}/{micro}"))
+    for one, four in zip(losses(tmp_path / "4", "train/loss"), losses(tmp_path / "1", "train/loss"), strict=True):
+        assert one == pytest.approx(four, abs=1e-5)
+    assert (
+        max(
+            (weights(tmp_path / "4")[key] - weights(tmp_path / "1")[key]).abs().max() for key in weights(tmp_path / "1")
+        )
+        < 1e-4
+    )
+
+
+@pytest.mark.slow
+def test_sharded(texts: str, tmp_path: Path) -> None:
+    """FSDP2 on two processes: the losses of one, a checkpoint that others read, an exact way on."""
+    fsdp = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    steady = ["schedule=constant", "optimizer.lr=0.01", "checkpoint.every_n_steps=3"]
+    command(texts, *steady, "run_dir=one")
+    command(texts, *steady, *fsdp, "run_dir=two")
+    compare(Path("one"), Path("two"), 2e-5)
+    gpt, _ = gptlab.load("two")
+    assert gpt.lm_head.weight is gpt.wte.weight
+    scored = evaluate(compose("evaluate", ["run=two"]))
+    assert scored["loss"] == pytest.approx(losses(Path("two"), "val/loss")[-1], abs=1e-5)
+    command(texts, *steady, *fsdp, "budget.steps=3", "run_dir=half")
+    again = [sys.executable, str(ROOT / "train.py"), "resume=half", "budget.steps=6"]
+    subprocess.run(again, check=True, capture_output=True)
+    assert same(Path("two"), Path("half"))
+    assert "the cat" in Path("two/samples.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "bound"),
+    [
+        ("trainer.activation_checkpointing=true", 0.0),
+        ("trainer.precision=bf16-true", 0.02),
+        ("trainer.precision=bf16-mixed", 0.02),
+    ],
+)
+def test_the_same_training_by_other_means(override: str, bound: float, tiny: Tiny, tmp_path: Path) -> None:
+    plain = ["model.dropout=0.1", "optimizer.lr=0.01", "budget.steps=12"]
+    train(tiny(*plain, f"run_dir={tmp_path}/plain"))
+    train(tiny(*plain, override))
+    gaps = [abs(a - b) for a, b in zip(*(losses(tmp_path / run, "val/loss") for run in ("plain", "run")), strict=True)]
+    assert max(gaps) <= bound and (bound == 0 or max(gaps) > 0)
+    assert all(w.dtype == torch.float32 for w in weights(tmp_path / "run").values())  # master weights
+
+
+def test_what_bf16_true_computes() -> None:
+    """Products in bf16, by weights rounded to it; gradients in fp32, and the tied weight gets both of its own."""
+    from gptlab.model.gpt import GPT, GPTConfig
+
+    gpt = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=8, vocab_size=11))
+    seen = set()
+    gpt.blocks[0].mlp.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    x, y = torch.randint(11, (2, 2, 8))
+    Objective(gpt, dtype=torch.bfloat16)(x, y).backward()
+    low = {name: p.grad for name, p in gpt.named_parameters()}
+    gpt.zero_grad()
+    assert seen == {torch.bfloat16}
+    Objective(gpt)(x, y).backward()
+    for name, p in gpt.named_parameters():
+        assert low[name].dtype == torch.float32
+        assert (low[name] - p.grad).norm() < 0.05 * p.grad.norm(), name
+
+
+@pytest.mark.slow
+def test_compiled(tiny: Tiny, tmp_path: Path) -> None:
+    plain = ["optimizer.lr=0.01", "model.n_layer=1", "checkpoint.every_n_steps=3"]
+    train(tiny(*plain, f"run_dir={tmp_path}/plain"))
+    train(tiny(*plain, "compile=true", f"run_dir={tmp_path}/compiled"))
+    compare(tmp_path / "plain", tmp_path / "compiled", 1e-4)  # the same names of weights too
+    train(tiny(*plain, "compile=true", "budget.steps=3", "schedule=constant"))
+    train(tiny(*plain, "compile=true", "schedule=constant", f"run_dir={tmp_path}/whole"))
+    resumed(tmp_path / "run", "budget.steps=6")
+    assert same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_no_compiler(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=r"^compile=true: needs a C\+\+ compiler on a CPU; install g\+\+"):
+        train(tiny("compile=true"))
+
+
+@pytest.mark.parametrize(("room", "batch", "expected"), [(1, 12, 1), (5, 12, 4), (9, 24, 8), (100, 12, 12)])
+def test_the_largest_micro_batch_that_fits(
+    room: int, batch: int, expected: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device with room for so many sequences takes the largest divisor of the batch."""
+    forward = Objective.forward
+
+    def limited(self: Objective, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if len(x) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x, y)
+
+    monkeypatch.setattr(Objective, "forward", limited)
+    size = [f"data.batch_size={batch}", "logger.every_n_steps=1", "model.dropout=0.1"]
+    train(tiny(*size, "data.micro_batch_size=auto"))
+    train(tiny(*size, f"data.micro_batch_size={expected}", f"run_dir={tmp_path}/given"))
+    assert same(tmp_path / "run", tmp_path / "given")
+
+
+def test_auto_stops_before_a_cpu_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "free_memory", lambda: 100)
+    monkeypatch.setattr(batching, "memory", lambda: 1000)
+    assert promises([(1, 1010), (2, 1020)], 8)  # 1080 expected, 80 more than there is now
+    assert not promises([(1, 1010), (2, 1020)], 12)
+    assert promises([(1, 5000)], 2)  # one point is no line
+
+
+REFUSED = {
+    ("data.micro_batch_size=0",): "data.micro_batch_size=0: is no number from 1 up",
+    ("data.micro_batch_size=most",): "data.micro_batch_size=most: is no number from 1 up",
+    ("trainer.precision=16-true",): "trainer.precision=16-true: has no room for small gradients; try 16-mixed",
+    ("trainer.precision=8-bit",): "trainer.precision=8-bit: ",
+    ("trainer.accelerator=gpu", "trainer.devices=64"): "trainer.(devices|accelerator)=(64|gpu): ",
+    ("trainer=fsdp", "optimizer=muon"): "optimizer=muon: needs whole matrices",
+    ("trainer=fsdp", "ema=0.9"): "ema=0.9: cannot average sharded weights",
+    ("trainer=fsdp", "data.micro_batch_size=auto"): "data.micro_batch_size=auto: cannot try out a sharded model",
+    ("ema=1.0",): r"ema=1\.0: is not in \(0, 1\)",
+    ("on_nan=ignore",): "on_nan=ignore: no such option; choose one of stop, skip, rewind",
+    ("trainer.max_minutes=0",): r"trainer\.max_minutes=0",
+    ("optimizer.lr=0",): r"optimizer\.lr=0",
+    ("optimizer.lr=-1",): r"optimizer\.lr=-1",
+    ("budget.steps=0",): r"budget\.steps=0",
+    ("budget.tokens=5", "budget.steps=5"): r"budget\.tokens=5",
+    ("data.batch_size=0",): r"data\.batch_size=0",
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED, ids=" ".join)
+def test_what_cannot_be(overrides: tuple[str, ...], tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=f"^{REFUSED[overrides]}"):
+        train(tiny(*overrides))
