@@ -8,6 +8,7 @@ VERBS = {
     "train": ("gptlab.training.run:train", "train a model; everything about it lands in one run directory"),
     "sample": ("gptlab.sample:sample", "continue a prompt with the model of a run"),
     "evaluate": ("gptlab.evaluation.perplexity:evaluate", "score the model of a run on all of its held-out text"),
+    "check": ("gptlab.training.check:check", "try out a config for a minute: does it train as it should?"),
     "replay": ("gptlab.training.replay:replay", "rebuild the batch of one step of a run"),
     "tokenize": ("gptlab.tokenize:tokenize", "turn text into token shards, and see how the tokenizer fits"),
     "audit": ("gptlab.audit:audit", "look into a data set: copies, overlap of the splits, hard characters"),

@@ -209,6 +209,7 @@ VERB_CONFIGS = {
     "train": TrainConfig,
     "sample": SampleConfig,
     "evaluate": EvaluateConfig,
+    "check": TrainConfig,
     "replay": ReplayConfig,
     "tokenize": TokenizeConfig,
     "audit": AuditConfig,

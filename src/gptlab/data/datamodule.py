@@ -41,7 +41,8 @@ class TextDataModule(L.LightningDataModule):
                 why = f"the {name} split has {len(stream)} tokens, less than one window"
                 todo = "lower it, give more text, or change data.val_fraction"
                 require(len(stream) > block_size, "model.block_size", block_size, why, todo)
-        self.order = Order([len(windows) for windows in self.train], self.weights, seed)
+        period = config.repeat_steps and config.repeat_steps * config.batch_size
+        self.order = Order([len(windows) for windows in self.train], self.weights, seed, period)
         self.loader: WatchedLoader | None = None
 
     @property

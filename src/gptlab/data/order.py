@@ -46,11 +46,12 @@ class Order:
     """Position p of training -> (source, window).
 
     Each source goes through its windows in epochs, every epoch a new permutation. Of each block of 1,024 positions a
-    source has its share by weight, at places that are drawn anew for every block.
+    source has its share by weight, at places that are drawn anew for every block. With a `period` the first so many
+    positions come again and again.
     """
 
-    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int) -> None:
-        self.lengths, self.seed = list(lengths), seed
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int, period: int | None = None) -> None:
+        self.lengths, self.seed, self.period = list(lengths), seed, period
         exact = np.array(weights) / np.sum(weights) * BLOCK
         self.shares = np.floor(exact).astype(np.int64)
         largest = np.argsort(self.shares - exact, kind="stable")  # of what rounding down left over
@@ -65,6 +66,8 @@ class Order:
     def at(self, positions: range) -> list[tuple[int, int]]:
         """What is at some consecutive positions."""
         p = np.arange(positions.start, positions.stop)
+        if self.period:
+            p %= self.period
         if len(self.lengths) == 1:
             source, number = np.zeros(len(p), np.int64), p
         else:

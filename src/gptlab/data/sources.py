@@ -27,9 +27,12 @@ class DataConfig:
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
     mask_documents: bool = False  # no position attends to another document of its window
     other_data_ok: bool = False  # continue a run although the text is not the one it began with
+    repeat_steps: int | None = None  # the batches of the first so many steps again and again: can it overfit them?
     num_workers: int = 0
 
     def __post_init__(self) -> None:
+        steps = self.repeat_steps
+        require(steps is None or steps >= 1, "repeat_steps", steps, "must be at least 1", "leave it out")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 8")
         micro = self.micro_batch_size
         known = micro in (None, "auto") or (isinstance(micro, int) and micro >= 1)

@@ -66,7 +66,9 @@ class KVCache:
         # the attention of one query is several times as fast in fp32 as in bf16 on a CPU (benchmarks/attention.py)
         dtype = torch.float32 if like.device.type == "cpu" else like.dtype
         shape = (batch, n_kv_head, size, head_dim)
-        self.keys, self.values = ([like.new_zeros(shape, dtype=dtype) for _ in range(n_layer)] for _ in range(2))
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=dtype, device=like.device) for _ in range(n_layer)] for _ in range(2)
+        )
         self.size, self.padding = size, padding
         self.length = 0  # columns that are filled
 

@@ -44,6 +44,7 @@ ADVICE = (
     "treespec, LeafSpec",
     "The `srun` command is available",
     "You're resuming from a checkpoint that ended before the epoch ended",
+    "It is recommended to use `self.log",
     "Total length of .* across ranks is zero",
 )
 SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
