@@ -195,5 +195,6 @@ def _quieten() -> None:
     """Lightning's advice that does not fit here."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for advice in ("does not have many workers", "exists and is not empty", "treespec, LeafSpec"):
-        warnings.filterwarnings("ignore", f".*{advice}")
+    advice = ("does not have many workers", "exists and is not empty", "treespec, LeafSpec", "The `srun` command")
+    for each in (*advice, "It is recommended to use .*sync_dist=True"):  # our metrics are summed over ranks already
+        warnings.filterwarnings("ignore", f".*{each}")
