@@ -103,7 +103,8 @@ def open_door(
         except KeyboardInterrupt:
             answers.append({"error": "stopped"})
             codes.append(1)
-        crew.dismiss(max(codes))
+        finally:
+            crew.dismiss(max(codes))
         done = [answer for answer in answers if "overrides" in answer]
         if after_sweep and done:
             answers.append(after_sweep(done))

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning.fabric.plugins.environments import ClusterEnvironment
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 PATIENCE = timedelta(seconds=10)  # with the other ranks, when one has met a mistake
 
@@ -39,9 +39,11 @@ def place(env: Mapping[str, str] = os.environ) -> Place | None:
 
 
 def cluster_environment() -> "ClusterEnvironment":
-    """What Lightning asks about the processes. Named, for it to guess nothing: it takes a batch script for one of srun's
-    processes, and would requeue Slurm jobs with a checkpoint of its own."""
-    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+    """What Lightning asks about the processes. Left to guess, it takes a batch script for one of srun's processes, and
+    requeues Slurm jobs with a checkpoint of its own."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     here = place()
     if here is None:
