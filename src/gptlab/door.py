@@ -66,7 +66,8 @@ def open_door(
                 require(crew.size == 1, "hydra.mode", "MULTIRUN", why, "start it without torchrun or srun")
                 devices, why = config.trainer.devices, "a sweep gives each of its jobs one"
                 require(devices in ("auto", 1, "1"), "trainer.devices", devices, why, "leave it out")
-            crew.lead([*argv, f'hydra.run.dir="{hydra_config.runtime.output_dir}"'])
+            given = [*_config_flags(argv), *hydra_config.overrides.hydra, *hydra_config.overrides.task]
+            crew.lead([*given, f'hydra.run.dir="{hydra_config.runtime.output_dir}"'])
             if (answer := work(config)) is not None:
                 swept = hydra_config.mode == RunMode.MULTIRUN and after_sweep is not None
                 answers.append({**answer, "overrides": list(hydra_config.overrides.task)} if swept else answer)
