@@ -44,6 +44,16 @@ def test_several_machines_need_a_launcher() -> None:
         TrainerConfig(num_nodes=2).build(1, [], [], None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("devices", "nodes"), [(3, 2), (4, 1)])
+def test_what_is_started_is_what_is_asked_for(devices: int, nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in TORCHRUN.items():
+        monkeypatch.setenv(key, value)
+    asked = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=nodes)
+    said = rf"^trainer\.devices={devices}: .*; give trainer\.devices=4 trainer\.num_nodes=2$"
+    with pytest.raises(UserError, match=said):
+        asked.build(1, [], [], None)  # type: ignore[arg-type]
+
+
 def crew(monkeypatch: pytest.MonkeyPatch) -> list[Crew]:
     """Two ranks in one process, with one store."""
     from torch.distributed import HashStore

@@ -117,7 +117,6 @@ def test_torchrun_goes_on_with_a_run(texts: str) -> None:
 MISTAKES = {
     "model.n_head=7": "error: model.n_head=7: does not divide n_embd=16",  # seen by rank 0 alone
     "data.files=[none.txt]": "error: data.files=none.txt: no such file",  # by both
-    "trainer.devices=3": "error: trainer.devices=3: on each of ",
 }
 
 
@@ -140,6 +139,23 @@ def test_a_mistake_is_said_once_under_torchrun(mistake: str, texts: str) -> None
 def test_a_mistake_is_said_once_under_srun(mistake: str, texts: str, slurm: Slurm) -> None:
     given = [*tiny_overrides(texts), "trainer.devices=1", "trainer.num_nodes=2", mistake, "json=true"]
     require_said_once(mistake, slurm.srun("--nodes=2", *TRAIN, *given), code=2)
+
+
+def test_a_late_rank_has_the_run_directory_of_rank_0(texts: str) -> None:
+    """Hydra's `now` is another second for it."""
+    Path("late.py").write_text(
+        "import os, sys, time\n"
+        "from gptlab import cli\n"
+        "time.sleep(2 * int(os.environ['RANK']))\n"
+        "cli.VERBS['train'] = ('late:train', '')\n"
+        "def train(config):\n"
+        "    open('rank' + os.environ['RANK'], 'w').write(config.run_dir)\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(cli.run('train', sys.argv[1:], sys.argv[:1]))\n"
+    )
+    run([*TORCHRUN, "late.py", *tiny_overrides(texts)])
+    assert Path("rank0").read_text() == Path("rank1").read_text()
+    assert not list(Path("outputs").glob("*/*"))  # nobody has trained: nothing is left
 
 
 def test_a_sweep_has_no_place_among_several_processes(texts: str) -> None:
