@@ -66,6 +66,10 @@ def open_door(
                 require(crew.size == 1, "hydra.mode", "MULTIRUN", why, "start it without torchrun or srun")
                 devices, why = config.trainer.devices, "a sweep gives each of its jobs one"
                 require(devices in ("auto", 1, "1"), "trainer.devices", devices, why, "leave it out")
+            if crew.rank == 0 and crew.size > 1 and not config.resume:
+                from gptlab.rundir import RunDir
+
+                RunDir(Path(config.run_dir)).require_new()  # only rank 0 can tell; the others would wait for it in vain
             given = [*_config_flags(argv), *hydra_config.overrides.hydra, *hydra_config.overrides.task]
             crew.lead([*given, f'hydra.run.dir="{hydra_config.runtime.output_dir}"'])
             if (answer := work(config)) is not None:

@@ -117,6 +117,7 @@ def test_torchrun_goes_on_with_a_run(texts: str) -> None:
 MISTAKES = {
     "model.n_head=7": "error: model.n_head=7: does not divide n_embd=16",  # seen by rank 0 alone
     "data.files=[none.txt]": "error: data.files=none.txt: no such file",  # by both
+    "run_dir=old": "error: run_dir=old: holds a run already",  # by rank 0, which would have made it for the others
 }
 
 
@@ -127,6 +128,13 @@ def require_said_once(mistake: str, done: Done, code: int) -> None:
     assert not list(Path().glob("outputs/*"))
 
 
+@pytest.fixture
+def old_run() -> None:
+    Path("old").mkdir()
+    Path("old/summary.json").write_text("{}")
+
+
+@pytest.mark.usefixtures("old_run")
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_said_once_under_torchrun(mistake: str, texts: str) -> None:
     """The exit code is torchrun's."""
@@ -135,6 +143,7 @@ def test_a_mistake_is_said_once_under_torchrun(mistake: str, texts: str) -> None
 
 
 @pytest.mark.slurm
+@pytest.mark.usefixtures("old_run")
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_said_once_under_srun(mistake: str, texts: str, slurm: Slurm) -> None:
     given = [*tiny_overrides(texts), "trainer.devices=1", "trainer.num_nodes=2", mistake, "json=true"]
