@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
 from gptlab.errors import UserError
 from gptlab.launch import Crew, Place, cluster_environment, place
@@ -48,6 +48,7 @@ def test_several_machines_need_a_launcher() -> None:
 def test_what_is_started_is_what_is_asked_for(devices: int, nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in TORCHRUN.items():
         monkeypatch.setenv(key, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # put back afterwards: a Trainer sets it for the whole process
     asked = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=nodes)
     said = rf"^trainer\.devices={devices}: .*; give trainer\.devices=4 trainer\.num_nodes=2$"
     with pytest.raises(UserError, match=said):
