@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gptlab.config import TrainConfig, compose
+from tests.slurm import slurm as slurm  # a fixture for all
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,7 +61,10 @@ def gpt2_cache(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def texts(tmp_path: Path) -> str:
     """Forty small documents on disk, as the value of data.files."""
-    folder = tmp_path / "texts"
+    return write_texts(tmp_path / "texts")
+
+
+def write_texts(folder: Path) -> str:
     folder.mkdir()
     for i in range(40):
         words = [WORDS[(i * 7 + j * j) % len(WORDS)] for j in range(60)]

@@ -12,6 +12,7 @@ MAY_USE = {
     "atomic": set(),
     "errors": set(),
     "metrics": set(),
+    "launch": set(),
     "tokenizers": GROUND,
     "tokenizer_options": GROUND | {"tokenizers"},
     "model": GROUND,
@@ -33,11 +34,12 @@ MAY_USE = {
         "config",
         "progress",
         "planning",
+        "launch",
     },
     "planning": GROUND | {"model"},
     "config": GROUND | {"tokenizer_options", "model", "optim", "decoding", "data", "training"},
     "messages": GROUND | {"config"},
-    "door": GROUND | {"config", "messages", "rundir"},
+    "door": GROUND | {"config", "messages", "rundir", "launch"},
     "sample": GROUND | {"config", "rundir", "decoding", "model", "tokenizers", "explain"},
     "explain": GROUND | {"pages", "rundir", "tokenizers"},
     "evaluation": GROUND | {"config", "rundir", "data", "model", "tokenizers", "tokenizer_options", "pages"},
@@ -49,7 +51,7 @@ MAY_USE = {
 }
 # outside library -> the rooms it may be seen in
 ONLY_IN = {
-    "lightning": {"training", "data"},
+    "lightning": {"training", "data", "launch"},
     "hydra": {"config", "door", "messages"},
     "omegaconf": {"config", "door", "messages"},
     "tiktoken": {"tokenizers"},

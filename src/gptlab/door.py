@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gptlab.config import conf_dir, register, to_typed
 from gptlab.errors import RunFailed, UserError, require
+from gptlab.launch import Crew, place
 from gptlab.messages import explain, usage
 
 
@@ -43,10 +44,12 @@ def open_door(
     as_json = any(re.fullmatch(r"\+{0,2}json=(true|yes|on|1)", arg, re.IGNORECASE) for arg in argv)
     answers: list[dict[str, Any]] = []
     codes = [0]
+    crew = Crew(place() if verb == "train" else None)
 
     def mistake(error: Exception) -> None:
         line = explain(error, argv)
-        print(f"error: {line}", file=sys.stderr)
+        if crew.speaks_of(line):
+            print(f"error: {line}", file=sys.stderr)
         answers.append({"error": line})
         codes.append(2)
 
@@ -59,15 +62,24 @@ def open_door(
         try:
             config = to_typed(cfg, hydra_config.runtime.output_dir)
             if hydra_config.mode == RunMode.MULTIRUN and verb == "train":
+                why = f"a sweep's jobs have one process each, and {crew.size} are started"
+                require(crew.size == 1, "hydra.mode", "MULTIRUN", why, "start it without torchrun or srun")
                 devices, why = config.trainer.devices, "a sweep gives each of its jobs one"
                 require(devices in ("auto", 1, "1"), "trainer.devices", devices, why, "leave it out")
+            if crew.rank == 0 and crew.size > 1 and not config.resume:
+                from gptlab.rundir import RunDir
+
+                RunDir(Path(config.run_dir)).require_new()  # only rank 0 can tell; the others would wait for it in vain
+            given = [*_config_flags(argv), *hydra_config.overrides.hydra, *hydra_config.overrides.task]
+            crew.lead([*given, f'hydra.run.dir="{hydra_config.runtime.output_dir}"'])
             if (answer := work(config)) is not None:
                 swept = hydra_config.mode == RunMode.MULTIRUN and after_sweep is not None
                 answers.append({**answer, "overrides": list(hydra_config.overrides.task)} if swept else answer)
         except (UserError, OmegaConfBaseException) as error:
             mistake(error)
         except RunFailed as error:
-            print(f"error: {error}", file=sys.stderr)
+            if crew.speaks_of(str(error)):
+                print(f"error: {error}", file=sys.stderr)
             answers.append({"error": str(error)})
             codes.append(1)
         except Exception as error:
@@ -77,11 +89,16 @@ def open_door(
         finally:
             _remove_if_empty(Path(hydra_config.runtime.output_dir))
 
-    if verb == "train":
+    if crew.rank:
+        argv, code = crew.orders()
+        if code is not None:
+            return code
+    elif verb == "train":
         try:
             argv = _resumed(argv)
         except UserError as error:
             mistake(error)
+            crew.dismiss(2)
             if as_json:
                 print(json.dumps(answers[0]))
             return 2
@@ -96,10 +113,12 @@ def open_door(
         except KeyboardInterrupt:
             answers.append({"error": "stopped"})
             codes.append(1)
+        finally:
+            crew.dismiss(max(codes))
         done = [answer for answer in answers if "overrides" in answer]
         if after_sweep and done:
             answers.append(after_sweep(done))
-        if as_json and answers:
+        if as_json and answers and crew.rank == 0:
             print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}), file=out)
     return max(codes)
 

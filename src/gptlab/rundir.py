@@ -36,7 +36,7 @@ class RunDir:
         import yaml  # omegaconf's own
 
         run = cls(path)
-        require(not (path / "summary.json").exists(), "run_dir", path, "holds a run already", "give a new directory")
+        run.require_new()
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
         for part in ("tokenizer", "held_out"):
@@ -51,6 +51,11 @@ class RunDir:
         run.write_summary({"status": "running"})
         _point_latest_to(path)
         return run
+
+    def require_new(self) -> None:
+        """Refuse a directory with a run in it."""
+        there = (self.path / "summary.json").exists()
+        require(not there, "run_dir", self.path, "holds a run already", "give a new directory")
 
     @classmethod
     def go_on(cls, path: Path, config: dict[str, Any]) -> "RunDir":

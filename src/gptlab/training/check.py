@@ -167,7 +167,7 @@ class Runs:
 
     def compare(self, *overrides: str) -> Finding:
         """Losses of the run as it is, and with `overrides`."""
-        first, second = _metrics(self.train("plain")), _metrics(self.train(overrides[-1], *overrides))
+        first, second = _metrics(self.train("plain")), _metrics(self.train(overrides[-1].replace("=", "-"), *overrides))
         pairs = zip(first, second, strict=True)
         gap = max(abs(a[key] - b[key]) for a, b in pairs for key in ("train/loss", "val/loss") if key in a)
         return gap < 1e-3, f"max |Δ loss| {gap:.1e}"

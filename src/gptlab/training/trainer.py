@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import UserError, require
+from gptlab.launch import cluster_environment, place
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ class TrainerConfig:
     """What of Lightning's Trainer a run chooses; names and meanings are Lightning's."""
 
     accelerator: str = "auto"
-    devices: Any = "auto"  # a number, a list, or auto
+    devices: Any = "auto"  # on each machine: a number, a list, or auto: all (those torchrun or srun has started)
     num_nodes: int = 1
     strategy: str = "auto"  # Lightning's, or fsdp: weights, gradients and optimizer state sharded over the devices
     precision: str = "32-true"  # bf16-mixed | 16-mixed | bf16-true: the latter with fp32 master weights
@@ -96,17 +97,20 @@ class TrainerConfig:
 
         from gptlab.training.checkpoints import CheckpointFiles
 
+        here, nodes = place(), self.num_nodes
+        why, todo = "its processes must be started on each machine", "start them by torchrun or srun"
+        require(here is not None or nodes == 1, "trainer.num_nodes", nodes, why, todo)
         strategy: Any = self.strategy
         if self.sharded:
             strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
         try:
-            return L.Trainer(
+            trainer = L.Trainer(
                 accelerator=self.accelerator,
-                devices=self.devices,
-                num_nodes=self.num_nodes,
+                devices=here.per_node if here and self.devices == "auto" else self.devices,
+                num_nodes=nodes,
                 strategy=strategy,
                 precision="32-true" if self.compute_dtype else self.precision,  # type: ignore[arg-type]
-                plugins=[CheckpointFiles()],
+                plugins=[CheckpointFiles(), cluster_environment()],
                 detect_anomaly=self.detect_anomaly,
                 deterministic=self.deterministic,
                 max_steps=steps,
@@ -126,3 +130,9 @@ class TrainerConfig:
             named = [key for key in ("precision", "strategy", "devices") if key in why.lower()]
             key = named[0] if named else "accelerator"
             raise UserError(f"trainer.{key}", getattr(self, key), why, "choose what this machine has") from error
+        if here:
+            why = f"on each of {nodes} machine(s), but {here.by} has started {here.per_node} on each of {here.nodes}"
+            todo = f"give trainer.devices={here.per_node} trainer.num_nodes={here.nodes}"
+            same = (trainer.num_devices, nodes) == (here.per_node, here.nodes)
+            require(same, "trainer.devices", self.devices, why, todo)
+        return trainer
