@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,3 +171,29 @@ def test_a_late_rank_has_the_run_directory_of_rank_0(texts: str) -> None:
 def test_a_sweep_has_no_place_among_several_processes(texts: str) -> None:
     done = run([*TORCHRUN, *CLI, "-m", *tiny_overrides(texts), "optimizer.lr=1e-3"], code=1)
     assert done.stderr.count("error: hydra.mode=MULTIRUN: a sweep's jobs have one process each, and 2 are started") == 1
+
+
+@pytest.mark.slurm
+def test_a_job_that_requeues_itself(texts: str, slurm: Slurm) -> None:
+    """Slurm's warning comes twice; each time the job saves, goes back into the queue, and goes on in the same run."""
+    script, ask = Path("job.sh"), [*tiny_overrides(texts), "budget.steps=400", "trainer.val_every_n_steps=100"]
+    command = " ".join([*TRAIN, *ask, "trainer.num_nodes=2", "resume=auto"]).replace("the cat", "'the cat'")
+    script.write_text(f"#!/bin/bash\nsrun --kill-on-bad-exit=1 {command}\n")
+    nodes = ["--nodes=2", "--ntasks-per-node=1", "--requeue", "--open-mode=append", "--output=out", "--error=out"]
+    job = slurm.sbatch(script, *nodes)
+    for rows in (10, 60):
+        deadline = time.monotonic() + 200
+        while not any(path.read_text().count("\n") > rows for path in Path().glob("outputs/*/*/metrics.csv")):
+            assert time.monotonic() < deadline, Path("out").read_text()
+            time.sleep(0.1)
+        slurm.call("scancel", "--signal=USR1", job)
+        while Path("out").read_text().count("stopped at step") < 1 + (rows == 60):
+            assert time.monotonic() < deadline, Path("out").read_text()
+            time.sleep(0.1)
+    slurm.wait(job)
+    (path,) = (folder for day in Path("outputs").glob("2*") for folder in day.iterdir())
+    summary = json.loads((path / "summary.json").read_text())
+    assert (summary["status"], summary["steps"]) == ("finished", 400)
+    with (path / "metrics.csv").open(newline="") as file:
+        logged = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert logged == list(range(2, 401, 2))
