@@ -124,7 +124,10 @@ def open_door(
 
 
 def _resumed(argv: list[str]) -> list[str]:
-    """`resume=RUN` as the command line that composes that run's own config, and the rest of argv over it."""
+    """`resume=RUN` as the command line that composes that run's own config, and the rest of argv over it.
+
+    It goes on in its own directory, or, with `run_dir=DIR`, as a new run.
+    """
     asked = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
     if not asked or asked[-1] in ("", "null", "auto") or _config_flags(argv):
         return argv
@@ -136,8 +139,15 @@ def _resumed(argv: list[str]) -> list[str]:
         raise UserError("resume", asked[-1], error.why, error.todo) from error
     path = run.path.resolve()
     resume = path if run.checkpoint == run.checkpoints / "last.ckpt" else run.checkpoint.resolve()
-    rest = [arg for arg in argv if not arg.startswith(("resume=", "run_dir="))]
-    return ["--config-dir", str(path), "--config-name", "config", *rest, f"run_dir={path}", f"resume={resume}"]
+    rest = [arg for arg in argv if not arg.startswith("resume=")]
+    options = {key: option for key, _, option in (arg.partition("=") for arg in rest) if _is_option(key, option)}
+    rest = [arg for arg in rest if arg.partition("=")[0] not in options]
+    config = run.with_options(options) if options else "config"
+    return ["--config-dir", str(path), "--config-name", config, f"run_dir={path}", *rest, f"resume={resume}"]
+
+
+def _is_option(key: str, option: str) -> bool:
+    return (conf_dir() / key / f"{option}.yaml").is_file()
 
 
 def _config_flags(argv: list[str]) -> list[str]:

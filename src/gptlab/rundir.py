@@ -141,6 +141,17 @@ class RunDir:
         config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
         return config
 
+    def with_options(self, options: dict[str, str]) -> str:
+        """The name of a config beside config.yaml in which other options stand for some groups (of Hydra)."""
+        import yaml
+
+        values = {key: value for key, value in self.config().items() if key not in options}
+        kept = [each for each in values["defaults"] if str(each).partition("@")[2] not in options]
+        at = kept.index("_self_")
+        values["defaults"] = [*kept[:at], *({f"/{key}": option} for key, option in options.items()), *kept[at:]]
+        write_atomically(self.path / "resumed.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+        return "resumed"
+
     def sample_prompts(self) -> Iterable[str]:
         prompts: list[str] = self.config()["sample_prompts"]
         return prompts

@@ -15,6 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gptlab.cli import main
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
 from gptlab.training.module import GPTModule
@@ -100,6 +101,23 @@ def test_a_budget_can_be_lengthened(tiny: Tiny, tmp_path: Path) -> None:
         resumed(tmp_path / "run")
 
 
+def test_a_decay_branches_off_a_stable_run(texts: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Stable until step 6 and then down to nothing: as one run of this schedule from the start."""
+    wsd = ["schedule=wsd", "schedule.decay_share=0.5", "schedule.warmup_steps=0"]
+    ask = [*tiny_overrides(texts), "model.dropout=0.2", "checkpoint.every_n_steps=3", "checkpoint.keep_last=9"]
+    assert main(["train", *ask, "schedule=constant", "budget.steps=9", "run_dir=stable"]) == 0
+    before = {path: path.read_bytes() for path in Path("stable").rglob("*") if path.is_file()}
+    stem = "resume=stable/checkpoints/step-6.ckpt"
+    assert main(["train", stem, "run_dir=decayed", *wsd, "budget.steps=12"]) == 0
+    assert main(["train", *ask, *wsd, "budget.steps=12", "run_dir=whole"]) == 0
+    assert same(Path("whole"), Path("decayed")) and rows(Path("whole")) == rows(Path("decayed"))
+    assert Path("decayed/samples.md").read_text() == Path("whole/samples.md").read_text()
+    Path("stable/resumed.yaml").unlink()
+    assert {path: path.read_bytes() for path in Path("stable").rglob("*") if path.is_file()} == before
+    assert main(["train", stem, "run_dir=decayed", *wsd, "budget.steps=12"]) == 2
+    assert "error: run_dir=decayed: holds a run already" in capfd.readouterr().err
+
+
 def test_killed_after_the_last_step_it_is_only_measured(tiny: Tiny, tmp_path: Path) -> None:
     whole = train(tiny())
     assert whole is not None
@@ -114,6 +132,7 @@ def test_killed_after_the_last_step_it_is_only_measured(tiny: Tiny, tmp_path: Pa
         ("model.n_layer=3", "model.n_layer=3: but the run that is resumed has 2; leave it out"),
         ("data.val_fraction=0.2", "data.val_fraction=0.2: but the run that is resumed has 0.1; "),
         ("data.batch_size=8", "data.batch_size=8: but the run that is resumed has 4; "),
+        ("optimizer.beta2=0.5", r"optimizer\.beta2=0.5: but the run that is resumed has 0.95; "),
         ("seed=7", "seed=7: but the run that is resumed has 1337; "),
     ],
 )
@@ -121,6 +140,19 @@ def test_what_would_make_it_a_lie_is_refused_by_name(override: str, why: str, ti
     train(tiny("budget.steps=2"))
     with pytest.raises(UserError, match=f"^{why}"):
         resumed(tmp_path / "run", override, "budget.steps=4")
+
+
+def test_another_rate_is_taken(tiny: Tiny, tmp_path: Path) -> None:
+    steady = ["schedule=constant", "schedule.warmup_steps=0"]
+    train(tiny(*steady, "optimizer.lr=0.01"))
+    resumed(tmp_path / "run", "budget.steps=9", "optimizer.lr=0.002")
+    assert [float(row["optim/lr"]) for row in rows(tmp_path / "run") if "optim/lr" in row] == [
+        0.01,
+        0.01,
+        0.01,
+        0.002,
+        0.002,
+    ]
 
 
 def test_other_text_is_refused_unless_asked_for(tiny: Tiny, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from gptlab.optim.muon import MuonOptimizer
 
 
 class OptimizerConfig(Protocol):
+    lr: float
+
     def build(self, gpt: nn.Module) -> Optimizer: ...
 
 

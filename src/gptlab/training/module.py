@@ -67,6 +67,14 @@ class GPTModule(L.LightningModule):
         x, y = batch
         self._val.append(torch.stack([self.objective(x, y), (y != IGNORE).sum().float()]))
 
+    def on_train_start(self) -> None:
+        """The rate of this config: a checkpoint remembers the one of the config it was made with."""
+        schedule: Any = self.lr_schedulers()
+        schedule.base_lrs = [self.optimizer.lr] * len(schedule.base_lrs)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["initial_lr"] = self.optimizer.lr
+            group["lr"] = self.optimizer.lr * self.schedule(self.global_step, self.steps)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout's noise is a function of where we are, not of what ran before; no two ranks share it
         part = batch_idx % self.trainer.accumulate_grad_batches

@@ -10,9 +10,10 @@ from gptlab.errors import UserError, require
 from gptlab.rundir import RunDir
 from gptlab.training.checkpoints import by_step, is_whole
 
-# fields whose change would make the continuation a lie; of `data` all but how batches are computed
-FIXED = ("model", "tokenizer", "data", "seed")
-FREE = {"data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
+# fields whose change would make the continuation a lie; of `data` all but how batches are computed, of the optimizer,
+# whose state goes on, all but its rate
+FIXED = ("model", "tokenizer", "data", "optimizer", "seed")
+FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
 
 
 def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
@@ -49,7 +50,7 @@ def _asked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse a continuation with another model, tokenizer, text or seed, by name."""
+    """Refuse a continuation with another model, tokenizer, text, optimizer or seed, by name."""
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)
@@ -84,9 +85,9 @@ def metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
     return [row for row in rows if int(row["step"]) <= step]
 
 
-def samples_until(path: Path, step: int) -> None:
-    """Cut samples.md after a step."""
-    if path.exists():
-        head, *sections = path.read_text(encoding="utf-8").split("## step ")
+def samples_until(before: Path, now: Path, step: int) -> None:
+    """samples.md up to a step."""
+    if before.exists():
+        head, *sections = before.read_text(encoding="utf-8").split("## step ")
         kept = [section for section in sections if int(section.split(maxsplit=1)[0]) <= step]
-        path.write_text("".join([head, *(f"## step {section}" for section in kept)]), encoding="utf-8")
+        now.write_text("".join([head, *(f"## step {section}" for section in kept)]), encoding="utf-8")

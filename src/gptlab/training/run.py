@@ -39,6 +39,7 @@ from gptlab.training.stopping import StopsWhenAsked, requeue
 from gptlab.training.trouble import Trouble
 
 ADVICE = (
+    "The dirpath has changed",
     "does not have many workers",
     "exists and is not empty",
     "treespec, LeafSpec",
@@ -81,6 +82,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     plan = config.budget.plan(tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     steps = plan.steps
     why, todo = f"has its {steps:,} steps already", "lengthen it, e.g. budget.steps=" + str(2 * steps)
+    branches = before is not None and before.path.resolve() != path.resolve()  # a new run takes it from there
     ended = before is not None and before.status() == "finished"  # not so, if it was killed at the very end
     require(resumed is None or resumed < steps or not ended, "resume", config.resume, why, todo)
 
@@ -100,7 +102,9 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
         *([LargestThatFits(console)] if config.data.micro_batch_size == "auto" else []),
     ]
-    trainer = config.trainer.build(steps, config.logger.build(path, resumed), callbacks, path)
+    trainer = config.trainer.build(
+        steps, config.logger.build(path, resumed, before.path if before else None), callbacks, path
+    )
     val_every = min(config.trainer.val_every_n_steps, steps)
     trainer.val_check_interval, datamodule.steps = val_every, steps
     asked = config.data.micro_batch_size
@@ -112,10 +116,14 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     module = as_module(config, gpt, corpus, steps)
     if trainer.is_global_zero:
         config = whole
-        lock = (before or RunDir.create(path, record(config), corpus)).hold()
-        run = RunDir.go_on(path, record(config))
-        if resumed is not None:
-            samples_until(path / "samples.md", resumed)
+        if before and not branches:
+            lock = before.hold()
+            run = RunDir.go_on(path, record(config))
+        else:
+            run = RunDir.create(path, record(config), corpus)
+            lock = run.hold()
+        if before and resumed is not None:
+            samples_until(before.path / "samples.md", path / "samples.md", resumed)
             console.print(f"going on after step {resumed:,}")
         report.header(console, config, corpus, parameters, plan, trainer, datamodule)
 

@@ -26,8 +26,8 @@ class Loggers:
     def __post_init__(self) -> None:
         require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
 
-    def build(self, run_dir: Path, resumed: int | None = None) -> list[Logger]:
-        """`resumed` is the step after which a run goes on: what was logged beyond it will be logged again."""
+    def build(self, run_dir: Path, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
+        """`resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again."""
         from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
         from lightning.pytorch.utilities import rank_zero_only
 
@@ -43,8 +43,8 @@ class Loggers:
             loggers.append(TensorBoard(run_dir, name="", version="", default_hp_metric=False, purge_step=purge))
         if self.csv:
             logger = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=1)
-            if resumed is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                kept = metrics_until(run_dir / "metrics.csv", resumed)
+            if before and resumed is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                kept = metrics_until(before / "metrics.csv", resumed)
                 logger.experiment.metrics = kept  # Lightning removes the file
                 logger.save()
             loggers.append(logger)
