@@ -18,18 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gptlab.config import compose
-from gptlab.data.datamodule import TextDataModule
-from gptlab.data.order import Order
-from gptlab.data.prepare import prepare
-from gptlab.data.windows import TrainBatches
-from gptlab.interop.exporting import weights_of
 from gptlab.interop.names import config_to, theirs
 from gptlab.metrics import nats
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
-from gptlab.planning.flops import flops_per_token
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,6 +46,13 @@ class Task:
 def prepare_task(folder: str, *overrides: str) -> dict[str, Any]:
     """Save what `gptlab train` with these overrides begins with: its weights, its batches in their order."""
     import lightning as L
+
+    from gptlab.config import compose
+    from gptlab.data.datamodule import TextDataModule
+    from gptlab.data.order import Order
+    from gptlab.data.prepare import prepare
+    from gptlab.data.windows import TrainBatches
+    from gptlab.planning.flops import flops_per_token
 
     config = compose("train", list(overrides))
     corpus = prepare(config.data, config.tokenizer)
@@ -176,6 +176,8 @@ def hf_trainer(task: Task, options: str) -> dict[str, list[float]]:
     import transformers
     from torch.utils.data import SequentialSampler
 
+    from gptlab.interop.exporting import weights_of
+
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**config_to(task.config)))
     model.load_state_dict(weights_of(task.gpt(), "gpt2"), strict=False)
     model.tie_weights()
@@ -246,7 +248,7 @@ def limits(folder: str) -> dict[str, Any]:
     return {"flops": best, "bandwidth": array.nbytes / least_seconds(array.sum)}
 
 
-def least_seconds(work: Callable[[], object], budget: float = 0.5) -> float:
+def least_seconds(work: Callable[[], object], budget: float = 0.2) -> float:
     """The fastest of as many calls as fit into the budget, five at least."""
     times: list[float] = []
     while len(times) < 5 or sum(times) < budget:
