@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,26 +46,21 @@ class Task:
 
 def prepare_task(folder: str, *overrides: str) -> dict[str, Any]:
     """Save what `gptlab train` with these overrides begins with: its weights, its batches in their order."""
-    import lightning as L
-
     from gptlab.config import compose
-    from gptlab.data.datamodule import TextDataModule
     from gptlab.data.order import Order
     from gptlab.data.prepare import prepare
-    from gptlab.data.windows import TrainBatches
+    from gptlab.data.windows import TrainBatches, dense
     from gptlab.planning.flops import flops_per_token
 
     config = compose("train", list(overrides))
     corpus = prepare(config.data, config.tokenizer)
     model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.n_vocab)
-    L.seed_everything(config.seed, verbose=False)
+    torch.manual_seed(config.seed)
     weights = GPT(model).state_dict()
-    module = TextDataModule(corpus, config.data, model.block_size, config.seed)
-    module.steps = config.budget.steps
-    module.micro_batch_size = config.data.batch_size
-    order = Order([len(windows) for windows in module.train], module.weights, config.seed)
-    places = TrainBatches(order, module.steps, module.micro_batch_size, module.micro_batch_size, 0, 1)
-    batches = [module.train[0].__getitems__([window for _, window in each]) for each in places]
+    windows = dense(corpus.train[0], model.block_size)
+    order, size = Order([len(windows)], [1.0], config.seed), config.data.batch_size
+    places = TrainBatches(order, config.budget.steps, size, size, 0, 1)
+    batches = [windows.__getitems__([window for _, window in each]) for each in places]
     task = {
         "model": dataclasses.asdict(model),
         "weights": weights,
@@ -80,29 +76,26 @@ def prepare_task(folder: str, *overrides: str) -> dict[str, Any]:
 def bare(task: Task, options: str) -> dict[str, list[float]]:
     """gptlab's GPT with neither Lightning nor Hydra; in bf16 with fp32 masters, as `trainer.precision=bf16-true`."""
     gpt = task.gpt()
-    params = list(gpt.parameters())
-    if options == "fp32":
-        masters = params
-        optimizer = task.optimizer.build(gpt)
-    else:
-        keeper = task.gpt()
-        masters, optimizer = list(keeper.parameters()), task.optimizer.build(keeper)
+    mixed = options != "fp32"
+    keeper = task.gpt() if mixed else gpt  # of the weights that the optimizer moves
+    optimizer = task.optimizer.build(keeper)
+    if mixed:
         gpt.bfloat16()
+    params, masters = list(gpt.parameters()), list(keeper.parameters())
     compiled = torch.compile(gpt) if options.endswith("compile") else gpt
 
     def step(x: Tensor, y: Tensor) -> Tensor:
-        loss = nats(compiled(x).float() if options != "fp32" else compiled(x), y)
+        loss = nats(compiled(x).float(), y)
         loss.backward()
-        if masters is not params:
+        if mixed:
             for master, p in zip(masters, params, strict=True):
                 master.grad = None if p.grad is None else p.grad.float()
         nn.utils.clip_grad_norm_(masters, task.clip_norm)
         optimizer.step()
-        if masters is not params:
+        if mixed:
             with torch.no_grad():
                 torch._foreach_copy_(params, masters)
         gpt.zero_grad(set_to_none=True)
-        optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
     return timed(task, step)
@@ -171,8 +164,6 @@ def litgpt_name(name: str) -> str:
 
 def hf_trainer(task: Task, options: str) -> dict[str, list[float]]:
     """transformers' Trainer with its own GPT-2; in bf16 by autocast. Only its order of the data is taken from it."""
-    import tempfile
-
     import transformers
     from torch.utils.data import SequentialSampler
 
