@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from side_by_side import described, machine, write
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -36,8 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), options.mb, options.repeats, options.memory_mb)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        write(options.json, results)
 
 
 def measure(folder: Path, mb: int, repeats: int, memory_mb: int) -> dict[str, Any]:
@@ -51,8 +52,8 @@ def measure(folder: Path, mb: int, repeats: int, memory_mb: int) -> dict[str, An
             speeds[name].append(mb / child(name, cache, tokenizer, text)["seconds"])
     medians = {name: statistics.median(each) for name, each in speeds.items()}
     access = child("access", cache := tempfile.mkdtemp(dir=folder), tokenizer, text)
-    results: dict[str, Any] = {"cores": os.cpu_count(), "mb": mb, "mb_per_second": speeds, "random_access": access}
-    print(f"{os.cpu_count()} cores, {mb} MB of JSON lines, {repeats} repeats")
+    results: dict[str, Any] = {"machine": machine(), "mb": mb, "mb_per_second": speeds, "random_access": access}
+    print(f"{described(results['machine'])}; {mb} MB of JSON lines, {repeats} repeats")
     for name, each in speeds.items():
         print(f"  {name:<9}{medians[name]:7.2f} MB/s (of {min(each):.2f} to {max(each):.2f})")
     print(f"  gptlab / tiktoken: {medians['gptlab'] / medians['tiktoken']:.2f}")

@@ -8,8 +8,6 @@ memory: every token reads every weight once, so bytes of weights over the bandwi
 
 import argparse
 import copy
-import json
-import os
 import statistics
 import tempfile
 import time
@@ -19,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers
+from side_by_side import described, machine, write
 
 from gptlab.decoding.decoders import Greedy
 from gptlab.decoding.generate import Limits, generate
@@ -36,9 +35,10 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    found = machine()
     theirs, ours = models()
     bandwidth = read_bandwidth()
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
+    print(f"{described(found)}, transformers {transformers.__version__}")
     print(f"memory is read at {bandwidth / 1e9:.1f} GB/s; greedy, {PROMPT} + {options.new} tokens, GPT-2 124M shape")
     heads = ("precision", "batch", "gptlab", "HF", "ratio", "of limit", "first token", "HF", "last/first quarter")
     print(("{:>10}" + "{:>7}" + "{:>9}" * 6 + "{:>20}").format(*heads))
@@ -55,9 +55,7 @@ def main() -> None:
             figures += f"{row['first_ms']:7.0f}ms{row['hf_first_ms']:7.0f}ms{row['quarters']:20.2f}"
             print(f"{str(dtype)[6:]:>10}{batch:>7}{figures}", flush=True)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        found = {"cores": os.cpu_count(), "torch": torch.__version__, "bandwidth": bandwidth, "rows": results}
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        write(options.json, {"machine": found, "bandwidth": bandwidth, "rows": results})
 
 
 def models() -> tuple[Any, GPT]:

@@ -17,7 +17,7 @@ from gptlab.data.sources import Bundled, Download, Files, Hub, Mixture, TokenFil
 from gptlab.decoding.controls import Controls
 from gptlab.decoding.decoders import Beam, Greedy, MinP, Sample, TopK, TopP, Typical
 from gptlab.errors import UserError, require
-from gptlab.model.gpt import GPTConfig
+from gptlab.model.config import GPTConfig
 from gptlab.optim.optimizers import SGD, Adafactor, Adam, AdamW, Lion, Muon
 from gptlab.optim.schedules import WSD, Constant, Cosine, InverseSqrt, Linear
 from gptlab.tokenizer_options import BPE, Byte, Char, JSONFile, OpenAI, Saved

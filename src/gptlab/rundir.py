@@ -15,7 +15,8 @@ from gptlab.atomic import write_atomically
 from gptlab.data.prepare import Corpus
 from gptlab.data.shards import Shard, TokenStream, own_shards
 from gptlab.errors import UserError, reason, require
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gptlab.model.positions import RopeScaling, alibi_bias, alibi_slopes, rotate, rotation
+from gptlab.model.config import RopeScaling
+from gptlab.model.positions import alibi_bias, alibi_slopes, rotate, rotation
 
 
 def test_rotation_is_multiplication_by_a_complex_number() -> None:

@@ -105,7 +105,8 @@ def test_a_decay_branches_off_a_stable_run(texts: str, tmp_path: Path, capfd: py
     """Stable until step 6 and then down to nothing: as one run of this schedule from the start."""
     wsd = ["schedule=wsd", "schedule.decay_share=0.5", "schedule.warmup_steps=0"]
     ask = [*tiny_overrides(texts), "model.dropout=0.2", "checkpoint.every_n_steps=3", "checkpoint.keep_last=9"]
-    assert main(["train", *ask, "schedule=constant", "budget.steps=9", "run_dir=stable"]) == 0
+    stable = ["schedule=constant", "schedule.warmup_steps=0", "budget.steps=9"]
+    assert main(["train", *ask, *stable, "run_dir=stable"]) == 0
     before = {path: path.read_bytes() for path in Path("stable").rglob("*") if path.is_file()}
     stem = "resume=stable/checkpoints/step-6.ckpt"
     assert main(["train", stem, "run_dir=decayed", *wsd, "budget.steps=12"]) == 0

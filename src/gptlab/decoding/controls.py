@@ -1,13 +1,16 @@
 """What is done to the logits before a decoder sees them, because of what was written already: one ordered chain."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEPS = ("repetition", "presence", "frequency", "banned", "no_repeat_ngram")
 
@@ -48,17 +51,17 @@ class Controls:
 
     def _repetition(self, row: Tensor, prompt: list[int], text: list[int]) -> None:
         """Keskar et al. 2019, sec. 4.1."""
-        seen = torch.tensor(sorted({*prompt, *text}), dtype=torch.int64, device=row.device)
-        row[seen] = torch.where(row[seen] > 0, row[seen] / self.repetition, row[seen] * self.repetition)
+        seen = _ids({*prompt, *text}, row)
+        row[seen] = (row[seen] / self.repetition).where(row[seen] > 0, row[seen] * self.repetition)
 
     def _presence(self, row: Tensor, prompt: list[int], text: list[int]) -> None:
-        row[torch.tensor(sorted(set(text)), dtype=torch.int64, device=row.device)] -= self.presence
+        row[_ids(set(text), row)] -= self.presence
 
     def _frequency(self, row: Tensor, prompt: list[int], text: list[int]) -> None:
-        row -= self.frequency * torch.tensor(text, dtype=torch.int64, device=row.device).bincount(minlength=len(row))
+        row -= self.frequency * _ids(text, row).bincount(minlength=len(row))
 
     def _banned(self, row: Tensor, prompt: list[int], text: list[int]) -> None:
-        row[torch.tensor(self.banned, dtype=torch.int64, device=row.device)] = -torch.inf
+        row[_ids(self.banned, row)] = -math.inf
 
     def _no_repeat_ngram(self, row: Tensor, prompt: list[int], text: list[int]) -> None:
         n, ids = self.no_repeat_ngram, prompt + text
@@ -66,4 +69,11 @@ class Controls:
             return
         last = ids[len(ids) - n + 1 :]
         ends = [ids[i + n - 1] for i in range(len(ids) - n + 1) if ids[i : i + n - 1] == last]
-        row[torch.tensor(ends, dtype=torch.int64, device=row.device)] = -torch.inf
+        row[_ids(ends, row)] = -math.inf
+
+
+def _ids(ids: Collection[int], row: Tensor) -> Tensor:
+    """(N,), where the row is."""
+    import torch  # not above: reading a config does not wait for it
+
+    return torch.tensor(list(ids), dtype=torch.int64, device=row.device)

@@ -1,15 +1,18 @@
 """Decoders: logits (B, V) in, the exact distribution of the next token (B, V) out (Jurafsky & Martin sec. 10.2).
 
 Ties go to the smaller token id, and temperature 0 is greedy, everywhere. Logits of -inf are tokens that cannot come.
+Only methods of tensors are used: who reads a config with a decoder in it does not wait for torch.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from gptlab.errors import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FIRST = 1024  # tokens among which a nucleus is looked for first
 
@@ -26,7 +29,7 @@ class Greedy:
         check(logits)
         # the first of equals, which argmax does not promise
         best = (logits == logits.amax(-1, keepdim=True)).int().argmax(-1, keepdim=True)
-        return torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, best, 1.0)
+        return logits.new_zeros(logits.shape).float().scatter_(-1, best, 1.0)
 
 
 @dataclass
@@ -116,8 +119,9 @@ class Typical(Sample):
         entropy = (probs * surprise).nan_to_num(0.0).sum(-1, keepdim=True)
         nearest = (surprise - entropy).abs().argsort(dim=-1, stable=True)
         mass = probs.gather(-1, nearest).double().cumsum(-1)
-        before = torch.cat([torch.zeros_like(mass[..., :1]), mass[..., :-1]], dim=-1)
-        mask = torch.zeros_like(probs, dtype=torch.bool).scatter_(-1, nearest, before < self.mass)
+        before = mass.roll(1, -1)
+        before[..., 0] = 0.0
+        mask = probs.new_zeros(probs.shape).bool().scatter_(-1, nearest, before < self.mass)
         return _renormalized(probs, mask)
 
 

@@ -16,7 +16,8 @@ from gptlab.atomic import new_folder
 from gptlab.config import ImportConfig
 from gptlab.errors import UserError, reason, require
 from gptlab.interop.names import config_from, theirs
-from gptlab.model.gpt import GPT, GPTConfig, num_params
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT, num_params
 from gptlab.tokenizer_options import OpenAI
 from gptlab.tokenizers import Tokenizer
 

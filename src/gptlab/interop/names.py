@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from gptlab.errors import UserError, require
-from gptlab.model.gpt import GPTConfig
+from gptlab.model.config import GPTConfig
 
 # module of ours -> modules of theirs (several: ours is their rows one below the other)
 GPT2 = {

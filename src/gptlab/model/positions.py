@@ -1,25 +1,13 @@
 """How a Transformer knows where a token stands: rotary and linear-bias positions (learned ones are an embedding)."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gptlab.model.config import RopeScaling
+
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D/2) or (B, 1, T, D/2) each
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's way to a longer context: slow rotations are slowed down by `factor`, fast ones are kept.
-
-    `low_freq` and `high_freq` count turns within `original` positions; between the two the change is gradual.
-    """
-
-    factor: float
-    low_freq: float
-    high_freq: float
-    original: int
 
 
 def rotation(at: Tensor, head_dim: int, base: float, scaling: RopeScaling | None) -> Rotation:

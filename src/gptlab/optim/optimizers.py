@@ -1,14 +1,15 @@
-"""Optimizers: each a dataclass of settings that builds itself for a model."""
+"""Optimizers: each a dataclass of settings that builds itself for a model; torch is imported when it does."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
-from torch import nn
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gptlab.errors import UserError, require
-from gptlab.optim.muon import MuonOptimizer
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 
 class OptimizerConfig(Protocol):
@@ -52,7 +53,9 @@ class AdamW(Decaying):
     fused: bool = True
 
     def build(self, gpt: nn.Module) -> Optimizer:
-        return torch.optim.AdamW(self.groups(gpt), **self.settings())
+        from torch import optim
+
+        return optim.AdamW(self.groups(gpt), **self.settings())
 
     def settings(self) -> dict[str, Any]:
         """What PyTorch's Adam and AdamW are told."""
@@ -66,7 +69,9 @@ class Adam(AdamW):
     weight_decay: float = 0.0
 
     def build(self, gpt: nn.Module) -> Optimizer:
-        return torch.optim.Adam(self.groups(gpt), **self.settings())
+        from torch import optim
+
+        return optim.Adam(self.groups(gpt), **self.settings())
 
 
 @dataclass
@@ -84,7 +89,9 @@ class SGD(Decaying):
         require(not useless, "nesterov", True, "looks ahead along a momentum of 0", "give momentum, such as 0.9")
 
     def build(self, gpt: nn.Module) -> Optimizer:
-        return torch.optim.SGD(self.groups(gpt), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+        from torch import optim
+
+        return optim.SGD(self.groups(gpt), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
 @dataclass
@@ -113,7 +120,9 @@ class Adafactor(Decaying):
     weight_decay: float = 0.0
 
     def build(self, gpt: nn.Module) -> Optimizer:
-        return torch.optim.Adafactor(self.groups(gpt), lr=self.lr)
+        from torch import optim
+
+        return optim.Adafactor(self.groups(gpt), lr=self.lr)
 
 
 @dataclass
@@ -126,10 +135,14 @@ class Muon(AdamW):
     momentum: float = 0.95
 
     def build(self, gpt: nn.Module) -> Optimizer:
+        from torch import optim
+
+        from gptlab.optim.muon import MuonOptimizer
+
         hidden = {p for block in gpt.blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad}  # type: ignore[union-attr]
         groups = self.groups(gpt)
         for group in groups:
             group["params"] = [p for p in group["params"] if p not in hidden]
         ordered = [p for p in gpt.parameters() if p in hidden]
-        adamw = torch.optim.AdamW(groups, **self.settings())
+        adamw = optim.AdamW(groups, **self.settings())
         return MuonOptimizer(ordered, self.lr, self.momentum, self.weight_decay, adamw)

@@ -1,6 +1,6 @@
 """What training costs in floating-point operations."""
 
-from gptlab.model.gpt import GPTConfig
+from gptlab.model.config import GPTConfig
 
 
 def flops_per_token(config: GPTConfig, block_size: int | None = None) -> int:

@@ -1,0 +1,144 @@
+"""What the benchmarks share: candidates in fresh processes, in rounds; medians; the machine; JSON."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "lightning", "hydra-core", "transformers", "accelerate", "litgpt", "tiktoken", "numpy")
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # as asked, else all cores
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measurement that was repeated."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Figure":
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+    def ties(self, other: "Figure") -> bool:
+        """Whether the two cannot be told apart: their ranges overlap."""
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class Done:
+    """A process that has ended."""
+
+    code: int
+    out: str
+    error: str
+    seconds: float
+    peak_mb: float  # resident memory of the process or of one of its children, whichever had more
+
+    def last_line(self) -> str:
+        lines = [line for line in (self.error or self.out).splitlines() if line.strip()]
+        return lines[-1].strip()[:200] if lines else f"exit code {self.code}"
+
+
+def fresh(command: Sequence[object], env: dict[str, str] | None = None, cwd: Path | None = None) -> Done:
+    """Run a command to its end; it finds as many threads as every other one.
+
+    Its peak is that of this process at least, so keep this one small: no torch here.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), **(env or {})}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
+        start = time.perf_counter()
+        process = subprocess.Popen(list(map(str, command)), env=environment, cwd=cwd, stdout=out, stderr=error)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        error.seek(0)
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return Done(process.returncode, out.read(), error.read(), seconds, usage.ru_maxrss / unit)
+
+
+def interleaved(
+    candidates: Sequence[str], repeats: int, measure: Callable[[str], dict[str, Any]]
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """(what each candidate measured, why others are left out): every round asks each once. One that raises
+    `LeftOut` is not asked again."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in candidates}
+    left_out: dict[str, str] = {}
+    for round_ in range(repeats):
+        for name in candidates:
+            if name in left_out:
+                continue
+            try:
+                found[name].append(measure(name))
+            except LeftOut as why:
+                left_out[name] = str(why)
+                print(f"  {name} is left out: {why}", file=sys.stderr, flush=True)
+            else:
+                print(f"  round {round_ + 1} of {repeats}: {name} is done", file=sys.stderr, flush=True)
+    return {name: each for name, each in found.items() if name not in left_out}, left_out
+
+
+class LeftOut(Exception):
+    """A candidate that is not here, or does not work here."""
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    versions = {name: _version(name) for name in LIBRARIES}
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": THREADS,
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "versions": {name: version for name, version in versions.items() if version},
+    }
+
+
+def described(found: dict[str, Any]) -> str:
+    """A machine in one line."""
+    return (
+        f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, torch {found['versions']['torch']}"
+    )
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they need; the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+    for row in [heads, *rows]:
+        first, *others = (
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join([first, *others]), flush=True)
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=2, default=asdict) + "\n")
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

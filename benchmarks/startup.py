@@ -1,0 +1,117 @@
+"""How long a user waits before anything happens, beside what importing torch and lightning alone takes.
+
+    python benchmarks/startup.py [--repeats 5] [--imports 20] [--json results.json]
+
+Every figure is of fresh processes, in rounds. The first step is that of the default run with its text prepared: from
+the start of the command until the first row of metrics.csv is there.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from side_by_side import THREADS, Figure, LeftOut, described, fresh, interleaved, machine, table, write
+
+GPTLAB = [sys.executable, "-m", "gptlab.cli"]
+IMPORTS = "imports"  # of torch and lightning, without the interpreter's end
+FIRST_STEP = "first step"
+COMMANDS: dict[str, list[str]] = {
+    "gptlab --help": [*GPTLAB, "--help"],
+    "gptlab train --help": [*GPTLAB, "train", "--help"],
+    "gptlab train --cfg job": [*GPTLAB, "train", "--cfg", "job"],
+    IMPORTS: [sys.executable, "-c", "import torch, lightning, os; os._exit(0)"],
+}
+GOALS = {"gptlab --help": 0.3, "gptlab train --help": 1.5, "gptlab train --cfg job": 1.5, "first step - imports": 3.0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--imports", type=int, default=0, help="also list so many of the slowest imports of a training")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(Path(folder), options.repeats)
+        if options.imports:
+            slowest_imports(Path(folder), options.imports)
+    if options.json:
+        write(options.json, results)
+
+
+def measure(folder: Path, repeats: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"machine": machine()}
+    env = {"GPTLAB_CACHE": str(folder / "cache")}
+
+    def seconds(name: str) -> dict[str, Any]:
+        if name == FIRST_STEP:
+            return {"seconds": first_step(folder / "runs", env)}
+        done = fresh(COMMANDS[name], env, folder)
+        if done.code:
+            raise LeftOut(done.last_line())
+        return {"seconds": done.seconds}
+
+    first_step(folder / "runs", env)  # prepares the text, and warms the files of all libraries
+    rounds, found["left_out"] = interleaved([*COMMANDS, FIRST_STEP], repeats, seconds)
+    each = {name: [row["seconds"] for row in rows] for name, rows in rounds.items()}
+    each["first step - imports"] = [a - b for a, b in zip(each[FIRST_STEP], each[IMPORTS], strict=True)]
+    found["seconds"] = {name: Figure.of(values) for name, values in each.items()}
+    print(f"{described(found['machine'])}; seconds, {repeats} rounds of fresh processes")
+    rows = [
+        [name, f"{f.median:.2f}", f"{f.low:.2f} to {f.high:.2f}", f"under {GOALS[name]}" if name in GOALS else ""]
+        for name, f in found["seconds"].items()
+    ]
+    table(["", "median", "of", "goal"], rows)
+    return found
+
+
+def first_step(runs: Path, env: dict[str, str]) -> float:
+    """Seconds from the start of `gptlab train` to its first logged step; the run is then killed."""
+    with tempfile.TemporaryDirectory(dir=runs.parent) as run:
+        metrics = Path(run) / "run/metrics.csv"
+        command = [*GPTLAB, "train", f"run_dir={metrics.parent}", "logger.every_n_steps=1"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), **env}
+        start = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, cwd=run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            while not rows(metrics):
+                if process.poll() is not None:
+                    raise SystemExit(f"gptlab train ended before its first step:\n{process.communicate()[0].decode()}")
+                time.sleep(0.005)
+            return time.perf_counter() - start
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def rows(metrics: Path) -> int:
+    """How many steps are in metrics.csv."""
+    with contextlib.suppress(FileNotFoundError):
+        return max(0, metrics.read_text().count("\n") - 1)
+    return 0
+
+
+def slowest_imports(folder: Path, count: int) -> None:
+    """Of a training that ends after one step: libraries by their own time, then modules with all below."""
+    command = [sys.executable, "-X", "importtime", "-m", "gptlab.cli", "train", "budget.steps=1"]
+    done = fresh(command, {"GPTLAB_CACHE": str(folder / "cache")}, folder)
+    found = re.findall(r"^import time:\s+(\d+) \|\s+(\d+) \|( *)(\S+)$", done.error, re.MULTILINE)
+    libraries: dict[str, float] = {}
+    for alone, _, _, name in found:
+        top = name.partition(".")[0]
+        libraries[top] = libraries.get(top, 0) + int(alone) / 1e6
+    print("\nseconds of imports by library, then by module with what it imports")
+    best = sorted(libraries.items(), key=lambda item: -item[1])[:count]
+    table(["library", "seconds"], [[name, f"{seconds:.3f}"] for name, seconds in best])
+    modules = sorted(((int(all_) / 1e6, name) for _, all_, _, name in found), reverse=True)[:count]
+    table(["module", "seconds"], [[name, f"{seconds:.3f}"] for seconds, name in modules])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""One training of `train.py`, in a process of its own: our bare loop and the peers, and what they all start from.
+
+    python benchmarks/trainers.py KIND OPTIONS FOLDER
+
+FOLDER holds the model's config and sizes, the initial weights and the batches; the last line of the output is JSON: the
+seconds at the start and after each step, and the loss of each step. OPTIONS is fp32, bf16 or bf16_compile.
+"""
+
+import dataclasses
+import importlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptlab.interop.names import config_to, theirs
+from gptlab.metrics import nats
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
+from gptlab.optim.optimizers import AdamW
+
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+class Task:
+    """What all candidates are given."""
+
+    def __init__(self, folder: Path) -> None:
+        saved = torch.load(folder / "task.pt", weights_only=True, mmap=True)
+        self.config, self.weights = GPTConfig(**saved["model"]), saved["weights"]
+        self.x, self.y = saved["x"], saved["y"]  # (steps, B, T)
+        self.optimizer = AdamW(**saved["optimizer"])
+        self.clip_norm: float = saved["clip_norm"]
+
+    def gpt(self) -> GPT:
+        gpt = GPT(self.config)
+        gpt.load_state_dict(self.weights)
+        return gpt
+
+
+def prepare_task(folder: str, *overrides: str) -> dict[str, Any]:
+    """Save what `gptlab train` with these overrides begins with: its weights, its batches in their order."""
+    from gptlab.config import compose
+    from gptlab.data.order import Order
+    from gptlab.data.prepare import prepare
+    from gptlab.data.windows import TrainBatches, dense
+    from gptlab.planning.flops import flops_per_token
+
+    config = compose("train", list(overrides))
+    corpus = prepare(config.data, config.tokenizer)
+    model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.n_vocab)
+    torch.manual_seed(config.seed)
+    weights = GPT(model).state_dict()
+    windows = dense(corpus.train[0], model.block_size)
+    order, size = Order([len(windows)], [1.0], config.seed), config.data.batch_size
+    places = TrainBatches(order, config.budget.steps, size, size, 0, 1)
+    batches = [windows.__getitems__([window for _, window in each]) for each in places]
+    task = {
+        "model": dataclasses.asdict(model),
+        "weights": weights,
+        "x": torch.stack([x for x, _ in batches]),
+        "y": torch.stack([y for _, y in batches]),
+        "optimizer": dataclasses.asdict(config.optimizer),
+        "clip_norm": config.trainer.gradient_clip_val,
+    }
+    torch.save(task, Path(folder) / "task.pt")
+    return {"flops_per_token": flops_per_token(model), "parameters": sum(p.numel() for p in GPT(model).parameters())}
+
+
+def bare(task: Task, options: str) -> dict[str, list[float]]:
+    """gptlab's GPT with neither Lightning nor Hydra; in bf16 with fp32 masters, as `trainer.precision=bf16-true`."""
+    gpt = task.gpt()
+    mixed = options != "fp32"
+    keeper = task.gpt() if mixed else gpt  # of the weights that the optimizer moves
+    optimizer = task.optimizer.build(keeper)
+    if mixed:
+        gpt.bfloat16()
+    params, masters = list(gpt.parameters()), list(keeper.parameters())
+    compiled = torch.compile(gpt) if options.endswith("compile") else gpt
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        loss = nats(compiled(x).float(), y)
+        loss.backward()
+        if mixed:
+            for master, p in zip(masters, params, strict=True):
+                master.grad = None if p.grad is None else p.grad.float()
+        nn.utils.clip_grad_norm_(masters, task.clip_norm)
+        optimizer.step()
+        if mixed:
+            with torch.no_grad():
+                torch._foreach_copy_(params, masters)
+        gpt.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return timed(task, step)
+
+
+def nanogpt(task: Task, options: str, folder: str) -> dict[str, list[float]]:
+    """nanoGPT's model and optimizer, in the order of its train.py; in bf16 by autocast."""
+    sys.path.insert(0, folder)
+    theirs_ = importlib.import_module("model")
+    c = task.config
+    sizes = {key: getattr(c, key) for key in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
+    model = theirs_.GPT(theirs_.GPTConfig(**sizes, dropout=0.0, bias=True))
+    model.load_state_dict({theirs("gpt2", name)[0][0]: tensor for name, tensor in task.weights.items()})
+    o = task.optimizer
+    optimizer = model.configure_optimizers(o.weight_decay, o.lr, (o.beta1, o.beta2), "cpu")
+    compiled = torch.compile(model) if options.endswith("compile") else model
+    autocast = torch.amp.autocast("cpu", torch.bfloat16, enabled=options != "fp32")
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        with autocast:
+            _, loss = compiled(x, y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return timed(task, step)
+
+
+def litgpt(task: Task, options: str) -> dict[str, list[float]]:
+    """LitGPT's GPT in Fabric, in the order of its pretrain.py; it has no learned positions, so these are rotary."""
+    import lightning as L
+    from litgpt.config import Config
+    from litgpt.model import GPT as LitGPT
+    from litgpt.utils import chunked_cross_entropy
+
+    c = task.config
+    sizes = {key: getattr(c, key) for key in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
+    shape = {"padded_vocab_size": c.vocab_size, "parallel_residual": False, "gelu_approximate": "tanh"}
+    fabric = L.Fabric(devices=1, accelerator="cpu", precision="32-true" if options == "fp32" else "bf16-mixed")
+    model = LitGPT(Config(**sizes, **shape))
+    model.load_state_dict({litgpt_name(name): t for name, t in task.weights.items() if not name.startswith("wpe")})
+    model.lm_head.weight = model.transformer.wte.weight
+    setup = fabric.setup(torch.compile(model) if options.endswith("compile") else model)
+    optimizer = fabric.setup_optimizers(task.optimizer.build(model))
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        with fabric.no_backward_sync(setup, enabled=False):
+            loss = chunked_cross_entropy(setup(x), y)
+            fabric.backward(loss)
+        fabric.clip_gradients(setup, optimizer, max_norm=task.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return timed(task, step)
+
+
+def litgpt_name(name: str) -> str:
+    if name == "lm_head.weight":
+        return name
+    name = name.replace("blocks.", "h.").replace("ln_1", "norm_1").replace("ln_2", "norm_2")
+    return f"transformer.{name}"
+
+
+def hf_trainer(task: Task, options: str) -> dict[str, list[float]]:
+    """transformers' Trainer with its own GPT-2; in bf16 by autocast. Only its order of the data is taken from it."""
+    import transformers
+    from torch.utils.data import SequentialSampler
+
+    from gptlab.interop.exporting import weights_of
+
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**config_to(task.config)))
+    model.load_state_dict(weights_of(task.gpt(), "gpt2"), strict=False)
+    model.tie_weights()
+    x, y = task.x.flatten(0, 1), task.y.flatten(0, 1)
+    data = [{"input_ids": x[i], "labels": y[i], "shift_labels": y[i]} for i in range(len(x))]
+    seconds, losses = [], []
+
+    class Clock(transformers.TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter())
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter())
+
+    class InOrder(transformers.Trainer):
+        def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+            return SequentialSampler(data)
+
+        def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+            losses.append(super().training_step(*args, **kwargs))
+            return losses[-1]
+
+    o = task.optimizer
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            folder,
+            use_cpu=True,
+            bf16=options != "fp32",
+            torch_compile=options.endswith("compile"),
+            per_device_train_batch_size=task.x.shape[1],
+            max_steps=len(task.x),
+            learning_rate=o.lr,
+            lr_scheduler_type="constant",
+            weight_decay=o.weight_decay,
+            adam_beta1=o.beta1,
+            adam_beta2=o.beta2,
+            max_grad_norm=task.clip_norm,
+            save_strategy="no",
+            report_to="none",
+            remove_unused_columns=False,  # of the batches: it would take away shift_labels
+        )
+        InOrder(model, arguments, train_dataset=data, callbacks=[Clock()]).train()
+    return {"seconds": seconds, "losses": [float(loss) for loss in losses]}
+
+
+def timed(task: Task, step: Step) -> dict[str, list[float]]:
+    """Every batch once, by the clock; the loss is read after each step, as the recipes do."""
+    seconds, losses = [time.perf_counter()], []
+    for x, y in zip(task.x, task.y, strict=True):
+        losses.append(step(x, y).item())
+        seconds.append(time.perf_counter())
+    return {"seconds": seconds, "losses": losses}
+
+
+def limits(folder: str) -> dict[str, Any]:
+    """The best matrix product at the model's shapes in FLOP/s, by precision, and bytes read from memory a second."""
+    task = Task(Path(folder))
+    c, rows = task.config, task.x[0].numel()
+    widths = [(c.n_embd, 3 * c.n_embd), (c.n_embd, 4 * c.n_embd), (4 * c.n_embd, c.n_embd), (c.n_embd, c.vocab_size)]
+    best = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rates = []
+        for inner, outer in widths:
+            a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(outer, inner, dtype=dtype)
+            rates.append(2 * rows * inner * outer / least_seconds(lambda a=a, b=b: nn.functional.linear(a, b)))
+        best["fp32" if dtype == torch.float32 else "bf16"] = max(rates)
+    array = torch.ones(50_000_000)
+    return {"flops": best, "bandwidth": array.nbytes / least_seconds(array.sum)}
+
+
+def least_seconds(work: Callable[[], object], budget: float = 0.2) -> float:
+    """The fastest of as many calls as fit into the budget, five at least."""
+    times: list[float] = []
+    while len(times) < 5 or sum(times) < budget:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+LOOPS: dict[str, Callable[..., dict[str, list[float]]]] = {
+    "bare": bare,
+    "hf_trainer": hf_trainer,
+    "litgpt": litgpt,
+    "nanogpt": nanogpt,
+}
+
+
+def main(kind: str, *rest: str) -> None:
+    if kind == "prepare":
+        answer = prepare_task(*rest)
+    elif kind == "limits":
+        answer = limits(*rest)
+    else:
+        options, folder, *more = rest
+        answer = LOOPS[kind](Task(Path(folder)), options, *more)
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
