@@ -8,6 +8,8 @@ VERBS = {
     "train": ("gptlab.training.run:train", "train a model; everything about it lands in one run directory"),
     "sample": ("gptlab.sample:sample", "continue a prompt with the model of a run"),
     "evaluate": ("gptlab.evaluation.perplexity:evaluate", "score the model of a run on all of its held-out text"),
+    "compare": ("gptlab.evaluation.compare:compare", "two runs on the same documents: the difference and its interval"),
+    "report": ("gptlab.reporting.report:report", "all runs below some folders: one table, pictures, a web page"),
     "tokenize": ("gptlab.tokenize:tokenize", "turn text into token shards, and see how the tokenizer fits"),
     "audit": ("gptlab.audit:audit", "look into a data set: copies, overlap of the splits, hard characters"),
     "import": ("gptlab.interop.importing:import_", "turn a Hugging Face model into a run directory"),
