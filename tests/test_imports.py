@@ -40,7 +40,8 @@ MAY_USE = {
     "door": GROUND | {"config", "messages", "rundir"},
     "sample": GROUND | {"config", "rundir", "decoding", "model", "tokenizers", "explain"},
     "explain": GROUND | {"pages", "rundir", "tokenizers"},
-    "evaluation": GROUND | {"config", "rundir", "data", "model", "tokenizers", "tokenizer_options", "pages", "reporting"},
+    "evaluation": GROUND
+    | {"config", "rundir", "data", "model", "tokenizers", "tokenizer_options", "pages", "reporting"},
     "reporting": GROUND | {"config", "rundir", "tokenizers", "model", "planning", "pages"},
     "tokenize": GROUND | {"config", "data", "progress", "tokenizer_options"},
     "audit": GROUND | {"config", "data", "progress"},

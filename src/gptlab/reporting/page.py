@@ -16,8 +16,9 @@ body { max-width: 84rem }
 h2 { font-size: 1.1rem; margin-top: 2.5rem }
 img { max-width: 100%; height: auto; display: block }
 .wide { overflow-x: auto }
-.wide th, .wide td { white-space: nowrap }
-.wide td.l, .wide th.l { max-width: 22rem; overflow: hidden; text-overflow: ellipsis }
+.wide td { white-space: nowrap }
+.wide th { vertical-align: bottom }
+.wide td.l, .wide th.l { max-width: 14rem; overflow: hidden; text-overflow: ellipsis }
 .wide tr:hover td { background: #f2f6fa }
 .samples { table-layout: fixed; width: 100%; min-width: 48rem }
 .samples td { vertical-align: top; text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
@@ -52,7 +53,8 @@ def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
         heading, caption = CAPTIONS[name]
         data = base64.b64encode(png).decode()
         parts.append(f'<h2>{heading}</h2><p class="what">{html.escape(caption)}</p>')
-        parts.append(f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{data}">')
+        width = int.from_bytes(png[16:20]) / 1.6  # of its pixels, for screens that have many
+        parts.append(f'<img alt="{html.escape(heading)}" width="{width:.0f}" src="data:image/png;base64,{data}">')
     if samples := _samples(report):
         what = "The same prompts at a run's validations: the first, the last, and some between."
         parts += ["<h2>Samples</h2>", f'<p class="what">{what}</p>', *samples]

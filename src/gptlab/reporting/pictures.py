@@ -47,7 +47,9 @@ def curves(report: Report) -> bytes:
                     xs, ys = row.curves.over(axis, "train/loss")
                     panel.plot([x / scale for x in xs], ys, color=colour, lw=0.8, alpha=0.4)
                 xs, ys = row.curves.over(axis, CURVES[report.score])
-                panel.plot([x / scale for x in xs], ys, color=colour, lw=1.7, marker="o" if len(xs) < 15 else None, ms=3)
+                panel.plot(
+                    [x / scale for x in xs], ys, color=colour, lw=1.7, marker="o" if len(xs) < 15 else None, ms=3
+                )
                 drawn = drawn or bool(xs)
         if not drawn:
             panel.text(0.5, 0.5, "nothing logged", ha="center", va="center", color="#777", transform=panel.transAxes)
