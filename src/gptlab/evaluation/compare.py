@@ -135,9 +135,7 @@ def _show(
     if units.stretch:
         lines.append(f"There are few documents ({result['documents']}), so stretches of them are drawn again.")
     if result["documents_left_out"]:
-        lines.append(
-            f"{result['documents_left_out']} documents are left out: not all runs hold them out and spell them."
-        )
+        lines.append(f"{result['documents_left_out']} documents are left out: not all runs hold out or spell them.")
     if tested is not None:
         t = tested.difference
         lines.append(
@@ -145,9 +143,7 @@ def _show(
             f"(Welch, {tested.degrees_of_freedom:.1f} degrees of freedom)"
         )
     else:
-        lines.append(
-            "The interval is about these runs. Of their configs it says nothing: that takes seeds, a=[RUN,RUN]."
-        )
+        lines.append("The interval is about these runs, not about their configs: that takes seeds, a=[RUN,RUN].")
     if floor is not None:
         noise = f"noise floor: seeds of one config deviate by {floor[0]:.4f} ({result['noise_floor']['seeds']})"
         lines.append(f"{noise}; two single runs differ by up to {floor[1]:.4f} by chance")

@@ -1,5 +1,6 @@
 """What each document of a text costs a model, whatever its tokenizer: documents that several runs hold out, in nats."""
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,8 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
         "windows": "packed by documents" if by_documents else "one after another",
         "documents_read_alone": alone,
     }
-    return Costs(np.bincount(unit, each, n), np.bincount(unit, minlength=n).astype(np.float64), protocol)
+    tokens = np.bincount(unit, minlength=n).astype(np.float64)
+    return Costs(np.bincount(unit, each, n).astype(np.float64), tokens, protocol)
 
 
 @torch.no_grad()
@@ -135,7 +137,7 @@ def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]
         return None
     bounds = [*stream.document_starts(tokenizer.eot).tolist(), len(stream)]
     documents = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         ids = stream[start:stop].astype(np.int64)
         ids = ids[1:] if len(ids) and ids[0] == tokenizer.eot else ids
         documents.append((tokenizer.decode_bytes(ids.tolist()), ids))

@@ -14,7 +14,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 LEVEL = 0.95
-FEW = 2000  # documents up to which the interval is corrected for bias and skew (BCa takes time that grows as their square)
+FEW = 2000  # documents up to which bias and skew are corrected for (BCa; its time grows as their square)
 AT_ONCE = 1 << 24  # numbers in memory
 
 
@@ -105,7 +105,7 @@ def power(seeds: int, difference: float, deviation: float, alpha: float = 1 - LE
 
 
 def seeds_needed(difference: float, deviation: float, wanted: float = 0.8, most: int = 10_000) -> int | None:
-    """The fewest seeds on each side with which such a difference is seen with a power of `wanted`; None: over `most`."""
+    """The fewest seeds on each side that see such a difference with a power of `wanted`; None: over `most`."""
     if deviation == 0.0:
         return 2 if difference else None
     low, high = 2, most

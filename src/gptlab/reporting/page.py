@@ -32,8 +32,8 @@ summary { cursor: pointer; margin-top: 1rem }
 CAPTIONS = {
     "curves": (
         "Loss by steps, tokens, FLOPs and time",
-        "The best groups have colours, in the order of the table. Tokens and FLOPs are steps times those of a step. Time "
-        "is training time: the tokens between two logs over train/tokens_per_second; validation, samples and "
+        "The best groups have colours, in the order of the table. Tokens and FLOPs are steps times those of a step. "
+        "Time is training time: the tokens between two logs over train/tokens_per_second; validation, samples and "
         "checkpoints do not count.",
     ),
     "best_so_far": ("Best so far", "Each dot is a finished run, with the colours of the curves."),
@@ -68,7 +68,7 @@ def _samples(report: Report) -> list[str]:
     prompts: dict[str, None] = {}
     for row in report.rows:
         prompts.update(dict.fromkeys(_prompts(row.run)))
-    found = []
+    found: list[str] = []
     for prompt in prompts:
         body = []
         for row in report.rows:

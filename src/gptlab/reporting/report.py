@@ -16,7 +16,7 @@ DRAWN = {"curves": pictures.curves, "best_so_far": pictures.best_so_far, "swept"
 
 
 def report(config: ReportConfig) -> dict[str, Any]:
-    """Print the table, write report.md, report.csv, report.html and PNGs into `out`; returns the table and the folder."""
+    """Print the table; write report.md, report.csv, report.html and PNGs into `out`; returns the table."""
     if config.pictures:
         pictures.require_matplotlib()
     found = table.tabulate(find_runs(config.runs))

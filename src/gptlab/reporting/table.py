@@ -1,4 +1,4 @@
-"""One table of many runs: what was asked differently, what it took, what came of it, and how much of that is the seed."""
+"""One table of many runs: what was asked differently, what it took, what came of it, how much of that is the seed."""
 
 import csv
 import io
