@@ -87,9 +87,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _flops_per_token(run: Run) -> float | None:
-    tokens, flops = run.summary.get("tokens"), run.summary.get("flops")
+    tokens, flops = run.figure("tokens"), run.figure("flops")
     if tokens and flops:
-        return float(flops / tokens)
+        return flops / tokens
     try:
         return float(flops_per_token(GPTConfig(**run.config["model"])))
     except (KeyError, TypeError, UserError):  # half a config, or one of another version

@@ -38,7 +38,7 @@ class Run:
         """config.yaml as dotted keys; a component's class is at its own name."""
         flat: dict[str, Any] = {}
         for schema in self.config.get("defaults", []):
-            if match := re.fullmatch(r"/schema/(\w+)@(\w.*)", str(schema)):
+            if match := re.fullmatch(r"/schema/(\w+)@([a-z].*)", str(schema)):
                 flat[match[2]] = match[1].lower()
         _flatten({key: value for key, value in self.config.items() if key != "defaults"}, "", flat)
         return flat
@@ -56,9 +56,16 @@ class Run:
         """Of the text; None if nobody knows."""
         return self.summary.get("data_hash") or _read_json(self.path / "held_out/manifest.json").get("sha256")
 
-    def tokenizer(self) -> str:
-        """Which one: a hash of its files."""
-        return fingerprint(self.path / "tokenizer")
+    @property
+    def tokenizer(self) -> str | None:
+        """Which one: a hash of its files; None if it has none yet."""
+        folder = self.path / "tokenizer"
+        return fingerprint(folder) if any(folder.glob("*")) else None
+
+    def figure(self, key: str, otherwise: float | None = None) -> float | None:
+        """A number of the summary."""
+        value = self.summary.get(key)
+        return float(value) if isinstance(value, int | float) else otherwise
 
 
 def find_runs(names: Sequence[str]) -> list[Run]:
@@ -104,13 +111,18 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """What was asked differently: dotted key -> the value of each run, None where it has none.
 
     A component's fields are left out where its class says as much (`optimizer` for `optimizer.momentum`), and the
-    model's where the run's `name` does.
+    model's where the run's `name` does. Runs of which a whole part is not known differ in nothing of it.
     """
     settings = [run.settings for run in runs]
     keys = dict.fromkeys(key for each in settings for key in each)
     ignored = (WITHOUT_EFFECT - {"name"}) | {key for key in keys if key.startswith(("logger.", "checkpoint."))}
     columns = {key: [each.get(key) for each in settings] for key in keys if key not in ignored}
-    differing = {key: values for key, values in columns.items() if len(set(map(repr, values))) > 1}
+    known = {key: [key.partition(".")[0] in run.config for run in runs] for key in columns}
+    differing = {
+        key: values
+        for key, values in columns.items()
+        if len({repr(value) for value, there in zip(values, known[key], strict=True) if there}) > 1
+    }
     return {
         key: values
         for key, values in differing.items()

@@ -8,7 +8,7 @@ from pathlib import Path
 from gptlab import pages
 from gptlab.reporting import table
 from gptlab.reporting.gather import Run
-from gptlab.reporting.table import Report
+from gptlab.reporting.rows import Report
 
 AT_MOST = 4  # checkpoints of a run side by side
 STYLE = """<style>
@@ -16,6 +16,8 @@ body { max-width: 84rem }
 h2 { font-size: 1.1rem; margin-top: 2.5rem }
 img { max-width: 100%; height: auto; display: block }
 .wide { overflow-x: auto }
+.wide table { font-size: 12px }
+.wide td, .wide th { padding: .15rem .45rem }
 .wide td { white-space: nowrap }
 .wide th { vertical-align: bottom }
 .wide td.l, .wide th.l { max-width: 14rem; overflow: hidden; text-overflow: ellipsis }

@@ -10,7 +10,7 @@ from typing import Any
 from gptlab.errors import UserError
 from gptlab.reporting.curves import AXES
 from gptlab.reporting.gather import natural
-from gptlab.reporting.table import Report, Row, shown
+from gptlab.reporting.rows import Report, Row, shown
 
 # colours that people with any kind of sight can tell apart (Okabe & Ito 2008, without the yellow)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
@@ -18,6 +18,7 @@ GREY = "#b8b8b8"
 UNITS = {"val_loss": "loss (nats per token)", "bits_per_byte": "bits per byte"}
 CURVES = {"val_loss": "val/loss", "bits_per_byte": "val/bits_per_byte"}
 MOST_PANELS = 9
+LITTLE = 0.15  # of a run
 
 
 def require_matplotlib() -> None:
@@ -34,8 +35,10 @@ def curves(report: Report) -> bytes:
     figure, panels = _panels(11, 8.6, 2, 2)
     groups = report.groups()
     with_training = report.score == "val_loss"  # training loss is per token, whatever a token is
-    coloured = [row for group in groups[: len(COLOURS)] for row in group]
-    values = [v for row in coloured for v in row.curves.over("steps", CURVES[report.score])[1]]
+    values: list[float] = []  # that must be seen: what the best groups score, once they have learned a little
+    for row in (row for group in groups[: len(COLOURS)] for row in group):
+        steps, scores = row.curves.over("steps", CURVES[report.score])
+        values += [v for step, v in zip(steps, scores, strict=True) if step >= LITTLE * steps[-1]]
     longest = max((x for row in report.rows for x in row.curves.over("seconds", "train/loss")[0]), default=0.0)
     for panel, (axis, name) in zip(panels, AXES.items(), strict=True):
         scale, name = _clock(longest) if axis == "seconds" else (1.0, name)
@@ -65,7 +68,7 @@ def curves(report: Report) -> bytes:
     lines = [_line(COLOURS[i], 1.7) for i in range(min(len(groups), len(COLOURS)))]
     names = [_group_label(report, group) for group in groups[: len(COLOURS)]]
     if len(groups) > len(COLOURS):
-        lines, names = [*lines, _line(GREY, 1.7)], [*names, f"{len(groups) - len(COLOURS)} others, which end higher"]
+        lines, names = [*lines, _line(GREY, 1.7)], [*names, f"{len(groups) - len(COLOURS)} others"]
     if with_training:
         lines, names = [*lines, _line("#555", 0.8)], [*names, "thin: in training, thick: held-out"]
     columns = 1 if max(map(len, names)) > 55 else 2 if max(map(len, names)) > 28 else 3
@@ -124,7 +127,7 @@ def _sweep_panel(panel: Any, report: Report, rows: Sequence[Row], key: str) -> N
         told = ", ".join(f"{report.keys[each]}={shown(row.asked[each])}" for each in others)
         series.setdefault(told, {}).setdefault(shown(row.asked[key]), []).append(_score(report, row))
     few = 1 < len(series) <= len(COLOURS) and max(map(len, series)) < 45
-    for number, (told, points) in enumerate(series.items()):
+    for number, (told, points) in enumerate(sorted(series.items(), key=lambda item: natural(item[0]))):
         colour = COLOURS[number] if few else COLOURS[0]
         at = sorted(points, key=lambda value: place[value])
         means = [statistics.mean(points[value]) for value in at]

@@ -10,6 +10,7 @@ from gptlab.atomic import write_atomically
 from gptlab.config import ReportConfig
 from gptlab.reporting import page, pictures, table
 from gptlab.reporting.gather import find_runs
+from gptlab.reporting.rows import tabulate
 from gptlab.rundir import LATEST
 
 DRAWN = {"curves": pictures.curves, "best_so_far": pictures.best_so_far, "swept": pictures.swept}
@@ -19,7 +20,7 @@ def report(config: ReportConfig) -> dict[str, Any]:
     """Print the table; write report.md, report.csv, report.html and PNGs into `out`; returns the table."""
     if config.pictures:
         pictures.require_matplotlib()
-    found = table.tabulate(find_runs(config.runs))
+    found = tabulate(find_runs(config.runs))
     out = Path(config.out).expanduser() if config.out else _beside(config.runs)
     console = Console()
     table.show(console, found)
