@@ -174,7 +174,7 @@ class ExportConfig:
 class ReportConfig:
     """All runs below some folders as one table, pictures and a web page."""
 
-    runs: Any = "outputs"  # a folder or several, [DIR,DIR]; or latest
+    runs: Any = "outputs"  # a folder or several, [DIR,DIR], also with *; or latest
     out: str | None = None  # a folder; null: `report` in the folder of the runs
     pictures: bool = True
     json: bool = False
@@ -187,7 +187,7 @@ class ReportConfig:
 class CompareConfig:
     """Two runs, or the seeds of two configs, on the same held-out documents."""
 
-    a: Any = MISSING  # a run, or several seeds of one config, [RUN,RUN]
+    a: Any = MISSING  # a run, or several seeds of one config: [RUN,RUN], or with *
     b: Any = MISSING
     data: Any = None  # null: the documents that all of them hold out
     metric: str = "bits_per_byte"  # bits_per_byte | perplexity, which needs one tokenizer and one protocol

@@ -12,10 +12,11 @@ MakeRun = Callable[..., Path]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """A run directory as training leaves it: make_run(name, loss=2.0, config={...}, summary={...}, rows=[...])."""
+    """A run directory as training leaves it: make_run(folder, loss=2.0, config={...}, summary={...}, rows=[...])."""
 
     def make_run(
-        name: str,
+        folder: str,
+        /,
         loss: float | None = 2.0,
         status: str = "finished",
         rows: list[str] | None = None,
@@ -24,7 +25,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         summary: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Path:
-        path = tmp_path / "runs" / name
+        path = tmp_path / "runs" / folder
         (path / "tokenizer").mkdir(parents=True)
         (path / "tokenizer/tokenizer.json").write_text(tokenizer)
         config: dict[str, Any] = {

@@ -26,7 +26,7 @@ from gptlab.evaluation.statistics import (
     seed_test,
     seeds_needed,
 )
-from gptlab.reporting.gather import differences, find_runs, read, same_but_seed
+from gptlab.reporting.gather import differences, expand, find_runs, read, same_but_seed
 from gptlab.rundir import RunDir
 from gptlab.tokenizers import fingerprint
 
@@ -56,7 +56,7 @@ class Scored:
 def compare(config: CompareConfig) -> dict[str, Any]:
     """Print and store the difference b - a with its interval; returns what is stored, without the single documents."""
     _require_scipy()
-    runs = [(side, _find(side, name)) for side in SIDES for name in getattr(config, side)]
+    runs = [(side, _find(side, name)) for side in SIDES for name in expand(getattr(config, side))]
     tokenizers = [fingerprint(run.path / "tokenizer") for _, run in runs]
     texts, ids, left_out = common_documents([run for _, run in runs], config.data)
     units = Units.of([len(text) for text in texts])

@@ -1,5 +1,6 @@
 """The runs below some folders, as far as they are written: what they were asked, what came of it, where they differ."""
 
+import glob
 import json
 import os
 import re
@@ -71,7 +72,7 @@ class Run:
 def find_runs(names: Sequence[str]) -> list[Run]:
     """All runs at or below the given folders, by their paths, each once; links below them are not followed."""
     found: dict[Path, None] = {}
-    for name in names:
+    for name in expand(names):
         top = (LATEST if name == "latest" else Path(name).expanduser()).resolve()
         require(top.is_dir(), "runs", name, "no such directory", "give folders that hold runs, such as runs=outputs")
         for folder, inner, files in os.walk(top):
@@ -84,6 +85,16 @@ def find_runs(names: Sequence[str]) -> list[Run]:
     paths = sorted(found, key=lambda path: natural(str(path)))
     top = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0].parent
     return [read(path, str(path.relative_to(top))) for path in paths]
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """Names with * and ? as the paths that they match: the folders of a sweep have names that are hard to type."""
+    found: list[str] = []
+    for name in names:
+        pattern = os.path.expanduser(name)
+        matches = [] if os.path.exists(pattern) else sorted(glob.glob(pattern), key=natural)
+        found += matches or [name]
+    return found
 
 
 def read(path: Path, name: str) -> Run:

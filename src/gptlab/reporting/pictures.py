@@ -36,9 +36,10 @@ def curves(report: Report) -> bytes:
     groups = report.groups()
     with_training = report.score == "val_loss"  # training loss is per token, whatever a token is
     values: list[float] = []  # that must be seen: what the best groups score, once they have learned a little
-    for row in (row for group in groups[: len(COLOURS)] for row in group):
-        steps, scores = row.curves.over("steps", CURVES[report.score])
-        values += [v for step, v in zip(steps, scores, strict=True) if step >= LITTLE * steps[-1]]
+    best = [row.curves.over("steps", CURVES[report.score]) for group in groups[: len(COLOURS)] for row in group]
+    farthest = max((steps[-1] for steps, _ in best if steps), default=0.0)
+    for steps, scores in best:
+        values += [v for step, v in zip(steps, scores, strict=True) if step >= LITTLE * farthest]
     longest = max((x for row in report.rows for x in row.curves.over("seconds", "train/loss")[0]), default=0.0)
     for panel, (axis, name) in zip(panels, AXES.items(), strict=True):
         scale, name = _clock(longest) if axis == "seconds" else (1.0, name)

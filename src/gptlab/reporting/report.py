@@ -9,7 +9,7 @@ from rich.console import Console
 from gptlab.atomic import write_atomically
 from gptlab.config import ReportConfig
 from gptlab.reporting import page, pictures, table
-from gptlab.reporting.gather import find_runs
+from gptlab.reporting.gather import expand, find_runs
 from gptlab.reporting.rows import tabulate
 from gptlab.rundir import LATEST
 
@@ -36,7 +36,7 @@ def report(config: ReportConfig) -> dict[str, Any]:
 
 def _beside(names: list[str]) -> Path:
     """`report` in the folder that all given ones are in."""
-    folders = [(LATEST if name == "latest" else Path(name).expanduser()).absolute() for name in names]
+    folders = [(LATEST if name == "latest" else Path(name).expanduser()).absolute() for name in expand(names)]
     common = Path(os.path.commonpath(folders)) / "report"
     relative = os.path.relpath(common)
     return common if relative.startswith("..") else Path(relative)
