@@ -51,7 +51,9 @@ def test_documents_of_one_length_are_scipy_s_mean() -> None:
     a, sizes = rng.normal(500, 50, 300), np.full(300, 100.0)
     b = a + rng.normal(2, 8, 300)
     found = paired_bootstrap(a, b, sizes, 10_000, 7)
-    expected = stats.bootstrap(((b - a) / 100,), np.mean, n_resamples=10_000, method="percentile", rng=3).confidence_interval
+    expected = stats.bootstrap(
+        ((b - a) / 100,), np.mean, n_resamples=10_000, method="percentile", rng=3
+    ).confidence_interval
     width = expected.high - expected.low
     assert found.value == pytest.approx((b - a).mean() / 100)
     assert found.low == pytest.approx(expected.low, abs=0.04 * width)

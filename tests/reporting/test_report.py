@@ -15,6 +15,7 @@ from tests.reporting.conftest import MakeRun
 FILES = {"report.html", "report.md", "report.csv", "curves.png", "best_so_far.png", "swept.png"}
 
 
+@pytest.mark.slow
 def test_real_runs(tiny: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summaries = {}
     for lr in (0.001, 0.01):

@@ -146,7 +146,7 @@ def _show(
         lines.append("The interval is about these runs, not about their configs: that takes seeds, a=[RUN,RUN].")
     if floor is not None:
         noise = f"noise floor: seeds of one config deviate by {floor[0]:.4f} ({result['noise_floor']['seeds']})"
-        lines.append(f"{noise}; two single runs differ by up to {floor[1]:.4f} by chance")
+        lines.append(f"{noise}; two single runs differ by up to {floor[1]:.4f} by chance ({LEVEL:.0%})")
         needed = result["seeds_needed"]
         lines.append(f"seeds needed for this difference (80% power): {needed or 'more than 10,000'} on each side")
     else:

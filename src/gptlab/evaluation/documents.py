@@ -45,7 +45,7 @@ class Units:
             first.append(len(sizes))
             parts = max(1, length // stretch) if stretch else 1
             sizes += [*([stretch or 0] * (parts - 1)), length - (parts - 1) * (stretch or 0)]
-        return cls(np.array(sizes, np.float64), first, stretch)
+        return cls(np.array(sizes, np.float64), first, stretch if len(sizes) > len(lengths) else None)
 
     def __str__(self) -> str:
         n = len(self.sizes)
