@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from gptlab.config import TrainConfig, compose
@@ -46,9 +47,9 @@ def test_two_runs(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     found = result["difference"]
     assert found["value"] == pytest.approx(gap, abs=2e-6) and found["low"] < gap < found["high"] < 0
     assert result["nats_per_byte"]["value"] == pytest.approx(gap * math.log(2), abs=2e-6)
-    assert "b predicts this kind of text better" in said and "not about their configs" in said
+    assert "b is better over 12 documents (3,213 bytes)" in said and "not about their configs" in said
     assert (result["seed_test"], result["noise_floor"], result["seeds_needed"]) == (None, None, None)
-    assert "noise floor: unknown" in said and "over 12 documents (3,213 bytes)" in said
+    assert "noise floor: unknown" in said
 
     stored = json.loads(Path("one/compare/two.json").read_text())
     assert result["out"] == "one/compare/two.json"
@@ -88,7 +89,12 @@ def test_several_seeds(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
     assert result["noise_floor"]["deviation"] == pytest.approx(deviation)
     assert result["seeds_needed"] == seeds_needed(np.mean(b) - np.mean(a), deviation)
     said = capsys.readouterr().out
-    assert "Welch" in said and "(the runs given)" in said and "differ in more" not in said
+    assert (
+        "Welch's t-test" in said
+        and "these by" not in said
+        and "(the runs given)" in said
+        and "differ in more" not in said
+    )
 
     single = ask("a=x1", "b=y2")  # seeds that stand beside them tell the noise
     scores = [
@@ -97,6 +103,7 @@ def test_several_seeds(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
     ]
     beside = math.sqrt(np.mean([np.var(each, ddof=1) for each in scores]))
     assert single["noise_floor"]["deviation"] == pytest.approx(beside, rel=1e-4)
+    assert "by chance (95%), these by " in capsys.readouterr().out
     assert single["noise_floor"]["seeds"] == "6 runs beside them" and single["seed_test"] is None
     assert ask("a=x1", "b=x3")["noise_floor"]["seeds"] == "3 runs beside them"
     capsys.readouterr()
@@ -172,6 +179,15 @@ def test_mistakes_about_a_run(tiny: Tiny, tmp_path: Path) -> None:
         ask("a=one", "b=none")
     with pytest.raises(UserError, match="^block_size=99: is more than the 32 positions"):
         ask("a=one", "b=one", "block_size=99")
+
+
+def test_a_model_that_has_diverged(tiny: Tiny, tmp_path: Path) -> None:
+    runs(tiny, tmp_path, one=["budget.steps=1"])
+    saved = torch.load("one/checkpoints/last.ckpt", weights_only=True)
+    saved["state_dict"]["gpt.ln_f.weight"].fill_(math.nan)
+    torch.save(saved, "one/checkpoints/last.ckpt")
+    with pytest.raises(UserError, match=r"^a=one/checkpoints/last.ckpt: its model gives no finite scores; "):
+        ask("a=one", "b=one")
 
 
 def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
