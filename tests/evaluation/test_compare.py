@@ -181,6 +181,21 @@ def test_mistakes_about_a_run(tiny: Tiny, tmp_path: Path) -> None:
         ask("a=one", "b=one", "block_size=99")
 
 
+def test_long_names_leave_room_for_figures(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "4-optimizer.lr_0.003," * 5
+    runs(tiny, tmp_path, one=["budget.steps=1"])
+    (tmp_path / "one").rename(tmp_path / name)
+    capsys.readouterr()
+    result = ask(f"a='{name}'", f"b='{name}'")
+    line = next(line for line in capsys.readouterr().out.splitlines() if "4-opt" in line)
+    record = result["runs"][0]
+    figures = [f"{record[key]:.4f}" for key in ("nats_per_byte", "bits_per_byte", "loss")]
+    assert "…" in line and line.split()[2:5] == figures and len(line.rstrip()) <= 80
+
+
 def test_a_model_that_has_diverged(tiny: Tiny, tmp_path: Path) -> None:
     runs(tiny, tmp_path, one=["budget.steps=1"])
     saved = torch.load("one/checkpoints/last.ckpt", weights_only=True)

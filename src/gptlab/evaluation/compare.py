@@ -20,7 +20,6 @@ from gptlab.evaluation.documents import Costs, Units, common_documents, cost
 from gptlab.evaluation.statistics import LEVEL, noise_floor, paired_bootstrap, seed_test, seeds_needed
 from gptlab.metrics import Score
 from gptlab.reporting.gather import differences, expand, find_runs, read, same_but_seed
-from gptlab.reporting.rows import shown
 from gptlab.rundir import RunDir
 from gptlab.tokenizers import Ids, fingerprint
 
@@ -90,7 +89,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     path = Path(config.out).expanduser() if config.out else _place(every)
     write_atomically(path, (json.dumps({**result, "per_unit": per_unit}, indent=2) + "\n").encode())
     console = Console()
-    console.print(_table(every, refusal is None))
+    console.print(_table(every, refusal is None, console.width))
     for line in [*sentences(result), f"all of it is in {path}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return {**result, "out": str(path)}
@@ -135,18 +134,20 @@ def _interval(difference: dict[str, float], unit: str) -> str:
     return f"{value:+.4f} {unit}, {LEVEL:.0%} interval {low:+.4f} to {high:+.4f}: {better}"
 
 
-def _table(every: Sequence[Scored], perplexities: bool) -> Table:
-    names = ["", "run", "nats/byte", "bits/byte", *(["nats/token", "perplexity"] if perplexities else []), "context"]
-    columns = [
-        Column(name, justify="left" if i < 2 else "right", no_wrap=True, overflow="ellipsis" if i == 1 else "fold")
-        for i, name in enumerate(names)
-    ]
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(every: Sequence[Scored], perplexities: bool, width: int) -> Table:
+    """The scores; the runs' names get what room is left."""
+    more = ["nats/token", "perplexity"] if perplexities else []
+    names = ["", "run", "nats/byte", "bits/byte", *more, "context"]
+    room = width - sum(len(name) + 2 for name in names if name != "run") - 4
+    columns = [Column(name, justify="left" if i < 2 else "right", no_wrap=True) for i, name in enumerate(names)]
+    columns[1].overflow = "ellipsis"
+    columns[1].width = max(10, min(room, max(len(_name(each.run)) for each in every)))
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for each in every:
         score = each.score
         figures = [f"{score.bits_per_byte / BITS:.4f}", f"{score.bits_per_byte:.4f}"]
         figures += [f"{score.loss:.4f}", f"{score.perplexity:,.2f}"] if perplexities else []
-        table.add_row(each.side, shown(_name(each.run)), *figures, f"{each.costs.protocol['block_size']:,}")
+        table.add_row(each.side, _name(each.run), *figures, f"{each.costs.protocol['block_size']:,}")
     return table
 
 
