@@ -63,7 +63,10 @@ def test_a_mistake_is_one_line(given: str, texts: str, tmp_path: Path, capfd: py
         ("export out=.", r"out=\.: exists already"),
         ("export out=x", r"run=latest: there is no run yet"),
         ("evaluate batch_size=0", r"batch_size=0: "),
-        ("trian", r"trian: no such verb; choose one of train, sample, evaluate, tokenize, audit, import, export"),
+        (
+            "trian",
+            r"trian: no such verb; choose one of train, sample, evaluate, check, replay, compare, report, tokenize, audit, import, export",
+        ),
     ],
 )
 def test_mistakes_of_other_verbs(given: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:

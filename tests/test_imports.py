@@ -44,7 +44,9 @@ MAY_USE = {
     "door": GROUND | {"config", "messages", "rundir", "launch"},
     "sample": GROUND | {"config", "rundir", "decoding", "model", "tokenizers", "explain"},
     "explain": GROUND | {"pages", "rundir", "tokenizers"},
-    "evaluation": GROUND | {"config", "rundir", "data", "model", "tokenizers", "tokenizer_options", "pages"},
+    "evaluation": GROUND
+    | {"config", "rundir", "data", "model", "tokenizers", "tokenizer_options", "pages", "reporting"},
+    "reporting": GROUND | {"config", "rundir", "tokenizers", "model", "planning", "pages"},
     "tokenize": GROUND | {"config", "data", "progress", "tokenizer_options"},
     "audit": GROUND | {"config", "data", "progress"},
     "interop": GROUND | {"model", "tokenizers", "tokenizer_options", "config", "rundir"},
@@ -59,7 +61,9 @@ ONLY_IN = {
     "tiktoken": {"tokenizers"},
     "tiktoken_ext": {"tokenizers", "tokenizer_options"},
     "tokenizers": {"tokenizers", "tokenizer_options", "interop"},
-    "rich": {"training", "sample", "evaluation", "progress", "explain", "tokenize", "audit"},
+    "rich": {"training", "sample", "evaluation", "reporting", "progress", "explain", "tokenize", "audit"},
+    "scipy": {"evaluation"},
+    "matplotlib": {"reporting"},
     "datasets": {"data"},
     "pyarrow": {"data"},
 }

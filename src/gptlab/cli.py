@@ -10,6 +10,8 @@ VERBS = {
     "evaluate": ("gptlab.evaluation.perplexity:evaluate", "score the model of a run on all of its held-out text"),
     "check": ("gptlab.training.check:check", "try out a config for a minute: does it train as it should?"),
     "replay": ("gptlab.training.replay:replay", "rebuild the batch of one step of a run"),
+    "compare": ("gptlab.evaluation.compare:compare", "two runs on the same documents: the difference and its interval"),
+    "report": ("gptlab.reporting.report:report", "all runs below some folders: one table, pictures, a web page"),
     "tokenize": ("gptlab.tokenize:tokenize", "turn text into token shards, and see how the tokenizer fits"),
     "audit": ("gptlab.audit:audit", "look into a data set: copies, overlap of the splits, hard characters"),
     "import": ("gptlab.interop.importing:import_", "turn a Hugging Face model into a run directory"),

@@ -205,6 +205,52 @@ class ExportConfig:
     json: bool = False
 
 
+@dataclass
+class ReportConfig:
+    """All runs below some folders as one table, pictures and a web page."""
+
+    runs: Any = "outputs"  # a folder or several, [DIR,DIR], also with *; or latest
+    out: str | None = None  # a folder; null: `report` in the folder of the runs
+    pictures: bool = True
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        self.runs = _as_list("runs", self.runs)
+
+
+@dataclass
+class CompareConfig:
+    """Two runs, or the seeds of two configs, on the same held-out documents."""
+
+    a: Any = MISSING  # a run, or several seeds of one config: [RUN,RUN], or with *
+    b: Any = MISSING
+    data: Any = None  # null: the documents that all of them hold out
+    metric: str = "bits_per_byte"  # bits_per_byte | perplexity, which needs one tokenizer and one protocol
+    batch_size: int = 16
+    block_size: int | None = None  # tokens per window; null: the context each model was trained with
+    resamples: int = 10_000  # of the bootstrap
+    seed: int = 1337  # of the bootstrap
+    out: str | None = None  # a JSON file; null: A/compare/B.json
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("a", "b"):
+            setattr(self, key, _as_list(key, getattr(self, key)))
+        why, todo = "no such option", "choose one of bits_per_byte, perplexity"
+        require(self.metric in ("bits_per_byte", "perplexity"), "metric", self.metric, why, todo)
+        require(self.resamples >= 100, "resamples", self.resamples, "is too few", "10000 is usual")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
+        size = self.block_size
+        require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
+
+
+def _as_list(key: str, value: Any) -> list[str]:
+    """One path or several."""
+    paths = [str(path) for path in value] if isinstance(value, list) else [str(value)]
+    require(bool(paths) and all(paths), key, value, "is empty", "give a folder, or several as [DIR,DIR]")
+    return paths
+
+
 VERB_CONFIGS = {
     "train": TrainConfig,
     "sample": SampleConfig,
@@ -215,6 +261,8 @@ VERB_CONFIGS = {
     "audit": AuditConfig,
     "import": ImportConfig,
     "export": ExportConfig,
+    "report": ReportConfig,
+    "compare": CompareConfig,
 }
 
 

@@ -52,7 +52,7 @@ class GPTModule(L.LightningModule):
         self.left_out: int | None = None  # the step just made, if its gradient was not finite
         self.step_losses: list[tuple[int, float]] = []  # of the steps that were logged last
         self._losses: list[Tensor] = []  # of this rank, since the last log
-        self._grad_norm: Tensor | None = None
+        self._step: dict[str, Any] = {}  # what the optimizer did last
         self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last look
         self._val: list[Tensor] = []  # (nats, tokens) of each batch
 
@@ -92,9 +92,7 @@ class GPTModule(L.LightningModule):
         self._losses.clear()
         first = self.global_step - len(losses) + 1
         self.step_losses = list(enumerate(losses, first))
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        norm = {"optim/grad_norm": self._grad_norm} if self._grad_norm is not None else {}
-        self._record({"train/loss": sum(losses) / len(losses), "optim/lr": lr, **norm, **more})
+        self._record({"train/loss": sum(losses) / len(losses), **self._step, **more})
 
     def _mean_losses(self) -> Tensor:
         """Of each whole step since the last log, over micro-batches and ranks."""
@@ -138,15 +136,16 @@ class GPTModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm and keep it. Lightning's own refuses fused optimizers under mixed precision."""
+        """Clip by the global norm, and keep it and the rate. Lightning's own refuses fused optimizers with bf16-mixed."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
         limit = self.clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.gpt.parameters(), limit)
-        self._grad_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
+        self._step = {"optim/lr": optimizer.param_groups[0]["lr"], "optim/grad_norm": norm}
         if scaler is None:  # a scaler tries scales until one fits
-            self._norms.append((self.global_step + 1, self._grad_norm))
+            self._norms.append((self.global_step + 1, norm))
         if self.on_nan != "stop" or self.device.type == "cpu":  # else at the next log: no step waits for the device
             self.judge()
 

@@ -1,0 +1,164 @@
+"""What each document of a text costs a model, whatever its tokenizer: documents that several runs hold out, in nats."""
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gptlab.data.prepare import prepare
+from gptlab.data.shards import Shard, TokenStream, dtype_for
+from gptlab.data.windows import EvalBatches, Windows, held_out
+from gptlab.errors import UserError, require
+from gptlab.evaluation.perplexity import check_length
+from gptlab.metrics import IGNORE, nats
+from gptlab.model.gpt import GPT, read_by_document
+from gptlab.rundir import RunDir
+from gptlab.tokenizer_options import Saved
+from gptlab.tokenizers import Ids, Tokenizer, load_tokenizer
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+FEWEST = 20  # documents; of fewer, stretches of text are the units
+STRETCHES = 200  # about so many of them
+SHORTEST = 256  # bytes of a stretch
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is drawn again by the bootstrap: documents, or stretches of `stretch` bytes of them. (U,) sizes in bytes."""
+
+    sizes: Array
+    first: list[int]  # of each document
+    stretch: int | None
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> "Units":
+        """Of documents with so many bytes each; the last stretch of a document takes the rest."""
+        stretch = None if len(lengths) >= FEWEST else max(SHORTEST, sum(lengths) // STRETCHES)
+        sizes: list[int] = []
+        first = []
+        for length in lengths:
+            first.append(len(sizes))
+            parts = max(1, length // stretch) if stretch else 1
+            sizes += [*([stretch or 0] * (parts - 1)), length - (parts - 1) * (stretch or 0)]
+        return cls(np.array(sizes, np.float64), first, stretch if len(sizes) > len(lengths) else None)
+
+    def __str__(self) -> str:
+        n = len(self.sizes)
+        return f"{n:,} stretches of {self.stretch:,} bytes" if self.stretch else f"{n:,} documents"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Nats and predicted tokens of each unit, (U,), under one run, and how it was read."""
+
+    nats: Array
+    tokens: Array
+    protocol: dict[str, Any]
+
+
+def common_documents(runs: Sequence[RunDir], data: Any) -> tuple[list[bytes], list[list[Ids]], int]:
+    """The documents that all runs hold out, or those of a data option: their bytes; each run's ids of each; how many
+    were left out, because another run does not hold them out or its tokenizer cannot spell them."""
+    tokenizers = [load_tokenizer(run.path / "tokenizer") for run in runs]
+    own = [_own(run, tokenizer, data) for run, tokenizer in zip(runs, tokenizers, strict=True)]
+    first = next((documents for documents in own if documents is not None), None)
+    if first is None:
+        why, todo = "none of the runs has held-out text of its own", "say which: data=text data.files=[...]"
+        raise UserError("data", "null", why, todo)
+    spelled = [None if documents is None else dict(documents) for documents in own]
+    texts: list[bytes] = []
+    ids: list[list[Ids]] = [[] for _ in runs]
+    for text, _ in first:
+        found = [
+            _encoded(text, tokenizer) if known is None else known.get(text)
+            for known, tokenizer in zip(spelled, tokenizers, strict=True)
+        ]
+        whole = [each for each in found if each is not None]
+        if len(whole) == len(runs):
+            texts.append(text)
+            for each, one in zip(ids, whole, strict=True):
+                each.append(one)
+    todo = "say which text to score: data=text data.files=[...] data.val_fraction=1"
+    require(bool(texts), "data", "null", "no document is held out by all of the runs", todo)
+    return texts, ids, len(first) - len(texts)
+
+
+def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, batch_size: int) -> Costs:
+    """Score documents one after another, in windows as `evaluate` has them. A token belongs to the document in which it
+    is predicted, so that the separator behind a document is its end."""
+    gpt, tokenizer = run.load()
+    by_documents, alone = run.windows()
+    T = block_size or gpt.config.block_size
+    dtype = dtype_for(tokenizer.n_vocab)
+    joined = np.concatenate([np.concatenate([[tokenizer.eot], each]) for each in ids]).astype(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "documents.bin"
+        path.write_bytes(joined.tobytes())
+        stream = TokenStream([Shard(path, dtype, len(joined))])
+        check_length(gpt, stream, T)
+        windows = held_out(stream, T, tokenizer.eot, by_documents)
+        separator = tokenizer.eot if alone else None
+        each = np.concatenate([*token_nats(gpt, windows, batch_size, separator)])  # of ids 1 .. N-1
+    unit = _unit_of_inputs(ids, units, tokenizer)[:-1]  # the last input predicts nothing
+    n = len(units.sizes)
+    protocol = {
+        "block_size": T,
+        "stride": T,
+        "windows": "packed by documents" if by_documents else "one after another",
+        "documents_read_alone": alone,
+    }
+    tokens = np.bincount(unit, minlength=n).astype(np.float64)
+    return Costs(np.bincount(unit, each, n).astype(np.float64), tokens, protocol)
+
+
+@torch.no_grad()
+def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Array]:
+    """The cost of every target in the order of the text, a batch at a time."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpt = gpt.to(device)
+    for indices in EvalBatches(len(windows), batch_size):
+        x, y = (t.to(device) for t in windows.__getitems__(indices))
+        costs = nats(read_by_document(gpt, x, separator), y, reduction="none")  # (B*T,)
+        yield costs[y.flatten() != IGNORE].double().cpu().numpy()
+
+
+def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]] | None:
+    """The documents to score, as this run's tokenizer has them; None if the run has none of its own."""
+    if data is not None:
+        stream = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"]).val
+    elif run.has_held_out():
+        stream = run.held_out()[0]
+    else:
+        return None
+    bounds = [*stream.document_starts(tokenizer.eot).tolist(), len(stream)]
+    documents = []
+    for start, stop in itertools.pairwise(bounds):
+        ids = stream[start:stop].astype(np.int64)
+        ids = ids[1:] if len(ids) and ids[0] == tokenizer.eot else ids
+        documents.append((tokenizer.decode_bytes(ids.tolist()), ids))
+    return [(text, ids) for text, ids in documents if text]
+
+
+def _encoded(text: bytes, tokenizer: Tokenizer) -> Ids | None:
+    """None if the tokenizer cannot spell it."""
+    ids = np.array(tokenizer.encode(text.decode("utf-8", "replace")), np.int64)
+    return ids if tokenizer.decode_bytes(ids.tolist()) == text else None
+
+
+def _unit_of_inputs(ids: Sequence[Ids], units: Units, tokenizer: Tokenizer) -> Ids:
+    """The unit that the target of each input of the joined documents belongs to; a target lies where it begins."""
+    found = []
+    for number, (first, each) in enumerate(zip(units.first, ids, strict=True)):
+        if units.stretch is None:
+            found.append(np.full(len(each) + 1, first))
+            continue
+        last = (units.first[number + 1] if number + 1 < len(units.first) else len(units.sizes)) - 1
+        lengths = [len(tokenizer.decode_bytes([token])) for token in each.tolist()]
+        begins = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])  # of each target, the end among them
+        found.append(np.minimum(first + begins // units.stretch, last))
+    return np.concatenate(found).astype(np.int64)

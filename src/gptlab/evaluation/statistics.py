@@ -1,0 +1,130 @@
+"""How sure a difference between models is: over documents by the paired bootstrap, over seeds by Welch's t-test.
+
+Numbers in and out; SciPy is imported when something is computed.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+LEVEL = 0.95
+AT_ONCE = 1 << 24  # numbers in memory
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An estimate with its interval at LEVEL."""
+
+    value: float
+    low: float
+    high: float
+
+    def scaled(self, factor: float) -> "Difference":
+        return Difference(self.value * factor, self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class SeedTest:
+    """Welch's t-test (1947) of two sets of seeds: the difference of their means, and how likely so large a one is by
+    chance."""
+
+    difference: Difference
+    p: float
+    degrees_of_freedom: float
+
+
+def paired_bootstrap(nats_a: Array, nats_b: Array, sizes: Array, resamples: int, seed: int) -> Difference:
+    """Sum of (b - a) over sum of sizes, both (D,): the interval is over documents drawn again with replacement (Efron &
+    Tibshirani 1993), the same ones for a and b. Sizes are bytes, or tokens.
+
+    The percentiles are taken so much wider that the interval of a normal mean would be Student's (Hesterberg 2015):
+    with tens of documents of very unequal lengths the plain ones, and BCa's, are too narrow.
+    """
+    from scipy.stats import bootstrap, norm, t
+
+    differences, n = nats_b - nats_a, len(sizes)
+    if n < 2:
+        raise ValueError(f"{n} document is not enough to draw from")
+    value = float(differences.sum() / sizes.sum())
+    if np.ptp(differences / sizes) < 1e-12:  # nothing varies
+        return Difference(value, value, value)
+    wider = 1 - 2 * norm.cdf(math.sqrt(n / (n - 1)) * t.ppf((1 - LEVEL) / 2, n - 1))
+    found = bootstrap(
+        (differences, sizes),
+        _ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, AT_ONCE // n),
+        confidence_level=min(float(wider), 1 - 1e-9),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return Difference(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def _ratio(differences: Array, sizes: Array, axis: int) -> Array:
+    return differences.sum(axis) / sizes.sum(axis)
+
+
+def seed_test(a: Sequence[float], b: Sequence[float]) -> SeedTest | None:
+    """mean(b) - mean(a), of at least two seeds each with some spread; None otherwise."""
+    from scipy.stats import ttest_ind
+
+    if len(a) < 2 or len(b) < 2 or (pooled_deviation([a, b]) or 0.0) == 0.0:
+        return None
+    found = ttest_ind(b, a, equal_var=False)
+    interval = found.confidence_interval(LEVEL)
+    value = statistics.mean(b) - statistics.mean(a)
+    return SeedTest(Difference(value, float(interval.low), float(interval.high)), float(found.pvalue), float(found.df))
+
+
+def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
+    """The standard deviation within groups, over all that have two values or more; None if there is none."""
+    several = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in several)
+    if not freedom:
+        return None
+    return math.sqrt(sum(statistics.variance(group) * (len(group) - 1) for group in several) / freedom)
+
+
+def power(seeds: int, difference: float, deviation: float, alpha: float = 1 - LEVEL) -> float:
+    """How likely a two-sided t-test with so many seeds on each side sees a difference that is there (Cohen 1988)."""
+    from scipy.stats import nct, t
+
+    freedom = 2 * seeds - 2
+    shift = abs(difference) / (deviation * math.sqrt(2 / seeds))
+    limit = t.ppf(1 - alpha / 2, freedom)
+    return float(nct.sf(limit, freedom, shift) + nct.cdf(-limit, freedom, shift))
+
+
+def seeds_needed(difference: float, deviation: float, wanted: float = 0.8, most: int = 10_000) -> int | None:
+    """The fewest seeds on each side that see such a difference with a power of `wanted`; None: over `most`."""
+    if deviation == 0.0:
+        return 2 if difference else None
+    low, high = 2, most
+    if not difference or power(high, difference, deviation) < wanted:
+        return None
+    while low < high:  # power grows with the seeds
+        middle = (low + high) // 2
+        if power(middle, difference, deviation) < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def noise_floor(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """(standard deviation of seeds, the difference of two single runs that it explains at LEVEL); None if unknown."""
+    from scipy.stats import t
+
+    deviation = pooled_deviation(groups)
+    if deviation is None:
+        return None
+    freedom = sum(len(group) - 1 for group in groups if group)
+    return deviation, float(t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(2) * deviation)

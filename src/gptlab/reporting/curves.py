@@ -1,0 +1,96 @@
+"""metrics.csv as curves over steps, tokens, FLOPs and training time."""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.errors import UserError
+from gptlab.model.config import GPTConfig
+from gptlab.planning.flops import flops_per_token
+from gptlab.reporting.gather import Run
+
+Points = list[tuple[int, float]]  # (step, value), by step
+AXES = {"steps": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
+
+
+@dataclass
+class Curves:
+    """What a run has logged, and what a step was in other units."""
+
+    metrics: dict[str, Points]
+    tokens_per_step: int
+    flops_per_token: float | None
+
+    def last(self, metric: str) -> float | None:
+        """None if there is none."""
+        points = self.metrics.get(metric)
+        return points[-1][1] if points else None
+
+    @property
+    def steps(self) -> int:
+        """How far the log goes."""
+        return max((points[-1][0] for points in self.metrics.values() if points), default=0)
+
+    def seconds_at(self, steps: list[int]) -> list[float]:
+        """Training time until each step: the tokens between two logs over `train/tokens_per_second`; linear between
+        logs, and at the last known speed after them. NaN if no speed was logged."""
+        logged = [(step, speed) for step, speed in self.metrics.get("train/tokens_per_second", []) if speed > 0]
+        if not logged or not self.tokens_per_step:
+            return [math.nan] * len(steps)
+        at, time = [0.0], [0.0]
+        for step, speed in logged:
+            time.append(time[-1] + (step - at[-1]) * self.tokens_per_step / speed)
+            at.append(step)
+        beyond = max([*steps, int(at[-1])])
+        at.append(beyond + 1)
+        time.append(time[-1] + (beyond + 1 - at[-2]) * self.tokens_per_step / logged[-1][1])
+        return [float(seconds) for seconds in np.interp(steps, at, time)]
+
+    def over(self, axis: str, metric: str) -> tuple[list[float], list[float]]:
+        """The curve of a metric: where on an axis of AXES, and the finite values there."""
+        points = [(step, value) for step, value in self.metrics.get(metric, []) if math.isfinite(value)]
+        steps = [step for step, _ in points]
+        if axis == "seconds":
+            xs = self.seconds_at(steps)
+        else:
+            tokens = self.tokens_per_step or math.nan
+            unit = {"steps": 1.0, "tokens": tokens, "flops": tokens * (self.flops_per_token or math.nan)}[axis]
+            xs = [step * unit for step in steps]
+        known = [(x, value) for x, (_, value) in zip(xs, points, strict=True) if math.isfinite(x)]
+        return [x for x, _ in known], [value for _, value in known]
+
+
+def read_curves(run: Run) -> Curves:
+    """What there is of a run's metrics.csv; a line that is only half written is left out."""
+    found: dict[str, dict[int, float]] = {}
+    path = run.path / "metrics.csv"
+    for row in _rows(path) if path.is_file() else []:
+        try:
+            step = int(row["step"])
+            values = {key: float(value) for key, value in row.items() if key and value and key != "step"}
+        except (KeyError, TypeError, ValueError):
+            continue
+        for key, value in values.items():
+            found.setdefault(key, {})[step] = value  # the last word counts
+    metrics = {key: sorted(points.items()) for key, points in found.items()}
+    return Curves(metrics, run.tokens_per_step, _flops_per_token(run))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        text = file.read().replace("\0", "")
+    whole, _, _ = text.rpartition("\n")  # what is behind the last line's end is being written
+    return list(csv.DictReader(whole.splitlines()))
+
+
+def _flops_per_token(run: Run) -> float | None:
+    tokens, flops = run.figure("tokens"), run.figure("flops")
+    if tokens and flops:
+        return flops / tokens
+    try:
+        return float(flops_per_token(GPTConfig(**run.config["model"])))
+    except (KeyError, TypeError, UserError):  # half a config, or one of another version
+        return None

@@ -1,0 +1,214 @@
+"""The pictures of a report as PNG: curves, the best so far, and the final score against what was varied."""
+
+import io
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from gptlab.errors import UserError
+from gptlab.reporting.curves import AXES
+from gptlab.reporting.gather import natural
+from gptlab.reporting.rows import Report, Row, shown
+
+# colours that people with any kind of sight can tell apart (Okabe & Ito 2008, without the yellow)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
+GREY = "#b8b8b8"
+UNITS = {"val_loss": "loss (nats per token)", "bits_per_byte": "bits per byte"}
+CURVES = {"val_loss": "val/loss", "bits_per_byte": "val/bits_per_byte"}
+MOST_PANELS = 9
+LITTLE = 0.15  # of a run
+
+
+def require_matplotlib() -> None:
+    """Say what is missing before any work is done."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        todo = "pip install 'gptlab[report]', or add pictures=false"
+        raise UserError("pictures", "true", f"needs {error.name}", todo) from error
+
+
+def curves(report: Report) -> bytes:
+    """Held-out and training loss over steps, tokens, FLOPs and time; the best groups in colour, the rest in grey."""
+    figure, panels = _panels(11, 8.6, 2, 2)
+    groups = report.groups()
+    with_training = report.score == "val_loss"  # training loss is per token, whatever a token is
+    values: list[float] = []  # that must be seen: what the best groups score, once they have learned a little
+    best = [row.curves.over("steps", CURVES[report.score]) for group in groups[: len(COLOURS)] for row in group]
+    farthest = max((steps[-1] for steps, _ in best if steps), default=0.0)
+    for steps, scores in best:
+        values += [v for step, v in zip(steps, scores, strict=True) if step >= LITTLE * farthest]
+    longest = max((x for row in report.rows for x in row.curves.over("seconds", "train/loss")[0]), default=0.0)
+    for panel, (axis, name) in zip(panels, AXES.items(), strict=True):
+        scale, name = _clock(longest) if axis == "seconds" else (1.0, name)
+        drawn = False
+        for number, group in reversed(list(enumerate(groups))):  # the best one on top
+            colour = COLOURS[number] if number < len(COLOURS) else GREY
+            for row in group:
+                if with_training and number < len(COLOURS):
+                    xs, ys = row.curves.over(axis, "train/loss")
+                    panel.plot([x / scale for x in xs], ys, color=colour, lw=0.8, alpha=0.4)
+                xs, ys = row.curves.over(axis, CURVES[report.score])
+                panel.plot(
+                    [x / scale for x in xs], ys, color=colour, lw=1.7, marker="o" if len(xs) < 15 else None, ms=3
+                )
+                drawn = drawn or bool(xs)
+        if not drawn:
+            panel.text(0.5, 0.5, "nothing logged", ha="center", va="center", color="#777", transform=panel.transAxes)
+        if values:
+            low, high = min(values), max(values)
+            room = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
+            panel.set_ylim(low - 3 * room, high + room)
+        if axis == "tokens":
+            panel.xaxis.set_major_formatter(_short_numbers())
+        panel.set_xlabel(name)
+        panel.set_ylabel(UNITS[report.score])
+        panel.margins(x=0.02)
+    lines = [_line(COLOURS[i], 1.7) for i in range(min(len(groups), len(COLOURS)))]
+    names = [_group_label(report, group) for group in groups[: len(COLOURS)]]
+    if len(groups) > len(COLOURS):
+        lines, names = [*lines, _line(GREY, 1.7)], [*names, f"{len(groups) - len(COLOURS)} others"]
+    if with_training:
+        lines, names = [*lines, _line("#555", 0.8)], [*names, "thin: in training, thick: held-out"]
+    columns = 1 if max(map(len, names)) > 55 else 2 if max(map(len, names)) > 28 else 3
+    figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def best_so_far(report: Report) -> bytes | None:
+    """The final score of each finished run in the order they were started, and the lowest up to there."""
+    rows = [row for row in _scored(report) if row.run.status == "finished"]
+    if len(rows) < 2:
+        return None
+    rows.sort(key=lambda row: natural(str(row.run.path)))
+    scores = [_score(report, row) for row in rows]
+    best = list(itertools.accumulate(scores, min))
+    at = list(range(1, len(rows) + 1))
+    figure, (panel,) = _panels(8, 4)
+    panel.step(at, best, where="post", color="#444", lw=1.5, label="lowest so far")
+    panel.scatter(at, scores, color=[_colour(row.group) for row in rows], s=36, zorder=3)
+    lowest = scores.index(min(scores))
+    panel.scatter([at[lowest]], [scores[lowest]], s=150, facecolors="none", edgecolors="#444", zorder=4)
+    panel.set_title(f"lowest: {scores[lowest]:.4f} with {report.label(rows[lowest], seed=True)}"[:110], fontsize=10)
+    panel.set_xlabel("finished runs, in the order they were started")
+    panel.set_ylabel(f"final held-out {UNITS[report.score]}")
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.legend(frameon=False)
+    return _png(figure)
+
+
+def swept(report: Report) -> bytes | None:
+    """The final score against each variable but the seed; a line joins runs that differ in this variable alone."""
+    keys = [key for key in report.keys if key != "seed"][:MOST_PANELS]
+    rows = [row for row in _scored(report) if row.run.status == "finished"]
+    if not keys or not rows:
+        return None
+    across = min(len(keys), 3)
+    down = -(-len(keys) // across)
+    figure, panels = _panels(max(6.5, 4.2 * across), 4.4 * down, down, across)
+    for panel, key in zip(panels, keys, strict=False):
+        _sweep_panel(panel, report, rows, key)
+    for panel in panels[len(keys) :]:
+        panel.set_axis_off()
+    return _png(figure)
+
+
+def _sweep_panel(panel: Any, report: Report, rows: Sequence[Row], key: str) -> None:
+    values = sorted({shown(row.asked[key]) for row in rows}, key=natural)
+    numbers = [row.asked[key] for row in rows]
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers)
+    place: dict[str, float] = {value: i for i, value in enumerate(values)}
+    if numeric:
+        place = {shown(v): float(v) for v in sorted(numbers)}
+    others = [each for each in report.keys if each not in (key, "seed")]
+    series: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        told = ", ".join(f"{report.keys[each]}={shown(row.asked[each])}" for each in others)
+        series.setdefault(told, {}).setdefault(shown(row.asked[key]), []).append(_score(report, row))
+    few = 1 < len(series) <= len(COLOURS) and max(map(len, series)) < 45
+    for number, (told, points) in enumerate(sorted(series.items(), key=lambda item: natural(item[0]))):
+        colour = COLOURS[number] if few else COLOURS[0]
+        at = sorted(points, key=lambda value: place[value])
+        means = [statistics.mean(points[value]) for value in at]
+        errors = [_standard_error(points[value]) for value in at]
+        line = "-" if len(at) > 1 else "none"
+        xs = [place[value] for value in at]
+        panel.errorbar(xs, means, errors, ls=line, marker="o", ms=5, capsize=3, lw=1.3, color=colour, label=told)
+    if numeric:
+        xs = sorted(set(place.values()))
+        if xs[0] > 0 and xs[-1] / xs[0] >= 8:
+            panel.set_xscale("log")
+        if len(xs) <= 6:
+            panel.set_xticks(xs, [shown(x) for x in xs])
+            panel.minorticks_off()
+    else:
+        long = sum(map(len, values)) > 36
+        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        panel.set_xticks(range(len(values)), values, **turned)
+        panel.set_xlim(-0.5, len(values) - 0.5)
+    panel.set_xlabel(key)
+    panel.set_ylabel(f"final held-out {UNITS[report.score]}")
+    if few:
+        panel.legend(frameon=False, fontsize=8)
+
+
+def _scored(report: Report) -> list[Row]:
+    return [row for row in report.rows if _score(report, row) is not None and math.isfinite(_score(report, row))]
+
+
+def _score(report: Report, row: Row) -> Any:
+    return getattr(row, report.score)
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _colour(group: int) -> str:
+    return COLOURS[group] if group < len(COLOURS) else GREY
+
+
+def _group_label(report: Report, group: Sequence[Row]) -> str:
+    label = report.label(group[0])
+    label = label if len(label) <= 70 else label[:34] + " ... " + label[-34:]
+    return label + (f" ({len(group)} seeds)" if len(group) > 1 else "")
+
+
+def _panels(width: float, height: float, down: int = 1, across: int = 1) -> tuple[Any, list[Any]]:
+    """An empty picture, in inches, and its panels; without pyplot's global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="#e6e6e6")
+        panel.set_axisbelow(True)
+    return figure, panels
+
+
+def _short_numbers() -> Any:
+    """50k for 50,000."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(sep="")
+
+
+def _clock(longest: float) -> tuple[float, str]:
+    """Seconds of a unit in which a time can be read, and the name of the axis."""
+    unit, seconds = ("h", 3600.0) if longest > 7200 else ("min", 60.0) if longest > 240 else ("s", 1.0)
+    return seconds, f"training time ({unit})"
+
+
+def _line(colour: str, width: float) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, lw=width)
+
+
+def _png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=140, metadata={"Software": None})
+    return out.getvalue()

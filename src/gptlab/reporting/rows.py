@@ -1,0 +1,144 @@
+"""Many runs as rows: what was asked differently, what it took, what came of it, how much of that is the seed."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gptlab.reporting.curves import Curves, read_curves
+from gptlab.reporting.gather import SILENT, Run, differences, same_but_seed
+
+SCORES = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}  # what runs are ranked by
+
+
+@dataclass
+class Row:
+    """A run's figures, as far as there are any; `mean` and `error` are of its seeds' scores."""
+
+    run: Run
+    curves: Curves
+    asked: dict[str, Any]  # of what differs between the runs
+    steps: int
+    tokens: int
+    flops: float | None
+    seconds: float | None
+    val_loss: float | None  # NaN if the run diverged
+    perplexity: float | None
+    bits_per_byte: float | None
+    tokens_per_second: float | None
+    group: int = 0  # runs of one group differ in the seed alone
+    mean: float | None = None
+    error: float | None = None  # standard error; None of a single seed
+    seeds: int = 0
+
+    @property
+    def status(self) -> str:
+        return self.run.status + ("?" if self.run.silent > SILENT else "")
+
+
+@dataclass
+class Report:
+    """All rows, best group first; `score` is the column they are ranked by."""
+
+    rows: list[Row]
+    keys: dict[str, str]  # what differs: dotted key -> its short name
+    score: str
+    notes: list[str]
+
+    def groups(self) -> list[list[Row]]:
+        """The rows by group, best first."""
+        found: dict[int, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.group, []).append(row)
+        return list(found.values())
+
+    def label(self, row: Row, seed: bool = False) -> str:
+        """What sets a row's group apart from the others, or the row itself."""
+        keys = [key for key in self.keys if seed or key != "seed"]
+        told = [f"{self.keys[key]}={shown(row.asked[key])}" for key in keys if row.asked[key] is not None]
+        return ", ".join(told) or row.run.name
+
+
+def tabulate(runs: Sequence[Run]) -> Report:
+    """The report on some runs; only finished ones count for a group's mean and rank."""
+    differing = differences(runs)
+    tokenizers, texts = {run.tokenizer for run in runs} - {None}, {run.data_hash for run in runs} - {None}
+    score = "val_loss" if len(tokenizers) <= 1 else "bits_per_byte"
+    rows = [_row(run, {key: values[i] for key, values in differing.items()}) for i, run in enumerate(runs)]
+    by_run = {id(row.run): row for row in rows}
+    groups = [[by_run[id(run)] for run in group] for group in same_but_seed(runs)]
+    for group in groups:
+        every = [getattr(row, score) for row in group if row.run.status == "finished"]
+        values = [value for value in every if value is not None and math.isfinite(value)]
+        for row in group:
+            row.seeds = len(values)
+            row.mean = statistics.mean(values) if values else None
+            row.error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    groups.sort(key=lambda group: math.inf if group[0].mean is None else group[0].mean)
+    for number, group in enumerate(groups):
+        for row in group:
+            row.group = number
+    notes = _notes(rows, len(tokenizers), len(texts))
+    return Report([row for group in groups for row in group], _short(list(differing)), score, notes)
+
+
+def shown(value: Any) -> str:
+    """A setting in few characters."""
+    if value is None:
+        return "-"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else text[:18] + " ... " + text[-18:]
+
+
+def finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _row(run: Run, asked: dict[str, Any]) -> Row:
+    curves, figure = read_curves(run), run.figure
+    steps = int(figure("steps") or curves.steps)
+    tokens = int(figure("tokens") or steps * curves.tokens_per_step)
+    seconds = curves.seconds_at([steps])[0]
+    return Row(
+        run=run,
+        curves=curves,
+        asked=asked,
+        steps=steps,
+        tokens=tokens,
+        flops=figure("flops", tokens * curves.flops_per_token if curves.flops_per_token else None),
+        seconds=figure("seconds", finite(seconds)),
+        val_loss=figure("val_loss", curves.last("val/loss")),
+        perplexity=figure("val_perplexity", curves.last("val/perplexity")),
+        bits_per_byte=figure("val_bits_per_byte", curves.last("val/bits_per_byte")),
+        tokens_per_second=figure("tokens_per_second", curves.last("train/tokens_per_second")),
+    )
+
+
+def _notes(rows: Sequence[Row], tokenizers: int, texts: int) -> list[str]:
+    """What a reader has to know, so as not to be misled."""
+    notes = []
+    if tokenizers > 1:
+        notes.append(
+            f"There are {tokenizers} tokenizers: losses and perplexities do not compare between them, bits per byte do."
+        )
+    if texts > 1:
+        notes.append(f"There are {texts} different texts: compare only runs on the same one.")
+    given = [row.run.config.get("budget") for row in rows]
+    budgets = [{k: v for k, v in each.items() if v is not None} for each in given if isinstance(each, dict)]
+    if len(rows) > 1 and len(budgets) == len(rows) and budgets[0] and all(each == budgets[0] for each in budgets):
+        unit, amount = next(iter(budgets[0].items()))
+        notes.append(f"All have the same budget: {unit}={shown(amount)}.")
+    if any(row.status.endswith("?") for row in rows):
+        notes.append(
+            f"running?: nothing was written for {SILENT // 60} minutes or more; go on with gptlab train resume=RUN."
+        )
+    if any(row.run.status not in ("finished", "running") for row in rows):
+        notes.append("Only finished runs count for means and ranks.")
+    return notes
+
+
+def _short(keys: list[str]) -> dict[str, str]:
+    """Each key by its last word, if no other ends in it."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}

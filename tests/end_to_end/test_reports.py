@@ -1,0 +1,28 @@
+"""A sweep, its report and a comparison, as a user types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import tiny_overrides
+from tests.end_to_end.test_commands import GPTLAB, TRAIN, run
+
+pytestmark = pytest.mark.slow
+
+
+def test_sweep_report_compare(texts: str) -> None:
+    run([*TRAIN, "-m", *tiny_overrides(texts), "data.val_fraction=0.3", "optimizer.lr=1e-3,1e-2", "seed=1,2"])
+    reported = run([*GPTLAB, "report", "json=true"])
+    answer = json.loads(reported.stdout)
+    asked = [(row["optimizer.lr"], row["seed"]) for row in answer["runs"]]
+    assert asked in ([(a, 1), (a, 2), (b, 1), (b, 2)] for a, b in ((0.001, 0.01), (0.01, 0.001)))
+    assert "± s.e. (seeds)" in reported.stderr and (Path(answer["out"]) / "report.html").is_file()
+
+    sweep = Path(answer["runs"][0]["path"]).parent.relative_to(Path.cwd().resolve())
+    compared = run([*GPTLAB, "compare", f"a=[{sweep}/0-*,{sweep}/1-*]", f"b=[{sweep}/2-*,{sweep}/3-*]", "json=true"])
+    result = json.loads(compared.stdout)
+    means = {row["optimizer.lr"]: row for row in answer["runs"]}
+    assert result["perplexity_refused"] is None and result["seed_test"]["p"] <= 1
+    assert (result["difference"]["value"] < 0) == (means[0.01]["mean_val_loss"] < means[0.001]["mean_val_loss"])
+    assert "error: a=nothing: no such directory" in run([*GPTLAB, "compare", "a=nothing", "b=latest"], code=2).stderr

@@ -1,0 +1,74 @@
+import math
+import os
+
+import numpy as np
+import pytest
+
+from gptlab.reporting.gather import find_runs
+from gptlab.reporting.rows import Report, tabulate
+from tests.reporting.conftest import MakeRun
+
+
+def report() -> Report:
+    return tabulate(find_runs(["runs"]))
+
+
+def test_mean_and_standard_error_over_seeds(make_run: MakeRun) -> None:
+    worse, better = [2.5, 2.9, 2.6], [2.1, 2.2]
+    for i, loss in enumerate(worse):
+        make_run(f"{i}", loss, seed=i)
+    for i, loss in enumerate(better):
+        make_run(f"{3 + i}", loss, seed=i, optimizer__lr=0.1)
+    make_run("5", 0.1, "failed", seed=7)
+    make_run("6", None, seed=8, rows=["10,nan,512,nan,nan"])
+    found = report()
+    assert [row.run.name for row in found.rows] == ["3", "4", "0", "1", "2", "5", "6"]
+    assert [row.group for row in found.rows] == [0, 0, 1, 1, 1, 1, 1]
+    for row in found.rows:
+        values = np.array(better if row.group == 0 else worse, np.float64)
+        assert row.mean == pytest.approx(values.mean()) and row.seeds == len(values)
+        assert row.error == pytest.approx(values.std(ddof=1) / np.sqrt(len(values)))
+    assert math.isnan(found.rows[-1].val_loss or 0)
+    assert found.label(found.rows[0]) == "lr=0.1" and found.label(found.rows[0], seed=True) == "lr=0.1, seed=0"
+    assert "Only finished runs count for means and ranks." in found.notes
+    assert "All have the same budget: steps=10." in found.notes
+
+
+def test_one_run(make_run: MakeRun) -> None:
+    make_run("a")
+    (row,) = report().rows
+    assert (row.mean, row.error, row.seeds) == (2.0, None, 1)
+    assert report().label(row) == "a" and report().notes == []
+
+
+def test_a_running_run_has_the_figures_of_its_metrics(make_run: MakeRun) -> None:
+    path = make_run("a", 2.25, "running")
+    (row,) = report().rows
+    assert (row.steps, row.tokens, row.val_loss, row.tokens_per_second) == (10, 1280, 2.25, 512.0)
+    assert row.seconds == pytest.approx(2.5 + 1.25)
+    assert (row.mean, row.status) == (None, "running")
+    for file in path.glob("*.*"):
+        os.utime(file, (0, 0))
+    found = report()
+    assert found.rows[0].status == "running?" and "running?: nothing was written for 15 minutes" in found.notes[0]
+
+
+def test_runs_with_several_tokenizers_are_ranked_by_bits_per_byte(make_run: MakeRun) -> None:
+    make_run("a", 2.0, tokenizer="one")
+    make_run("b", 1.0, tokenizer="two", seed=2, summary={"val_bits_per_byte": 3.0, "data_hash": "e"})
+    found = report()
+    assert found.score == "bits_per_byte" and [row.run.name for row in found.rows] == ["a", "b"]
+    assert "There are 2 tokenizers: losses and perplexities do not compare between them" in found.notes[0]
+    assert found.notes[1] == "There are 2 different texts: compare only runs on the same one."
+
+
+def test_keys_are_short_where_that_is_clear(make_run: MakeRun) -> None:
+    make_run("a", schedule={"min_ratio": 0.1, "steps": 1})
+    make_run("b", schedule={"min_ratio": 0.2, "steps": 2}, budget={"steps": 20})
+    found = report()
+    assert found.keys == {
+        "schedule.min_ratio": "min_ratio",
+        "schedule.steps": "schedule.steps",
+        "budget.steps": "budget.steps",
+    }
+    assert not any("budget" in note for note in found.notes)
