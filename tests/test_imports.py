@@ -37,7 +37,8 @@ MAY_USE = {
     "planning": GROUND | {"model"},
     "config": GROUND | {"tokenizer_options", "model", "optim", "decoding", "data", "training"},
     "messages": GROUND | {"config"},
-    "door": GROUND | {"config", "messages", "rundir"},
+    "sweep": GROUND | {"config", "messages", "training"},
+    "door": GROUND | {"config", "messages", "rundir", "sweep"},
     "sample": GROUND | {"config", "rundir", "decoding", "model", "tokenizers", "explain"},
     "explain": GROUND | {"pages", "rundir", "tokenizers"},
     "evaluation": GROUND | {"config", "rundir", "data", "model", "tokenizers", "tokenizer_options", "pages"},
@@ -50,12 +51,12 @@ MAY_USE = {
 # outside library -> the rooms it may be seen in
 ONLY_IN = {
     "lightning": {"training", "data"},
-    "hydra": {"config", "door", "messages"},
-    "omegaconf": {"config", "door", "messages"},
+    "hydra": {"config", "door", "messages", "sweep"},
+    "omegaconf": {"config", "door", "messages", "sweep"},
     "tiktoken": {"tokenizers"},
     "tiktoken_ext": {"tokenizers", "tokenizer_options"},
     "tokenizers": {"tokenizers", "tokenizer_options", "interop"},
-    "rich": {"training", "sample", "evaluation", "progress", "explain", "tokenize", "audit"},
+    "rich": {"training", "sweep", "sample", "evaluation", "progress", "explain", "tokenize", "audit"},
     "datasets": {"data"},
     "pyarrow": {"data"},
 }

@@ -32,6 +32,8 @@ COMPONENTS = [
     *(Greedy, Sample, TopK, TopP, MinP, Typical, Beam, TrainerConfig, Loggers),
 ]
 
+SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")  # at the end of a run
+
 
 @dataclass
 class Checkpoint:
@@ -61,11 +63,15 @@ class TrainConfig:
     name: str = "run"
     run_dir: str = MISSING
     resume: str | None = None  # a run that goes on in place; its own config is taken, and what is given here changes it
+    resume_sweep: str | None = None  # the directory of a sweep: what is missing of it is run
     init_from: str | None = None  # a run, whose model, weights and tokenizer are taken instead of new ones
+    objective: str = "val/loss"  # what a search (hydra/sweeper=optuna) minimises
     seed: int = 1337
     json: bool = False
 
     def __post_init__(self) -> None:
+        known = f"choose one of {', '.join(SCORES)}"
+        require(self.objective in SCORES, "objective", self.objective, "no such metric", known)
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
         require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
 
@@ -183,16 +189,24 @@ VERB_CONFIGS = {
 
 def register() -> None:
     """Tell Hydra every dataclass, as /schema/<name>: the YAML options start from them."""
-    OmegaConf.register_new_resolver("slug", _slug, replace=True)
-    OmegaConf.register_new_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5, replace=True)
     store = ConfigStore.instance()
     for node in [*COMPONENTS, *VERB_CONFIGS.values()]:
         store.store(group="schema", name=node.__name__, node=node)
 
 
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever is in it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def _slug(text: str) -> str:
     """A text as part of a file name."""
     return re.sub(r"[^\w.,=+-]+", "_", text)[:150]
+
+
+# here, not in register(): a job on another machine begins by importing this module
+OmegaConf.register_new_resolver("slug", _slug, replace=True)
+OmegaConf.register_new_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5, replace=True)
 
 
 def record(config: TrainConfig) -> dict[str, Any]:

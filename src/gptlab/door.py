@@ -21,8 +21,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gptlab.config import conf_dir, register, to_typed
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError
 from gptlab.messages import explain, usage
+from gptlab.sweep.job import follow_the_sweep
+from gptlab.sweep.single import run_one
+from gptlab.sweep.whole import Sweep, exit_code
 
 
 def open_door(
@@ -51,16 +54,15 @@ def open_door(
         codes.append(2)
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: DictConfig) -> float | None:
         """One job; a sweep goes on with the others whatever becomes of it."""
         hydra_config = HydraConfig.get()
         # Lightning starts the other ranks by this line: the one job, never the whole sweep
         sys.argv = [*program, *_config_flags(argv), *hydra_config.overrides.task]
+        if hydra_config.mode == RunMode.MULTIRUN and verb == "train":
+            return run_one(hydra_config, cfg, work)  # unless our launcher has it
         try:
             config = to_typed(cfg, hydra_config.runtime.output_dir)
-            if hydra_config.mode == RunMode.MULTIRUN and verb == "train":
-                devices, why = config.trainer.devices, "a sweep gives each of its jobs one"
-                require(devices in ("auto", 1, "1"), "trainer.devices", devices, why, "leave it out")
             if (answer := work(config)) is not None:
                 swept = hydra_config.mode == RunMode.MULTIRUN and after_sweep is not None
                 answers.append({**answer, "overrides": list(hydra_config.overrides.task)} if swept else answer)
@@ -72,10 +74,15 @@ def open_door(
             codes.append(1)
         finally:
             _remove_if_empty(Path(hydra_config.runtime.output_dir))
+        return None
 
+    sweep = None
     if verb == "train":
+        follow_the_sweep()
         try:
             argv = _resumed(argv)
+            if sweep := Sweep.of(argv):
+                argv = sweep.argv
         except UserError as error:
             mistake(error)
             if as_json:
@@ -86,8 +93,9 @@ def open_door(
     sys.argv = [program[0], *argv]
     with _standard_output_kept_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
         try:
-            job()
-        except (HydraException, OmegaConfBaseException) as error:
+            with sweep.running() if sweep else contextlib.nullcontext():
+                job()
+        except (UserError, HydraException, OmegaConfBaseException) as error:
             mistake(error)
         except KeyboardInterrupt:
             answers.append({"error": "stopped"})
@@ -95,8 +103,13 @@ def open_door(
         done = [answer for answer in answers if "overrides" in answer]
         if after_sweep and done:
             answers.append(after_sweep(done))
-        if as_json and answers:
-            print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}), file=out)
+        answer = answers[0] if len(answers) == 1 else {"runs": answers}
+        if sweep and (results := sweep.results()):
+            sweep.report(results)
+            codes.append(exit_code(results))
+            answer = {"runs": results}
+        if as_json and (answers or sweep):
+            print(json.dumps(answer), file=out)
     return max(codes)
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.text import Text
 
-from gptlab.config import TrainConfig, record
+from gptlab.config import SCORES, TrainConfig, record
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.prepare import prepare
 from gptlab.decoding.decoders import Greedy
@@ -26,9 +26,8 @@ from gptlab.tokenizer_options import Saved
 from gptlab.training import report
 from gptlab.training.callbacks import ProgressBar, Samples, SaveWhenStopped, Speed, checkpoints
 from gptlab.training.module import GPTModule
+from gptlab.training.ranks import SameConfig
 from gptlab.training.resume import checkpoint_of, require_same, samples_until
-
-SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
@@ -61,6 +60,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
     samples = Samples(path, config.sample_prompts, corpus.tokenizer, config.decoder, seed)
     callbacks = [
+        SameConfig(record(whole)),
         *checkpoints(path / "checkpoints", config.checkpoint.every_n_steps),
         samples,
         ProgressBar(console, steps, config.trainer.enable_progress_bar),
