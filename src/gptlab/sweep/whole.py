@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from gptlab.atomic import write_atomically
 from gptlab.config import quoted
@@ -85,12 +86,12 @@ class Sweep:
 
     def report(self, results: list[dict[str, Any]]) -> None:
         """One table of all jobs, what they had in common, and how to run what is missing."""
-        common = set.intersection(*(set(result["overrides"]) for result in results)) if len(results) > 1 else set()
+        fixed = _fixed(self._asked)
         columns = [Column(name, justify="right", no_wrap=True) for name in ("steps", "val loss", "seconds")]
         table = Table("job", Column("overrides", overflow="fold"), "status", *columns)
         for job, result in zip(jobs_in(self.path), results, strict=True):
-            swept = " ".join(o for o in result["overrides"] if o not in common)
-            table.add_row(str(job.num), swept or "-", result["status"], *_figures(result))
+            swept = Text(" ".join(o for o in result["overrides"] if o.partition("=")[0] not in fixed))
+            table.add_row(str(job.num), swept, result["status"], *_figures(result))
         console = Console()
         console.print(table)
         console.print(f"held fixed: {self.budget()}", highlight=False)
