@@ -199,6 +199,13 @@ def quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+def quote_values(overrides: list[str]) -> list[str]:
+    """Hydra takes no `=` in a bare value, but the directories of a sweep have it in their names: run=0-seed=1."""
+    bare = re.compile(r"""(?P<key>[^-=][^=]*)=(?P<value>[^'"()\[\]{}]*=[^'"()\[\]{}]*)""")
+    found = [(bare.fullmatch(override), override) for override in overrides]
+    return [f"{match['key']}={quoted(match['value'])}" if match else override for match, override in found]
+
+
 def _slug(text: str) -> str:
     """A text as part of a file name."""
     return re.sub(r"[^\w.,=+-]+", "_", text)[:150]
@@ -239,7 +246,7 @@ def compose(
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir or conf_dir()), version_base="1.3"):
         search = f"hydra.searchpath=[file://{conf_dir()}]"
-        cfg = hydra_compose(config_name or verb, [*(overrides or []), search], return_hydra_config=True)
+        cfg = hydra_compose(config_name or verb, [*quote_values(overrides or []), search], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     try:
         run_dir = str(Path(cfg.hydra.run.dir).absolute())

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gptlab.config import conf_dir, register, to_typed
+from gptlab.config import conf_dir, quote_values, register, to_typed
 from gptlab.errors import UserError
 from gptlab.messages import explain, usage
 from gptlab.sweep.job import follow_the_sweep
@@ -90,7 +90,7 @@ def open_door(
             return 2
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
-    sys.argv = [program[0], *argv]
+    sys.argv = [program[0], *quote_values(argv)]
     with _standard_output_kept_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
         try:
             with sweep.running() if sweep else contextlib.nullcontext():

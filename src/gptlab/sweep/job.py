@@ -98,7 +98,7 @@ class Job:
         """Let it save what it has learned, and end."""
         assert self._process is not None
         self.stopped = True
-        self._process.terminate()
+        self._process.send_signal(signal.SIGINT)  # the first rank ends the others
 
     def kill(self) -> None:
         """End every process of the job."""
@@ -170,9 +170,11 @@ def follow_the_sweep() -> None:
     if LIFELINE not in os.environ or int(os.environ.get("LOCAL_RANK", 0)):
         return
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the sweep runs in the background
+
     def wait() -> None:
         os.read(0, 1)  # comes back when the other end is closed
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
         time.sleep(GRACE)
         os.killpg(0, signal.SIGKILL)
 

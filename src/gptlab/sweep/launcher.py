@@ -130,12 +130,8 @@ def run_all(waiting: list[tuple[Job, TrainerConfig]], machine: Machine, say: Cal
         while waiting or running:
             while waiting and (env := machine.take(*waiting[0])) is not None:
                 job, _ = waiting.pop(0)
-                how = (
-                    f"goes on in {os.path.relpath(job.path)}"
-                    if job.checkpoint
-                    else f"starts in {os.path.relpath(job.path)}"
-                )
-                say(f"job {job.num} {how}")
+                where = os.path.relpath(job.path)
+                say(f"job {job.num} {'goes on' if job.checkpoint else 'starts'} in {where}")
                 job.start(env)
                 running.append(job)
             time.sleep(0.1)
