@@ -20,6 +20,7 @@ from gptlab.atomic import write_atomically
 from gptlab.config import quoted
 from gptlab.errors import UserError, require
 from gptlab.sweep.job import jobs_in
+from gptlab.training.budget import STEPS
 
 
 class Sweep:
@@ -28,7 +29,7 @@ class Sweep:
     def __init__(self, path: Path, argv: list[str]) -> None:
         self.path = path
         alike = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(_fixed(argv))}]"
-        self.argv = [*argv, f"hydra.sweep.dir={quoted(str(path))}", alike]
+        self.argv = _with(argv, [f"hydra.sweep.dir={quoted(str(path))}", alike])
         self._asked = argv
 
     @classmethod
@@ -57,7 +58,7 @@ class Sweep:
             key, _, value = arg.partition("=")
             why, todo = "would make it another sweep", "leave it out; only hydra.KEY=VALUE and json may be given"
             require(key.startswith("hydra") or key == "json", key, value, why, todo)
-        return cls(path, [*json.loads(file.read_text())["argv"], *more])
+        return cls(path, _with(json.loads(file.read_text())["argv"], more))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -106,7 +107,7 @@ class Sweep:
         given = {tuple((key, value) for key, value in budget.items() if value is not None) for budget in budgets}
         if len(given) != 1:
             return "no budget, the jobs differ in it"
-        return next((f"budget.{key}={value:,}" for key, value in given.pop()), "budget.steps, its default")
+        return next((f"budget.{key}={value:,}" for key, value in given.pop()), f"budget.steps={STEPS}, the default")
 
 
 def exit_code(results: list[dict[str, Any]]) -> int:
@@ -130,6 +131,14 @@ def _fixed(argv: list[str]) -> list[str]:
     except HydraException:
         return []  # Hydra will say so
     return [override.get_key_element() for override in overrides if not override.is_sweep_override()]
+
+
+def _with(argv: list[str], more: list[str]) -> list[str]:
+    """More overrides, after the others: Hydra takes them only in one piece."""
+    takes_a_value = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+    after = [i + 1 for i, arg in enumerate(argv) if "=" in arg and arg[0] != "-" and argv[i - 1] not in takes_a_value]
+    end = max(after, default=len(argv))
+    return [*argv[:end], *more, *argv[end:]]
 
 
 def _last(argv: list[str], key: str) -> str | None:
