@@ -199,11 +199,15 @@ def quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def quote_values(overrides: list[str]) -> list[str]:
+# Hydra's own options that have a value after them
+VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+
+
+def quote_values(argv: list[str]) -> list[str]:
     """Hydra takes no `=` in a bare value, but the directories of a sweep have it in their names: run=0-seed=1."""
     bare = re.compile(r"""(?P<key>[^-=][^=]*)=(?P<value>[^'"()\[\]{}]*=[^'"()\[\]{}]*)""")
-    found = [(bare.fullmatch(override), override) for override in overrides]
-    return [f"{match['key']}={quoted(match['value'])}" if match else override for match, override in found]
+    found = [None if argv[i - 1] in VALUE_FLAGS else bare.fullmatch(arg) for i, arg in enumerate(argv)]
+    return [f"{m['key']}={quoted(m['value'])}" if m else arg for m, arg in zip(found, argv, strict=True)]
 
 
 def _slug(text: str) -> str:

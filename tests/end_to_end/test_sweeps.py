@@ -87,7 +87,9 @@ def test_ranks_with_different_configs_refuse(texts: str, tmp_path: Path) -> None
         assert "error: optimizer.lr=0.002: on rank 1, but 0.001 on rank 0; start all ranks from one saved config" in err
 
 
-@pytest.mark.parametrize(("order", "more"), [("1,2", []), ("2,1", ["hydra/launcher=basic"])])
+@pytest.mark.parametrize(
+    ("order", "more"), [("1,2", ["hydra.launcher.jobs_per_device=2"]), ("2,1", ["hydra/launcher=basic"])]
+)
 def test_each_job_has_its_own_number_of_processes(texts: str, order: str, more: list[str]) -> None:
     runs = sweep("-m", *tiny_overrides(texts), f"trainer.devices={order}", *more)
     assert [re.findall(r"on (\d) x cpu", said(run)) for run in runs] == [[n] for n in order.split(",")]

@@ -28,7 +28,8 @@ class Job:
     """Job `num` of a sweep in directory `path`. `prepare` it, then `start` it, and ask `running` until it says no."""
 
     def __init__(self, path: Path, num: int, overrides: list[str]) -> None:
-        self.path, self.num, self.overrides = path, num, overrides
+        self.path, self.num = path, num
+        self.overrides = [o for o in overrides if not o.startswith("json=")]  # not about the run
         self.stopped = False  # by us
         self._process: subprocess.Popen[bytes] | None = None
 

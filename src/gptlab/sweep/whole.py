@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gptlab.atomic import write_atomically
-from gptlab.config import quoted
+from gptlab.config import VALUE_FLAGS, quoted
 from gptlab.errors import UserError, require
 from gptlab.sweep.job import jobs_in
 from gptlab.training.budget import STEPS
@@ -135,8 +135,7 @@ def _fixed(argv: list[str]) -> list[str]:
 
 def _with(argv: list[str], more: list[str]) -> list[str]:
     """More overrides, after the others: Hydra takes them only in one piece."""
-    takes_a_value = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
-    after = [i + 1 for i, arg in enumerate(argv) if "=" in arg and arg[0] != "-" and argv[i - 1] not in takes_a_value]
+    after = [i + 1 for i, arg in enumerate(argv) if "=" in arg and arg[0] != "-" and argv[i - 1] not in VALUE_FLAGS]
     end = max(after, default=len(argv))
     return [*argv[:end], *more, *argv[end:]]
 
