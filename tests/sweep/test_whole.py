@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.errors import MissingConfigException
 
 from gptlab.cli import main
 from gptlab.errors import UserError
+from gptlab.messages import EXTRAS, explain
 from gptlab.sweep.whole import Sweep, exit_code
 from tests.conftest import tiny_overrides
 
@@ -75,6 +77,12 @@ def test_a_mistake_in_all_of_a_sweep(
 def test_a_mistake_leaves_nothing_behind(texts: str) -> None:
     assert main(["train", "-m", *tiny_overrides(texts), "model=nano,huge"]) == 2
     assert not list(Path("outputs").rglob("*"))
+
+
+@pytest.mark.parametrize(("option", "extra"), list(EXTRAS.items()))
+def test_what_is_not_installed(option: str, extra: str) -> None:
+    error = MissingConfigException("", missing_cfg_file=option.replace("=", "/"), options=["basic"])
+    assert explain(error, []) == f"{option}: is not installed; pip install 'gptlab[{extra}]'"
 
 
 def test_the_exit_code_tells() -> None:
