@@ -67,6 +67,7 @@ def test_a_random_search_gives_both_ranks_one_config(texts: str) -> None:
         assert again is not None and run["val_loss"] == pytest.approx(again["val_loss"], abs=2e-6)
     best = yaml.safe_load(next(Path("outputs/multirun").rglob("optimization_results.yaml")).read_text())
     assert best["best_value"] == min(run["val_loss"] for run in finite)
+    assert sweep(f"resume_sweep={Path(runs[0]['run_dir']).parent}", code=1) == runs  # draws the same, runs nothing
 
 
 def test_ranks_with_different_configs_refuse(texts: str, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ def test_only_a_multirun_is_a_sweep() -> None:
     sweep = Sweep.of(["-m", "seed=1,2", "model=nano"])
     assert sweep is not None and sweep.path.parts[:2] == ("outputs", "multirun")
     assert sweep.argv[-1] == "hydra.job.config.override_dirname.exclude_keys=[model]"
+    twice = Sweep.of(["-m", "seed=5", "model=nano", "seed=1,2"])  # the last one counts
+    assert twice is not None and twice.argv[-1] == sweep.argv[-1]
 
 
 @pytest.mark.parametrize("argv", [["seed=1,2", "-m"], ["-m", "-cd", "a=b", "seed=1,2", "--config-name", "c"], ["-m"]])

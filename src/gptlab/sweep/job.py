@@ -127,7 +127,7 @@ class Job:
         noted, summary = self._read("job.json"), self._read("summary.json")
         error = noted.get("refused") or noted.get("error")
         status = "refused" if "refused" in noted else summary.get("status", "failed" if error else "waiting")
-        result = {**summary, "status": status, "overrides": self.overrides, "run_dir": str(self.path)}
+        result = {**summary, "status": status, "overrides": self.overrides, "run_dir": str(self.path.resolve())}
         return {**result, "error": error} if error else result
 
     def objective(self, metric: str) -> float:

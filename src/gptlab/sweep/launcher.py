@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,9 +30,9 @@ def launch(
     waiting: list[tuple[Job, TrainerConfig]] = []
     for _, job, wanted in prepared:
         if wanted is None:
-            print(f"job {job.num} is refused: {job.result()['error']}")
+            _say(f"job {job.num} is refused: {job.result()['error']}")
         elif job.finished:
-            print(f"job {job.num} has finished before")
+            _say(f"job {job.num} has finished before")
         else:
             waiting.append((job, wanted.trainer))
     run_all(waiting, machine)
@@ -123,7 +123,7 @@ def threads(processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(min(share, int(os.environ.get("OMP_NUM_THREADS", share))))}
 
 
-def run_all(waiting: list[tuple[Job, TrainerConfig]], machine: Machine, say: Callable[[str], None] = print) -> None:
+def run_all(waiting: list[tuple[Job, TrainerConfig]], machine: Machine) -> None:
     """Run the jobs in their order, as many at a time as there are places for. Ctrl-C ends them all."""
     running: list[Job] = []
     try:
@@ -131,14 +131,14 @@ def run_all(waiting: list[tuple[Job, TrainerConfig]], machine: Machine, say: Cal
             while waiting and (env := machine.take(*waiting[0])) is not None:
                 job, _ = waiting.pop(0)
                 where = os.path.relpath(job.path)
-                say(f"job {job.num} {'goes on' if job.checkpoint else 'starts'} in {where}")
+                _say(f"job {job.num} {'goes on' if job.checkpoint else 'starts'} in {where}")
                 job.start(env)
                 running.append(job)
             time.sleep(0.1)
             for job in [job for job in running if not job.running()]:
                 running.remove(job)
                 machine.give_back(job)
-                say(f"job {job.num} {_outcome(job)}")
+                _say(f"job {job.num} {_outcome(job)}")
     except BaseException:
         end_all(running)
         raise
@@ -157,6 +157,10 @@ def end_all(jobs: list[Job]) -> None:
         for job in jobs:
             job.kill()
             job.running()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # a sweep may run for days into a file
 
 
 def _outcome(job: Job) -> str:

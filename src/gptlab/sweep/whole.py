@@ -130,7 +130,8 @@ def _fixed(argv: list[str]) -> list[str]:
         overrides = OverridesParser.create().parse_overrides([arg for arg in argv if "=" in arg and arg[0] != "-"])
     except HydraException:
         return []  # Hydra will say so
-    return [override.get_key_element() for override in overrides if not override.is_sweep_override()]
+    swept = {override.get_key_element(): override.is_sweep_override() for override in overrides}  # the last one counts
+    return [key for key, is_swept in swept.items() if not is_swept]
 
 
 def _with(argv: list[str], more: list[str]) -> list[str]:
