@@ -100,6 +100,10 @@ def open_door(
         except KeyboardInterrupt:
             answers.append({"error": "stopped"})
             codes.append(1)
+        except Exception as error:  # of a launcher: the jobs that have ended are still told
+            traceback.print_exc()
+            answers.append({"error": f"{type(error).__name__}: {error}"})
+            codes.append(1)
         done = [answer for answer in answers if "overrides" in answer]
         if after_sweep and done:
             answers.append(after_sweep(done))
@@ -107,7 +111,7 @@ def open_door(
         if sweep and (results := sweep.results()):
             sweep.report(results)
             codes.append(exit_code(results))
-            answer = {"runs": results}
+            answer = {"runs": results, **(answers[0] if answers else {})}
         if as_json and (answers or sweep):
             print(json.dumps(answer), file=out)
     return max(codes)

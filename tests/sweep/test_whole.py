@@ -76,6 +76,21 @@ def test_a_mistake_in_all_of_a_sweep(
     assert not list(Path().rglob("summary.json"))
 
 
+def test_a_launcher_that_breaks_leaves_a_table(
+    texts: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("the cluster is on fire")
+
+    monkeypatch.setattr("gptlab.sweep.launcher.run_all", broken)
+    assert main(["train", "-m", *tiny_overrides(texts), "seed=1,2", "json=true"]) == 1
+    out, err = capfd.readouterr()
+    answer = json.loads(out)
+    assert [run["status"] for run in answer["runs"]] == ["waiting", "waiting"]
+    assert answer["error"] == "RuntimeError: the cluster is on fire"
+    assert "held fixed: budget.steps=6" in err
+
+
 def test_a_mistake_leaves_nothing_behind(texts: str) -> None:
     assert main(["train", "-m", *tiny_overrides(texts), "model=nano,huge"]) == 2
     assert not list(Path("outputs").rglob("*"))
@@ -101,6 +116,7 @@ def test_the_exit_code_tells() -> None:
         ([{"tokens": 1e6, "steps": None}] * 2, "budget.tokens=1,000,000.0"),
         ([{"flops": 1e15}, {"flops": 2e15}], "no budget, the jobs differ in it"),
         ([{"steps": 5}, {"tokens": 5}], "no budget, the jobs differ in it"),
+        ([], "nothing, no job has begun"),
         ([{"steps": None}], "budget.steps=900, the default"),
     ],
 )

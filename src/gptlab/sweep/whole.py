@@ -106,7 +106,7 @@ class Sweep:
         budgets = [yaml.safe_load(file.read_text())["budget"] for file in files if file.is_file()]
         given = {tuple((key, value) for key, value in budget.items() if value is not None) for budget in budgets}
         if len(given) != 1:
-            return "no budget, the jobs differ in it"
+            return "no budget, the jobs differ in it" if given else "nothing, no job has begun"
         return next((f"budget.{key}={value:,}" for key, value in given.pop()), f"budget.steps={STEPS}, the default")
 
 
