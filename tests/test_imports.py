@@ -41,7 +41,8 @@ MAY_USE = {
     "planning": GROUND | {"model"},
     "config": GROUND | {"tokenizer_options", "model", "optim", "decoding", "data", "training"},
     "messages": GROUND | {"config"},
-    "door": GROUND | {"config", "messages", "rundir", "launch"},
+    "sweep": GROUND | {"config", "messages", "training"},
+    "door": GROUND | {"config", "messages", "rundir", "launch", "sweep"},
     "sample": GROUND | {"config", "rundir", "decoding", "model", "tokenizers", "explain"},
     "explain": GROUND | {"pages", "rundir", "tokenizers"},
     "evaluation": GROUND
@@ -56,12 +57,12 @@ MAY_USE = {
 # outside library -> the rooms it may be seen in
 ONLY_IN = {
     "lightning": {"training", "data", "launch"},
-    "hydra": {"config", "door", "messages"},
-    "omegaconf": {"config", "door", "messages"},
+    "hydra": {"config", "door", "messages", "sweep"},
+    "omegaconf": {"config", "door", "messages", "sweep"},
     "tiktoken": {"tokenizers"},
     "tiktoken_ext": {"tokenizers", "tokenizer_options"},
     "tokenizers": {"tokenizers", "tokenizer_options", "interop"},
-    "rich": {"training", "sample", "evaluation", "reporting", "progress", "explain", "tokenize", "audit"},
+    "rich": {"training", "sweep", "sample", "evaluation", "reporting", "progress", "explain", "tokenize", "audit"},
     "scipy": {"evaluation"},
     "matplotlib": {"reporting"},
     "datasets": {"data"},

@@ -32,6 +32,8 @@ COMPONENTS = [
     *(Greedy, Sample, TopK, TopP, MinP, Typical, Beam, TrainerConfig, Loggers),
 ]
 
+SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")  # at the end of a run
+
 
 ON_NAN = ("stop", "skip", "rewind")
 
@@ -70,15 +72,19 @@ class TrainConfig:
     name: str = "run"
     run_dir: str = MISSING
     resume: str | None = None  # a run that goes on in place, by its own config and what is given here; or auto
+    resume_sweep: str | None = None  # the directory of a sweep: what is missing of it is run
     compile: bool = False  # torch.compile
     ema: float | None = None  # decay of averaged weights, e.g. 0.999, which are then what is validated and saved
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
     spike_sigmas: float = 8.0  # report steps whose loss is so many robust standard deviations up; 0 turns it off
     init_from: str | None = None  # a run, whose model, weights and tokenizer are taken instead of new ones
+    objective: str = "val/loss"  # what a search (hydra/sweeper=optuna) minimises
     seed: int = 1337
     json: bool = False
 
     def __post_init__(self) -> None:
+        known = f"choose one of {', '.join(SCORES)}"
+        require(self.objective in SCORES, "objective", self.objective, "no such metric", known)
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
         require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
         require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")
@@ -268,16 +274,35 @@ VERB_CONFIGS = {
 
 def register() -> None:
     """Tell Hydra every dataclass, as /schema/<name>: the YAML options start from them."""
-    OmegaConf.register_new_resolver("slug", _slug, replace=True)
-    OmegaConf.register_new_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5, replace=True)
     store = ConfigStore.instance()
     for node in [*COMPONENTS, *VERB_CONFIGS.values()]:
         store.store(group="schema", name=node.__name__, node=node)
 
 
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever is in it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+# Hydra's own options that have a value after them
+VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+
+
+def quote_values(argv: list[str]) -> list[str]:
+    """Hydra takes no `=` in a bare value, but the directories of a sweep have it in their names: run=0-seed=1."""
+    bare = re.compile(r"""(?P<key>[^-=][^=]*)=(?P<value>[^'"()\[\]{}]*=[^'"()\[\]{}]*)""")
+    found = [None if argv[i - 1] in VALUE_FLAGS else bare.fullmatch(arg) for i, arg in enumerate(argv)]
+    return [f"{m['key']}={quoted(m['value'])}" if m else arg for m, arg in zip(found, argv, strict=True)]
+
+
 def _slug(text: str) -> str:
     """A text as part of a file name."""
     return re.sub(r"[^\w.,=+-]+", "_", text)[:150]
+
+
+# here, not in register(): a job on another machine begins by importing this module
+OmegaConf.register_new_resolver("slug", _slug, replace=True)
+OmegaConf.register_new_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5, replace=True)
 
 
 def record(config: TrainConfig) -> dict[str, Any]:
@@ -310,7 +335,7 @@ def compose(
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir or conf_dir()), version_base="1.3"):
         search = f"hydra.searchpath=[file://{conf_dir()}]"
-        cfg = hydra_compose(config_name or verb, [*(overrides or []), search], return_hydra_config=True)
+        cfg = hydra_compose(config_name or verb, [*quote_values(overrides or []), search], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     try:
         run_dir = str(Path(cfg.hydra.run.dir).absolute())

@@ -20,10 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gptlab.config import conf_dir, register, to_typed
-from gptlab.errors import RunFailed, UserError, require
+from gptlab.config import conf_dir, quote_values, register, to_typed
+from gptlab.errors import RunFailed, UserError
 from gptlab.launch import Crew, place
 from gptlab.messages import explain, usage
+from gptlab.sweep.job import follow_the_sweep
+from gptlab.sweep.single import run_one
+from gptlab.sweep.whole import Sweep, exit_code
 
 
 def open_door(
@@ -54,18 +57,15 @@ def open_door(
         codes.append(2)
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: DictConfig) -> float | None:
         """One job; a sweep goes on with the others whatever becomes of it."""
         hydra_config = HydraConfig.get()
         # Lightning starts the other ranks by this line: the one job, never the whole sweep
         sys.argv = [*program, *_config_flags(argv), *hydra_config.overrides.task]
+        if hydra_config.mode == RunMode.MULTIRUN and verb == "train":
+            return run_one(hydra_config, cfg, work)  # unless our launcher has it
         try:
             config = to_typed(cfg, hydra_config.runtime.output_dir)
-            if hydra_config.mode == RunMode.MULTIRUN and verb == "train":
-                why = f"a sweep's jobs have one process each, and {crew.size} are started"
-                require(crew.size == 1, "hydra.mode", "MULTIRUN", why, "start it without torchrun or srun")
-                devices, why = config.trainer.devices, "a sweep gives each of its jobs one"
-                require(devices in ("auto", 1, "1"), "trainer.devices", devices, why, "leave it out")
             if crew.rank == 0 and crew.size > 1 and not config.resume:
                 from gptlab.rundir import RunDir
 
@@ -88,7 +88,11 @@ def open_door(
             codes.append(1)
         finally:
             _remove_if_empty(Path(hydra_config.runtime.output_dir))
+        return None
 
+    sweep = None
+    if verb == "train":
+        follow_the_sweep()
     if crew.rank:
         argv, code = crew.orders()
         if code is not None:
@@ -96,6 +100,10 @@ def open_door(
     elif verb == "train":
         try:
             argv = _resumed(argv)
+            if sweep := Sweep.of(argv):
+                argv = sweep.argv
+                why = f"a sweep starts its jobs itself, and {crew.size} processes are started"
+                require(crew.size == 1, "hydra.mode", "MULTIRUN", why, "start it without torchrun or srun")
         except UserError as error:
             mistake(error)
             crew.dismiss(2)
@@ -104,22 +112,32 @@ def open_door(
             return 2
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
-    sys.argv = [program[0], *argv]
+    sys.argv = [program[0], *quote_values(argv)]
     with _standard_output_kept_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
         try:
-            job()
-        except (HydraException, OmegaConfBaseException) as error:
+            with sweep.running() if sweep else contextlib.nullcontext():
+                job()
+        except (UserError, HydraException, OmegaConfBaseException) as error:
             mistake(error)
         except KeyboardInterrupt:
             answers.append({"error": "stopped"})
+            codes.append(1)
+        except Exception as error:  # of a launcher: the jobs that have ended are still told
+            traceback.print_exc()
+            answers.append({"error": f"{type(error).__name__}: {error}"})
             codes.append(1)
         finally:
             crew.dismiss(max(codes))
         done = [answer for answer in answers if "overrides" in answer]
         if after_sweep and done:
             answers.append(after_sweep(done))
-        if as_json and answers and crew.rank == 0:
-            print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}), file=out)
+        answer = answers[0] if len(answers) == 1 else {"runs": answers}
+        if sweep and (results := sweep.results()):
+            sweep.report(results)
+            codes.append(exit_code(results))
+            answer = {"runs": results, **(answers[0] if answers else {})}
+        if as_json and (answers or sweep) and crew.rank == 0:
+            print(json.dumps(answer), file=out)
     return max(codes)
 
 

@@ -12,6 +12,13 @@ from omegaconf.errors import ConfigKeyError, ValidationError
 from gptlab.config import VERB_CONFIGS, conf_dir
 from gptlab.errors import UserError
 
+# options that come with an extra
+EXTRAS = {
+    "hydra/sweeper=optuna": "sweep",
+    "hydra/launcher=submitit_slurm": "slurm",
+    "hydra/launcher=submitit_local": "slurm",
+}
+
 
 def usage(verb: str) -> str:
     """What a verb takes: its groups with their options, and its plain keys with their defaults."""
@@ -48,6 +55,8 @@ def explain(error: Exception, argv: list[str]) -> str:
     if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = sorted(error.options or [])
+        if extra := EXTRAS.get(f"{group}={option}"):
+            return f"{group}={option}: is not installed; pip install 'gptlab[{extra}]'"
         return f"{group or 'config'}={option}: no such option{_closest(option, options)}; choose {_any_of(options)}"
     if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "full_key", None):
         key = str(cause.full_key)  # type: ignore[union-attr]

@@ -136,7 +136,7 @@ class GPTModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm, and keep it and the rate. Lightning's own refuses fused optimizers with bf16-mixed."""
+        """Clip by the global norm, and keep it and the rate. Lightning's own refuses fused ones under autocast."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping

@@ -1,9 +1,15 @@
-"""What the processes of a run agree on."""
+"""What the processes of a run agree on: one config, and when to stop."""
 
+import hashlib
+import json
 from typing import Any
 
+import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+
+from gptlab.errors import UserError
 
 
 class Ranks:
@@ -20,3 +26,35 @@ class Ranks:
         said = torch.tensor([int(flag)])
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group)
         return bool(said)
+
+
+class SameConfig(Callback):
+    """Every rank sends the hash of its config to every other; if one has another, all refuse to go on, by name."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = flat(config)
+        self.sha256 = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size == 1 or len(set(_gather(self.sha256))) == 1:
+            return
+        first, *others = _gather(self.config)
+        rank, other = next((i, other) for i, other in enumerate(others, 1) if other != first)
+        key = next(key for key in [*first, *other] if first.get(key) != other.get(key))
+        why = f"on rank {rank}, but {first.get(key)} on rank 0"
+        raise UserError(key, other.get(key), why, "start all ranks from one saved config")
+
+
+def flat(config: dict[str, Any], above: str = "") -> dict[str, str]:
+    """Every value as text, under its full key."""
+    rows: dict[str, str] = {}
+    for key, value in config.items():
+        rows |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": str(value)}
+    return rows
+
+
+def _gather(mine: Any) -> list[Any]:
+    """What every rank has."""
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found

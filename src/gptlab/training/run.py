@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.text import Text
 
-from gptlab.config import TrainConfig, record
+from gptlab.config import SCORES, TrainConfig, record
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.prepare import Corpus, prepare
 from gptlab.decoding.decoders import Greedy
@@ -32,7 +32,7 @@ from gptlab.training.callbacks import ProgressBar, Samples, Speed
 from gptlab.training.checkpoints import Checkpoints, best
 from gptlab.training.module import GPTModule, NotFinite
 from gptlab.training.objective import Objective
-from gptlab.training.ranks import Ranks
+from gptlab.training.ranks import Ranks, SameConfig
 from gptlab.training.resume import checkpoint_of, require_same, samples_until, unfinished
 from gptlab.training.sharding import ShardedGPTModule
 from gptlab.training.stopping import StopsWhenAsked, requeue
@@ -48,7 +48,6 @@ ADVICE = (
     "It is recommended to use `self.log",
     "Total length of .* across ranks is zero",
 )
-SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
@@ -92,6 +91,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     checkpoints = Checkpoints(path / "checkpoints", every.every_n_steps, every.every_n_minutes, every.keep_last, ranks)
     stops = StopsWhenAsked(checkpoints, ranks, config.trainer.max_minutes)
     callbacks = [
+        SameConfig(record(whole)),
         speed,
         Trouble(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
         best(path / "checkpoints"),

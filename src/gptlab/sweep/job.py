@@ -1,0 +1,195 @@
+"""One job of a sweep: its own directory, its own saved config, its own processes.
+
+Its directory is that of a run, with two files more: job.json (its overrides, and what went wrong) and job.log (all that
+it printed).
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from gptlab.atomic import write_atomically
+from gptlab.config import TrainConfig, quoted, record
+from gptlab.errors import UserError, require
+
+GRACE = 30  # seconds that a stopped job has to save what it learned
+LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
+
+
+class Job:
+    """Job `num` of a sweep in directory `path`. `prepare` it, then `start` it, and ask `running` until it says no."""
+
+    def __init__(self, path: Path, num: int, overrides: list[str]) -> None:
+        self.path, self.num = path, num
+        self.overrides = [o for o in overrides if not o.startswith("json=")]  # not about the run
+        self.stopped = False  # by us
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.result()["status"] == "finished"
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where an unfinished job is to go on."""
+        path = self.path / "checkpoints/last.ckpt"
+        return path if path.is_file() else None
+
+    def prepare(self, config: TrainConfig) -> None:
+        """Write down what is to be run. A job that an earlier start of the sweep began is kept if it got anywhere."""
+        import yaml  # omegaconf's own
+
+        require(config.resume is None, "resume", config.resume, "a sweep makes new runs", "see resume_sweep=DIR")
+        own = Path(config.run_dir).resolve() == self.path.resolve()
+        require(own, "run_dir", config.run_dir, "each job of a sweep has a directory of its own", "leave it out")
+        self._own()
+        if self.finished or self.checkpoint:
+            return
+        for name in ("summary.json", "metrics.csv", "samples.md"):
+            (self.path / name).unlink(missing_ok=True)
+        config_yaml = yaml.safe_dump(record(config), sort_keys=False)
+        write_atomically(self.path / "config.yaml", config_yaml.encode())
+        self._note()
+
+    def refuse(self, why: str) -> None:
+        """A mistake in what was asked: recorded, never started."""
+        self._own()
+        self._note(refused=why)
+
+    def fail(self, why: str) -> None:
+        """A failure in mid-run."""
+        self._note(error=why)
+
+    def start(self, env: dict[str, str] | None = None) -> None:
+        """A fresh process tree that knows nothing but the job's saved config; `env` goes over this environment."""
+        path = str(self.path.resolve())
+        command = [sys.executable, "-m", "gptlab.cli", "train", "--config-dir", path, "--config-name", "config"]
+        command.append(f"hydra.run.dir={quoted(path)}")
+        if self.checkpoint:
+            command.append(f"resume={quoted(str(self.checkpoint.resolve()))}")
+        with (self.path / "job.log").open("ab") as log:
+            _take(log.fileno(), self.path)
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **(env or {}), LIFELINE: "1"},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a process group of its own
+            )
+
+    def running(self) -> bool:
+        """Whether the job goes on; of one that has ended nothing is left, and its directory says how it ended."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            return True
+        self.kill()
+        self.ended(self._process.returncode)
+        return False
+
+    def stop(self) -> None:
+        """Let it save what it has learned, and end."""
+        assert self._process is not None
+        self.stopped = True
+        self._process.send_signal(signal.SIGINT)  # the first rank ends the others
+
+    def kill(self) -> None:
+        """End every process of the job."""
+        assert self._process is not None and self._process.stdin is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process.stdin.close()
+
+    def ended(self, code: int) -> None:
+        """Record how. What a process that was killed could not write is written for it."""
+        summary = self._read("summary.json")
+        if summary.get("status") == "running":
+            summary["status"] = "stopped" if self.stopped else "failed"
+            write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        if code == 0 or self.stopped:
+            self._note()
+        elif code == 2:
+            self.refuse(self._last_words().removeprefix("error: "))
+        else:
+            self.fail(f"killed by {signal.Signals(-code).name}" if code < 0 else self._last_words())
+
+    def result(self) -> dict[str, Any]:
+        """The job's summary and overrides; `status` is a run's, `waiting` or `refused`; `error` says why."""
+        noted, summary = self._read("job.json"), self._read("summary.json")
+        error = noted.get("refused") or noted.get("error")
+        status = "refused" if "refused" in noted else summary.get("status", "failed" if error else "waiting")
+        result = {**summary, "status": status, "overrides": self.overrides, "run_dir": str(self.path.resolve())}
+        return {**result, "error": error} if error else result
+
+    def objective(self, metric: str) -> float:
+        """What a search minimises: a metric, or infinity for a job that has none (Optuna 2.10 does not survive NaN)."""
+        result = self.result()
+        value = result.get(metric.replace("/", "_"))
+        return math.inf if value is None or result["status"] != "finished" else float(value)
+
+    def _own(self) -> None:
+        """Never touch what another sweep or run has left here."""
+        noted = self._read("job.json")
+        ours = noted["overrides"] == self.overrides if noted else not (self.path / "summary.json").exists()
+        why, todo = (
+            f"{self.path.name} there is another run",
+            "a search goes on only with a seed; or give a new directory",
+        )
+        require(ours, "hydra.sweep.dir", self.path.parent, why, todo)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        read: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return read
+
+    def _note(self, **outcome: str) -> None:
+        note = {"job": self.num, "overrides": self.overrides, **outcome}
+        write_atomically(self.path / "job.json", (json.dumps(note, indent=2) + "\n").encode())
+
+    def _last_words(self) -> str:
+        lines = (self.path / "job.log").read_text(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "said nothing")
+
+
+def jobs_in(folder: Path) -> list[Job]:
+    """The jobs of a sweep's directory, in their order."""
+    notes = [(path.parent, json.loads(path.read_text())) for path in folder.glob("*/job.json")]
+    return sorted((Job(path, note["job"], note["overrides"]) for path, note in notes), key=lambda job: job.num)
+
+
+def follow_the_sweep() -> None:
+    """In a job: when the sweep that started it is gone, save and end, and leave no process behind."""
+    if LIFELINE not in os.environ or int(os.environ.get("LOCAL_RANK", 0)):
+        return
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the sweep runs in the background
+
+    def wait() -> None:
+        os.read(0, 1)  # comes back when the other end is closed
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(GRACE)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _take(log: int, path: Path) -> None:
+    """Wait until no process of an earlier start writes to this log; the lock is handed down with it."""
+    import fcntl  # not on Windows, where there are no process groups either
+
+    for _ in range(10 * (GRACE + 5)):
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
+    raise UserError("resume_sweep", path.parent, f"{path.name} is still running", "stop it first")

@@ -1,0 +1,171 @@
+"""What the launcher of `train -m` does: every job in processes of its own, packed on the devices of this machine."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from gptlab.config import TrainConfig, to_typed
+from gptlab.errors import require
+from gptlab.messages import explain
+from gptlab.sweep.job import GRACE, Job
+from gptlab.training.trainer import TrainerConfig
+
+
+def launch(
+    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int, per_device: int
+) -> list[JobReturn]:
+    """Run the jobs of these overrides, numbered from `first`; each returns its objective."""
+    require(per_device >= 1, "hydra.launcher.jobs_per_device", per_device, "must be at least 1", "try 1 or 2")
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    machine = Machine(per_device, gpus())
+    prepared = [_prepare(context, config, list(o), first + i, machine) for i, o in enumerate(job_overrides)]
+    waiting: list[tuple[Job, TrainerConfig]] = []
+    for _, job, wanted in prepared:
+        if wanted is None:
+            _say(f"job {job.num} is refused: {job.result()['error']}")
+        elif job.finished:
+            _say(f"job {job.num} has finished before")
+        else:
+            waiting.append((job, wanted.trainer))
+    run_all(waiting, machine)
+    for ret, job, wanted in prepared:
+        ret.status = JobStatus.COMPLETED
+        ret.return_value = job.objective(wanted.objective if wanted else "")
+    return [ret for ret, _, _ in prepared]
+
+
+def _prepare(
+    context: HydraContext, config: DictConfig, overrides: list[str], num: int, machine: "Machine"
+) -> tuple[JobReturn, Job, TrainConfig | None]:
+    """Compose a job's config and write it down; None if something is wrong with it."""
+    cfg = context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(cfg):
+        cfg.hydra.job.id = cfg.hydra.job.num = num
+    jobs: list[Job] = []
+
+    def prepare(cfg: DictConfig) -> TrainConfig:
+        hydra_config = HydraConfig.get()
+        jobs.append(Job(Path(hydra_config.runtime.output_dir), num, list(hydra_config.overrides.task)))
+        typed: TrainConfig = to_typed(cfg, hydra_config.runtime.output_dir)
+        machine.devices(typed.trainer)
+        jobs[0].prepare(typed)
+        return typed
+
+    ret = run_job(
+        task_function=prepare,
+        config=cfg,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=context,
+    )
+    if ret.status == JobStatus.FAILED:
+        jobs[0].refuse(explain(ret._return_value, overrides))
+        return ret, jobs[0], None
+    return ret, jobs[0], ret.return_value
+
+
+class Machine:
+    """What of this machine is taken: each GPU has `places` jobs, and so have the cores where no GPU is used."""
+
+    def __init__(self, places: int, gpus: list[str]) -> None:
+        self.places, self.gpus = places, gpus
+        self._taken: dict[Job, list[str]] = {}
+
+    def devices(self, trainer: TrainerConfig) -> tuple[int, bool]:
+        """How many devices a job wants, and whether they are GPUs; `auto` is one."""
+        on_gpu = bool(self.gpus) and trainer.accelerator in ("auto", "gpu", "cuda")
+        wanted = str(trainer.devices)
+        why, todo = "a sweep chooses the devices of its jobs", "give their number"
+        require(wanted == "auto" or wanted.isdecimal(), "trainer.devices", wanted, why, todo)
+        why, todo = "the jobs of a sweep share this machine", "see hydra/launcher=submitit_slurm"
+        require(trainer.num_nodes == 1, "trainer.num_nodes", trainer.num_nodes, why, todo)
+        number, most = 1 if wanted == "auto" else int(wanted), len(self.gpus)
+        why = f"this machine has {most} GPUs"
+        require(not on_gpu or number <= most, "trainer.devices", number, why, f"choose up to {most}")
+        return number, on_gpu
+
+    def take(self, job: Job, trainer: TrainerConfig) -> dict[str, str] | None:
+        """The environment in which the job has its devices for itself; None as long as there are none."""
+        number, on_gpu = self.devices(trainer)
+        taken = [place for places in self._taken.values() for place in places]
+        every = self.gpus if on_gpu else ["cores"]
+        free = sorted((place for place in every if taken.count(place) < self.places), key=taken.count)
+        if len(free) < (number if on_gpu else 1):
+            return None
+        self._taken[job] = free[:number] if on_gpu else free
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self._taken[job])} if on_gpu else threads(self.places * number)
+
+    def give_back(self, job: Job) -> None:
+        del self._taken[job]
+
+
+def gpus() -> list[str]:
+    """The names of the GPUs that we may use, as CUDA_VISIBLE_DEVICES has them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(i) for i in range(torch.cuda.device_count())]
+    return visible.split(",")[: len(names)] if visible else names
+
+
+def threads(processes: int) -> dict[str, str]:
+    """The cores shared by so many processes; one process alone decides for itself."""
+    if processes == 1:
+        return {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // processes)
+    return {"OMP_NUM_THREADS": str(min(share, int(os.environ.get("OMP_NUM_THREADS", share))))}
+
+
+def run_all(waiting: list[tuple[Job, TrainerConfig]], machine: Machine) -> None:
+    """Run the jobs in their order, as many at a time as there are places for. Ctrl-C ends them all."""
+    running: list[Job] = []
+    try:
+        while waiting or running:
+            while waiting and (env := machine.take(*waiting[0])) is not None:
+                job, _ = waiting.pop(0)
+                where = os.path.relpath(job.path)
+                _say(f"job {job.num} {'goes on' if job.checkpoint else 'starts'} in {where}")
+                job.start(env)
+                running.append(job)
+            time.sleep(0.1)
+            for job in [job for job in running if not job.running()]:
+                running.remove(job)
+                machine.give_back(job)
+                _say(f"job {job.num} {_outcome(job)}")
+    except BaseException:
+        end_all(running)
+        raise
+
+
+def end_all(jobs: list[Job]) -> None:
+    """Let them save, and see to it that nothing of them is left."""
+    for job in jobs:
+        job.stop()
+    deadline = time.monotonic() + GRACE
+    try:
+        while jobs and time.monotonic() < deadline:
+            jobs = [job for job in jobs if job.running()]
+            time.sleep(0.1)
+    finally:  # a second Ctrl-C does not wait
+        for job in jobs:
+            job.kill()
+            job.running()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # a sweep may run for days into a file
+
+
+def _outcome(job: Job) -> str:
+    result = job.result()
+    loss = result.get("val_loss")
+    if "error" in result:
+        return f"{result['status']}: {result['error']}; see {os.path.relpath(job.path / 'job.log')}"
+    return result["status"] + (f", val loss {loss:.3f}" if loss is not None else ", val loss not finite")

@@ -1,0 +1,24 @@
+"""The launcher of `gptlab train -m`, here because Hydra takes plugins only from this package. Every program that uses
+Hydra imports this file, so it imports next to nothing."""
+
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class LocalLauncher(Launcher):
+    """Runs the jobs of a sweep, `jobs_per_device` at a time on each GPU, or on all cores where there is none."""
+
+    def __init__(self, jobs_per_device: int = 1) -> None:
+        self.jobs_per_device = jobs_per_device
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from gptlab.sweep.launcher import launch
+
+        return launch(self.hydra_context, self.config, job_overrides, initial_job_idx, self.jobs_per_device)
