@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gptlab.config import conf_dir, quote_values, register, to_typed
-from gptlab.errors import RunFailed, UserError
+from gptlab.errors import RunFailed, UserError, require
 from gptlab.launch import Crew, place
 from gptlab.messages import explain, usage
 from gptlab.sweep.job import follow_the_sweep

@@ -170,7 +170,10 @@ def test_a_late_rank_has_the_run_directory_of_rank_0(texts: str) -> None:
 
 def test_a_sweep_has_no_place_among_several_processes(texts: str) -> None:
     done = run([*TORCHRUN, *CLI, "-m", *tiny_overrides(texts), "optimizer.lr=1e-3"], code=1)
-    assert done.stderr.count("error: hydra.mode=MULTIRUN: a sweep starts its jobs itself, and 2 processes are started") == 1
+    assert (
+        done.stderr.count("error: hydra.mode=MULTIRUN: a sweep starts its jobs itself, and 2 processes are started")
+        == 1
+    )
 
 
 @pytest.mark.slurm

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
@@ -110,6 +109,8 @@ class Machine:
 def gpus() -> list[str]:
     """The names of the GPUs that we may use, as CUDA_VISIBLE_DEVICES has them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    import torch
+
     names = [str(i) for i in range(torch.cuda.device_count())]
     return visible.split(",")[: len(names)] if visible else names
 
