@@ -54,13 +54,15 @@ def test_speed_counts_training_time_only(monkeypatch: pytest.MonkeyPatch) -> Non
     now = 100.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
     speed = Speed(tokens_per_step=10, waited=lambda: (now - 100) / 4)
+    speed.share_per_token = 0.03
     speed.on_train_start(trainer(), module)
     for step, seconds in enumerate([1.0, 2.0], start=1):
         now += seconds
         state = trainer(global_step=step)
         module._trainer = state
         speed.on_train_batch_end(state, module, None, None, step - 1)
-    assert logged == [{"train/tokens_per_second": pytest.approx(20 / 3), "train/data_wait": pytest.approx(1 / 4)}]
+    figures = {"train/tokens_per_second": pytest.approx(20 / 3), "train/mfu": pytest.approx(0.2)}
+    assert logged == [figures | {"train/data_wait": pytest.approx(1 / 4)}]
     now += 1000  # a long validation
     speed.on_validation_end(state, module)
     now += 1

@@ -24,7 +24,7 @@ from tests.conftest import ROOT, tiny_overrides
 
 Tiny = Callable[..., TrainConfig]
 RUN = ["model.dropout=0.2", "budget.steps=12", "checkpoint.every_n_steps=3", "data.micro_batch_size=2"]
-TIMED = {"train/tokens_per_second", "train/data_wait"}
+TIMED = {"train/tokens_per_second", "train/mfu", "train/data_wait"}
 
 
 def resumed(run: Path, *more: str) -> dict[str, Any]:

@@ -44,7 +44,14 @@ def test_what_is_logged(tiny: Tiny, tmp_path: Path) -> None:
     summary = train(tiny())
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     scalars = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    train_tags = {"train/loss", "train/tokens_per_second", "train/data_wait", "optim/lr", "optim/grad_norm"}
+    train_tags = {
+        "train/loss",
+        "train/tokens_per_second",
+        "train/mfu",
+        "train/data_wait",
+        "optim/lr",
+        "optim/grad_norm",
+    }
     val_tags = {"val/loss", "val/perplexity", "val/bits_per_byte"}
     assert set(scalars) == train_tags | val_tags
     assert all(scalars[tag] == [2, 4, 6] for tag in train_tags)

@@ -20,11 +20,13 @@ from gptlab.training.module import GPTModule
 
 
 class Speed(Callback):
-    """Training tokens per second of training time: validation, samples and checkpoints of others do not count; and the
-    share of that time in which the loop waited for data. With them the module logs what else it knows of training."""
+    """Training tokens per second of training time: validation, samples and checkpoints of others do not count; model
+    FLOPs utilization (Chowdhery et al. 2022); and the share of that time in which the loop waited for data. With them
+    the module logs what else it knows of training."""
 
     def __init__(self, tokens_per_step: int, waited: Callable[[], float] = lambda: 0.0) -> None:
         self.tokens_per_step, self.waited = tokens_per_step, waited  # waited: seconds for data so far
+        self.share_per_token = 0.0  # of the FLOPs that all devices could do in a second
         self.seconds = 0.0  # in training so far
         self.steps = 0
         self._since = (0.0, 0, 0.0)  # (seconds, steps, seconds waited) at the last log
@@ -54,8 +56,9 @@ class Speed(Callback):
         if pl_module.logs_after(batch_idx):
             seconds, steps, waited = self._since
             tokens, passed = (self.steps - steps) * self.tokens_per_step, self.seconds - seconds
-            figures = {"train/tokens_per_second": tokens / passed, "train/data_wait": (self.waited() - waited) / passed}
-            pl_module.log_training(figures)
+            speed = tokens / passed
+            figures = {"train/tokens_per_second": speed, "train/mfu": speed * self.share_per_token}
+            pl_module.log_training(figures | {"train/data_wait": (self.waited() - waited) / passed})
             self._since = (self.seconds, self.steps, self.waited())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -14,6 +14,7 @@ from gptlab.config import TrainConfig
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.prepare import Corpus
 from gptlab.training.budget import Plan
+from gptlab.training.peak import Peak
 
 
 def header(
@@ -24,6 +25,7 @@ def header(
     plan: Plan,
     trainer: L.Trainer,
     datamodule: TextDataModule,
+    peak: Peak,
 ) -> None:
     """Say what is about to be trained, on what, and where it will be."""
     model, parts = config.model, corpus.manifest
@@ -38,6 +40,7 @@ def header(
         "budget": str(plan),
         "batch": f"{config.data.batch_size} x {model.block_size} tokens a step on "
         f"{trainer.world_size} x {trainer.strategy.root_device.type}, {config.trainer.precision}",
+        "peak": f"{peak.flops / 1e12:.3g} TFLOP/s a device ({peak.source}), for train/mfu",
         "run": _near(config.run_dir),
     }
     grid = Table.grid(padding=(0, 2))

@@ -32,6 +32,7 @@ from gptlab.training.callbacks import ProgressBar, Samples, Speed
 from gptlab.training.checkpoints import Checkpoints, best
 from gptlab.training.module import GPTModule, NotFinite
 from gptlab.training.objective import Objective
+from gptlab.training.peak import peak_of
 from gptlab.training.ranks import Ranks, SameConfig
 from gptlab.training.resume import checkpoint_of, require_same, samples_until, unfinished
 from gptlab.training.sharding import ShardedGPTModule
@@ -125,7 +126,9 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         if before and resumed is not None:
             samples_until(before.path / "samples.md", path / "samples.md", resumed)
             console.print(f"going on after step {resumed:,}")
-        report.header(console, config, corpus, parameters, plan, trainer, datamodule)
+        peak = peak_of(trainer.strategy.root_device, bf16="bf16" in config.trainer.precision)
+        speed.share_per_token = flops / (peak.flops * trainer.world_size)
+        report.header(console, config, corpus, parameters, plan, trainer, datamodule, peak)
 
     start, train_loss, status = time.perf_counter(), None, "failed"
     try:
