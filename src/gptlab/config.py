@@ -74,6 +74,7 @@ class TrainConfig:
     resume: str | None = None  # a run that goes on in place, by its own config and what is given here; or auto
     resume_sweep: str | None = None  # the directory of a sweep: what is missing of it is run
     compile: bool = False  # torch.compile
+    loss: str = "full"  # full | chunked: the logits of 1,024 positions at a time; less memory, more time
     ema: float | None = None  # decay of averaged weights, e.g. 0.999, which are then what is validated and saved
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
     spike_sigmas: float = 8.0  # report steps whose loss is so many robust standard deviations up; 0 turns it off
@@ -88,12 +89,16 @@ class TrainConfig:
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
         require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
         require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")
+        there = self.loss in ("full", "chunked")
+        require(there, "loss", self.loss, "no such option", "choose one of full, chunked")
         require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
         require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
         if self.trainer.sharded:
             muon = isinstance(self.optimizer, Muon)
             require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")
             require(self.ema is None, "ema", self.ema, "cannot average sharded weights", "leave it out")
+            chunked = self.loss == "chunked"
+            require(not chunked, "loss", "chunked", "needs the head whole, fsdp shards it", "leave it out")
             auto = self.data.micro_batch_size == "auto"
             require(not auto, "data.micro_batch_size", "auto", "cannot try out a sharded model", "give a number")
 

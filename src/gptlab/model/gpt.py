@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from gptlab.errors import require
@@ -72,7 +74,11 @@ class GPT(nn.Module):
             nn.init.normal_(layer.proj.weight, std=std)
 
     def forward(self, idx: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """`documents` (B, T) numbers the documents of each row: no position then attends to another one's.
+        return self.logits(self.hidden(idx, documents, cache))
+
+    def hidden(self, idx: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """What the head reads, (B, T, C). `documents` (B, T) numbers the documents of each row: no position then
+        attends to another one's.
 
         With a `cache`, `idx` are the tokens that follow what it holds; it then holds them too.
         """
@@ -97,19 +103,31 @@ class GPT(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
             ins = (x, turn, bias, cache, layer)
-            x = checkpoint(block, *ins, use_reentrant=False) if recompute else block(*ins)
+            x = recomputed(block, *ins) if recompute else block(*ins)
         if cache is not None:
             cache.length += T
             x = x[:, -1:]  # only the last position's prediction is new
-        logits = self.lm_head(self.ln_f(x))
-        if config.logit_softcap:
-            logits = config.logit_softcap * torch.tanh(logits / config.logit_softcap)
+        return self.ln_f(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., C) -> (..., V)."""
+        logits: Tensor = self.lm_head(hidden)
+        if cap := self.config.logit_softcap:
+            logits = cap * torch.tanh(logits / cap)
         return logits
 
     def new_cache(self, batch: int, size: int, padding: Tensor | None = None) -> KVCache:
         """Room for `size` tokens of each row."""
         config = self.config
         return KVCache(config.n_layer, config.kv_heads, config.head_dim, batch, size, self.wte.weight, padding)
+
+
+def recomputed(module: nn.Module, *inputs: Any) -> Any:
+    """`module(*inputs)` which the backward pass computes again, by the weights of now should they be swapped."""
+    swapped: dict[str, Any] = {name: p for name, p in module.named_parameters() if not p.is_leaf}
+    if swapped:
+        return checkpoint(lambda *ins: functional_call(module, swapped, ins), *inputs, use_reentrant=False)
+    return checkpoint(module, *inputs, use_reentrant=False)
 
 
 def read_by_document(gpt: Callable[..., Tensor], x: Tensor, separator: int | None) -> Tensor:

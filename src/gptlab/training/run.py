@@ -189,7 +189,8 @@ def as_module(config: TrainConfig, gpt: GPT, corpus: Corpus, steps: int) -> GPTM
     trainer = config.trainer
     gpt.recompute = trainer.activation_checkpointing
     separator = corpus.tokenizer.eot if config.data.mask_documents else None
-    objective = Objective(gpt, separator, None if trainer.sharded else trainer.compute_dtype)
+    dtype = None if trainer.sharded else trainer.compute_dtype
+    objective = Objective(gpt, separator, dtype, chunked=config.loss == "chunked")
     if config.compile:
         needs = "needs a C++ compiler on a CPU"
         found = torch.cuda.is_available() or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
