@@ -171,9 +171,11 @@ class RunDir:
         """`running`, `finished`, `stopped` or `failed`."""
         return str(self.summary().get("status"))
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        content = json.dumps({**summary, "layout": LAYOUT}, indent=2) + "\n"
-        write_atomically(self.path / "summary.json", content.encode())
+    def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Returns what is written: the summary, and the layout that it is written in."""
+        summary = {**summary, "layout": LAYOUT}
+        write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        return summary
 
     def hold(self) -> BaseFileLock:
         """Keep others from going on with this run; the lock ends with its process."""

@@ -56,7 +56,7 @@ def test_a_random_search_gives_both_ranks_one_config(texts: str) -> None:
     search = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1"]
     search += ["hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3", "hydra.launcher.jobs_per_device=3"]
     rates = "optimizer.lr=tag(log, interval(1e-8, 1e30))"
-    runs = sweep("-m", *tiny_overrides(texts), *search, "trainer.devices=2", rates, code=1)
+    runs = sweep("-m", *tiny_overrides(texts), *search, "trainer.devices=2", "on_nan=skip", rates, code=1)
     assert all("on 2 x cpu" in said(run) and run["status"] == "finished" for run in runs)
     assert len({run["overrides"][0] for run in runs}) == 3  # three rates were drawn
     finite = [run for run in runs if run["val_loss"] is not None]
@@ -102,7 +102,7 @@ def test_each_job_has_its_own_number_of_processes(texts: str, order: str, more: 
 def test_a_sweep_goes_on_whatever_becomes_of_a_job(texts: str) -> None:
     """One job has NaN losses, one crashes of them, one is a mistake; the good one comes last."""
     jobs = ["optimizer.lr=3e30,1e-3", "trainer.detect_anomaly=false,true", "hydra.launcher.jobs_per_device=2"]
-    nan, crashed, good, _ = sweep("-m", *tiny_overrides(texts), *jobs, code=1)
+    nan, crashed, good, _ = sweep("-m", *tiny_overrides(texts), *jobs, "on_nan=skip", code=1)
     assert (nan["status"], nan["val_loss"]) == ("finished", None)
     assert crashed["status"] == "failed" and "nan" in crashed["error"]
     assert "Traceback" in said({"run_dir": crashed["run_dir"]})
@@ -134,7 +134,7 @@ def test_a_killed_sweep_goes_on(texts: str) -> None:
     os.killpg(int(job.name), signal.SIGKILL)
     wait_for(lambda: not processes_in(folder.resolve()), 40)
     status = json.loads((folder / "1-seed=2/summary.json").read_text())["status"]
-    assert status == "running"  # it could not say
+    assert status in ("running", "stopped")  # the kill came before the job had seen that its sweep is gone, or after
     untouched = (folder / "0-seed=1/summary.json").stat().st_mtime_ns
     runs = sweep(f"resume_sweep={folder}")
     assert [run["status"] for run in runs] == ["finished", "finished"]

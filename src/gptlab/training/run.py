@@ -164,7 +164,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             "run_dir": str(path),
         }
         if trainer.is_global_zero:
-            run.write_summary(summary)
+            summary = run.write_summary(summary)
             lock.release()
             if stops.why == "SIGUSR1":
                 requeue()
