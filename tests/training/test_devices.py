@@ -117,11 +117,11 @@ def test_what_bf16_true_computes() -> None:
     seen = set()
     gpt.blocks[0].mlp.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     x, y = torch.randint(11, (2, 2, 8))
-    Objective(gpt, dtype=torch.bfloat16)(x, y).backward()
+    Objective(gpt, dtype=torch.bfloat16)(x, y).sum().backward()
     low = {name: p.grad for name, p in gpt.named_parameters()}
     gpt.zero_grad()
     assert seen == {torch.bfloat16}
-    Objective(gpt)(x, y).backward()
+    Objective(gpt)(x, y).sum().backward()
     for name, p in gpt.named_parameters():
         assert low[name].dtype == torch.float32
         assert (low[name] - p.grad).norm() < 0.05 * p.grad.norm(), name

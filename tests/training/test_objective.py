@@ -21,7 +21,7 @@ torch.manual_seed(0)
 gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=16, block_size=1024, vocab_size=int(sys.argv[2])))
 x, y = torch.randint(100, (2, 8, 1024))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-Objective(gpt, chunked=sys.argv[1] == "chunked")(x, y).backward()
+Objective(gpt, chunked=sys.argv[1] == "chunked")(x, y).sum().backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
@@ -41,7 +41,7 @@ def test_in_chunks_it_is_the_same(
     for chunked in (False, True):
         gpt.zero_grad()
         loss = Objective(gpt, separator, dtype, chunked)(x, y)
-        loss.backward()
+        loss.sum().backward()
         found.append([loss.detach(), *(p.grad for p in gpt.parameters())])
     for one, other in zip(*found, strict=True):
         assert one is not None and (one - other).norm() <= (1e-5 if dtype is None else 0.05) * one.norm()
@@ -61,7 +61,7 @@ def test_all_at_once(dtype: torch.dtype | None, compiled: bool) -> None:
         objective = Objective(gpt, None, dtype, chunked=not plain)
         if compiled and not plain:
             objective.compile()
-        objective(x, y).backward()
+        objective(x, y).sum().backward()
         found.append([p.grad.clone() for p in gpt.parameters() if p.grad is not None])
     assert len(found[0]) == len(found[1]) == len(list(gpt.parameters()))
     for one, other in zip(*found, strict=True):

@@ -75,7 +75,7 @@ def tries(trainer: L.Trainer, module: GPTModule, size: int, block_size: int) -> 
     module.gpt.train()
     try:
         with trainer.precision_plugin.forward_context():
-            loss = module.objective(ids, ids)
+            loss = module.objective(ids, ids).sum()
         loss.backward()
     except torch.OutOfMemoryError:
         return False

@@ -192,4 +192,4 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def _loss(objective: Objective, batch: Batch) -> float:
-    return objective(*batch).item() / int((batch[1] >= 0).sum())
+    return objective(*batch).sum().item() / int((batch[1] >= 0).sum())

@@ -59,13 +59,13 @@ class GPTModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The share of one micro-batch in the mean next-token loss of its whole step, in nats per token (J&M eq. 10.5):
         their mean over micro-batches and ranks is exact however many targets each of them has."""
-        loss: Tensor = self.objective(*batch) / self._data().targets_of(self.global_step + 1)
+        loss: Tensor = self.objective(*batch).sum() / self._data().targets_of(self.global_step + 1)
         self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y = batch
-        self._val.append(torch.stack([self.objective(x, y), (y != IGNORE).sum().float()]))
+        self._val.append(torch.stack([self.objective(x, y).sum(), (y != IGNORE).sum().float()]))
 
     def on_train_start(self) -> None:
         """The rate of this config: a checkpoint remembers the one of the config it was made with."""

@@ -11,7 +11,7 @@ CHUNK = 1024  # positions whose logits are in memory at once
 
 
 class Objective(nn.Module):
-    """Next-token loss of ids x, y (B, T), summed over all targets, in nats.
+    """Next-token loss of ids x, y (B, T) at each target, (B, T), in nats; 0 where there is none.
 
     With a `dtype` the model computes in it, by copies of its weights that are rounded anew for every pass; the weights
     themselves, their gradients and the optimizer's state stay in fp32 (master weights: Micikevicius et al. 2018). A
@@ -48,11 +48,11 @@ class _Loss(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.chunked:
-            return nats(read_by_document(self.gpt, x, self.separator).float(), y, reduction="sum")
+            return nats(read_by_document(self.gpt, x, self.separator).float(), y, reduction="none").view_as(y)
         hidden = read_by_document(self.gpt.hidden, x, self.separator)
         pieces = zip(hidden.flatten(0, 1).split(CHUNK), y.flatten().split(CHUNK), strict=True)  # type: ignore[no-untyped-call]
         of_chunk = _OfChunk(self.gpt)  # no part of this module: swapping its weights must meet each of them once
-        return torch.stack([recomputed(of_chunk, *piece) for piece in pieces]).sum()
+        return torch.cat([recomputed(of_chunk, *piece) for piece in pieces]).view_as(y)
 
 
 class _OfChunk(nn.Module):
@@ -63,4 +63,4 @@ class _OfChunk(nn.Module):
         self.gpt = gpt
 
     def forward(self, hidden: Tensor, y: Tensor) -> Tensor:
-        return nats(self.gpt.logits(hidden)[None].float(), y[None], reduction="sum")
+        return nats(self.gpt.logits(hidden)[None].float(), y[None], reduction="none")
