@@ -10,7 +10,7 @@ IGNORE = -100  # a target that counts in no loss: padding
 
 
 def nats(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of logits (B, T, V) against ids y (B, T) in nats: mean per token, sum, or none: (B T,); IGNORE is left out."""
+    """Cross-entropy of logits (B, T, V) against ids y (B, T) in nats: mean, sum, or none: (B T,). IGNORE counts nothing."""
     return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction=reduction)
 
 
