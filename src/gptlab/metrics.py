@@ -20,7 +20,7 @@ class Score:
 
     nats: float
     tokens: int
-    bytes: int
+    bytes: float
 
     @property
     def loss(self) -> float:

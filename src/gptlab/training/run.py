@@ -28,6 +28,7 @@ from gptlab.rundir import RunDir
 from gptlab.tokenizer_options import Saved
 from gptlab.training import report
 from gptlab.training.batching import LargestThatFits, micro_batches, use
+from gptlab.training.board import Board
 from gptlab.training.callbacks import ProgressBar, Samples, Speed
 from gptlab.training.checkpoints import Checkpoints, best
 from gptlab.training.module import GPTModule, NotFinite
@@ -93,6 +94,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     callbacks = [
         SameConfig(record(whole)),
         speed,
+        Board(record(whole), steps),
+        *config.callbacks.build(),
         Trouble(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
         best(path / "checkpoints"),
         checkpoints,
@@ -103,7 +106,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         *([LargestThatFits(console)] if config.data.micro_batch_size == "auto" else []),
     ]
     trainer = config.trainer.build(
-        steps, config.logger.build(path, resumed, before.path if before else None), callbacks, path
+        steps, config.logger.build(path, config.name, resumed, before.path if before else None), callbacks, path
     )
     val_every = min(config.trainer.val_every_n_steps, steps)
     trainer.val_check_interval, datamodule.steps = val_every, steps
@@ -202,10 +205,23 @@ def as_module(config: TrainConfig, gpt: GPT, corpus: Corpus, steps: int) -> GPTM
         config.logger.every_n_steps,
         config.seed,
         config.on_nan,
+        bytes_per_token(corpus),
     )
+    if config.compile:
+        module.losses = torch.compile(module.losses)
     if isinstance(module, ShardedGPTModule):
         module.dtype_of_blocks = trainer.compute_dtype
     return module
+
+
+def bytes_per_token(corpus: Corpus) -> float:
+    """What a training token spells in the mean, by the weights of the sources; of tokens whose text is not known, what
+    a held-out one does."""
+    parts = [source["train"] for source in corpus.manifest.get("sources", {"": corpus.manifest}).values()]
+    if any(part["bytes"] is None for part in parts):
+        parts = [corpus.manifest["val"]] * len(parts)
+    spelled = [part["bytes"] / part["tokens"] for part in parts]
+    return sum(w * each for w, each in zip(corpus.weights, spelled, strict=True)) / sum(corpus.weights)
 
 
 def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
