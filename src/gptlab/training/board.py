@@ -1,6 +1,7 @@
 """What a dashboard shows besides curves: the config, HParams, shared charts, loss by position, norms and weights."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -32,10 +34,11 @@ NOT_ASKED = ("defaults", "run_dir", "resume", "resume_sweep", "json", "logger", 
 
 
 class Board(Callback):
-    """Tells the loggers what was asked (`config`, as config.yaml has it), and TensorBoard how to show it."""
+    """Tells the loggers what was asked (`config`, as config.yaml has it), and TensorBoard how to show it: by which
+    `metrics` runs are compared, and which keys are `swept`."""
 
-    def __init__(self, config: dict[str, Any], steps: int) -> None:
-        self.config, self.steps = config, steps
+    def __init__(self, config: dict[str, Any], steps: int, metrics: Sequence[str], swept: Sequence[str] = ()) -> None:
+        self.config, self.steps, self.metrics, self.swept = config, steps, metrics, swept
         self._laid_out = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -43,7 +46,9 @@ class Board(Callback):
 
         asked = flat({key: value for key, value in self.config.items() if key not in NOT_ASKED})
         for writer in writers(trainer):
-            _, begin, _ = _session(asked)  # without the list of all keys TensorBoard shows those that differ
+            experiment, begin, _ = _session(asked, self.metrics)
+            _say_what_differs(experiment, self.swept)
+            _write(writer, experiment)
             _write(writer, begin)
             text = yaml.safe_dump(self.config, sort_keys=False)
             writer.add_text("config", "\n".join("    " + line for line in text.splitlines()), trainer.global_step)
@@ -60,7 +65,7 @@ class Board(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for writer in writers(trainer):
             if trainer.global_step == self.steps:  # the first status that it reads is the one TensorBoard keeps
-                _write(writer, _session({})[2])
+                _write(writer, _session({}, ())[2])
 
     def _lay_out(self, writer: SummaryWriter, logged: set[str]) -> None:
         """The charts of what is logged, once there is something of training too: none is empty."""
@@ -150,10 +155,19 @@ def _whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def _session(asked: dict[str, Any]) -> Any:
+def _session(asked: dict[str, Any], metrics: Sequence[str]) -> Any:
     """TensorBoard's summaries of an experiment, and of the begin and the (good) end of a run in it."""
     summaries: Any = hparams
-    return summaries(asked, {})
+    return summaries(asked, dict.fromkeys(metrics, math.nan))
+
+
+def _say_what_differs(experiment: Any, swept: Sequence[str]) -> None:
+    """Swept keys, or all of a swept group, come first in TensorBoard's table."""
+    plugin = experiment.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = any(info.name == key or info.name.startswith(f"{key}.") for key in swept)
+    plugin.content = data.SerializeToString()
 
 
 def _write(writer: SummaryWriter, summary: Any) -> None:

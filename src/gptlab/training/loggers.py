@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import require
 
@@ -65,16 +66,27 @@ class Loggers:
             loggers.append(self._mlflow(run_dir, title))
         return loggers
 
-    def _mlflow(self, run_dir: Path, title: str) -> Logger:
-        import os
+    def close(self, good: bool) -> None:
+        """End what would else go on into the next run of this process."""
+        if self.wandb:
+            import wandb
 
+            wandb.finish(exit_code=0 if good else 1)
+
+    def _mlflow(self, run_dir: Path, title: str) -> Logger:
         from lightning.pytorch.loggers import MLFlowLogger
         from lightning.pytorch.utilities import rank_zero_only
 
-        uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('outputs/mlflow.db')}"
+        uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
         note = run_dir / "mlflow_run_id"  # a resumed run finds itself again
         known = note.read_text() if note.exists() else None
-        logger = MLFlowLogger(self.project, title, uri, run_id=known)
+
+        class MLFlow(MLFlowLogger):
+            def log_hyperparams(self, params: Any) -> None:
+                if known is None:  # else it has them, and MLflow lets none be changed
+                    super().log_hyperparams(params)
+
+        logger = MLFlow(self.project, title, uri, run_id=known)
         if known is None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             Path("outputs").mkdir(exist_ok=True)
             run_dir.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """A training run, top to bottom."""
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -94,7 +95,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     callbacks = [
         SameConfig(record(whole)),
         speed,
-        Board(record(whole), steps),
+        Board(record(whole), steps, list(dict.fromkeys([config.objective, *SCORES])), swept(path)),
         *config.callbacks.build(),
         Trouble(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
         best(path / "checkpoints"),
@@ -163,6 +164,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             "name": config.name,
             "run_dir": str(path),
         }
+        config.logger.close(status == "finished")
         if trainer.is_global_zero:
             run.write_summary(summary)
             lock.release()
@@ -229,6 +231,13 @@ def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
     asked = config.model.vocab_size
     require(asked in (0, n_vocab), "model.vocab_size", asked, f"but the tokenizer has {n_vocab} tokens", "leave it out")
     return dataclasses.replace(config.model, vocab_size=n_vocab)
+
+
+def swept(run_dir: Path) -> list[str]:
+    """The keys that a sweep has chosen for this run."""
+    note = run_dir / "job.json"
+    overrides = json.loads(note.read_text())["overrides"] if note.exists() else []
+    return [override.partition("=")[0].lstrip("+") for override in overrides]
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
