@@ -61,10 +61,11 @@ def test_what_was_asked_is_in_hparams_and_as_text(tiny: Tiny, tmp_path: Path) ->
 
 
 def test_what_a_sweep_has_chosen_comes_first(tiny: Tiny, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/job.json").write_text('{"overrides": ["optimizer.lr=0.1", "+schedule=cosine"]}')
-    train(tiny("objective=val/perplexity"))
-    about = board(tmp_path / "run").SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
+    job = tmp_path / "3-optimizer.lr=0.1,schedule=cosine"
+    job.mkdir()
+    (job / "job.json").write_text("{}")
+    train(tiny("objective=val/perplexity", f"run_dir={job}"))
+    about = board(job).SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
     experiment = metadata.parse_experiment_plugin_data(about)
     differ = {info.name for info in experiment.hparam_infos if info.differs}
     assert {"optimizer.lr", "schedule.warmup_steps"} <= differ and not any(name.startswith("model") for name in differ)

@@ -1,7 +1,6 @@
 """A training run, top to bottom."""
 
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -234,10 +233,9 @@ def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
 
 
 def swept(run_dir: Path) -> list[str]:
-    """The keys that a sweep has chosen for this run."""
-    note = run_dir / "job.json"
-    overrides = json.loads(note.read_text())["overrides"] if note.exists() else []
-    return [override.partition("=")[0].lstrip("+") for override in overrides]
+    """The keys that a sweep has chosen for this run: a job's directory is named by them."""
+    named = run_dir.name.partition("-")[2] if (run_dir / "job.json").exists() else ""
+    return [choice.partition("=")[0] for choice in named.split(",") if choice]
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
