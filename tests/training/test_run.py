@@ -44,7 +44,15 @@ def test_what_is_logged(tiny: Tiny, tmp_path: Path) -> None:
     summary = train(tiny())
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     scalars = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    train_tags = {"train/loss", "train/tokens_per_second", "train/data_wait", "optim/lr", "optim/grad_norm"}
+    train_tags = {
+        "train/loss",
+        "train/perplexity",
+        "train/bits_per_byte",
+        "train/tokens_per_second",
+        "train/data_wait",
+        "optim/lr",
+        "optim/grad_norm",
+    }
     val_tags = {"val/loss", "val/perplexity", "val/bits_per_byte"}
     assert set(scalars) == train_tags | val_tags
     assert all(scalars[tag] == [2, 4, 6] for tag in train_tags)
@@ -60,7 +68,7 @@ def test_samples_at_every_validation(tiny: Tiny, tmp_path: Path) -> None:
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## step 3", "## step 6"]
     assert text.count("    the cat") == 2
     tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["tensors"]
-    assert tags == ["samples/0/text_summary"]
+    assert "samples/0/text_summary" in events.Tags()["tensors"]
 
 
 @pytest.mark.parametrize(("steps", "validated"), [(2, [2]), (3, [3]), (5, [3, 5])])
