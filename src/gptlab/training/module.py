@@ -104,7 +104,7 @@ class GPTModule(L.LightningModule):
         loss = sum(losses) / len(losses)
         score = Score(loss, 1, self.bytes_per_token)
         scores = {"train/perplexity": score.perplexity, "train/bits_per_byte": score.bits_per_byte}
-        self.record({"train/loss": loss, **scores, **self._step, **more})
+        self._record({"train/loss": loss, **scores, **self._step, **more})
 
     def _mean_losses(self) -> Tensor:
         """Of each whole step since the last log, over micro-batches and ranks."""
@@ -124,7 +124,7 @@ class GPTModule(L.LightningModule):
         self.val_by_position = by_position[0] / by_position[1]
         total_nats, tokens = by_position.sum(1).tolist()
         score = Score(total_nats, int(tokens), self.val_bytes)
-        self.record(
+        self._record(
             {
                 "val/loss": score.loss,
                 "val/perplexity": score.perplexity,
@@ -132,7 +132,7 @@ class GPTModule(L.LightningModule):
             }
         )
 
-    def record(self, metrics: dict[str, Any]) -> None:
+    def _record(self, metrics: dict[str, Any]) -> None:
         """To the loggers by step, without Lightning's `epoch`; to callbacks (checkpoints, progress) by name."""
         metrics = {key: float(value) for key, value in metrics.items()}
         self.log_dict(metrics, logger=False, rank_zero_only=False, sync_dist=False)
