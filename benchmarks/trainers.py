@@ -24,6 +24,7 @@ from gptlab.metrics import nats
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
+from gptlab.training.memory import keep_freed_pages
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -75,6 +76,7 @@ def prepare_task(folder: str, *overrides: str) -> dict[str, Any]:
 
 def bare(task: Task, options: str) -> dict[str, list[float]]:
     """gptlab's GPT with neither Lightning nor Hydra; in bf16 with fp32 masters, as `trainer.precision=bf16-true`."""
+    keep_freed_pages()  # as `gptlab train` does
     gpt = task.gpt()
     mixed = options != "fp32"
     keeper = task.gpt() if mixed else gpt  # of the weights that the optimizer moves
@@ -82,10 +84,14 @@ def bare(task: Task, options: str) -> dict[str, list[float]]:
     if mixed:
         gpt.bfloat16()
     params, masters = list(gpt.parameters()), list(keeper.parameters())
-    compiled = torch.compile(gpt) if options.endswith("compile") else gpt
+
+    def objective(x: Tensor, y: Tensor) -> Tensor:
+        return nats(gpt(x).float(), y)
+
+    compiled = torch.compile(objective) if options.endswith("compile") else objective
 
     def step(x: Tensor, y: Tensor) -> Tensor:
-        loss = nats(compiled(x).float(), y)
+        loss = compiled(x, y)
         loss.backward()
         if mixed:
             for master, p in zip(masters, params, strict=True):

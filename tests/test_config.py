@@ -10,7 +10,8 @@ import yaml
 from gptlab.config import TrainConfig, compose, conf_dir, quote_values, quoted, record
 from gptlab.decoding.decoders import Greedy, TopK
 
-GROUPS = ["model", "data", "tokenizer", "optimizer", "schedule", "decoder", "trainer", "logger", "experiment"]
+GROUPS = ["model", "data", "tokenizer", "optimizer", "schedule", "decoder", "trainer", "logger"]
+GROUPS += ["callbacks", "experiment", "debug"]
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
 
 
@@ -30,8 +31,16 @@ def test_the_groups_hold_what_they_promise() -> None:
     assert {option for group, option in OPTIONS if group == "data"} >= {"bundled", "text", "shakespeare", "verdict"}
     assert {option for group, option in OPTIONS if group == "tokenizer"} >= {"bpe", "gpt2", "char", "byte"}
     assert {option for group, option in OPTIONS if group == "decoder"} >= {"greedy", "sample", "top_k", "top_p"}
-    assert {option for group, option in OPTIONS if group == "trainer"} >= {"default", "cpu", "gpu", "ddp", "debug"}
-    assert {option for group, option in OPTIONS if group == "logger"} >= {"tensorboard", "csv", "none"}
+    assert {option for group, option in OPTIONS if group == "trainer"} >= {"default", "cpu", "gpu", "ddp"}
+    assert {option for group, option in OPTIONS if group == "logger"} >= {
+        "tensorboard",
+        "csv",
+        "none",
+        "wandb",
+        "mlflow",
+    }
+    assert {option for group, option in OPTIONS if group == "callbacks"} == {"none", "monitor"}
+    assert {option for group, option in OPTIONS if group == "debug"} == {"fast", "overfit", "profile", "nan"}
     assert {option for group, option in OPTIONS if group == "experiment"} >= {"shakespeare_char", "verdict", "book_ch5"}
 
 

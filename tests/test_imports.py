@@ -65,6 +65,7 @@ ONLY_IN = {
     "rich": {"training", "sweep", "sample", "evaluation", "reporting", "progress", "explain", "tokenize", "audit"},
     "scipy": {"evaluation"},
     "matplotlib": {"reporting"},
+    "wandb": {"training"},
     "datasets": {"data"},
     "pyarrow": {"data"},
 }

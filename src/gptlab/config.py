@@ -22,14 +22,15 @@ from gptlab.optim.optimizers import SGD, Adafactor, Adam, AdamW, Lion, Muon
 from gptlab.optim.schedules import WSD, Constant, Cosine, InverseSqrt, Linear
 from gptlab.tokenizer_options import BPE, Byte, Char, JSONFile, OpenAI, Saved
 from gptlab.training.budget import Budget
-from gptlab.training.trainer import Loggers, TrainerConfig
+from gptlab.training.loggers import Loggers, Monitor
+from gptlab.training.trainer import TrainerConfig
 
 # the options of a group may be of several classes; the annotation of such a field is Any
 COMPONENTS = [
     *(GPTConfig, Bundled, Files, Download, Hub, Mixture, TokenFiles),
     *(BPE, OpenAI, Char, Byte, JSONFile, Saved),
     *(AdamW, Adam, SGD, Lion, Adafactor, Muon, Constant, Cosine, Linear, WSD, InverseSqrt),
-    *(Greedy, Sample, TopK, TopP, MinP, Typical, Beam, TrainerConfig, Loggers),
+    *(Greedy, Sample, TopK, TopP, MinP, Typical, Beam, TrainerConfig, Loggers, Monitor),
 ]
 
 SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")  # at the end of a run
@@ -66,6 +67,7 @@ class TrainConfig:
     decoder: Any = MISSING  # draws the samples in training
     trainer: TrainerConfig = MISSING
     logger: Loggers = MISSING
+    callbacks: Monitor = field(default_factory=Monitor)  # what else is looked at
     budget: Budget = field(default_factory=Budget)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sample_prompts: list[str] = field(default_factory=list)
@@ -294,7 +296,9 @@ VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "
 
 
 def quote_values(argv: list[str]) -> list[str]:
-    """Hydra takes no `=` in a bare value, but the directories of a sweep have it in their names: run=0-seed=1."""
+    """Hydra takes no `=` in a bare value, but the directories of a sweep have it in their names: run=0-seed=1. And it
+    reads `debug=nan` as a number."""
+    argv = [re.sub(r"\bnan\b", "'nan'", arg) if re.fullmatch(r"debug=[\w,]+", arg) else arg for arg in argv]
     bare = re.compile(r"""(?P<key>[^-=][^=]*)=(?P<value>[^'"()\[\]{}]*=[^'"()\[\]{}]*)""")
     found = [None if argv[i - 1] in VALUE_FLAGS else bare.fullmatch(arg) for i, arg in enumerate(argv)]
     return [f"{m['key']}={quoted(m['value'])}" if m else arg for m, arg in zip(found, argv, strict=True)]

@@ -10,7 +10,7 @@ IGNORE = -100  # a target that counts in no loss: padding
 
 
 def nats(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of logits (B, T, V) against ids y (B, T) in nats: mean, sum, or none: (B T,). IGNORE counts nothing."""
+    """Cross-entropy of logits (B, T, V) against ids y (B, T) in nats: mean, sum, or none (B T,), without IGNORE."""
     return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction=reduction)
 
 
@@ -20,7 +20,7 @@ class Score:
 
     nats: float
     tokens: int
-    bytes: int
+    bytes: float
 
     @property
     def loss(self) -> float:

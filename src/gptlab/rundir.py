@@ -146,10 +146,18 @@ class RunDir:
         """The name of a config beside config.yaml in which other options stand for some groups (of Hydra)."""
         import yaml
 
-        values = {key: value for key, value in self.config().items() if key not in options}
+        before = self.config()
+        values = {key: value for key, value in before.items() if key not in options}
         kept = [each for each in values["defaults"] if str(each).partition("@")[2] not in options]
         at = kept.index("_self_")
-        values["defaults"] = [*kept[:at], *({f"/{key}": option} for key, option in options.items()), *kept[at:]]
+        parts, recipes = ([{f"/{k}": o} for k, o in options.items() if (k in before) is part] for part in (True, False))
+        values["defaults"] = [
+            *kept[:at],
+            *parts,
+            "_self_",
+            *recipes,
+            *kept[at + 1 :],
+        ]  # debug, experiment: over the rest
         write_atomically(self.path / "resumed.yaml", yaml.safe_dump(values, sort_keys=False).encode())
         return "resumed"
 

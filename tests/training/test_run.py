@@ -46,6 +46,8 @@ def test_what_is_logged(tiny: Tiny, tmp_path: Path) -> None:
     scalars = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     train_tags = {
         "train/loss",
+        "train/perplexity",
+        "train/bits_per_byte",
         "train/tokens_per_second",
         "train/mfu",
         "train/data_wait",
@@ -67,7 +69,7 @@ def test_samples_at_every_validation(tiny: Tiny, tmp_path: Path) -> None:
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## step 3", "## step 6"]
     assert text.count("    the cat") == 2
     tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["tensors"]
-    assert tags == ["samples/0/text_summary"]
+    assert [tag for tag in tags if tag.startswith("samples")] == ["samples/0/text_summary"]
 
 
 @pytest.mark.parametrize(("steps", "validated"), [(2, [2]), (3, [3]), (5, [3, 5])])

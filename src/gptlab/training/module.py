@@ -27,7 +27,8 @@ class NotFinite(RuntimeError):
 
 
 class GPTModule(L.LightningModule):
-    """A GPT in training for `steps` optimizer steps; `val_bytes` is what the held-out tokens spell."""
+    """A GPT in training for `steps` optimizer steps; `val_bytes` is what the held-out tokens spell,
+    `bytes_per_token` what a training token does in the mean."""
 
     gpt: GPT
     objective: Objective
@@ -43,18 +44,20 @@ class GPTModule(L.LightningModule):
         log_every_n_steps: int,
         seed: int,
         on_nan: str = "stop",
+        bytes_per_token: float = 1.0,
     ) -> None:
         super().__init__()
         self.gpt, self.objective = objective.gpt, objective
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
-        self.log_every_n_steps, self.on_nan = log_every_n_steps, on_nan
+        self.log_every_n_steps, self.on_nan, self.bytes_per_token = log_every_n_steps, on_nan, bytes_per_token
         self.left_out: int | None = None  # the step just made, if its gradient was not finite
         self.step_losses: list[tuple[int, float]] = []  # of the steps that were logged last
+        self.val_by_position = torch.empty(0)  # (T,) nats per token at the last validation
         self._losses: list[Tensor] = []  # of this rank, since the last log
         self._step: dict[str, Any] = {}  # what the optimizer did last
         self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last look
-        self._val: list[Tensor] = []  # (nats, tokens) of each batch
+        self._val: list[Tensor] = []  # (2, T) of each batch: nats and tokens by position
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The share of one micro-batch in the mean next-token loss of its whole step, in nats per token (J&M eq. 10.5):
@@ -65,7 +68,7 @@ class GPTModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y = batch
-        self._val.append(torch.stack([self.objective(x, y).sum(), (y != IGNORE).sum().float()]))
+        self._val.append(torch.stack([self.objective(x, y).sum(0), (y != IGNORE).sum(0).float()]))
 
     def on_train_start(self) -> None:
         """The rate of this config: a checkpoint remembers the one of the config it was made with."""
@@ -92,7 +95,10 @@ class GPTModule(L.LightningModule):
         self._losses.clear()
         first = self.global_step - len(losses) + 1
         self.step_losses = list(enumerate(losses, first))
-        self._record({"train/loss": sum(losses) / len(losses), **self._step, **more})
+        loss = sum(losses) / len(losses)
+        score = Score(loss, 1, self.bytes_per_token)
+        scores = {"train/perplexity": score.perplexity, "train/bits_per_byte": score.bits_per_byte}
+        self._record({"train/loss": loss, **scores, **self._step, **more})
 
     def _mean_losses(self) -> Tensor:
         """Of each whole step since the last log, over micro-batches and ranks."""
@@ -108,7 +114,9 @@ class GPTModule(L.LightningModule):
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         total = torch.stack(self._val).cpu().double().sum(0).to(self.device, exact)
         self._val.clear()
-        total_nats, tokens = self.trainer.strategy.reduce(total, reduce_op="sum").tolist()
+        by_position = self.trainer.strategy.reduce(total, reduce_op="sum").cpu().double()  # (2, T)
+        self.val_by_position = by_position[0] / by_position[1]
+        total_nats, tokens = by_position.sum(1).tolist()
         score = Score(total_nats, int(tokens), self.val_bytes)
         self._record(
             {

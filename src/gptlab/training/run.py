@@ -28,8 +28,10 @@ from gptlab.rundir import RunDir
 from gptlab.tokenizer_options import Saved
 from gptlab.training import report
 from gptlab.training.batching import LargestThatFits, micro_batches, use
+from gptlab.training.board import Board
 from gptlab.training.callbacks import ProgressBar, Samples, Speed
 from gptlab.training.checkpoints import Checkpoints, best
+from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule, NotFinite
 from gptlab.training.objective import Objective
 from gptlab.training.peak import peak_of
@@ -94,6 +96,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     callbacks = [
         SameConfig(record(whole)),
         speed,
+        Board(record(whole), steps, list(dict.fromkeys([config.objective, *SCORES])), swept(path)),
+        *config.callbacks.build(),
         Trouble(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
         best(path / "checkpoints"),
         checkpoints,
@@ -104,7 +108,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         *([LargestThatFits(console)] if config.data.micro_batch_size == "auto" else []),
     ]
     trainer = config.trainer.build(
-        steps, config.logger.build(path, resumed, before.path if before else None), callbacks, path
+        steps, config.logger.build(path, config.name, resumed, before.path if before else None), callbacks, path
     )
     val_every = min(config.trainer.val_every_n_steps, steps)
     trainer.val_check_interval, datamodule.steps = val_every, steps
@@ -112,6 +116,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
     use(trainer, datamodule, size)
 
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_pages()
     L.seed_everything(seed, verbose=False)
     gpt = loaded or GPT(model_config)  # only now: mistakes above must not wait for a large one
     module = as_module(config, gpt, corpus, steps)
@@ -163,6 +169,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             "name": config.name,
             "run_dir": str(path),
         }
+        config.logger.close(status == "finished")
         if trainer.is_global_zero:
             summary = run.write_summary(summary)
             lock.release()
@@ -206,10 +213,21 @@ def as_module(config: TrainConfig, gpt: GPT, corpus: Corpus, steps: int) -> GPTM
         config.logger.every_n_steps,
         config.seed,
         config.on_nan,
+        bytes_per_token(corpus),
     )
     if isinstance(module, ShardedGPTModule):
         module.dtype_of_blocks = trainer.compute_dtype
     return module
+
+
+def bytes_per_token(corpus: Corpus) -> float:
+    """What a training token spells in the mean, by the weights of the sources; of tokens whose text is not known, what
+    a held-out one does."""
+    parts = [source["train"] for source in corpus.manifest.get("sources", {"": corpus.manifest}).values()]
+    if any(part["bytes"] is None for part in parts):
+        parts = [corpus.manifest["val"]] * len(parts)
+    spelled = [part["bytes"] / part["tokens"] for part in parts]
+    return sum(w * each for w, each in zip(corpus.weights, spelled, strict=True)) / sum(corpus.weights)
 
 
 def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
@@ -217,6 +235,12 @@ def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
     asked = config.model.vocab_size
     require(asked in (0, n_vocab), "model.vocab_size", asked, f"but the tokenizer has {n_vocab} tokens", "leave it out")
     return dataclasses.replace(config.model, vocab_size=n_vocab)
+
+
+def swept(run_dir: Path) -> list[str]:
+    """The keys that a sweep has chosen for this run: a job's directory is named by them."""
+    named = run_dir.name.partition("-")[2] if (run_dir / "job.json").exists() else ""
+    return [choice.partition("=")[0] for choice in named.split(",") if choice]
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:

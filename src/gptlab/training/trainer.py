@@ -1,4 +1,4 @@
-"""Settings of Lightning's Trainer and of its loggers; Lightning itself is imported when they are built."""
+"""Settings of Lightning's Trainer; Lightning itself is imported when it is built."""
 
 from __future__ import annotations
 
@@ -13,42 +13,7 @@ if TYPE_CHECKING:
     import torch
     from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger
-
-
-@dataclass
-class Loggers:
-    """Where metrics go: TensorBoard events and metrics.csv, both in the run directory."""
-
-    tensorboard: bool = True
-    csv: bool = True
-    every_n_steps: int = 10
-
-    def __post_init__(self) -> None:
-        require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
-
-    def build(self, run_dir: Path, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
-        """`resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again."""
-        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-        from lightning.pytorch.utilities import rank_zero_only
-
-        from gptlab.training.resume import metrics_until
-
-        class TensorBoard(TensorBoardLogger):
-            def save(self) -> None:
-                self.experiment.flush()  # and no hparams.yaml: config.yaml has it all
-
-        loggers: list[Logger] = []
-        if self.tensorboard:
-            purge = None if resumed is None else resumed + 1
-            loggers.append(TensorBoard(run_dir, name="", version="", default_hp_metric=False, purge_step=purge))
-        if self.csv:
-            logger = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=1)
-            if before and resumed is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                kept = metrics_until(before / "metrics.csv", resumed)
-                logger.experiment.metrics = kept  # Lightning removes the file
-                logger.save()
-            loggers.append(logger)
-        return loggers
+    from lightning.pytorch.profilers import PyTorchProfiler
 
 
 @dataclass
@@ -65,6 +30,7 @@ class TrainerConfig:
     val_every_n_steps: int = 150
     max_minutes: float | None = None  # then the run stops, and can be resumed
     detect_anomaly: bool = False
+    profile: bool = False  # RUN/profile: a Chrome trace of a few steps, and a table of their slowest operators
     deterministic: bool = False
     enable_progress_bar: bool = True
 
@@ -111,6 +77,7 @@ class TrainerConfig:
                 strategy=strategy,
                 precision="32-true" if self.compute_dtype else self.precision,  # type: ignore[arg-type]
                 plugins=[CheckpointFiles(), cluster_environment()],
+                profiler=profiler(run_dir) if self.profile else None,
                 detect_anomaly=self.detect_anomaly,
                 deterministic=self.deterministic,
                 max_steps=steps,
@@ -136,3 +103,17 @@ class TrainerConfig:
             same = (trainer.num_devices, nodes) == (here.per_node, here.nodes)
             require(same, "trainer.devices", self.devices, why, todo)
         return trainer
+
+
+def profiler(run_dir: Path) -> PyTorchProfiler:
+    """Watches micro-batches 4 to 6: the first ones are not like those that follow."""
+    import torch
+    from lightning.pytorch.profilers import PyTorchProfiler
+
+    class Operators(PyTorchProfiler):
+        STEP_FUNCTIONS: Any = {"training_step"}  # noqa: RUF012
+        AVAILABLE_SORT_KEYS: Any = {"self_cpu_time_total", "self_cuda_time_total"}  # noqa: RUF012
+
+    slowest = f"self_{'cuda' if torch.cuda.is_available() else 'cpu'}_time_total"
+    schedule = torch.profiler.schedule(wait=2, warmup=1, active=3, repeat=1)
+    return Operators(run_dir / "profile", "operators", schedule=schedule, sort_by_key=slowest, row_limit=30)

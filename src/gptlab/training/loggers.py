@@ -1,0 +1,107 @@
+"""Where a run's metrics go, and what else of it is looked at; Lightning's loggers are imported when they are built."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptlab.errors import require
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+    from lightning.pytorch.loggers import Logger
+
+
+@dataclass
+class Loggers:
+    """Where metrics go: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow."""
+
+    tensorboard: bool = True
+    csv: bool = True
+    wandb: bool = False
+    mlflow: bool = False
+    project: str = "gptlab"  # of W&B; the experiment of MLflow
+    mlflow_uri: str | None = None  # null: MLFLOW_TRACKING_URI, or the file outputs/mlflow.db
+    every_n_steps: int = 10
+
+    def __post_init__(self) -> None:
+        require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
+
+    def build(self, run_dir: Path, name: str, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
+        """`resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again."""
+        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+        from lightning.pytorch.utilities import rank_zero_only
+
+        from gptlab.training.resume import metrics_until
+
+        class TensorBoard(TensorBoardLogger):
+            def save(self) -> None:
+                self.experiment.flush()  # and no hparams.yaml: config.yaml has it all
+
+        for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
+            missing = wanted and find_spec(package) is None
+            require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
+        loggers: list[Logger] = []
+        if self.tensorboard:
+            purge = None if resumed is None else resumed + 1
+            loggers.append(TensorBoard(run_dir, name="", version="", default_hp_metric=False, purge_step=purge))
+        if self.csv:
+            logger = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=1)
+            if before and resumed is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                kept = metrics_until(before / "metrics.csv", resumed)
+                logger.experiment.metrics = kept  # Lightning removes the file
+                logger.save()
+            loggers.append(logger)
+        title = run_dir.name if name in run_dir.name else f"{run_dir.name}-{name}"
+        if self.wandb:
+            from lightning.pytorch.loggers import WandbLogger
+
+            known = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]  # a resumed run finds itself again
+            loggers.append(WandbLogger(title, run_dir, id=known, resume="allow", project=self.project))
+        if self.mlflow:
+            loggers.append(self._mlflow(run_dir, title))
+        return loggers
+
+    def close(self, good: bool) -> None:
+        """End what would else go on into the next run of this process."""
+        if self.wandb:
+            import wandb
+
+            wandb.finish(exit_code=0 if good else 1)
+
+    def _mlflow(self, run_dir: Path, title: str) -> Logger:
+        from lightning.pytorch.loggers import MLFlowLogger
+        from lightning.pytorch.utilities import rank_zero_only
+
+        uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
+        note = run_dir / "mlflow_run_id"  # a resumed run finds itself again
+        known = note.read_text() if note.exists() else None
+
+        class MLFlow(MLFlowLogger):
+            def log_hyperparams(self, params: Any) -> None:
+                if known is None:  # else it has them, and MLflow lets none be changed
+                    super().log_hyperparams(params)
+
+        logger = MLFlow(self.project, title, uri, run_id=known)
+        if known is None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            Path("outputs").mkdir(exist_ok=True)
+            run_dir.mkdir(parents=True, exist_ok=True)
+            note.write_text(str(logger.run_id))
+        return logger
+
+
+@dataclass
+class Monitor:
+    """What else of the model is looked at."""
+
+    norms: bool = False  # of gradients (before clipping) and weights, by layer, with the training metrics
+    histograms: bool = False  # of every weight, at each validation, in TensorBoard
+
+    def build(self) -> list[Callback]:
+        from gptlab.training.board import LayerNorms, WeightHistograms
+
+        return [kind() for kind, wanted in ((LayerNorms, self.norms), (WeightHistograms, self.histograms)) if wanted]

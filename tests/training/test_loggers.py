@@ -1,0 +1,66 @@
+"""W&B without a network, MLflow in a local database, and what is said where they are missing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptlab.cli import main
+from gptlab.config import TrainConfig, compose
+from gptlab.training.run import train
+from tests.conftest import tiny_overrides
+
+Tiny = Callable[..., TrainConfig]
+
+
+@pytest.mark.parametrize("package", ["wandb", "mlflow"])
+def test_a_missing_package_is_one_line(
+    package: str, texts: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gptlab.training.loggers.find_spec", lambda name: None)
+    assert main(["train", *tiny_overrides(texts), "run_dir=run", f"logger={package}"]) == 2
+    line = f"error: logger.{package}=true: is not installed; pip install 'gptlab[{package}]'\n"
+    assert capfd.readouterr().err == line and not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_mlflow_goes_on_with_its_run(tiny: Tiny, tmp_path: Path) -> None:
+    tracking = pytest.importorskip("mlflow.tracking")
+    ask = [
+        "logger=mlflow",
+        "logger.project=words",
+        f"logger.mlflow_uri=sqlite:///{tmp_path}/all.db",
+        "optimizer.lr=0.0125",
+    ]
+    train(tiny(*ask, "schedule=constant"))
+    more = [f"run_dir={tmp_path}/run", f"resume={tmp_path}/run", "budget.steps=9"]
+    train(compose("train", more, config_dir=tmp_path / "run", config_name="config"))
+    client = tracking.MlflowClient(f"sqlite:///{tmp_path}/all.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("words").experiment_id])
+    assert run.data.params["optimizer.lr"] == "0.0125" and run.info.run_name == "run-nano"
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "val/loss")] == [3, 6, 9]
+
+
+@pytest.mark.slow
+def test_wandb_has_a_run_for_each(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logged: dict[str, list[dict[str, Any]]] = {}
+    log, asked = wandb.Run.log, {}
+
+    def watched(self: Any, data: dict[str, Any], *args: Any, **more: Any) -> None:
+        logged.setdefault(self.id, []).append(dict(data))
+        asked[self.id] = (self.project, self.name, self.config["seed"])
+        log(self, data, *args, **more)
+
+    monkeypatch.setattr(wandb.Run, "log", watched)
+    for seed in (1, 2):
+        train(tiny("logger=wandb", "logger.project=words", f"seed={seed}", f"run_dir={tmp_path}/{seed}"))
+    assert sorted(asked.values()) == [("words", "1-nano", 1), ("words", "2-nano", 2)]
+    for rows in logged.values():
+        assert [row["trainer/global_step"] for row in rows if "val/loss" in row] == [3, 6]
+    assert wandb.run is None
+    assert len(list((tmp_path / "1/wandb").glob("offline-run-*"))) == 1
+    assert json.loads((tmp_path / "1/summary.json").read_text())["status"] == "finished"
