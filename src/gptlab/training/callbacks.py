@@ -117,6 +117,7 @@ class ProgressBar(Callback):
             console=console,
             disable=not (enabled and console.is_terminal),
             transient=True,
+            refresh_per_second=4,  # drawing takes milliseconds, which are those of a small model's step
         )
         self.task = self.bar.add_task("", total=steps, loss="-", speed="-")
 
