@@ -16,6 +16,7 @@ from gptlab.training import batching
 from gptlab.training.batching import promises
 from gptlab.training.objective import Objective
 from gptlab.training.run import train
+from gptlab.training.trainer import TrainerConfig
 from tests.conftest import ROOT, tiny_overrides
 from tests.training.test_resume import Tiny, resumed, same, weights
 
@@ -170,6 +171,18 @@ def test_auto_stops_before_a_cpu_runs_out_of_memory(monkeypatch: pytest.MonkeyPa
     assert promises([(1, 1010), (2, 1020)], 8)  # 1080 expected, 80 more than there is now
     assert not promises([(1, 1010), (2, 1020)], 12)
     assert promises([(1, 5000)], 2)  # one point is no line
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "32-true"])
+def test_a_gpu_without_bf16(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    asked = TrainerConfig(precision=precision)
+    asked.require_precision(torch.device("cpu"))
+    if precision == "32-true":
+        asked.require_precision(torch.device("cuda"))
+        return
+    with pytest.raises(UserError, match=rf"^trainer\.precision={precision}: this GPU has no bf16; try 16-mixed"):
+        asked.require_precision(torch.device("cuda"))
 
 
 REFUSED = {

@@ -116,6 +116,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
     use(trainer, datamodule, size)
 
+    config.trainer.require_precision(trainer.strategy.root_device)
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_pages()
     L.seed_everything(seed, verbose=False)

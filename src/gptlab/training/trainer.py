@@ -56,6 +56,14 @@ class TrainerConfig:
 
         return torch.bfloat16 if self.precision == "bf16-true" else None
 
+    def require_precision(self, device: torch.device) -> None:
+        """Refuse bf16 where the device can only pretend to have it."""
+        import torch
+
+        if device.type == "cuda" and "bf16" in self.precision:
+            there = torch.cuda.is_bf16_supported(including_emulation=False)
+            require(there, "trainer.precision", self.precision, "this GPU has no bf16", "try 16-mixed")
+
     def build(self, steps: int, loggers: list[Logger], callbacks: list[Callback], run_dir: Path) -> Trainer:
         import lightning as L
         from lightning.fabric.utilities.exceptions import MisconfigurationException
