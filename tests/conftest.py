@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,11 @@ def tiny(texts: str, tmp_path: Path) -> Callable[..., TrainConfig]:
         return compose("train", [*tiny_overrides(texts), f"run_dir={tmp_path}/run", *overrides])
 
     return tiny
+
+
+def heeds_ctrl_c() -> None:
+    """For Popen's preexec_fn: a shell lets what it runs in the background, such as all of these tests, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tiny_overrides(texts: str) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import gptlab
-from tests.conftest import ROOT, tiny_overrides
+from tests.conftest import ROOT, heeds_ctrl_c, tiny_overrides
 
 pytestmark = pytest.mark.slow
 GPTLAB = [str(Path(sys.executable).with_name("gptlab"))]
@@ -104,7 +104,13 @@ def test_ctrl_c_and_sigterm(texts: str) -> None:
     for number, how in enumerate((signal.SIGINT, signal.SIGTERM)):
         folder = Path(f"stopped-{number}")
         overrides = [*tiny_overrides(texts), "budget.steps=100000", f"run_dir={folder}"]
-        process = subprocess.Popen([*TRAIN, *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            [*TRAIN, *overrides],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=heeds_ctrl_c,
+        )
         deadline = time.monotonic() + 120
         while not (folder / "samples.md").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
