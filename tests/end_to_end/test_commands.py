@@ -115,7 +115,10 @@ def test_ctrl_c_and_sigterm(texts: str) -> None:
         while not (folder / "samples.md").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         os.kill(process.pid, how)
-        out, _ = process.communicate(timeout=60)
+        try:
+            out, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
         assert process.returncode == 1 and "Traceback" not in out, out
         assert "stopped at step" in out
         summary = json.loads((folder / "summary.json").read_text())

@@ -162,7 +162,10 @@ def test_a_sweep_that_is_stopped_leaves_no_process(texts: str, how: signal.Signa
     folder = next(folders.glob("*/*")).resolve()
     assert len(processes_in(folder)) == 2
     process.send_signal(how)
-    out, _ = process.communicate(timeout=60)
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     if how == signal.SIGKILL:
         wait_for(lambda: not processes_in(folder), 40)
     assert not processes_in(folder)
