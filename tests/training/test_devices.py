@@ -137,7 +137,7 @@ def test_compiled(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(*plain, "compile=true", "budget.steps=3", "schedule=constant"))
     train(tiny(*plain, "compile=true", "schedule=constant", f"run_dir={tmp_path}/whole"))
     resumed(tmp_path / "run", "budget.steps=6")
-    assert same(tmp_path / "run", tmp_path / "whole")
+    compare(tmp_path / "run", tmp_path / "whole", 1e-4)  # its kernels add in any order, where there are several threads
 
 
 def test_no_compiler(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
