@@ -137,7 +137,9 @@ def test_compiled(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(*plain, "compile=true", "budget.steps=3", "schedule=constant"))
     train(tiny(*plain, "compile=true", "schedule=constant", f"run_dir={tmp_path}/whole"))
     resumed(tmp_path / "run", "budget.steps=6")
-    compare(tmp_path / "run", tmp_path / "whole", 1e-4)  # its kernels add in any order, where there are several threads
+    one, other = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    # its kernels add in any order, where there are several threads
+    assert max((one[key] - other[key]).abs().max() for key in one) < 1e-4
 
 
 def test_no_compiler(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
