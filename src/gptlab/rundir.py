@@ -34,12 +34,10 @@ class RunDir:
     @classmethod
     def create(cls, path: Path, config: dict[str, Any], corpus: Corpus) -> "RunDir":
         """Make a new run's directory whole from the start: config, tokenizer, held-out text, `running`."""
-        import yaml  # omegaconf's own
-
         run = cls(path)
         run.require_new()
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        run._write_config("config", config)
         for part in ("tokenizer", "held_out"):
             (path / part).mkdir(exist_ok=True)
         corpus.tokenizer.save(path / "tokenizer")
@@ -61,10 +59,8 @@ class RunDir:
     @classmethod
     def go_on(cls, path: Path, config: dict[str, Any]) -> "RunDir":
         """A run that is resumed: `running` again, with what is changed in its config."""
-        import yaml
-
         run = cls(path)
-        write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        run._write_config("config", config)
         run.write_summary({"status": "running"})
         _point_latest_to(path)
         return run
@@ -144,8 +140,6 @@ class RunDir:
 
     def with_options(self, options: dict[str, str]) -> str:
         """The name of a config beside config.yaml in which other options stand for some groups (of Hydra)."""
-        import yaml
-
         before = self.config()
         values = {key: value for key, value in before.items() if key not in options}
         kept = [each for each in values["defaults"] if str(each).partition("@")[2] not in options]
@@ -158,8 +152,13 @@ class RunDir:
             *recipes,
             *kept[at + 1 :],
         ]  # debug, experiment: over the rest
-        write_atomically(self.path / "resumed.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+        self._write_config("resumed", values)
         return "resumed"
+
+    def _write_config(self, name: str, values: dict[str, Any]) -> None:
+        import yaml  # omegaconf's own
+
+        write_atomically(self.path / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False).encode())
 
     def sample_prompts(self) -> Iterable[str]:
         prompts: list[str] = self.config()["sample_prompts"]

@@ -22,7 +22,7 @@ from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
 from gptlab.rundir import RunDir
-from gptlab.training.board import BINS, LayerNorms, add_curve, flat
+from gptlab.training.board import BINS, LayerNorms, add_curve, scalars
 from gptlab.training.module import GPTModule
 from gptlab.training.objective import Objective
 from gptlab.training.run import bytes_per_token, train
@@ -203,4 +203,8 @@ def test_norms_of_scaled_gradients(fused: bool, expected: float) -> None:
 
 
 def test_flat() -> None:
-    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": [1], "f": "x", "g": False}) == {"a.b": 1, "f": "x", "g": False}
+    assert scalars({"a": {"b": 1, "c": {"d": None}}, "e": [1], "f": "x", "g": False}) == {
+        "a.b": 1,
+        "f": "x",
+        "g": False,
+    }

@@ -2,21 +2,18 @@
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gptlab.data.prepare import prepare
 from gptlab.data.shards import Shard, TokenStream, dtype_for
-from gptlab.data.windows import EvalBatches, Windows, held_out
+from gptlab.data.windows import held_out
 from gptlab.errors import UserError, require
-from gptlab.evaluation.perplexity import check_length
-from gptlab.metrics import IGNORE, nats
-from gptlab.model.gpt import GPT, read_by_document
+from gptlab.evaluation.perplexity import check_length, token_nats
 from gptlab.rundir import RunDir
 from gptlab.tokenizer_options import Saved
 from gptlab.tokenizers import Ids, Tokenizer, load_tokenizer
@@ -114,17 +111,6 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
     }
     tokens = np.bincount(unit, minlength=n).astype(np.float64)
     return Costs(np.bincount(unit, each, n).astype(np.float64), tokens, protocol)
-
-
-@torch.no_grad()
-def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Array]:
-    """The cost of every target in the order of the text, a batch at a time."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    gpt = gpt.to(device)
-    for indices in EvalBatches(len(windows), batch_size):
-        x, y = (t.to(device) for t in windows.__getitems__(indices))
-        costs = nats(read_by_document(gpt, x, separator), y, reduction="none")  # (B*T,)
-        yield costs[y.flatten() != IGNORE].double().cpu().numpy()
 
 
 def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]] | None:

@@ -1,7 +1,9 @@
 """The verb `evaluate`: how well the model of a run predicts held-out text, all of it."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +18,8 @@ from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT, read_by_document
 from gptlab.rundir import RunDir
 from gptlab.tokenizer_options import Saved
+
+Nats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -76,17 +80,24 @@ def check_length(gpt: GPT, tokens: Tokens | TokenStream, block_size: int) -> Non
     )
 
 
-@torch.no_grad()
 def score_windows(gpt: GPT, windows: Windows, size: int, batch_size: int, separator: int | None = None) -> Score:
     """Every target of the windows once; `size` is the bytes they spell.
 
     With a `separator` no position attends beyond the last one before it.
     """
+    total, count = 0.0, 0
+    for each in token_nats(gpt, windows, batch_size, separator):
+        total += float(each.sum())
+        count += len(each)
+    return Score(total, count, size)
+
+
+@torch.no_grad()
+def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
+    """The cost of every target in the order of the text, (N,) a batch."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpt = gpt.to(device)
-    total, count = 0.0, 0
     for indices in EvalBatches(len(windows), min(batch_size, len(windows))):
         x, y = (t.to(device) for t in windows.__getitems__(indices))
-        total += nats(read_by_document(gpt, x, separator), y, reduction="sum").item()
-        count += int((y != IGNORE).sum())
-    return Score(total, count, size)
+        costs = nats(read_by_document(gpt, x, separator), y, reduction="none")  # (B*T,)
+        yield costs[y.flatten() != IGNORE].double().cpu().numpy()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gptlab.config import flat
 from gptlab.errors import require
 from gptlab.rundir import LATEST
 from gptlab.tokenizers import fingerprint
@@ -37,12 +38,11 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """config.yaml as dotted keys; a component's class is at its own name."""
-        flat: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for schema in self.config.get("defaults", []):
             if match := re.fullmatch(r"/schema/(\w+)@([a-z].*)", str(schema)):
-                flat[match[2]] = match[1].lower()
-        _flatten({key: value for key, value in self.config.items() if key != "defaults"}, "", flat)
-        return flat
+                found[match[2]] = match[1].lower()
+        return found | flat({key: value for key, value in self.config.items() if key != "defaults"})
 
     @property
     def tokens_per_step(self) -> int:
@@ -179,11 +179,3 @@ def _follows(values: list[Any], above: list[Any]) -> bool:
     """Whether each value of `above` has one of `values`."""
     pairs = set(zip(map(repr, above), map(repr, values), strict=True))
     return len(pairs) == len(set(map(repr, above)))
-
-
-def _flatten(value: Any, key: str, into: dict[str, Any]) -> None:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            _flatten(inner, f"{key}.{name}" if key else str(name), into)
-    else:
-        into[key] = value

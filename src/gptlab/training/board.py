@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from gptlab.config import flat
 from gptlab.training.module import GPTModule
 
 BINS = 30  # as many as TensorBoard draws, so that it shows them as they are
@@ -44,7 +45,7 @@ class Board(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         import yaml  # omegaconf's own
 
-        asked = flat({key: value for key, value in self.config.items() if key not in NOT_ASKED})
+        asked = scalars({key: value for key, value in self.config.items() if key not in NOT_ASKED})
         for writer in writers(trainer):
             experiment, begin, _ = _session(asked, self.metrics)
             _say_what_differs(experiment, self.swept)
@@ -118,15 +119,9 @@ def writers(trainer: L.Trainer) -> Iterator[SummaryWriter]:
             yield logger.experiment
 
 
-def flat(values: dict[str, Any], within: str = "") -> dict[str, bool | int | float | str]:
+def scalars(values: dict[str, Any]) -> dict[str, bool | int | float | str]:
     """The numbers, words and switches of a config by their full keys."""
-    found: dict[str, bool | int | float | str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{within}{key}.")
-        elif isinstance(value, bool | int | float | str):
-            found[within + key] = value
-    return found
+    return {key: value for key, value in flat(values).items() if isinstance(value, bool | int | float | str)}
 
 
 def add_curve(writer: SummaryWriter, tag: str, curve: Tensor, step: int) -> None:

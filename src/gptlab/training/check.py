@@ -1,6 +1,5 @@
 """Does this very config train as it should? About a minute of its own model on its own data, on this machine."""
 
-import csv
 import dataclasses
 import math
 import shutil
@@ -27,6 +26,7 @@ from gptlab.progress import watching
 from gptlab.rundir import RunDir
 from gptlab.training.budget import Budget
 from gptlab.training.objective import Objective
+from gptlab.training.resume import metrics_until
 from gptlab.training.run import with_vocabulary
 
 STEPS = 4
@@ -182,8 +182,7 @@ def _gptlab(arguments: list[str]) -> None:
 
 
 def _metrics(run: Path) -> list[dict[str, float]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [{key: float(value) for key, value in row.items()} for row in metrics_until(run / "metrics.csv")]
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
+from gptlab.config import flat
 from gptlab.errors import UserError
 
 
@@ -32,7 +33,7 @@ class SameConfig(Callback):
     """Every rank sends the hash of its config to every other; if one has another, all refuse to go on, by name."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.config = flat(config)
+        self.config = {key: str(value) for key, value in flat(config).items()}
         self.sha256 = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -43,14 +44,6 @@ class SameConfig(Callback):
         key = next(key for key in [*first, *other] if first.get(key) != other.get(key))
         why = f"on rank {rank}, but {first.get(key)} on rank 0"
         raise UserError(key, other.get(key), why, "start all ranks from one saved config")
-
-
-def flat(config: dict[str, Any], above: str = "") -> dict[str, str]:
-    """Every value as text, under its full key."""
-    rows: dict[str, str] = {}
-    for key, value in config.items():
-        rows |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": str(value)}
-    return rows
 
 
 def _gather(mine: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """Going on with a run in its own directory: what was asked for again, what must not change, what has to be put back."""
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def fresh_loops(loops: dict[str, Any], step: int, accumulate: int) -> dict[str, 
     return loops
 
 
-def metrics_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of metrics.csv up to a step; later ones will come again."""
+def metrics_until(path: Path, step: int = sys.maxsize) -> list[dict[str, Any]]:
+    """The rows of metrics.csv up to a step, without empty cells; later ones will come again."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
