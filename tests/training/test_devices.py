@@ -191,6 +191,7 @@ REFUSED = {
     ("data.micro_batch_size=0",): "data.micro_batch_size=0: is no number from 1 up",
     ("data.micro_batch_size=most",): "data.micro_batch_size=most: is no number from 1 up",
     ("trainer.precision=16-true",): "trainer.precision=16-true: has no room for small gradients; try 16-mixed",
+    ("trainer.precision=16-mixed",): "trainer.precision=16-mixed: a CPU has it not; try bf16-mixed",
     ("trainer.precision=8-bit",): "trainer.precision=8-bit: ",
     ("trainer.accelerator=gpu", "trainer.devices=64"): "trainer.(devices|accelerator)=(64|gpu): ",
     ("trainer=fsdp", "optimizer=muon"): "optimizer=muon: needs whole matrices",

@@ -4,21 +4,27 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from gptlab.cli import main
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import RunFailed, UserError
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
+from gptlab.optim.optimizers import AdamW
+from gptlab.optim.schedules import Constant
 from gptlab.tokenizer_options import Byte
-from gptlab.training.module import GPTModule
+from gptlab.training.module import GPTModule, NotFinite
 from gptlab.training.objective import Objective
 from gptlab.training.replay import replay
 from gptlab.training.run import train
-from gptlab.training.trouble import Spike, Spikes
+from gptlab.training.trouble import Spike, Spikes, Trouble
 from tests.training.test_resume import resumed, same, weights
 
 Tiny = Callable[..., TrainConfig]
@@ -111,6 +117,23 @@ def test_where_the_look_comes_late(tiny: Tiny, tmp_path: Path, monkeypatch: pyte
             train(tiny("budget.steps=20", "logger.every_n_steps=8", "checkpoint.every_n_steps=4", "on_nan=stop"))
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 4
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_where_a_scaler_passes_over_steps(on_nan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 16-mixed, which a CPU has not, a gradient that is not finite is everyday; a loss is not."""
+    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
+    module = GPTModule(Objective(gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps=3, seed=0, on_nan=on_nan)
+    module.step_losses = [(1, 2.0), (2, math.nan), (3, 2.1)]
+    monkeypatch.setattr(module, "logs_after", lambda batch_idx: True)
+    trouble = Trouble(tmp_path, Byte().build([]), on_nan, 8.0, Console(quiet=True))
+    trainer: Any = SimpleNamespace(is_global_zero=False)
+    if on_nan == "stop":
+        with pytest.raises(NotFinite, match="step 2"):
+            trouble.on_train_batch_end(trainer, module, None, None, 2)
+        return
+    trouble.on_train_batch_end(trainer, module, None, None, 2)
+    assert trouble.left_out == [2] and list(trouble.spikes.last) == [2.0, 2.1]
 
 
 class _Elsewhere(str):

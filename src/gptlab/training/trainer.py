@@ -57,9 +57,11 @@ class TrainerConfig:
         return torch.bfloat16 if self.precision == "bf16-true" else None
 
     def require_precision(self, device: torch.device) -> None:
-        """Refuse bf16 where the device can only pretend to have it."""
+        """Refuse what the device has not: Lightning would take something else, or the device pretend to have it."""
         import torch
 
+        half = device.type == "cpu" and self.precision == "16-mixed"
+        require(not half, "trainer.precision", "16-mixed", "a CPU has it not", "try bf16-mixed or bf16-true")
         if device.type == "cuda" and "bf16" in self.precision:
             there = torch.cuda.is_bf16_supported(including_emulation=False)
             require(there, "trainer.precision", self.precision, "this GPU has no bf16", "try 16-mixed")

@@ -1,6 +1,7 @@
 """Steps that go wrong: gradients that are not finite, and spikes of the loss; each with the batch it was made of."""
 
 import json
+import math
 import statistics
 from collections import deque
 from collections.abc import Iterable
@@ -67,7 +68,12 @@ class Trouble(Callback):
         if pl_module.logs_after(batch_idx):
             pl_module.judge()
             for step, loss in pl_module.step_losses:
-                if spike := self.spikes.see(step, loss):
+                if not math.isfinite(loss):
+                    if self.on_nan == "stop":
+                        raise NotFinite(step)
+                    if step not in self.left_out:  # of 16-mixed, whose scaler passes over a step by itself
+                        self._left_out(trainer, pl_module, step)
+                elif spike := self.spikes.see(step, loss):
                     what = f"the loss jumped to {loss:.3f} from about {spike.usual:.3f}"
                     self._report(trainer, step, what, loss=loss, usual=spike.usual)
 
