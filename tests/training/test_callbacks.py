@@ -21,13 +21,20 @@ def trainer(**state: Any) -> Any:
     return SimpleNamespace(**({"callback_metrics": {}, "accumulate_grad_batches": 1, "global_step": 0} | state))
 
 
+def small(log_every_n_steps: int) -> GPTModule:
+    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
+    return GPTModule(Objective(gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps, seed=0)
+
+
 def watched(terminal: bool) -> str:
     """What a run of four steps with one validation prints."""
     screen = io.StringIO()
     bar = ProgressBar(Console(file=screen, force_terminal=terminal, width=120), steps=4, enabled=True)
     metrics = {"train/loss": torch.tensor(3.25), "train/tokens_per_second": torch.tensor(12345.6)}
     bar.on_train_start(trainer(), None)
-    bar.on_train_batch_end(trainer(global_step=2, callback_metrics=metrics), None, None, None, 1)
+    module, state = small(log_every_n_steps=2), trainer(global_step=2, callback_metrics=metrics)
+    module._trainer = state
+    bar.on_train_batch_end(state, module, None, None, 1)
     bar.bar.refresh()
     scores = metrics | {"val/loss": torch.tensor(3.5), "val/bits_per_byte": torch.tensor(1.75)}
     bar.on_validation_end(trainer(global_step=2, callback_metrics=scores), None)
@@ -46,9 +53,7 @@ def test_no_bar_where_nobody_watches_but_a_line_for_every_validation() -> None:
 
 
 def test_speed_counts_training_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
-    objective = Objective(gpt)
-    module = GPTModule(objective, AdamW(), Constant(), steps=9, val_bytes=1, clip_norm=1.0, log_every_n_steps=2, seed=0)
+    module = small(log_every_n_steps=2)
     logged: list[dict[str, float]] = []
     monkeypatch.setattr(module, "log_training", logged.append)
     now = 100.0

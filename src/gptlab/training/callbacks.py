@@ -127,9 +127,10 @@ class ProgressBar(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        shown = trainer.callback_metrics
+        assert isinstance(pl_module, GPTModule)
         self.bar.update(self.task, completed=trainer.global_step)
-        if "train/loss" in shown:
+        if pl_module.logs_after(batch_idx):
+            shown = trainer.callback_metrics
             speed = f"{shown['train/tokens_per_second']:,.0f}"
             self.bar.update(self.task, loss=f"{shown['train/loss']:.3f}", speed=speed)
 
