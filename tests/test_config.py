@@ -41,7 +41,8 @@ def test_the_groups_hold_what_they_promise() -> None:
     }
     assert {option for group, option in OPTIONS if group == "callbacks"} == {"none", "monitor"}
     assert {option for group, option in OPTIONS if group == "debug"} == {"fast", "overfit", "profile", "nan"}
-    assert {option for group, option in OPTIONS if group == "experiment"} >= {"shakespeare_char", "verdict", "book_ch5"}
+    recipes = {option for group, option in OPTIONS if group == "experiment"}
+    assert recipes == {"shakespeare_char", "modern_char", "verdict", "book_ch5"}
 
 
 NEEDED = {"tokens": ["data.folder=f"], "mixture": ["+data@data.parts.a=verdict"]}  # options that name something
