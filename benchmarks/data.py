@@ -11,14 +11,13 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from side_by_side import Figure, described, fresh, interleaved, machine, succeeded, table, versus, write
+from side_by_side import Figure, described, fresh, interleaved, machine, megabytes, succeeded, table, versus, write
 
 
 def main() -> None:
@@ -173,13 +172,6 @@ def memory(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     before = megabytes("self", "VmRSS")
     prepare(Files(files=[text]), Saved(tokenizer), Watch(advance=look))
     return {"parent_mb": megabytes("self", "VmHWM") - before, "workers_mb": sum(workers.values())}
-
-
-def megabytes(process: object, which: str) -> float:
-    """Memory of a process on Linux: VmRSS now, VmHWM at its peak."""
-    found = re.search(rf"{which}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
-    assert found
-    return int(found[1]) / 1024
 
 
 CHILDREN = {f.__name__: f for f in (make_tokenizer, gptlab, tiktoken, access, memory)}

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -131,6 +132,13 @@ def machine() -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "versions": {name: version for name, version in versions.items() if version},
     }
+
+
+def megabytes(process: object, which: str) -> float:
+    """Memory of a process on Linux: VmRSS now, VmHWM at its peak."""
+    found = re.search(rf"{which}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
 
 
 def described(found: dict[str, Any]) -> str:

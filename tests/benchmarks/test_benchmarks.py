@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from gptlab.training import objective
+
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -95,6 +97,23 @@ def test_data_runs(tmp_path: Path) -> None:
     (work,) = json.loads((tmp_path / "found.json").read_text())["workloads"]
     assert set(work["candidates"]) == {"gptlab", "tiktoken"} and not work["left_out"]
     assert work["memory"]["parent_mb"] > 0 and work["random_access"]["warm"] > 0
+
+
+@pytest.mark.slow
+def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench("growth.py", "--quick", "--axes", "vocabulary", "devices", "logits", "--out", str(tmp_path / "found.json"))
+    vocabulary, devices, by_vocabulary, by_batch = json.loads((tmp_path / "found.json").read_text())["workloads"]
+    assert vocabulary["sizes"] == [4096, 8192] and devices["sizes"] == [1, 2] and not devices["left_out"]
+    assert vocabulary["peak_mb"]["exponent"]["median"] == pytest.approx(vocabulary["peak_mb"]["expected"], abs=0.2)
+    for each in (by_vocabulary, by_batch):
+        assert each["exponent"]["full"] == pytest.approx(1, abs=0.1)
+        assert all(row["chunked"] < 5 * row["chunk"] for row in each["peak_mb"])
+    assert abs(by_batch["exponent"]["chunked"]) < 0.2
+    monkeypatch.syspath_prepend(FOLDER)
+    import growth
+
+    assert growth.CHUNK == objective.CHUNK
+    assert growth.slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
 
 
 @pytest.mark.slow
