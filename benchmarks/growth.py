@@ -101,7 +101,7 @@ AXES = {
     "devices": Axis(
         *("devices", (1, 2), -1, -1),
         "half of the batch each (one thread each, gloo); adding up gradients comes on top, weights are whole on each",
-        {"threads": 1},
+        {"threads": 1, "batch": 32},
     ),
 }
 LOGITS = {"n_layer": 1, "n_embd": 16, "block_size": 1024, "optimized": False}
