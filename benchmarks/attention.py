@@ -1,18 +1,26 @@
 """Attention forward and backward: the fused kernel beside plain matrix products, at several shapes and precisions.
 
-    python benchmarks/attention.py
+    python benchmarks/attention.py [--device cpu] [--seconds 0.5] [--out results.json]
 
 `attend` in src/gptlab/model/attention.py takes the faster one; this is what its choice rests on.
 """
 
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from side_by_side import DEVICES, described, device, machine, table, write
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from gptlab.model.attention import _attend_by_products
 
 SHAPES = [(12, 4, 64, 32), (8, 4, 128, 32), (8, 12, 256, 64), (4, 12, 512, 64), (2, 12, 1024, 64)]
+ONE_QUERY = [(1, 12, 160, 64), (8, 12, 160, 64), (8, 12, 1024, 64)]
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -23,35 +31,60 @@ def products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _attend_by_products(q, k, v, None, 0.0)
 
 
+def fused_of_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def products_of_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT / 8).softmax(-1) @ v
+
+
 def main() -> None:
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; milliseconds, forward and backward")
-    print(f"{'B H T D':>16} {'precision':>10} {'fused':>8} {'products':>9} {'fused/products':>15}")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of measuring, for each figure")
+    parser.add_argument("--out", type=Path, help="write the results here, as JSON")
+    options = parser.parse_args()
+    where, here = device(options.device), machine()
+    print(f"{described(here)}; milliseconds on {where}, forward and backward")
+    training, generating = [], []
     for shape in SHAPES:
-        for dtype in (torch.float32, torch.bfloat16):
-            qkv = [torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
-            times = []
-            for attend in (fused, products):
-                timer = Timer("attend(*qkv).sum().backward()", globals={"attend": attend, "qkv": qkv},
-                              num_threads=torch.get_num_threads())  # fmt: skip
-                times.append(timer.blocked_autorange(min_run_time=0.5).median * 1e3)
-            label = " ".join(map(str, shape))
-            print(f"{label:>16} {str(dtype)[6:]:>10} {times[0]:8.2f} {times[1]:9.2f} {times[0] / times[1]:15.2f}")
+        for dtype in DTYPES:
+            qkv = [torch.randn(shape, dtype=dtype, device=where, requires_grad=True) for _ in range(3)]
+            training.append(compare(shape, qkv, (fused, products), ".sum().backward()", options.seconds))
+    show(training, "B H T D")
+    print("\nwhat generation asks at each token: one query; keys and values are read from a longer cache")
+    for shape in ONE_QUERY:
+        for dtype in DTYPES:
+            k, v = (torch.randn(*shape[:2], 1024, shape[3], dtype=dtype, device=where)[:, :, : shape[2]] for _ in "kv")
+            q = torch.randn(*shape[:2], 1, shape[3], dtype=dtype, device=where)
+            generating.append(compare(shape, [q, k, v], (fused_of_one, products_of_one), "", options.seconds))
+    show(generating, "B H S D")
+    if options.out:
+        workloads = [{"name": "training", "rows": training}, {"name": "generation", "rows": generating}]
+        write(options.out, {"machine": here, "device": where, "workloads": workloads})
 
 
-def of_one_query() -> None:
-    """What generation asks at each token; keys and values are read from a longer cache."""
-    print(f"\n{'B H S D':>16} {'precision':>10} {'fused':>8} {'products':>9}  microseconds, one query, no gradient")
-    for shape in ((1, 12, 160, 64), (8, 12, 160, 64), (8, 12, 1024, 64)):
-        for dtype in (torch.float32, torch.bfloat16):
-            k, v = (torch.randn(*shape[:2], 1024, shape[3], dtype=dtype)[:, :, : shape[2]] for _ in range(2))
-            names = {"F": F, "q": torch.randn(*shape[:2], 1, shape[3], dtype=dtype), "k": k, "v": v}
-            times = []
-            for statement in ("F.scaled_dot_product_attention(q, k, v)", "(q @ k.mT / 8).softmax(-1) @ v"):
-                timer = Timer(statement, globals=names, num_threads=torch.get_num_threads())
-                times.append(timer.blocked_autorange(min_run_time=0.3).median * 1e6)
-            print(f"{' '.join(map(str, shape)):>16} {str(dtype)[6:]:>10} {times[0]:8.0f} {times[1]:9.0f}")
+def compare(
+    shape: tuple[int, ...], qkv: list[Tensor], two: tuple[Callable[..., Tensor], ...], then: str, seconds: float
+) -> dict[str, Any]:
+    """Median milliseconds of both; the timer waits for a GPU."""
+    times = []
+    for attend in two:
+        names, threads = {"attend": attend, "qkv": qkv}, torch.get_num_threads()
+        timer = Timer(f"attend(*qkv){then}", globals=names, num_threads=threads)
+        times.append(timer.blocked_autorange(min_run_time=seconds).median * 1e3)
+    return {"shape": shape, "precision": str(qkv[0].dtype)[6:], "fused_ms": times[0], "products_ms": times[1]}
+
+
+def show(rows: list[dict[str, Any]], shape: str) -> None:
+    cells = []
+    for row in rows:
+        fused_ms, products_ms = row["fused_ms"], row["products_ms"]
+        figures = f"{fused_ms:.3f}", f"{products_ms:.3f}", f"{fused_ms / products_ms:.2f}"
+        cells.append([" ".join(map(str, row["shape"])), row["precision"], *figures])
+    table((shape, "precision", "fused", "products", "fused/products"), cells)
 
 
 if __name__ == "__main__":
     main()
-    of_one_query()

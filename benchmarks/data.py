@@ -1,6 +1,6 @@
 """Text to shards beside tiktoken alone, its memory, and random access to what it wrote.
 
-    python benchmarks/data.py [--mb 100] [--repeats 3] [--memory-mb 1000] [--json results.json]
+    python benchmarks/data.py [--mb 100] [--repeats 3] [--memory-mb 1000] [--out results.json]
 
 Each measurement runs in a fresh process. `gptlab` is all of `prepare`: reading and hashing the text, splitting,
 encoding, writing and checking the shards. `tiktoken` is `encode_ordinary_batch` alone, on all cores, on documents that
@@ -11,16 +11,13 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from side_by_side import described, machine, write
+from side_by_side import Figure, described, fresh, interleaved, machine, megabytes, succeeded, table, versus, write
 
 
 def main() -> None:
@@ -28,7 +25,7 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory-mb", type=int, default=0, help="also measure peak memory on a text of this size")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -37,42 +34,46 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), options.mb, options.repeats, options.memory_mb)
-    if options.json:
-        write(options.json, results)
+    if options.out:
+        write(options.out, results)
 
 
 def measure(folder: Path, mb: int, repeats: int, memory_mb: int) -> dict[str, Any]:
-    tokenizer, text = folder / "tokenizer", folder / "text.jsonl"
+    here, tokenizer, text = machine(), folder / "tokenizer", folder / "text.jsonl"
     child("make_tokenizer", folder, tokenizer)
     write_corpus(text, mb)
-    speeds: dict[str, list[float]] = {"gptlab": [], "tiktoken": []}
-    for _ in range(repeats):  # interleaved
-        for name in speeds:
-            cache = tempfile.mkdtemp(dir=folder)
-            speeds[name].append(mb / child(name, cache, tokenizer, text)["seconds"])
-    medians = {name: statistics.median(each) for name, each in speeds.items()}
+
+    def speed(name: str) -> dict[str, Any]:
+        return {"mb_per_second": mb / child(name, tempfile.mkdtemp(dir=folder), tokenizer, text)["seconds"]}
+
+    rounds, left_out = interleaved(["gptlab", "tiktoken"], repeats, speed)
+    speeds = {name: Figure.of([each["mb_per_second"] for each in rows]) for name, rows in rounds.items()}
     access = child("access", cache := tempfile.mkdtemp(dir=folder), tokenizer, text)
-    results: dict[str, Any] = {"machine": machine(), "mb": mb, "mb_per_second": speeds, "random_access": access}
-    print(f"{described(results['machine'])}; {mb} MB of JSON lines, {repeats} repeats")
-    for name, each in speeds.items():
-        print(f"  {name:<9}{medians[name]:7.2f} MB/s (of {min(each):.2f} to {max(each):.2f})")
-    print(f"  gptlab / tiktoken: {medians['gptlab'] / medians['tiktoken']:.2f}")
-    print(f"  random access, cold: {access['cold']:,.0f} tokens/s in one process; again: {access['warm']:,.0f}")
+    ours = speeds["gptlab"]
+    print(f"{described(here)}; {mb} MB of JSON lines, {repeats} repeats")
+    rows = [
+        [name, f"{f.median:.2f}", f"{f.low:.2f} to {f.high:.2f}", "" if name == "gptlab" else versus(ours, f)]
+        for name, f in speeds.items()
+    ]
+    table(["", "MB/s", "of", "gptlab/it"], rows)
+    print(f"random access, cold: {access['cold']:,.0f} tokens/s in one process; again: {access['warm']:,.0f}")
+    candidates = {name: {"mb_per_second": figure} for name, figure in speeds.items()}
+    workload: dict[str, Any] = {"name": "prepare", "mb": mb, "candidates": candidates, "left_out": left_out}
+    workload["random_access"] = access
     if memory_mb:
         large = folder / "large.txt"
         write_text(large, memory_mb)
-        results["memory"] = child("memory", cache, tokenizer, large)
-        figures = results["memory"]
-        print(f"  peak memory for one document of {memory_mb} MB, above the interpreter's:")
-        print(f"    {figures['parent_mb']:,.0f} MB; {figures['workers_mb']:,.0f} MB in all of its workers")
-    return results
+        figures = child("memory", cache, tokenizer, large)
+        workload["memory"] = {"mb": memory_mb, **figures}
+        print(f"peak memory for one document of {memory_mb} MB, above the interpreter's:")
+        print(f"  {figures['parent_mb']:,.0f} MB; {figures['workers_mb']:,.0f} MB in all of its workers")
+    return {"machine": here, "repeats": repeats, "workloads": [workload]}
 
 
 def child(name: str, *args: object) -> Any:
-    command = [sys.executable, __file__, "--child", name, *map(str, args)]
-    env = {**os.environ, "GPTLAB_CACHE": str(args[0])}
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    env = {"GPTLAB_CACHE": str(args[0])}
+    done = succeeded(fresh([sys.executable, __file__, "--child", name, *args], env))
+    return json.loads(done.out.splitlines()[-1])
 
 
 def documents(mb: int) -> Any:
@@ -171,13 +172,6 @@ def memory(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     before = megabytes("self", "VmRSS")
     prepare(Files(files=[text]), Saved(tokenizer), Watch(advance=look))
     return {"parent_mb": megabytes("self", "VmHWM") - before, "workers_mb": sum(workers.values())}
-
-
-def megabytes(process: object, which: str) -> float:
-    """Memory of a process on Linux: VmRSS now, VmHWM at its peak."""
-    found = re.search(rf"{which}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
-    assert found
-    return int(found[1]) / 1024
 
 
 CHILDREN = {f.__name__: f for f in (make_tokenizer, gptlab, tiktoken, access, memory)}

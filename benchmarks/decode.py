@@ -1,79 +1,84 @@
 """Greedy generation beside Hugging Face's `generate`, on the same random weights of GPT-2 small's shape.
 
-    python benchmarks/decode.py [--repeats 3] [--new 128] [--json results.json]
+    python benchmarks/decode.py [--device cpu] [--repeats 3] [--new 128] [--out results.json]
 
-Both run in one process, interleaved, from a prompt of 32 tokens, in batches of 1 and 8, in fp32 and bf16. The limit is
+Both run in one process, in turns, from a prompt of 32 tokens, in batches of 1 and 8, in fp32 and bf16. The limit is
 memory: every token reads every weight once, so bytes of weights over the bandwidth measured here is the least time.
 """
 
 import argparse
 import copy
-import statistics
-import tempfile
+import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from side_by_side import described, machine, write
+from limits import read_bandwidth, wait_for
+from side_by_side import DEVICES, Figure, LeftOut, described, device, interleaved, machine, table, versus, write
 
 from gptlab.decoding.decoders import Greedy
 from gptlab.decoding.generate import Limits, generate
 from gptlab.decoding.packing import pack
-from gptlab.interop.importing import read_weights
-from gptlab.interop.names import config_from
+from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 
-PROMPT = 32
+PROMPT, CONTEXT = 32, 1024
+SIZES = {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--new", type=int, default=128)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--n-layer", type=int, default=12, help="of a model as wide as GPT-2 small")
+    parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
-    found = machine()
-    theirs, ours = models()
-    bandwidth = read_bandwidth()
-    print(f"{described(found)}, transformers {transformers.__version__}")
-    print(f"memory is read at {bandwidth / 1e9:.1f} GB/s; greedy, {PROMPT} + {options.new} tokens, GPT-2 124M shape")
-    heads = ("precision", "batch", "gptlab", "HF", "ratio", "of limit", "first token", "HF", "last/first quarter")
-    print(("{:>10}" + "{:>7}" + "{:>9}" * 6 + "{:>20}").format(*heads))
-    results = []
+    where = torch.device(device(options.device))
+    results: dict[str, Any] = {"machine": machine(), "repeats": options.repeats, "workloads": []}
+    theirs, ours = models(options.n_layer)
+    bandwidth = read_bandwidth(where)
+    print(f"{described(results['machine'])}; greedy on {where}, {PROMPT} + {options.new} tokens, GPT-2 124M shape")
+    print(f"memory is read at {bandwidth / 1e9:.1f} GB/s")
     for dtype in (torch.float32, torch.bfloat16):
-        theirs.to(dtype)
-        packed = copy.deepcopy(ours).to(dtype)
+        packed = copy.deepcopy(ours).to(where, dtype)
         size = sum(p.nbytes for p in packed.parameters()) - packed.wpe.weight.nbytes
         pack(packed)
-        for batch in (1, 8):
-            row = measure(theirs, packed, batch, options.new, options.repeats, size / bandwidth)
-            results.append({"precision": str(dtype)[6:], "batch": batch, **row})
-            figures = f"{row['gptlab']:9.1f}{row['hf']:9.1f}{row['ratio']:9.2f}{row['of_limit']:9.0%}"
-            figures += f"{row['first_ms']:7.0f}ms{row['hf_first_ms']:7.0f}ms{row['quarters']:20.2f}"
-            print(f"{str(dtype)[6:]:>10}{batch:>7}{figures}", flush=True)
-    if options.json:
-        write(options.json, {"machine": found, "bandwidth": bandwidth, "rows": results})
+        if theirs is not None:
+            theirs.to(where, dtype)
+        for batch in options.batch:
+            found = measure(theirs, packed, batch, options.new, options.repeats, size / bandwidth)
+            about = {"name": "decode", "precision": str(dtype)[6:], "batch": batch, "new": options.new}
+            results["workloads"].append({**about, "device": where.type, "bandwidth": bandwidth, **found})
+    if options.out:
+        write(options.out, results)
 
 
-def models() -> tuple[Any, GPT]:
+def models(n_layer: int) -> tuple[Any, GPT]:
+    """Hugging Face's GPT-2 (None, if it is not installed) and ours, of the same weights."""
     torch.manual_seed(0)
-    config = transformers.GPT2Config()
-    theirs = transformers.GPT2LMHeadModel(config).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        theirs.save_pretrained(folder)
-        ours_config = config_from(config.to_dict())
-        ours = GPT(ours_config).eval()
-        ours.load_state_dict(read_weights(Path(folder), "gpt2", ours_config))
+    ours = GPT(GPTConfig(**SIZES | {"n_layer": n_layer}, block_size=CONTEXT)).eval()
+    if importlib.util.find_spec("transformers") is None:
+        return None, ours
+    import transformers
+
+    from gptlab.interop.exporting import weights_of
+    from gptlab.interop.names import config_to
+
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**config_to(ours.config))).eval()
+    theirs.load_state_dict(weights_of(ours, "gpt2"), strict=False)
+    theirs.tie_weights()
     return theirs, ours
 
 
-def measure(theirs: Any, ours: GPT, batch: int, new: int, repeats: int, limit: float) -> dict[str, float]:
-    """Medians; `limit` is the seconds that it takes to read the weights once."""
-    idx = torch.randint(50257, (batch, PROMPT), generator=torch.Generator().manual_seed(1))
-    prompts = idx.tolist()
+def measure(theirs: Any, ours: GPT, batch: int, new: int, repeats: int, limit: float) -> dict[str, Any]:
+    """The candidates beside each other; `limit` is the seconds that it takes to read the weights once."""
+    first = next(ours.parameters())
+    idx = torch.randint(SIZES["vocab_size"], (batch, PROMPT), generator=torch.Generator().manual_seed(1))
+    prompts, idx = idx.tolist(), idx.to(first.device)
 
     def hf(n: int) -> torch.Tensor:
         mask = torch.ones_like(idx)
@@ -83,44 +88,62 @@ def measure(theirs: Any, ours: GPT, batch: int, new: int, repeats: int, limit: f
 
     def gptlab(n: int) -> list[tuple[float, int, int]]:
         keys = [(0, i) for i in range(batch)]
-        steps = generate(ours, prompts, Greedy(), Limits(n, 1024), keys)
+        steps = generate(ours, prompts, Greedy(), Limits(n, CONTEXT), keys)
         return [(time.perf_counter(), step.row, step.token) for step in steps]
 
-    if next(ours.parameters()).dtype == torch.float32:  # the same tokens, before anything is timed
-        tokens = [[token for _, row, token in gptlab(new) if row == i] for i in range(batch)]
-        assert tokens == hf(new)[:, PROMPT:].tolist()
-    times: dict[str, list[float]] = {"gptlab": [], "hf": [], "first": [], "hf_first": [], "quarters": []}
-    for _ in range(repeats):
-        times["hf"].append(seconds(lambda: hf(new)))
+    def of_gptlab() -> dict[str, Any]:
         start = time.perf_counter()
         at = [when - start for when, row, _ in gptlab(new) if row == 0]
-        times["gptlab"].append(at[-1])
         quarter = new // 4
-        times["quarters"].append((at[-1] - at[-1 - quarter]) / (at[quarter] - at[0]))
-        times["first"].append(at[0])
-        times["hf_first"].append(seconds(lambda: hf(1)))
-    mid = {name: statistics.median(each) for name, each in times.items()}
-    return {
-        "gptlab": batch * new / mid["gptlab"],
-        "hf": batch * new / mid["hf"],
-        "ratio": mid["hf"] / mid["gptlab"],
-        "of_limit": limit / ((mid["gptlab"] - mid["first"]) / (new - 1)),
-        "first_ms": mid["first"] * 1e3,
-        "hf_first_ms": mid["hf_first"] * 1e3,
-        "quarters": mid["quarters"],
+        quarters = (at[-1] - at[-1 - quarter]) / (at[quarter] - at[0])
+        return {"seconds": at[-1], "first": at[0], "quarters": quarters}
+
+    def of_hf() -> dict[str, Any]:
+        if theirs is None:
+            raise LeftOut("transformers is not installed")
+        return {"seconds": seconds(lambda: hf(new), first.device), "first": seconds(lambda: hf(1), first.device)}
+
+    if theirs is not None and first.dtype == torch.float32:  # before anything is timed
+        same = max(1, new // 4)  # later two tokens may be equally likely but for rounding
+        tokens = [[token for _, row, token in gptlab(same) if row == i] for i in range(batch)]
+        assert tokens == hf(same)[:, PROMPT:].tolist()
+    one_of = {"gptlab": of_gptlab, "hf": of_hf}
+    rounds, left_out = interleaved(list(one_of), repeats, lambda name: one_of[name]())
+    candidates = {name: row(each, batch * new, limit * (new - 1)) for name, each in rounds.items()}
+    show(f"{str(first.dtype)[6:]}, batch {batch}", candidates)
+    return {"candidates": candidates, "left_out": left_out}
+
+
+def row(rounds: list[dict[str, float]], tokens: int, least: float) -> dict[str, Any]:
+    """`least` is the seconds of all steps after the first one if nothing but reading the weights took time."""
+    after_first = Figure.of([each["seconds"] - each["first"] for each in rounds])
+    figures = {
+        "tokens_per_second": Figure.of([tokens / each["seconds"] for each in rounds]),
+        "first_ms": Figure.of([each["first"] * 1e3 for each in rounds]),
+        "of_limit": least / after_first.median,
     }
+    if "quarters" in rounds[0]:  # the last quarter's time over the first one's
+        figures["quarters"] = Figure.of([each["quarters"] for each in rounds])
+    return figures
 
 
-def seconds(work: Callable[[], object]) -> float:
+def show(title: str, candidates: dict[str, dict[str, Any]]) -> None:
+    ours, cells = candidates["gptlab"]["tokens_per_second"], []
+    for name, each in candidates.items():
+        speed = each["tokens_per_second"]
+        ratio = "" if name == "gptlab" else versus(ours, speed)
+        quarters = f"{each['quarters'].median:.2f}" if "quarters" in each else ""
+        figures = f"{speed.median:.1f}", f"{speed.low:.1f} to {speed.high:.1f}", ratio, f"{each['of_limit']:.0%}"
+        cells.append([name, *figures, f"{each['first_ms'].median:.0f}", quarters])
+    print(f"\n{title}")
+    table(("", "tokens/s", "of", "gptlab/it", "of limit", "first token ms", "last/first quarter"), cells)
+
+
+def seconds(work: Callable[[], object], where: torch.device) -> float:
     start = time.perf_counter()
     work()
+    wait_for(where)
     return time.perf_counter() - start
-
-
-def read_bandwidth() -> float:
-    """Bytes per second at which a large array is summed, the best of ten."""
-    array = torch.ones(100_000_000)
-    return array.nbytes / min(seconds(array.sum) for _ in range(10))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What the benchmarks share: candidates in fresh processes, in rounds; medians; the machine; JSON."""
 
+import functools
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -16,6 +18,16 @@ from typing import Any
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "transformers", "accelerate", "litgpt", "tiktoken", "numpy")
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # as asked, else all cores
+
+DEVICES = ("auto", "cpu", "cuda")
+ASK_FOR_GPU = """
+import json, torch
+found = None
+if torch.cuda.is_available():
+    gpu = torch.cuda.get_device_properties(0)
+    found = {"name": gpu.name, "memory_gb": round(gpu.total_memory / 1e9, 1), "cuda": torch.version.cuda}
+print(json.dumps(found))
+"""
 
 
 @dataclass(frozen=True)
@@ -94,10 +106,23 @@ class LeftOut(Exception):
     """A candidate that is not here, or does not work here."""
 
 
+def succeeded(done: Done) -> Done:
+    """The process, if it did not fail; else its last line says why it is left out."""
+    if done.code:
+        raise LeftOut(done.last_line())
+    return done
+
+
+def versus(ours: Figure, theirs: Figure) -> str:
+    """The ratio of two speeds, as a table shows it."""
+    return f"{ours.median / theirs.median:.2f}" + (" (tie)" if ours.ties(theirs) else "")
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     versions = {name: _version(name) for name in LIBRARIES}
     return {
+        "gpu": gpu(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": THREADS,
@@ -109,11 +134,34 @@ def machine() -> dict[str, Any]:
     }
 
 
+def megabytes(process: object, which: str) -> float:
+    """Memory of a process on Linux: VmRSS now, VmHWM at its peak."""
+    found = re.search(rf"{which}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    assert found
+    return int(found[1]) / 1024
+
+
 def described(found: dict[str, Any]) -> str:
     """A machine in one line."""
-    return (
+    cpu = (
         f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, torch {found['versions']['torch']}"
     )
+    return f"{found['gpu']['name']}; {cpu}" if found["gpu"] else cpu
+
+
+@functools.cache
+def gpu() -> dict[str, Any] | None:
+    """The first GPU that torch finds here; a process of its own asks, so that this one stays small."""
+    done = fresh([sys.executable, "-c", ASK_FOR_GPU])
+    found: dict[str, Any] | None = json.loads(done.out) if done.code == 0 else None
+    return found
+
+
+def device(asked: str) -> str:
+    """cpu or cuda; `auto` is what is here."""
+    if asked == "cuda" and gpu() is None:
+        raise SystemExit("error: --device=cuda: torch finds no GPU here; leave it out")
+    return ("cuda" if gpu() else "cpu") if asked == "auto" else asked
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,6 +1,6 @@
 """How long a user waits before anything happens, beside what importing torch and lightning alone takes.
 
-    python benchmarks/startup.py [--repeats 5] [--imports 20] [--json results.json]
+    python benchmarks/startup.py [--repeats 5] [--imports 20] [--out results.json]
 
 Every figure is of fresh processes, in rounds. The first step is that of the default run with its text prepared: from
 the start of the command until the first row of metrics.csv is there.
@@ -35,18 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--imports", type=int, default=0, help="also list so many of the slowest imports of a training")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = measure(Path(folder), options.repeats)
         if options.imports:
             slowest_imports(Path(folder), options.imports)
-    if options.json:
-        write(options.json, results)
+    if options.out:
+        write(options.out, results)
 
 
 def measure(folder: Path, repeats: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"machine": machine()}
+    here = machine()
     env = {"GPTLAB_CACHE": str(folder / "cache")}
 
     def seconds(name: str) -> dict[str, Any]:
@@ -58,17 +58,19 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
         return {"seconds": done.seconds}
 
     first_step(folder / "runs", env)  # prepares the text, and warms the files of all libraries
-    rounds, found["left_out"] = interleaved([*COMMANDS, FIRST_STEP], repeats, seconds)
+    rounds, left_out = interleaved([*COMMANDS, FIRST_STEP], repeats, seconds)
     each = {name: [row["seconds"] for row in rows] for name, rows in rounds.items()}
     each["first step - imports"] = [a - b for a, b in zip(each[FIRST_STEP], each[IMPORTS], strict=True)]
-    found["seconds"] = {name: Figure.of(values) for name, values in each.items()}
-    print(f"{described(found['machine'])}; seconds, {repeats} rounds of fresh processes")
+    found = {name: Figure.of(values) for name, values in each.items()}
+    print(f"{described(here)}; seconds, {repeats} rounds of fresh processes")
     rows = [
         [name, f"{f.median:.2f}", f"{f.low:.2f} to {f.high:.2f}", f"under {GOALS[name]}" if name in GOALS else ""]
-        for name, f in found["seconds"].items()
+        for name, f in found.items()
     ]
     table(["", "median", "of", "goal"], rows)
-    return found
+    candidates = {name: {"seconds": figure} for name, figure in found.items()}
+    workload = {"name": "startup", "candidates": candidates, "left_out": left_out}
+    return {"machine": here, "repeats": repeats, "workloads": [workload]}
 
 
 def first_step(runs: Path, env: dict[str, str]) -> float:

@@ -1,10 +1,10 @@
 """Training beside its peers: the whole of `gptlab train`, our bare loop, Hugging Face's Trainer, LitGPT, nanoGPT.
 
-    python benchmarks/train.py [--workload w1 w2] [--batch 2 8] [--repeats 3] [--nanogpt DIR] [--out results.json]
+    python benchmarks/train.py [--workload w1 w2] [--device cpu] [--repeats 3] [--nanogpt DIR] [--out results.json]
 
-Every training is a fresh process; all begin with the same weights, see the same batches in the same order, and use as
-many threads. A candidate whose losses are not those of the others is left out, and so is one that is not installed.
-benchmarks/README.md says what is compared and how to read the table.
+Every training is a fresh process; all begin with the same weights, see the same batches in the same order, and use the
+same device and as many threads. A candidate whose losses are not those of the others is left out, and so is one that is
+not installed. benchmarks/README.md says what is compared and how to read the table.
 """
 
 import argparse
@@ -13,7 +13,9 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import random
+import shutil
 import sys
 import tempfile
 from array import array
@@ -21,7 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from side_by_side import Done, Figure, LeftOut, described, fresh, interleaved, machine, table, write
+from side_by_side import (
+    DEVICES,
+    Figure,
+    LeftOut,
+    described,
+    device,
+    fresh,
+    interleaved,
+    machine,
+    succeeded,
+    table,
+    versus,
+    write,
+)
 
 OPTIONS = {
     "fp32": [],
@@ -31,6 +46,7 @@ OPTIONS = {
 KINDS = {"gptlab": "gptlab", "bare": "gptlab", "hf_trainer": "accelerate", "litgpt": "litgpt", "nanogpt": ""}
 CANDIDATES = [kind if options == "fp32" else f"{kind}_{options}" for options in OPTIONS for kind in KINDS]
 LIMITS = "limits"
+ACCELERATOR = {"cpu": "cpu", "cuda": "gpu"}  # Lightning's word
 OWN = "own_tokens_per_second"  # as gptlab logs it
 TOLERANCE = 0.05  # nats, of the mean loss of the first steps: nanoGPT's GELU and LitGPT's positions are their own
 TRAINERS = Path(__file__).with_name("trainers.py")
@@ -38,7 +54,7 @@ TRAINERS = Path(__file__).with_name("trainers.py")
 
 @dataclass(frozen=True)
 class Workload:
-    """A shape of model and batch; steps that are timed come after `warmup`."""
+    """A shape of model and batch; steps that are timed come after `warmup`. The model's vocabulary is `padded`."""
 
     name: str
     n_layer: int
@@ -46,6 +62,7 @@ class Workload:
     n_embd: int
     block_size: int
     n_vocab: int
+    padded: int
     batch: int
     steps: int
     warmup: int
@@ -60,38 +77,56 @@ class Workload:
         return 10 if self.steps % 10 == 0 and self.warmup % 10 == 0 else 1
 
 
-W1 = Workload("w1", 4, 4, 128, 64, 65, batch=12, steps=300, warmup=50)
-W2 = Workload("w2", 12, 12, 768, 256, 50257, batch=2, steps=10, warmup=2)
+WORKLOADS = {
+    "w1": Workload("w1", 4, 4, 128, 64, 65, 65, batch=12, steps=300, warmup=50),
+    "w2": Workload("w2", 12, 12, 768, 256, 50257, 50257, batch=2, steps=10, warmup=2),
+    "w3": Workload("w3", 12, 12, 768, 1024, 50257, 50304, batch=64, steps=50, warmup=10),  # for a GPU
+}
+BATCHES = {"w1": [12], "w2": [2, 8], "w3": [64]}
+SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "n_vocab", "padded")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workload", nargs="+", choices=["w1", "w2"], default=["w1", "w2"])
-    parser.add_argument("--batch", nargs="+", type=int, help="sequences a step; w1: 12, w2: 2 and 8")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, help="w1 and w2 on a CPU, w3 on a GPU")
+    parser.add_argument("--batch", nargs="+", type=int, help="sequences a step; w1: 12, w2: 2 and 8, w3: 64")
+    parser.add_argument("--shape", nargs="+", default=[], metavar="KEY=N", help=f"another model: {', '.join(SHAPE)}")
     parser.add_argument("--steps", type=int, help="steps that are timed")
     parser.add_argument("--warmup", type=int, help="steps before them")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, default=CANDIDATES, metavar="NAME")
+    parser.add_argument(
+        "--candidates", nargs="+", choices=CANDIDATES, metavar="NAME", help="all; w3: those in bf16 and compiled"
+    )
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
-    given = {key: value for key in ("steps", "warmup") if (value := getattr(options, key))}
+    options.device = device(options.device)
     results: dict[str, Any] = {"machine": machine(), "repeats": options.repeats, "workloads": []}
     print(described(results["machine"]))
-    for name in options.workload:
-        for batch in options.batch or ([12] if name == "w1" else [2, 8]):
-            work = dataclasses.replace(W1 if name == "w1" else W2, batch=batch, **given)
+    for name in options.workload or (["w1", "w2"] if options.device == "cpu" else ["w3"]):
+        for batch in options.batch or BATCHES[name]:
+            work = changed(WORKLOADS[name], options, batch)
             with tempfile.TemporaryDirectory() as folder:
-                results["workloads"].append(Bench(work, Path(folder), options.nanogpt).run(options))
+                results["workloads"].append(Bench(work, Path(folder), options.device, options.nanogpt).run(options))
     if options.out:
         write(options.out, results)
+
+
+def changed(work: Workload, options: argparse.Namespace, batch: int) -> Workload:
+    """As the options have it."""
+    shape = {key: int(value) for key, _, value in (each.partition("=") for each in options.shape)}
+    if unknown := shape.keys() - SHAPE:
+        raise SystemExit(f"error: --shape={unknown.pop()}: no such size; choose of {', '.join(SHAPE)}")
+    length = {key: value for key in ("steps", "warmup") if (value := getattr(options, key))}
+    return dataclasses.replace(work, batch=batch, **shape, **length)
 
 
 class Bench:
     """One workload: its files, and each candidate's training on them."""
 
-    def __init__(self, work: Workload, folder: Path, nanogpt: Path | None) -> None:
-        self.work, self.folder, self.nanogpt = work, folder, nanogpt
+    def __init__(self, work: Workload, folder: Path, device: str, nanogpt: Path | None) -> None:
+        self.work, self.folder, self.device, self.nanogpt = work, folder, device, nanogpt
         self.reference: tuple[str, float] | None = None  # (candidate, its first loss)
         self.runs = 0
         write_tokens(work, folder)
@@ -101,9 +136,11 @@ class Bench:
         work = self.work
         print(
             f"\n{work.name}: {self.about['parameters']:,} parameters, batch {work.batch} x {work.block_size}, "
-            f"{work.steps} steps after {work.warmup}, {options.repeats} rounds"
+            f"{work.steps} steps after {work.warmup}, {options.repeats} rounds on {self.device}"
         )
-        found, left_out = interleaved([LIMITS, *options.candidates], options.repeats, self.measure)
+        compiled = [name for name in CANDIDATES if name.endswith("compile")]
+        candidates = options.candidates or (compiled if work.name == "w3" else CANDIDATES)
+        found, left_out = interleaved([LIMITS, *candidates], options.repeats, self.measure)
         limits = found.pop(LIMITS)
         peak = {key: max(each["flops"][key] for each in limits) for key in limits[0]["flops"]}
         bandwidth = max(each["bandwidth"] for each in limits)
@@ -112,6 +149,7 @@ class Bench:
         return {
             **dataclasses.asdict(work),
             **self.about,
+            "device": self.device,
             "limit_flops": peak,
             "bandwidth": bandwidth,
             "candidates": rows,
@@ -126,6 +164,7 @@ class Bench:
             "of_limit": speed.median * self.about["flops_per_token"] / limit,
             "compile_seconds": rounds[0]["compile_seconds"],  # later rounds find what it has kept
             "peak_mb": max(each["peak_mb"] for each in rounds),
+            "peak_gpu_mb": max(each["peak_gpu_mb"] for each in rounds) if self.device == "cuda" else None,
             "first_loss": rounds[0]["first_loss"],
             "last_loss": rounds[0]["last_loss"],
             OWN: [each[OWN] for each in rounds if OWN in each],
@@ -134,14 +173,16 @@ class Bench:
     def print(self, rows: dict[str, dict[str, Any]], peak: dict[str, float], bandwidth: float) -> None:
         flops = ", ".join(f"{key} {value / 1e9:,.0f} GFLOP/s" for key, value in peak.items())
         print(f"best matrix product at these shapes: {flops}; memory is read at {bandwidth / 1e9:.1f} GB/s")
-        heads = ("", "tokens/s", "of", "gptlab/it", "of limit", "peak MB", "compile s", "first loss", "last loss")
+        memory = "peak_mb" if self.device == "cpu" else "peak_gpu_mb"
+        peak_head = "peak MB" if self.device == "cpu" else "GPU MB"
+        heads = ("", "tokens/s", "of", "gptlab/it", "of limit", peak_head, "compile s", "first loss", "last loss")
         cells = []
         for name, row in rows.items():
             speed = row["tokens_per_second"]
             ours = rows.get(name.replace(split(name)[0], "gptlab"))
             ratio = versus(ours["tokens_per_second"], speed) if ours and ours is not row else ""
             figures = f"{speed.median:,.0f}", f"{speed.low:,.0f} to {speed.high:,.0f}", ratio, f"{row['of_limit']:.1%}"
-            more = f"{row['peak_mb']:,.0f}", f"{row['compile_seconds']:.1f}"
+            more = f"{row[memory]:,.0f}", f"{row['compile_seconds']:.1f}"
             cells.append([name, *figures, *more, f"{row['first_loss']:.4f}", f"{row['last_loss']:.4f}"])
         table(heads, cells)
         best: dict[str, tuple[Figure, str]] = {}
@@ -164,6 +205,8 @@ class Bench:
         if kind != "nanogpt" and importlib.util.find_spec(KINDS[kind]) is None:
             raise LeftOut(f"{KINDS[kind]} is not installed")
         env = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / "compiled" / name)}  # of others' work none is used
+        # transformers' Trainer takes all GPUs that it sees
+        env["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0") if self.device == "cuda" else ""
         found = self.gptlab(options, env) if kind == "gptlab" else self.peer(kind, options, env)
         self.reference = self.reference or (name, found["first_loss"])
         other, expected = self.reference
@@ -176,21 +219,24 @@ class Bench:
         done = succeeded(fresh([sys.executable, TRAINERS, kind, options, self.folder, *more], env, self.folder))
         answer = json.loads(done.out.splitlines()[-1])
         at, losses, work = answer["seconds"], answer["losses"], self.work
-        steady = (at[-1] - at[work.warmup]) / work.steps
+        begin = at[work.warmup // answer["every"]]
+        steady = (at[-1] - begin) / work.steps
         return {
             "tokens_per_second": work.tokens_per_step / steady,
-            "compile_seconds": max(0.0, at[work.warmup] - at[0] - work.warmup * steady),
+            "compile_seconds": max(0.0, begin - at[0] - work.warmup * steady),
             "first_loss": mean(losses[: work.every]),
             "last_loss": mean(losses[-work.every :]),
             "peak_mb": done.peak_mb,
+            "peak_gpu_mb": answer.get("peak_gpu_mb"),
         }
 
     def gptlab(self, options: str, env: dict[str, str]) -> dict[str, Any]:
         """The command as a user types it, TensorBoard, metrics.csv and the bar on; speed by the clock of the logs."""
         self.runs += 1
         run, work = self.folder / f"run-{self.runs}", self.work
-        command = [sys.executable, "-m", "gptlab.cli", "train", *self.overrides(options), f"run_dir={run}"]
+        command = [sys.executable, TRAINERS, "gptlab", *self.overrides(options), f"run_dir={run}"]
         done = succeeded(fresh(command, {**env, "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"}, self.folder))
+        shutil.rmtree(run / "checkpoints")  # gigabytes
         with (run / "metrics.csv").open(newline="") as file:
             logs = [row for row in csv.DictReader(file) if row["train/loss"]]
         clock = wall_times(run)
@@ -207,16 +253,19 @@ class Bench:
             "first_loss": float(logs[0]["train/loss"]),
             "last_loss": float(logs[-1]["train/loss"]),
             "peak_mb": done.peak_mb,
+            "peak_gpu_mb": json.loads(done.out.splitlines()[-1]).get("peak_gpu_mb"),
         }
 
     def overrides(self, options: str) -> list[str]:
         work, tokens = self.work, self.folder / "tokens.bin"
         shape = [f"model.{key}={getattr(work, key)}" for key in ("n_layer", "n_head", "n_embd", "block_size")]
+        shape += [f"model.vocab_size={work.padded}"]
         data = [f"data.train=[{tokens}]", f"data.val=[{self.folder / 'val.bin'}]", f"data.batch_size={work.batch}"]
         tokenizer = ["tokenizer=json", f"tokenizer.file={self.folder / 'tokenizer.json'}"]
         length = [f"budget.steps={work.warmup + work.steps}", "trainer.val_every_n_steps=1000000", "sample_prompts=[]"]
+        where = [f"trainer.accelerator={ACCELERATOR[self.device]}", "trainer.devices=1"]
         rates = ["optimizer=adamw", "optimizer.lr=6e-4", "schedule=constant", f"logger.every_n_steps={work.every}"]
-        return ["model=small", *shape, "data=tokens", *data, *tokenizer, *length, *rates, *OPTIONS[options]]
+        return ["model=small", *shape, "data=tokens", *data, *tokenizer, *length, *where, *rates, *OPTIONS[options]]
 
     def child(self, *arguments: object) -> dict[str, Any]:
         done = succeeded(fresh([sys.executable, TRAINERS, *arguments], cwd=self.folder))
@@ -228,16 +277,6 @@ def split(name: str) -> tuple[str, str]:
     """(kind, options) of a candidate's name."""
     kind = next(kind for kind in KINDS if name == kind or name.startswith(f"{kind}_"))
     return kind, name.removeprefix(kind).removeprefix("_") or "fp32"
-
-
-def succeeded(done: Done) -> Done:
-    if done.code:
-        raise LeftOut(done.last_line())
-    return done
-
-
-def versus(ours: Figure, theirs: Figure) -> str:
-    return f"{ours.median / theirs.median:.2f}" + (" (tie)" if ours.ties(theirs) else "")
 
 
 def mean(values: list[float]) -> float:

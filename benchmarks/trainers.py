@@ -1,9 +1,9 @@
-"""One training of `train.py`, in a process of its own: our bare loop and the peers, and what they all start from.
+"""One training of `train.py`, in a process of its own: gptlab, our bare loop, the peers, and what they all start from.
 
     python benchmarks/trainers.py KIND OPTIONS FOLDER
 
-FOLDER holds the model's config and sizes, the initial weights and the batches; the last line of the output is JSON: the
-seconds at the start and after each step, and the loss of each step. OPTIONS is fp32, bf16 or bf16_compile.
+FOLDER holds the model's config, the device, the initial weights and the batches; the last line of the output is JSON:
+the seconds at the start and after every so many steps, and the loss of each. OPTIONS is fp32, bf16 or bf16_compile.
 """
 
 import dataclasses
@@ -12,11 +12,12 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from limits import best_product, read_bandwidth, wait_for
 from torch import Tensor, nn
 
 from gptlab.interop.names import config_to, theirs
@@ -27,6 +28,8 @@ from gptlab.optim.optimizers import AdamW
 from gptlab.training.memory import keep_freed_pages
 
 Step = Callable[[Tensor, Tensor], Tensor]
+Measured = dict[str, Any]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Task:
@@ -38,24 +41,65 @@ class Task:
         self.x, self.y = saved["x"], saved["y"]  # (steps, B, T)
         self.optimizer = AdamW(**saved["optimizer"])
         self.clip_norm: float = saved["clip_norm"]
+        self.device = torch.device(saved["device"])
+        # a GPU is waited for as often as gptlab waits for it: when it logs
+        self.every: int = 1 if self.device.type == "cpu" else saved["every"]
 
     def gpt(self) -> GPT:
         gpt = GPT(self.config)
         gpt.load_state_dict(self.weights)
-        return gpt
+        return gpt.to(self.device)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every batch once, on the device; to a GPU by pinned memory, which nobody waits for."""
+        for pair in zip(self.x, self.y, strict=True):
+            if self.device.type == "cuda":
+                pair = tuple(t.pin_memory().to(self.device, non_blocking=True) for t in pair)
+            yield pair
 
 
-def prepare_task(folder: str, *overrides: str) -> dict[str, Any]:
+class Clock:
+    """Seconds at the start and after every `task.every` steps, when their losses are read: all work is done then."""
+
+    def __init__(self, task: Task) -> None:
+        self.every, self.waiting = task.every, list[Tensor]()
+        self.losses: list[float] = []
+        wait_for(task.device)
+        self.seconds = [time.perf_counter()]
+
+    def after(self, loss: Tensor) -> None:
+        """A step has ended, or will."""
+        self.waiting.append(loss)
+        if len(self.waiting) == self.every:
+            self.losses += torch.stack(self.waiting).tolist()
+            self.seconds.append(time.perf_counter())
+            self.waiting.clear()
+
+    def measured(self) -> Measured:
+        return {"seconds": self.seconds, "losses": self.losses, "every": self.every}
+
+
+def gptlab(*overrides: str) -> Measured:
+    """The command `gptlab train`; what it measures is in its run directory."""
+    from gptlab.cli import main as command
+
+    if code := command(["train", *overrides]):
+        raise SystemExit(code)
+    return {}
+
+
+def prepare_task(folder: str, *overrides: str) -> Measured:
     """Save what `gptlab train` with these overrides begins with: its weights, its batches in their order."""
     from gptlab.config import compose
     from gptlab.data.order import Order
     from gptlab.data.prepare import prepare
     from gptlab.data.windows import TrainBatches, dense
     from gptlab.planning.flops import flops_per_token
+    from gptlab.training.run import with_vocabulary
 
     config = compose("train", list(overrides))
     corpus = prepare(config.data, config.tokenizer)
-    model = dataclasses.replace(config.model, vocab_size=corpus.tokenizer.n_vocab)
+    model = with_vocabulary(config, corpus.tokenizer.n_vocab)
     torch.manual_seed(config.seed)
     weights = GPT(model).state_dict()
     windows = dense(corpus.train[0], model.block_size)
@@ -69,14 +113,17 @@ def prepare_task(folder: str, *overrides: str) -> dict[str, Any]:
         "y": torch.stack([y for _, y in batches]),
         "optimizer": dataclasses.asdict(config.optimizer),
         "clip_norm": config.trainer.gradient_clip_val,
+        "device": {"cpu": "cpu", "gpu": "cuda"}[config.trainer.accelerator],
+        "every": config.logger.every_n_steps,
     }
     torch.save(task, Path(folder) / "task.pt")
     return {"flops_per_token": flops_per_token(model), "parameters": sum(p.numel() for p in GPT(model).parameters())}
 
 
-def bare(task: Task, options: str) -> dict[str, list[float]]:
+def bare(task: Task, options: str) -> Measured:
     """gptlab's GPT with neither Lightning nor Hydra; in bf16 with fp32 masters, as `trainer.precision=bf16-true`."""
-    keep_freed_pages()  # as `gptlab train` does
+    if task.device.type == "cpu":
+        keep_freed_pages()  # as `gptlab train` does
     gpt = task.gpt()
     mixed = options != "fp32"
     keeper = task.gpt() if mixed else gpt  # of the weights that the optimizer moves
@@ -107,7 +154,7 @@ def bare(task: Task, options: str) -> dict[str, list[float]]:
     return timed(task, step)
 
 
-def nanogpt(task: Task, options: str, folder: str) -> dict[str, list[float]]:
+def nanogpt(task: Task, options: str, folder: str) -> Measured:
     """nanoGPT's model and optimizer, in the order of its train.py; in bf16 by autocast."""
     sys.path.insert(0, folder)
     theirs_ = importlib.import_module("model")
@@ -115,10 +162,11 @@ def nanogpt(task: Task, options: str, folder: str) -> dict[str, list[float]]:
     sizes = {key: getattr(c, key) for key in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
     model = theirs_.GPT(theirs_.GPTConfig(**sizes, dropout=0.0, bias=True))
     model.load_state_dict({theirs("gpt2", name)[0][0]: tensor for name, tensor in task.weights.items()})
-    o = task.optimizer
-    optimizer = model.configure_optimizers(o.weight_decay, o.lr, (o.beta1, o.beta2), "cpu")
+    model.to(task.device)
+    o, kind = task.optimizer, task.device.type
+    optimizer = model.configure_optimizers(o.weight_decay, o.lr, (o.beta1, o.beta2), kind)  # fused on a GPU
     compiled = torch.compile(model) if options.endswith("compile") else model
-    autocast = torch.amp.autocast("cpu", torch.bfloat16, enabled=options != "fp32")
+    autocast = torch.amp.autocast(kind, torch.bfloat16, enabled=options != "fp32")
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         with autocast:
@@ -132,7 +180,7 @@ def nanogpt(task: Task, options: str, folder: str) -> dict[str, list[float]]:
     return timed(task, step)
 
 
-def litgpt(task: Task, options: str) -> dict[str, list[float]]:
+def litgpt(task: Task, options: str) -> Measured:
     """LitGPT's GPT in Fabric, in the order of its pretrain.py; it has no learned positions, so these are rotary."""
     import lightning as L
     from litgpt.config import Config
@@ -142,7 +190,8 @@ def litgpt(task: Task, options: str) -> dict[str, list[float]]:
     c = task.config
     sizes = {key: getattr(c, key) for key in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
     shape = {"padded_vocab_size": c.vocab_size, "parallel_residual": False, "gelu_approximate": "tanh"}
-    fabric = L.Fabric(devices=1, accelerator="cpu", precision="32-true" if options == "fp32" else "bf16-mixed")
+    precision = "32-true" if options == "fp32" else "bf16-mixed"
+    fabric = L.Fabric(devices=1, accelerator=task.device.type, precision=precision)
     model = LitGPT(Config(**sizes, **shape))
     model.load_state_dict({litgpt_name(name): t for name, t in task.weights.items() if not name.startswith("wpe")})
     model.lm_head.weight = model.transformer.wte.weight
@@ -168,7 +217,7 @@ def litgpt_name(name: str) -> str:
     return f"transformer.{name}"
 
 
-def hf_trainer(task: Task, options: str) -> dict[str, list[float]]:
+def hf_trainer(task: Task, options: str) -> Measured:
     """transformers' Trainer with its own GPT-2; in bf16 by autocast. Only its order of the data is taken from it."""
     import transformers
     from torch.utils.data import SequentialSampler
@@ -180,28 +229,30 @@ def hf_trainer(task: Task, options: str) -> dict[str, list[float]]:
     model.tie_weights()
     x, y = task.x.flatten(0, 1), task.y.flatten(0, 1)
     data = [{"input_ids": x[i], "labels": y[i], "shift_labels": y[i]} for i in range(len(x))]
-    seconds, losses = [], []
+    clocks: list[Clock] = []
 
-    class Clock(transformers.TrainerCallback):
+    class Times(transformers.TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter())
+            clocks.append(Clock(task))
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter())
+            clocks[0].after(trainer.loss)
 
     class InOrder(transformers.Trainer):
+        loss: Tensor
+
         def _get_train_sampler(self, *_: Any) -> SequentialSampler:
             return SequentialSampler(data)
 
         def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-            losses.append(super().training_step(*args, **kwargs))
-            return losses[-1]
+            self.loss = super().training_step(*args, **kwargs)
+            return self.loss
 
     o = task.optimizer
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             folder,
-            use_cpu=True,
+            use_cpu=task.device.type == "cpu",
             bf16=options != "fp32",
             torch_compile=options.endswith("compile"),
             per_device_train_batch_size=task.x.shape[1],
@@ -216,46 +267,19 @@ def hf_trainer(task: Task, options: str) -> dict[str, list[float]]:
             report_to="none",
             remove_unused_columns=False,  # of the batches: it would take away shift_labels
         )
-        InOrder(model, arguments, train_dataset=data, callbacks=[Clock()]).train()
-    return {"seconds": seconds, "losses": [float(loss) for loss in losses]}
+        trainer = InOrder(model, arguments, train_dataset=data, callbacks=[Times()])
+        trainer.train()
+    return clocks[0].measured()
 
 
-def timed(task: Task, step: Step) -> dict[str, list[float]]:
-    """Every batch once, by the clock; the loss is read after each step, as the recipes do."""
-    seconds, losses = [time.perf_counter()], []
-    for x, y in zip(task.x, task.y, strict=True):
-        losses.append(step(x, y).item())
-        seconds.append(time.perf_counter())
-    return {"seconds": seconds, "losses": losses}
+def timed(task: Task, step: Step) -> Measured:
+    clock = Clock(task)
+    for x, y in task.batches():
+        clock.after(step(x, y))
+    return clock.measured()
 
 
-def limits(folder: str) -> dict[str, Any]:
-    """The best matrix product at the model's shapes in FLOP/s, by precision, and bytes read from memory a second."""
-    task = Task(Path(folder))
-    c, rows = task.config, task.x[0].numel()
-    widths = [(c.n_embd, 3 * c.n_embd), (c.n_embd, 4 * c.n_embd), (4 * c.n_embd, c.n_embd), (c.n_embd, c.vocab_size)]
-    best = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        rates = []
-        for inner, outer in widths:
-            a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(outer, inner, dtype=dtype)
-            rates.append(2 * rows * inner * outer / least_seconds(lambda a=a, b=b: nn.functional.linear(a, b)))
-        best["fp32" if dtype == torch.float32 else "bf16"] = max(rates)
-    array = torch.ones(50_000_000)
-    return {"flops": best, "bandwidth": array.nbytes / least_seconds(array.sum)}
-
-
-def least_seconds(work: Callable[[], object], budget: float = 0.2) -> float:
-    """The fastest of as many calls as fit into the budget, five at least."""
-    times: list[float] = []
-    while len(times) < 5 or sum(times) < budget:
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-LOOPS: dict[str, Callable[..., dict[str, list[float]]]] = {
+LOOPS: dict[str, Callable[..., Measured]] = {
     "bare": bare,
     "hf_trainer": hf_trainer,
     "litgpt": litgpt,
@@ -263,14 +287,26 @@ LOOPS: dict[str, Callable[..., dict[str, list[float]]]] = {
 }
 
 
+def limits(folder: str) -> Measured:
+    """What the device can do at most, at the model's shapes."""
+    task = Task(Path(folder))
+    c = task.config
+    widths = [(c.n_embd, 3 * c.n_embd), (c.n_embd, 4 * c.n_embd), (4 * c.n_embd, c.n_embd), (c.n_embd, c.vocab_size)]
+    flops = {key: best_product(task.x[0].numel(), widths, dtype, task.device) for key, dtype in DTYPES.items()}
+    return {"flops": flops, "bandwidth": read_bandwidth(task.device)}
+
+
+WHOLE: dict[str, Callable[..., Measured]] = {"gptlab": gptlab, "prepare": prepare_task, "limits": limits}
+
+
 def main(kind: str, *rest: str) -> None:
-    if kind == "prepare":
-        answer = prepare_task(*rest)
-    elif kind == "limits":
-        answer = limits(*rest)
+    if kind in WHOLE:
+        answer = WHOLE[kind](*rest)
     else:
         options, folder, *more = rest
         answer = LOOPS[kind](Task(Path(folder)), options, *more)
+    if torch.cuda.is_available():
+        answer["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
     print(json.dumps(answer))
 
 

@@ -106,3 +106,15 @@ def tiny_model() -> list[str]:
         "sample_prompts=[the cat]",
         "logger.every_n_steps=2",
     ]
+
+
+PADDED = ["model.vocab_size=320", "model.tied=false"]  # of tokenizer=byte, which has 257
+
+
+def raise_padding(checkpoint: Path) -> None:
+    """Make the padding ids of a run that was trained with PADDED more probable than all others, everywhere."""
+    saved = torch.load(checkpoint, weights_only=True)
+    weights = saved["state_dict"]
+    weights["gpt.ln_f.bias"] += 10.0  # what the head reads then sums to 160 or so
+    weights["gpt.lm_head.weight"][257:] = 1.0
+    torch.save(saved, checkpoint)

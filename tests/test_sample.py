@@ -12,6 +12,7 @@ from gptlab.decoding.generate import loglikelihood
 from gptlab.errors import UserError
 from gptlab.sample import sample
 from gptlab.training.run import train
+from tests.conftest import PADDED, raise_padding
 
 Tiny = Callable[..., TrainConfig]
 
@@ -128,3 +129,16 @@ def test_a_sweep_becomes_one_table(run: None) -> None:
 def test_mistakes(overrides: list[str], why: str, run: None) -> None:
     with pytest.raises(UserError, match=f"^{why}"):
         ask(*overrides)
+
+
+@pytest.mark.parametrize("decoder", ["greedy", "sample", "beam"])
+def test_ids_beyond_the_tokenizer_are_never_drawn(decoder: str, tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(*PADDED))
+    raise_padding(tmp_path / "run/checkpoints/last.ckpt")
+    gpt, tokenizer = gptlab.load()
+    ids = tokenizer.encode("the cat")
+    with torch.no_grad():
+        assert gpt(torch.tensor([ids])).softmax(-1)[..., 257:].sum(-1).min() > 0.999
+    found = ask("prompt=the cat", f"decoder={decoder}", "max_new_tokens=40")["samples"]
+    new = found[0]["ids"]  # type: ignore[index]
+    assert len(new) > 5 and max(new) < 257

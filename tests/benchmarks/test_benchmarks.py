@@ -1,10 +1,16 @@
 import json
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+
+from gptlab.training import objective
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -56,14 +62,78 @@ def test_a_process_that_fails_is_known_by_its_last_line(side_by_side: Any) -> No
     assert done.code == 1 and done.last_line().startswith("ModuleNotFoundError")
 
 
+def test_losses_are_read_as_often_as_something_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    import trainers
+
+    clock = trainers.Clock(SimpleNamespace(every=2, device=torch.device("cpu")))
+    for step in range(1, 5):
+        clock.after(torch.tensor(float(step)))
+        assert len(clock.seconds) == 1 + step // 2 and clock.losses == [1.0, 2.0, 3.0, 4.0][: step // 2 * 2]
+    assert sorted(clock.seconds) == clock.seconds and clock.measured()["every"] == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(side_by_side: Any) -> None:
+    assert side_by_side.device("auto") == side_by_side.device("cpu") == "cpu"
+    with pytest.raises(SystemExit, match="--device=cuda: torch finds no GPU here"):
+        side_by_side.device("cuda")
+
+
 @pytest.mark.slow
 def test_startup_runs(tmp_path: Path) -> None:
-    bench("startup.py", "--repeats", "1", "--json", str(tmp_path / "found.json"))
+    bench("startup.py", "--repeats", "1", "--out", str(tmp_path / "found.json"))
     found = json.loads((tmp_path / "found.json").read_text())
-    seconds = {name: figure["median"] for name, figure in found["seconds"].items()}
-    assert not found["left_out"] and found["machine"]["versions"]["torch"]
+    (work,) = found["workloads"]
+    seconds = {name: each["seconds"]["median"] for name, each in work["candidates"].items()}
+    assert not work["left_out"] and found["machine"]["versions"]["torch"]
     difference = seconds["first step"] - seconds["imports"]
     assert len(seconds) == 6 and seconds["first step - imports"] == pytest.approx(difference)
+
+
+@pytest.mark.slow
+def test_data_runs(tmp_path: Path) -> None:
+    bench("data.py", "--mb", "1", "--memory-mb", "2", "--repeats", "1", "--out", str(tmp_path / "found.json"))
+    (work,) = json.loads((tmp_path / "found.json").read_text())["workloads"]
+    assert set(work["candidates"]) == {"gptlab", "tiktoken"} and not work["left_out"]
+    assert work["memory"]["parent_mb"] > 0 and work["random_access"]["warm"] > 0
+
+
+@pytest.mark.slow
+def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench("growth.py", "--quick", "--axes", "vocabulary", "devices", "logits", "--out", str(tmp_path / "found.json"))
+    vocabulary, devices, by_vocabulary, by_batch = json.loads((tmp_path / "found.json").read_text())["workloads"]
+    assert vocabulary["sizes"] == [4096, 8192] and devices["sizes"] == [1, 2] and not devices["left_out"]
+    assert vocabulary["peak_mb"]["exponent"]["median"] == pytest.approx(vocabulary["peak_mb"]["expected"], abs=0.2)
+    for each in (by_vocabulary, by_batch):
+        assert each["exponent"]["full"] == pytest.approx(1, abs=0.1)
+        assert all(row["chunked"] < 5 * row["chunk"] for row in each["peak_mb"])
+    assert abs(by_batch["exponent"]["chunked"]) < 0.2
+    monkeypatch.syspath_prepend(FOLDER)
+    import growth
+
+    assert growth.CHUNK == objective.CHUNK
+    assert growth.slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+
+
+@pytest.mark.slow
+def test_what_runs_on_a_gpu_runs_on_a_cpu_with_a_small_model(tmp_path: Path) -> None:
+    model = ["n_layer=1", "n_head=2", "n_embd=32", "block_size=16", "n_vocab=250", "padded=256"]
+    length = ["--batch", "2", "--steps", "2", "--warmup", "1"]
+    more = {"DEVICE": "cpu", "REPEATS": "1", "RESULTS": str(tmp_path), "DECODE": "--n-layer 1 --new 4 --batch 2"}
+    command = [FOLDER / "gpu.sh", "--shape", *model, *length, "--candidates", "gptlab_bf16", "bare_bf16"]
+    done = subprocess.run(command, env=os.environ | more, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    trained, decoded, attended = (
+        json.loads((tmp_path / f"{name}-gpu.json").read_text()) for name in ("train", "decode", "attention")
+    )
+    (work,) = trained["workloads"]
+    assert (work["name"], work["n_layer"], work["padded"], work["device"]) == ("w3", 1, 256, "cpu")
+    ours, bare = (work["candidates"][name] for name in ("gptlab_bf16", "bare_bf16"))
+    assert ours["first_loss"] == pytest.approx(bare["first_loss"], abs=1e-5) == pytest.approx(math.log(256), abs=0.1)
+    assert [(each["precision"], each["batch"]) for each in decoded["workloads"]] == [("float32", 2), ("bfloat16", 2)]
+    assert all(each["candidates"]["gptlab"]["tokens_per_second"]["median"] > 0 for each in decoded["workloads"])
+    assert len(attended["workloads"]) == 2
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from gptlab.errors import UserError
 from gptlab.interop.exporting import export
 from gptlab.interop.importing import import_
 from gptlab.training.run import train
+from tests.conftest import PADDED, raise_padding
 
 Tiny = Callable[..., TrainConfig]
 LLAMA = ["model.positions=rope", "model.norm=rms", "model.feed_forward=swiglu", "model.bias=false", "model.tied=false"]
@@ -84,3 +85,23 @@ def test_an_imported_model_is_trained_on(tiny: Tiny, texts: str, tmp_path: Path)
     assert summary["val_loss"] < fresh["val_loss"] - 0.5
     gpt, tokenizer = gptlab.load(tmp_path / "second")
     assert gpt.config.n_layer == 2 and tokenizer.n_vocab == 257  # the imported ones
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_transformers_never_draws_padding_either(do_sample: bool, tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(*PADDED))
+    raise_padding(tmp_path / "run/checkpoints/last.ckpt")
+    gpt, tokenizer = gptlab.load()
+    hf = exported(tmp_path / "hf")
+    model = transformers.AutoModelForCausalLM.from_pretrained(hf).eval()
+    idx = torch.tensor([tokenizer.encode("the cat")])
+    with torch.no_grad():
+        logits = model(idx).logits
+        assert (logits - gpt(idx)).abs().max() < 1e-3 and logits.argmax(-1).min() >= 257
+    new = model.generate(idx, do_sample=do_sample, max_new_tokens=20, pad_token_id=0)[0, idx.shape[1] :]
+    assert len(new) > 5 and new.max() < 257
+    assert model.generation_config.eos_token_id == tokenizer.eot
+    import_(compose("import", [f"hf={hf}", f"out={tmp_path}/back"]))
+    back, again = gptlab.load(tmp_path / "back")
+    assert (back.config.vocab_size, again.n_vocab) == (320, 257)
+    assert all(torch.equal(a, b) for a, b in zip(gpt.state_dict().values(), back.state_dict().values(), strict=True))

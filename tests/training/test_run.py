@@ -228,3 +228,28 @@ def test_a_checkpoint_knows_its_data(tiny: Tiny, tmp_path: Path) -> None:
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert saved["TextDataModule"]["data_hash"] == summary["data_hash"]
     assert len(summary["data_hash"]) == 64
+
+
+def test_a_padded_vocabulary_counts_in_the_loss(tiny: Tiny, tmp_path: Path) -> None:
+    summary = train(tiny("model.vocab_size=320", "optimizer.lr=0.01", "budget.steps=60", "data.val_fraction=0.1"))
+    assert summary is not None
+    gpt, tokenizer = gptlab.load(tmp_path / "run")
+    assert (gpt.config.vocab_size, gpt.wte.num_embeddings, tokenizer.n_vocab) == (320, 320, 257)
+    tokens, _ = RunDir(tmp_path / "run").held_out()
+    ids, total, padding = tokens[0 : len(tokens)].astype("int64"), 0.0, []
+    for start in range(0, len(ids) - 1, 32):
+        window = ids[start : start + 33]
+        with torch.no_grad():
+            logits = gpt(torch.from_numpy(window[None, :-1]))[0].double().numpy()
+        probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)  # (T, 320)
+        total -= np.log(probs[np.arange(len(probs)), window[1:]]).sum()
+        padding.append(probs[:, 257:].sum(1).mean())
+    assert summary["val_loss"] == pytest.approx(total / (len(ids) - 1), abs=1e-5)
+    assert evaluate(compose("evaluate", []))["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
+    assert np.mean(padding) < 0.05 < 63 / 320  # the model learns that nobody writes it
+
+
+@pytest.mark.parametrize("size", [256, 385])
+def test_a_vocabulary_that_is_too_small_or_no_padding_is_refused(size: int, tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=rf"^model.vocab_size={size}: .*257 tokens; leave it out, or pad: 320"):
+        train(tiny(f"model.vocab_size={size}"))

@@ -21,11 +21,14 @@ def export(config: ExportConfig) -> dict[str, Any]:
     out = Path(config.out)
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     gpt, tokenizer = RunDir.find(config.run).load()
-    hf = config_to(gpt.config) | {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
+    ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
+    hf, padding = config_to(gpt.config) | ends, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     with new_folder(out) as work:
         (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
         save_file(weights_of(gpt, hf["model_type"]), work / "model.safetensors", metadata={"format": "pt"})
         _write_tokenizer(work, tokenizer, gpt.config.block_size)
+        if padding:  # generate() then never draws it
+            (work / "generation_config.json").write_text(json.dumps(ends | {"suppress_tokens": padding}) + "\n")
     print(f"exported {num_params(gpt):,} parameters as {hf['architectures'][0]} into {out}")
     return {"out": str(out), "architecture": hf["architectures"][0], "parameters": num_params(gpt)}
 

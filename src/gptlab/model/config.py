@@ -33,7 +33,7 @@ class GPTConfig:
     n_head: int = 12
     n_embd: int = 768
     block_size: int = 1024
-    vocab_size: int = 50257  # 0: as many as the tokenizer has
+    vocab_size: int = 50257  # 0: as many as the tokenizer has; a few more are padding, which is never drawn
     n_kv_head: int | None = None  # key-value heads; null: n_head
     n_inner: int | None = None  # width of the feed-forward; null: 4 n_embd
     positions: str = "learned"  # learned | rope | alibi | none

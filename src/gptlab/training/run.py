@@ -51,6 +51,7 @@ ADVICE = (
     "It is recommended to use `self.log",
     "Total length of .* across ranks is zero",
 )
+MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
@@ -232,10 +233,12 @@ def bytes_per_token(corpus: Corpus) -> float:
 
 
 def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
-    """The model's config with as many tokens as the tokenizer has."""
-    asked = config.model.vocab_size
-    require(asked in (0, n_vocab), "model.vocab_size", asked, f"but the tokenizer has {n_vocab} tokens", "leave it out")
-    return dataclasses.replace(config.model, vocab_size=n_vocab)
+    """The model's config with as many tokens as the tokenizer has, or padded beyond to a rounder number."""
+    asked = config.model.vocab_size or n_vocab
+    why = f"but the tokenizer has {n_vocab} tokens"
+    todo = f"leave it out, or pad: {-(-n_vocab // 64) * 64} is a multiple of 64"
+    require(n_vocab <= asked < n_vocab + MOST_PADDING, "model.vocab_size", asked, why, todo)
+    return dataclasses.replace(config.model, vocab_size=asked)
 
 
 def swept(run_dir: Path) -> list[str]:
