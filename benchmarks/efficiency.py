@@ -1,9 +1,9 @@
 """Loss against wall-clock: the modern recipe beside GPT-2's on Shakespeare by characters, over several seeds.
 
-    python benchmarks/efficiency.py --text input.txt [--seeds 5] [--steps 400] [--nanogpt DIR] [--out results.json]
+    python benchmarks/efficiency.py --text input.txt [--seeds 5] [--short 400] [--nanogpt DIR] [--out results.json]
 
 GPT-2's recipe is nanoGPT's for a CPU: `experiment=shakespeare_char`, and with --nanogpt the checkout itself. The modern
-one, `experiment=modern_char`, runs as many steps, and once more planned for --steps. Losses of gptlab are of all
+one, `experiment=modern_char`, runs as many steps, and once more planned for --short ones. Losses of gptlab are of all
 held-out text; nanoGPT prints its own, of a sample of it. Seconds are of whole processes, from start to end.
 """
 
@@ -19,13 +19,13 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-from side_by_side import LeftOut, described, fresh, interleaved, machine, table, write
+from side_by_side import described, fresh, interleaved, machine, succeeded, table, write
 
 TARGET = 1.88  # what nanoGPT's README reports for this recipe
 GPT2, MODERN, SHORT, NANOGPT = "gpt2", "modern", "modern, short", "nanogpt"
 RECIPE = {
     "device": "cpu", "compile": False, "eval_iters": 20, "log_interval": 100, "block_size": 64, "batch_size": 12,
-    "n_layer": 4, "n_head": 4, "n_embd": 128, "max_iters": 2000, "lr_decay_iters": 2000, "dropout": 0.0,
+    "n_layer": 4, "n_head": 4, "n_embd": 128, "dropout": 0.0,
 }  # fmt: skip
 
 
@@ -33,10 +33,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, help="the plays, if there is no network to download them")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=400, help="of the short modern run")
-    parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT; needs --text")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--short", type=int, default=400, help="steps of the short modern run")
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT; with --text")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
+    if options.nanogpt and not options.text:
+        parser.error("--nanogpt needs the plays: --text input.txt")
     about = machine()
     print(f"{described(about)}; {options.seeds} seeds")
     with tempfile.TemporaryDirectory() as folder:
@@ -47,8 +50,8 @@ def main() -> None:
     heads = ("", "steps", "seconds", "of gpt2's", "val loss", "± s.e.", f"at most {TARGET}")
     table(heads, [[name, *cells(row)] for name, row in rows.items()])
     if options.out:
-        results = {"machine": about, "target": TARGET, "recipes": rows, "left_out": left_out}
-        write(options.out, results)
+        work = {"name": "shakespeare_char", "target": TARGET, "candidates": rows, "left_out": left_out}
+        write(options.out, {"machine": about, "repeats": options.seeds, "workloads": [work]})
 
 
 class Bench:
@@ -57,7 +60,7 @@ class Bench:
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.nanogpt, self.runs = folder, options.nanogpt, dict.fromkeys((GPT2, MODERN, SHORT, NANOGPT), 0)
         self.source = [f"data.url={options.text.resolve().as_uri()}"] if options.text else []
-        self.short = options.steps
+        self.steps, self.short = options.steps, options.short
         if options.nanogpt:
             nanogpt_data(folder / "data/shakespeare_char", options.text.read_text())
         self.gptlab("shakespeare_char", "prepares-the-text", "budget.steps=1")
@@ -66,16 +69,14 @@ class Bench:
         seed = self.runs[name] = self.runs[name] + 1
         if name == NANOGPT:
             return self.theirs(seed)
-        length = [f"budget.steps={self.short}"] if name == SHORT else []
+        steps = self.short if name == SHORT else self.steps
         recipe = "shakespeare_char" if name == GPT2 else "modern_char"
-        return self.gptlab(recipe, f"{name.replace(', ', '-')}-{seed}", f"seed={seed}", *length)
+        return self.gptlab(recipe, f"{name.replace(', ', '-')}-{seed}", f"seed={seed}", f"budget.steps={steps}")
 
     def gptlab(self, recipe: str, run: str, *overrides: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "gptlab.cli", "train", f"experiment={recipe}", *self.source, *overrides]
         env = {"GPTLAB_CACHE": str(self.folder / "cache"), "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"}
-        done = fresh([*command, f"run_dir={self.folder / run}"], env, self.folder)
-        if done.code:
-            raise LeftOut(done.last_line())
+        done = succeeded(fresh([*command, f"run_dir={self.folder / run}"], env, self.folder))
         said = json.loads((self.folder / run / "summary.json").read_text())
         return {"seconds": done.seconds, "val_loss": said["val_loss"], "steps": said["steps"], "fit": said["seconds"]}
 
@@ -84,12 +85,12 @@ class Bench:
         code = (self.nanogpt / "train.py").read_text().replace("manual_seed(1337", f"manual_seed({1337 + seed}")
         (self.folder / "nanogpt.py").write_text(code)
         script = [sys.executable, self.folder / "nanogpt.py", self.nanogpt / "config/train_shakespeare_char.py"]
-        given = [f"--{key}={value}" for key, value in {**RECIPE, "out_dir": str(self.folder / "out")}.items()]
+        length = {"max_iters": self.steps, "lr_decay_iters": self.steps}
+        options = {**RECIPE, **length, "out_dir": str(self.folder / "out")}
+        given = [f"--{key}={value}" for key, value in options.items()]
         for name in ("model.py", "configurator.py"):
             (self.folder / name).write_text((self.nanogpt / name).read_text())
-        done = fresh([*script, *given], cwd=self.folder)
-        if done.code:
-            raise LeftOut(done.last_line())
+        done = succeeded(fresh([*script, *given], cwd=self.folder))
         losses = re.findall(r"^step (\d+): train loss \S+, val loss (\S+)", done.out, re.MULTILINE)
         return {"seconds": done.seconds, "val_loss": float(losses[-1][1]), "steps": int(losses[-1][0])}
 

@@ -147,3 +147,16 @@ def test_train_runs_and_the_losses_of_two_loops_agree(tmp_path: Path) -> None:
     assert ours["last_loss"] == pytest.approx(bare["last_loss"], abs=1e-4)
     assert ours["own_tokens_per_second"] and not bare["own_tokens_per_second"]
     assert 0 < ours["of_limit"] < 1 and ours["tokens_per_second"]["repeats"] == 1
+
+
+@pytest.mark.slow
+def test_efficiency_runs(tmp_path: Path) -> None:
+    (tmp_path / "plays.txt").write_text("\n".join(f"LORD: {n} times {n} is {n * n}." for n in range(400)))
+    lengths = "--steps", "30", "--short", "10", "--seeds", "2"
+    bench("efficiency.py", "--text", str(tmp_path / "plays.txt"), *lengths, "--out", str(tmp_path / "found.json"))
+    (work,) = json.loads((tmp_path / "found.json").read_text())["workloads"]
+    gpt2, modern, short = (work["candidates"][name] for name in ("gpt2", "modern", "modern, short"))
+    assert (gpt2["steps"], modern["steps"], short["steps"], gpt2["of_gpt2"]) == (30, 30, 10, 1.0)
+    losses = [run["val_loss"] for run in modern["runs"]]
+    assert modern["val_loss"] == pytest.approx(sum(losses) / 2) and losses[0] != losses[1]
+    assert modern["standard_error"] == pytest.approx(abs(losses[0] - losses[1]) / 2)
