@@ -20,7 +20,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gptlab.config import conf_dir, quote_values, register, to_typed
+from gptlab.config.overrides import quote_values
+from gptlab.config.tree import conf_dir, register, to_typed
 from gptlab.errors import RunFailed, UserError, require
 from gptlab.launch import Crew, place
 from gptlab.messages import explain, usage
