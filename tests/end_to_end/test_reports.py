@@ -33,4 +33,3 @@ def test_sweep_report_compare(texts: str) -> None:
     means = {row["optimizer.lr"]: row for row in answer["runs"]}
     assert result["perplexity_refused"] is None and result["seed_test"]["p"] <= 1
     assert (result["difference"]["value"] < 0) == (means[0.01]["mean_val_loss"] < means[0.001]["mean_val_loss"])
-    assert "error: a=nothing: no such directory" in run([*GPTLAB, "compare", "a=nothing", "b=latest"], code=2).stderr
