@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; before torch reads it
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# the workers share the cores, and threads that wait for each other spin; before torch reads it
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
