@@ -22,7 +22,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run(command: list[str], code: int = 0) -> Done:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -53,7 +53,7 @@ def test_train_sample_evaluate_from_any_folder(trained: Done) -> None:
     assert len(suggested) == 2
     for command in suggested:  # what it tells people to type works
         subprocess.run(
-            command.replace("gptlab", GPTLAB[0], 1), shell=True, check=True, capture_output=True, timeout=300
+            command.replace("gptlab", GPTLAB[0], 1), shell=True, check=True, capture_output=True, timeout=900
         )
     sampled = json.loads(run([*GPTLAB, "sample", "prompt=the cat", "max_new_tokens=5", "json=true"]).stdout)
     assert set(sampled["samples"][0]) == {"prompt", "text", "ids", "logprob", "logprobs"}

@@ -27,7 +27,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run(command: list[str], code: int = 0) -> Done:
-    done = subprocess.run(command, env=os.environ | LOOPBACK, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=os.environ | LOOPBACK, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -55,7 +55,7 @@ def torchrun_on_two_nodes(overrides: list[str]) -> str:
         )
         for node in (0, 1)
     ]
-    said = [agent.communicate(timeout=300) for agent in agents]
+    said = [agent.communicate(timeout=900) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
     return said[0][0] + said[1][0]
 

@@ -23,7 +23,7 @@ TRAIN = [sys.executable, str(ROOT / "train.py")]
 
 
 def sweep(*overrides: str, code: int = 0) -> list[dict[str, Any]]:
-    done = subprocess.run([*TRAIN, *overrides, "json=true"], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([*TRAIN, *overrides, "json=true"], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert "overrides" in done.stderr  # the table
     return json.loads(done.stdout)["runs"]
