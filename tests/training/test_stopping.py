@@ -23,7 +23,7 @@ from tests.training.test_resume import RUN, resumed, rows, same, stop_at
 Tiny = Callable[..., TrainConfig]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_signals(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sent within step 5, the run ends there, and Slurm is asked to start it again after SIGUSR1."""
     train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
@@ -174,3 +174,24 @@ def test_a_run_of_a_newer_version(tiny: Tiny, tmp_path: Path) -> None:
 def test_not_a_run(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a run directory"):
         train(compose("train", [f"resume={tmp_path}"]))
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gptlab.training.module import GPTModule
+
+    whole, batches = GPTModule.training_step, []
+
+    def training_step(self: GPTModule, data: object, batch_idx: int) -> torch.Tensor:
+        if batch_idx == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        batches.append(batch_idx)
+        return whole(self, data, batch_idx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GPTModule, "training_step", training_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*RUN))
+    assert batches[-1] == 7
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"
