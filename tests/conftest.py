@@ -4,6 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# the workers share the cores, and threads that wait for each other spin; before torch reads it
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from gptlab.config import TrainConfig, compose
@@ -34,6 +38,11 @@ WORDS = [
     "ran",
     "home",
 ]
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Single files run here, where nothing waits for workers, and `-s` shows what a test prints."""
+    return 0 if all(".py" in arg for arg in config.args) else None
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,7 @@ def test_a_mistake_is_one_line(given: str, texts: str, tmp_path: Path, capfd: py
         ("import", r"hf=\?\?\?: is needed; give hf="),
         ("export out=.", r"out=\.: exists already"),
         ("export out=x", r"run=latest: there is no run yet"),
+        ("compare a=nothing b=latest", r"a=nothing: no such directory"),
         ("evaluate batch_size=0", r"batch_size=0: "),
         (
             "trian",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from gptlab.config import AuditConfig
+from gptlab.config.verbs import AuditConfig
 from gptlab.data.prepare import prepare, texts
 from gptlab.data.statistics import copies, hard_characters, id_counts, longest, overlap
 from gptlab.progress import sizes, watching

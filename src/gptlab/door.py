@@ -10,17 +10,20 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gptlab.config import conf_dir, quote_values, register, to_typed
+from gptlab.config.overrides import quote_values
+from gptlab.config.tree import conf_dir, register, to_typed
 from gptlab.errors import RunFailed, UserError, require
 from gptlab.launch import Crew, place
 from gptlab.messages import explain, usage
@@ -28,14 +31,11 @@ from gptlab.sweep.job import follow_the_sweep
 from gptlab.sweep.single import run_one
 from gptlab.sweep.whole import Sweep, exit_code
 
+Work = Callable[[Any], dict[str, Any] | None]
+AfterSweep = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
-def open_door(
-    verb: str,
-    work: Callable[[Any], dict[str, Any] | None],
-    program: list[str],
-    argv: list[str],
-    after_sweep: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
-) -> int:
+
+def open_door(verb: str, work: Work, program: list[str], argv: list[str], after_sweep: AfterSweep | None = None) -> int:
     """Run `work` on the typed config that `argv` asks of `verb`; `program` is the command line before `argv`.
 
     `work` returns what `json=true` prints, or None in a process that is not the one to speak. `after_sweep` makes one
@@ -45,100 +45,135 @@ def open_door(
         print(usage(verb))
         return 0
     as_json = any(re.fullmatch(r"\+{0,2}json=(true|yes|on|1)", arg, re.IGNORECASE) for arg in argv)
-    answers: list[dict[str, Any]] = []
-    codes = [0]
     crew = Crew(place() if verb == "train" else None)
-
-    def mistake(error: Exception) -> None:
-        line = explain(error, argv)
-        if crew.speaks_of(line):
-            print(f"error: {line}", file=sys.stderr)
-        answers.append({"error": line})
-        codes.append(2)
-
-    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)
-    def job(cfg: DictConfig) -> float | None:
-        """One job; a sweep goes on with the others whatever becomes of it."""
-        hydra_config = HydraConfig.get()
-        # Lightning starts the other ranks by this line: the one job, never the whole sweep
-        sys.argv = [*program, *_config_flags(argv), *hydra_config.overrides.task]
-        if hydra_config.mode == RunMode.MULTIRUN and verb == "train":
-            return run_one(hydra_config, cfg, work)  # unless our launcher has it
-        try:
-            config = to_typed(cfg, hydra_config.runtime.output_dir)
-            if crew.rank == 0 and crew.size > 1 and not config.resume:
-                from gptlab.rundir import RunDir
-
-                RunDir(Path(config.run_dir)).require_new()  # only rank 0 can tell; the others would wait for it in vain
-            given = [*_config_flags(argv), *hydra_config.overrides.hydra, *hydra_config.overrides.task]
-            crew.lead([*given, f'hydra.run.dir="{hydra_config.runtime.output_dir}"'])
-            if (answer := work(config)) is not None:
-                swept = hydra_config.mode == RunMode.MULTIRUN and after_sweep is not None
-                answers.append({**answer, "overrides": list(hydra_config.overrides.task)} if swept else answer)
-        except (UserError, OmegaConfBaseException) as error:
-            mistake(error)
-        except RunFailed as error:
-            if crew.speaks_of(str(error)):
-                print(f"error: {error}", file=sys.stderr)
-            answers.append({"error": str(error)})
-            codes.append(1)
-        except Exception as error:
-            traceback.print_exc()
-            answers.append({"error": f"{type(error).__name__}: {error}"})
-            codes.append(1)
-        finally:
-            _remove_if_empty(Path(hydra_config.runtime.output_dir))
-        return None
-
+    command = _Command(verb, work, program, argv, after_sweep, crew)
     sweep = None
     if verb == "train":
         follow_the_sweep()
     if crew.rank:
-        argv, code = crew.orders()
+        command.argv, code = crew.orders()
         if code is not None:
             return code
     elif verb == "train":
         try:
-            argv = _resumed(argv)
-            if sweep := Sweep.of(argv):
-                argv = sweep.argv
-                why = f"a sweep starts its jobs itself, and {crew.size} processes are started"
-                require(crew.size == 1, "hydra.mode", "MULTIRUN", why, "start it without torchrun or srun")
+            command.argv, sweep = _runs_asked_for(argv, crew)
         except UserError as error:
-            mistake(error)
+            command.mistake(error)
             crew.dismiss(2)
             if as_json:
-                print(json.dumps(answers[0]))
+                print(json.dumps(command.answers[0]))
             return 2
-    register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
-    sys.argv = [program[0], *quote_values(argv)]
     with _standard_output_kept_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
+        command.run(sweep)
+        answer = command.answer(sweep)
+        if as_json and (command.answers or sweep) and crew.rank == 0:
+            print(json.dumps(answer), file=out)
+    return command.code
+
+
+@dataclass
+class _Command:
+    """One command: what it asks, who does it, and what has become of it so far."""
+
+    verb: str
+    work: Work
+    program: list[str]
+    argv: list[str]
+    after_sweep: AfterSweep | None
+    crew: Crew
+    answers: list[dict[str, Any]] = field(default_factory=list)  # one a job
+    code: int = 0
+
+    def run(self, sweep: Sweep | None) -> None:
+        """Hydra composes one job, or those of a sweep; each is done and answered."""
+        register()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
+        sys.argv = [self.program[0], *quote_values(self.argv)]
+        hydra_main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self.verb)(self._job)
         try:
             with sweep.running() if sweep else contextlib.nullcontext():
-                job()
+                hydra_main()
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            mistake(error)
+            self.mistake(error)
         except KeyboardInterrupt:
-            answers.append({"error": "stopped"})
-            codes.append(1)
+            self._failed("stopped")
         except Exception as error:  # of a launcher: the jobs that have ended are still told
-            traceback.print_exc()
-            answers.append({"error": f"{type(error).__name__}: {error}"})
-            codes.append(1)
+            self._crashed(error)
         finally:
-            crew.dismiss(max(codes))
-        done = [answer for answer in answers if "overrides" in answer]
-        if after_sweep and done:
-            answers.append(after_sweep(done))
-        answer = answers[0] if len(answers) == 1 else {"runs": answers}
+            self.crew.dismiss(self.code)
+
+    def _job(self, cfg: DictConfig) -> float | None:
+        """One job; a sweep goes on with the others whatever becomes of it."""
+        hydra_config = HydraConfig.get()
+        # Lightning starts the other ranks by this line: the one job, never the whole sweep
+        sys.argv = [*self.program, *_config_flags(self.argv), *hydra_config.overrides.task]
+        if hydra_config.mode == RunMode.MULTIRUN and self.verb == "train":
+            return run_one(hydra_config, cfg, self.work)  # unless our launcher has it
+        try:
+            config = to_typed(cfg, hydra_config.runtime.output_dir)
+            self._lead(config, hydra_config)
+            if (answer := self.work(config)) is not None:
+                swept = hydra_config.mode == RunMode.MULTIRUN and self.after_sweep is not None
+                overrides = {"overrides": list(hydra_config.overrides.task)} if swept else {}
+                self.answers.append({**answer, **overrides})
+        except (UserError, OmegaConfBaseException) as error:
+            self.mistake(error)
+        except RunFailed as error:
+            if self.crew.speaks_of(str(error)):
+                print(f"error: {error}", file=sys.stderr)
+            self._failed(str(error))
+        except Exception as error:
+            self._crashed(error)
+        finally:
+            _remove_if_empty(Path(hydra_config.runtime.output_dir))
+        return None
+
+    def _lead(self, config: Any, hydra_config: HydraConf) -> None:
+        """Let the other processes of torchrun or srun compose the same."""
+        if self.crew.rank == 0 and self.crew.size > 1 and not config.resume:
+            from gptlab.rundir import RunDir
+
+            RunDir(Path(config.run_dir)).require_new()  # only rank 0 can tell; the others would wait for it in vain
+        given = [*_config_flags(self.argv), *hydra_config.overrides.hydra, *hydra_config.overrides.task]
+        self.crew.lead([*given, f'hydra.run.dir="{hydra_config.runtime.output_dir}"'])
+
+    def answer(self, sweep: Sweep | None) -> dict[str, Any]:
+        """What `json=true` prints: that of the one job, or of all."""
+        done = [answer for answer in self.answers if "overrides" in answer]
+        if self.after_sweep and done:
+            self.answers.append(self.after_sweep(done))
         if sweep and (results := sweep.results()):
             sweep.report(results)
-            codes.append(exit_code(results))
-            answer = {"runs": results, **(answers[0] if answers else {})}
-        if as_json and (answers or sweep) and crew.rank == 0:
-            print(json.dumps(answer), file=out)
-    return max(codes)
+            self.code = max(self.code, exit_code(results))
+            return {"runs": results, **(self.answers[0] if self.answers else {})}
+        return self.answers[0] if len(self.answers) == 1 else {"runs": self.answers}
+
+    def mistake(self, error: Exception) -> None:
+        """Something in what was asked."""
+        line = explain(error, self.argv)
+        if self.crew.speaks_of(line):
+            print(f"error: {line}", file=sys.stderr)
+        self._failed(line, code=2)
+
+    def _crashed(self, error: Exception) -> None:
+        """What nobody has foreseen."""
+        traceback.print_exc()
+        self._failed(f"{type(error).__name__}: {error}")
+
+    def _failed(self, why: str, code: int = 1) -> None:
+        self.answers.append({"error": why})
+        self.code = max(self.code, code)
+
+
+def _runs_asked_for(argv: list[str], crew: Crew) -> tuple[list[str], Sweep | None]:
+    """The command line as Hydra gets it, with the run or sweep that it resumes, and the sweep if it is one."""
+    argv = _resumed(argv)
+    sweep = Sweep.of(argv)
+    if sweep is None:
+        return argv, None
+    why = f"a sweep starts its jobs itself, and {crew.size} processes are started"
+    require(crew.size == 1, "hydra.mode", "MULTIRUN", why, "start it without torchrun or srun")
+    return sweep.argv, sweep
 
 
 def _resumed(argv: list[str]) -> list[str]:

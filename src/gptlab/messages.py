@@ -9,7 +9,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import MISSING
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from gptlab.config import VERB_CONFIGS, conf_dir
+from gptlab.config.tree import conf_dir
+from gptlab.config.verbs import VERB_CONFIGS
 from gptlab.errors import UserError
 
 # options that come with an extra

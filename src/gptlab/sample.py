@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from gptlab.config import SampleConfig
+from gptlab.config.verbs import SampleConfig
 from gptlab.decoding.controls import Controls
 from gptlab.decoding.decoders import Beam, TopP
 from gptlab.decoding.generate import Limits, Step, beam_search, generate

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from gptlab.atomic import new_folder
-from gptlab.config import TokenizeConfig
+from gptlab.config.verbs import TokenizeConfig
 from gptlab.data.prepare import Corpus, prepare
 from gptlab.data.sources import TokenFiles
 from gptlab.data.statistics import id_counts

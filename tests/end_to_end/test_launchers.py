@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import gptlab
+from gptlab.config import compose
+from gptlab.training.run import train
 from tests.conftest import ROOT, tiny_overrides, write_texts
 from tests.slurm import Slurm, free_ports
 
@@ -25,13 +27,15 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run(command: list[str], code: int = 0) -> Done:
-    done = subprocess.run(command, env=os.environ | LOOPBACK, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=os.environ | LOOPBACK, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
 
 def lightning(overrides: list[str]) -> str:
-    return run([*TRAIN, *overrides, "trainer.devices=2"]).stdout
+    done = run([*TRAIN, *overrides, "trainer.devices=2"])
+    assert "on 2 x cpu" in done.stderr and done.stderr.count("parameters:") == 1
+    return done.stdout
 
 
 def torchrun(overrides: list[str]) -> str:
@@ -51,7 +55,7 @@ def torchrun_on_two_nodes(overrides: list[str]) -> str:
         )
         for node in (0, 1)
     ]
-    said = [agent.communicate(timeout=300) for agent in agents]
+    said = [agent.communicate(timeout=900) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
     return said[0][0] + said[1][0]
 
@@ -60,7 +64,11 @@ def torchrun_on_two_nodes(overrides: list[str]) -> str:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where one process has trained."""
     folder = tmp_path_factory.mktemp("alone")
-    run([*TRAIN, *tiny_overrides(write_texts(folder / "texts")), "model.dropout=0.0", f"run_dir={folder}/run"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("GPTLAB_CACHE", str(folder / "cache"))
+        ask = [*tiny_overrides(write_texts(folder / "texts")), "model.dropout=0.0", f"run_dir={folder}/run"]
+        train(compose("train", ask))
     return folder / "run"
 
 
@@ -78,6 +86,10 @@ def require_the_same(alone: Path, printed: str) -> None:
     assert summary["steps"] == 6 and summary["status"] == "finished"
     (path,) = (folder for day in Path("outputs").glob("2*") for folder in day.iterdir())
     assert path.resolve() == Path(summary["run_dir"]) == Path("outputs/latest").resolve()
+    one_process = json.loads((alone / "summary.json").read_text())
+    for key in ("train_loss", "val_loss", "val_bits_per_byte"):
+        assert summary[key] == pytest.approx(one_process[key], abs=2e-6)
+    assert summary["tokens"] == one_process["tokens"]
     off = max(abs(a - b) for a, b in zip(losses(alone), losses(path), strict=True))
     one, two = (torch.cat([p.flatten() for p in gptlab.load(d)[0].parameters()]) for d in (alone, path))
     off_weights = (one - two).abs().max().item()
@@ -110,7 +122,8 @@ def test_a_batch_script_starts_its_processes_by_lightning(alone: Path, texts: st
 
 def test_torchrun_goes_on_with_a_run(texts: str) -> None:
     """`latest` is what it was when rank 0 read it."""
-    first = json.loads(torchrun([*tiny_overrides(texts), "json=true"]))
+    first = train(compose("train", tiny_overrides(texts)))
+    assert first is not None
     second = json.loads(torchrun(["resume=latest", "budget.steps=8", "json=true"]))
     assert (second["steps"], second["run_dir"]) == (8, first["run_dir"])
 

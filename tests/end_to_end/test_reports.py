@@ -12,7 +12,15 @@ pytestmark = pytest.mark.slow
 
 
 def test_sweep_report_compare(texts: str) -> None:
-    run([*TRAIN, "-m", *tiny_overrides(texts), "data.val_fraction=0.3", "optimizer.lr=1e-3,1e-2", "seed=1,2"])
+    swept = ["data.val_fraction=0.3", "optimizer.lr=1e-3,1e-2", "seed=1,2", "json=true"]
+    runs = json.loads(run([*TRAIN, "-m", *tiny_overrides(texts), *swept]).stdout)["runs"]
+    assert len({r["val_loss"] for r in runs}) == 4
+    folders = {Path(r["run_dir"]) for r in runs}
+    assert len(folders) == 4 and len({f.parent for f in folders}) == 1
+    for folder in folders:
+        assert (folder / "summary.json").exists() and len(folder.name) < 200
+    assert Path("outputs/latest").resolve() == Path(runs[-1]["run_dir"])
+
     reported = run([*GPTLAB, "report", "json=true"])
     answer = json.loads(reported.stdout)
     asked = [(row["optimizer.lr"], row["seed"]) for row in answer["runs"]]
@@ -25,4 +33,3 @@ def test_sweep_report_compare(texts: str) -> None:
     means = {row["optimizer.lr"]: row for row in answer["runs"]}
     assert result["perplexity_refused"] is None and result["seed_test"]["p"] <= 1
     assert (result["difference"]["value"] < 0) == (means[0.01]["mean_val_loss"] < means[0.001]["mean_val_loss"])
-    assert "error: a=nothing: no such directory" in run([*GPTLAB, "compare", "a=nothing", "b=latest"], code=2).stderr

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gptlab.config import TrainConfig, compose, record
+from gptlab.config import TrainConfig, compose
+from gptlab.config.record import record
 from gptlab.errors import UserError
 from gptlab.sweep.job import Job, jobs_in
 

@@ -14,7 +14,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from gptlab.config import TrainConfig, record
+from gptlab.config import TrainConfig
+from gptlab.config.record import record
 from gptlab.data.prepare import prepare
 from gptlab.data.windows import held_out
 from gptlab.metrics import IGNORE, nats

@@ -14,7 +14,6 @@ from gptlab.errors import UserError
 from gptlab.training import checkpoints
 from gptlab.training.checkpoints import CheckpointFiles, is_whole
 from gptlab.training.run import train
-from tests.conftest import ROOT, tiny_overrides
 
 Tiny = Callable[..., TrainConfig]
 
@@ -108,12 +107,10 @@ sys.exit(main(["train", *sys.argv[1:]]))
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_the_one_before(texts: str, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_one_before(tiny: Tiny, tmp_path: Path) -> None:
     """Files may not grow beyond a size that the second run's checkpoints pass: its end is an error, one line, exit
     code 1, and the checkpoint of the first is whole."""
-    ask = [*tiny_overrides(texts), "run_dir=run", "logger=none"]
-    first = subprocess.run([sys.executable, str(ROOT / "train.py"), *ask], check=True, capture_output=True)
-    assert first.returncode == 0
+    train(tiny("logger=none"))
     size = (tmp_path / "run/checkpoints/last.ckpt").stat().st_size
     script = FULL.replace("BYTES", str(size // 2))
     more = ["resume=run", "budget.steps=9", "checkpoint.every_n_steps=7"]

@@ -201,7 +201,7 @@ def test_killed_at_random_instants(texts: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py")]
     ask = [*tiny_overrides(texts), "model.dropout=0.2", f"budget.steps={100 * kills}", "checkpoint.every_n_steps=10"]
     ask += ["trainer.val_every_n_steps=50", "data.micro_batch_size=2", "sample_prompts=[]"]
-    subprocess.run([*command, *ask, "run_dir=whole"], check=True, capture_output=True)
+    train(compose("train", [*ask, "run_dir=whole"]))
     again, killed = [*command, *ask, "run_dir=run"], 0
     while True:
         process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -225,17 +225,17 @@ def test_killed_at_random_instants(texts: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_the_command_line_and_onto_two_devices(texts: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "train.py")]
-    ask = [*tiny_overrides(texts), "schedule=constant"]
+def test_from_the_command_line_and_onto_two_devices(
+    tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for name, steps in (("whole", 8), ("run", 4)):
-        done = [*command, *ask, f"run_dir={name}", f"budget.steps={steps}"]
-        subprocess.run(done, check=True, capture_output=True)
-    more = [*command, "resume=run", "budget.steps=8", "trainer.devices=2"]
+        train(tiny("schedule=constant", f"run_dir={tmp_path}/{name}", f"budget.steps={steps}"))
+    more = [sys.executable, str(ROOT / "train.py"), "resume=run", "budget.steps=8", "trainer.devices=2"]
     done = subprocess.run(more, check=True, capture_output=True, text=True).stdout
     assert "going on after step 4" in done and "on 2 x cpu" in done
     first, second = weights(Path("whole")), weights(Path("run"))
     assert max((first[key] - second[key]).abs().max() for key in first) < 1e-4
     for wrong, why in ((["resume=none"], "error: resume=none: no such directory"), (["resume=run"], "error: resume=")):
-        failed = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False)
-        assert failed.returncode == 2 and failed.stderr.startswith(why) and failed.stderr.count("\n") == 1
+        capfd.readouterr()
+        code, said = main(["train", *wrong]), capfd.readouterr().err
+        assert code == 2 and said.startswith(why) and said.count("\n") == 1

@@ -17,13 +17,13 @@ from gptlab.errors import UserError
 from gptlab.rundir import LAYOUT, RunDir
 from gptlab.training import stopping
 from gptlab.training.run import train
-from tests.conftest import ROOT, tiny_overrides
+from tests.conftest import ROOT, heeds_ctrl_c, tiny_overrides
 from tests.training.test_resume import RUN, resumed, rows, same, stop_at
 
 Tiny = Callable[..., TrainConfig]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_signals(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sent within step 5, the run ends there, and Slurm is asked to start it again after SIGUSR1."""
     train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
@@ -67,28 +67,37 @@ def test_a_time_limit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_two_processes_stop_together(number: int, texts: str, tmp_path: Path) -> None:
+def test_two_processes_stop_together(texts: str, tmp_path: Path) -> None:
     """The signal reaches one of them; both stop after the same step, and the run goes on as if nothing had been."""
     ask = [*tiny_overrides(texts), "trainer.devices=2", "schedule=constant", "logger.every_n_steps=1"]
     command = [sys.executable, str(ROOT / "train.py")]
-    endless = [*ask, "budget.steps=100000", "trainer.val_every_n_steps=100000", "run_dir=run"]
-    process = subprocess.Popen([*command, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "run/metrics.csv"
-    for _ in range(1200):
-        if metrics.exists() and metrics.read_text().count("\n") > 5:
-            break
-        time.sleep(0.1)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1 and "stopped at step" in out and "Traceback" not in err, (out, err)
-    step = json.loads((tmp_path / "run/summary.json").read_text())["steps"]
-    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
-    assert saved["global_step"] == step > 0
-    more = [f"budget.steps={step + 3}", "trainer.val_every_n_steps=100000"]
-    subprocess.run([*command, "resume=run", *more], check=True, capture_output=True)
+    signals = ("SIGTERM", "SIGINT")
+    steps = []
+    for name in signals:
+        endless = [*ask, "budget.steps=100000", "trainer.val_every_n_steps=100000", f"run_dir={name}"]
+        process = subprocess.Popen(
+            [*command, *endless],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=heeds_ctrl_c,
+        )
+        metrics = tmp_path / name / "metrics.csv"
+        for _ in range(1200):
+            if metrics.exists() and metrics.read_text().count("\n") > 5:
+                break
+            time.sleep(0.1)
+        process.send_signal(getattr(signal, name))
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 1 and "stopped at step" in out and "Traceback" not in err, (out, err)
+        steps.append(json.loads((tmp_path / name / "summary.json").read_text())["steps"])
+        saved = torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
+        assert saved["global_step"] == steps[-1] > 0
+    more = [f"budget.steps={max(steps) + 3}", "trainer.val_every_n_steps=100000"]
     subprocess.run([*command, *ask, *more, "run_dir=whole"], check=True, capture_output=True)
-    assert same(tmp_path / "whole", tmp_path / "run")
+    for name in signals:
+        subprocess.run([*command, f"resume={name}", *more], check=True, capture_output=True)
+        assert same(tmp_path / "whole", tmp_path / name)
 
 
 def test_a_validation_is_not_lost_between_checkpoint_and_kill(
@@ -165,3 +174,24 @@ def test_a_run_of_a_newer_version(tiny: Tiny, tmp_path: Path) -> None:
 def test_not_a_run(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a run directory"):
         train(compose("train", [f"resume={tmp_path}"]))
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gptlab.training.module import GPTModule
+
+    whole, batches = GPTModule.training_step, []
+
+    def training_step(self: GPTModule, data: object, batch_idx: int) -> torch.Tensor:
+        if batch_idx == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        batches.append(batch_idx)
+        return whole(self, data, batch_idx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GPTModule, "training_step", training_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*RUN))
+    assert batches[-1] == 7
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"

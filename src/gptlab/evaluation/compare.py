@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gptlab.atomic import write_atomically
-from gptlab.config import CompareConfig
+from gptlab.config.verbs import CompareConfig
 from gptlab.errors import UserError, require
 from gptlab.evaluation.documents import Costs, Units, common_documents, cost
 from gptlab.evaluation.statistics import LEVEL, noise_floor, paired_bootstrap, seed_test, seeds_needed

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gptlab.config import EvaluateConfig
+from gptlab.config.verbs import EvaluateConfig
 from gptlab.data.prepare import prepare
 from gptlab.data.shards import Tokens, TokenStream
 from gptlab.data.windows import EvalBatches, Windows, held_out

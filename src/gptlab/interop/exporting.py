@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlab.atomic import new_folder
-from gptlab.config import ExportConfig
+from gptlab.config.verbs import ExportConfig
 from gptlab.errors import UserError, require
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.gpt import GPT, num_params

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gptlab import tokenizers
 from gptlab.atomic import new_folder
-from gptlab.config import ImportConfig
+from gptlab.config.verbs import ImportConfig
 from gptlab.errors import UserError, reason, require
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.config import GPTConfig

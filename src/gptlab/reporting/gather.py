@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptlab.config import flat
+from gptlab.config.record import flat
 from gptlab.errors import require
 from gptlab.rundir import LATEST
 from gptlab.tokenizers import fingerprint

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from gptlab.atomic import write_atomically
-from gptlab.config import ReportConfig
+from gptlab.config.verbs import ReportConfig
 from gptlab.reporting import page, pictures, table
 from gptlab.reporting.gather import expand, find_runs
 from gptlab.reporting.rows import tabulate

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.atomic import write_atomically
-from gptlab.config import TrainConfig, quoted, record
+from gptlab.config import TrainConfig
+from gptlab.config.overrides import quoted
+from gptlab.config.record import record
 from gptlab.errors import UserError, require
 
 GRACE = 30  # seconds that a stopped job has to save what it learned

@@ -11,7 +11,8 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gptlab.config import TrainConfig, to_typed
+from gptlab.config import TrainConfig
+from gptlab.config.tree import to_typed
 from gptlab.errors import UserError, require
 from gptlab.messages import explain
 from gptlab.sweep.job import Job

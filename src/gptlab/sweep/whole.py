@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gptlab.atomic import write_atomically
-from gptlab.config import VALUE_FLAGS, quoted
+from gptlab.config.overrides import VALUE_FLAGS, quoted
 from gptlab.errors import UserError, require
 from gptlab.sweep.job import jobs_in
 from gptlab.training.budget import STEPS

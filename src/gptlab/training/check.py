@@ -15,7 +15,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from gptlab.config import Checkpoint, TrainConfig, record
+from gptlab.config import TrainConfig
+from gptlab.config.record import record
+from gptlab.config.train import Checkpoint
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.prepare import prepare
 from gptlab.data.windows import Batch, TrainBatches

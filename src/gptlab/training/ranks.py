@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
-from gptlab.config import flat
+from gptlab.config.record import flat
 from gptlab.errors import UserError
 
 

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptlab.config import ReplayConfig, TrainConfig, compose
+from gptlab.config import TrainConfig, compose
+from gptlab.config.verbs import ReplayConfig
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.prepare import prepare
 from gptlab.errors import UserError, require

@@ -16,7 +16,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.text import Text
 
-from gptlab.config import SCORES, TrainConfig, record
+from gptlab.config import TrainConfig
+from gptlab.config.record import record
+from gptlab.config.train import SCORES
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.prepare import Corpus, prepare
 from gptlab.decoding.decoders import Greedy

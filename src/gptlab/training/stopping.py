@@ -19,20 +19,24 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopsWhenAsked(Callback):
-    """SIGTERM, SIGUSR1 (Slurm's warning of its time limit) and `max_minutes` save and end a run, on all ranks at once.
+    """Ctrl-C, SIGTERM, SIGUSR1 (Slurm's warning of its time limit) and `max_minutes` save and end a run after its step,
+    on all ranks at once.
 
-    Ctrl-C does too where there are several ranks; one alone ends at once (Checkpoints keeps what it learned).
+    An exception wherever the signal arrives would leave TensorBoard's queue locked. One rank alone ends at once at a
+    second Ctrl-C (Checkpoints keeps what it learned).
     """
 
     def __init__(self, checkpoints: Checkpoints, ranks: Ranks, max_minutes: float | None) -> None:
         self.checkpoints, self.ranks = checkpoints, ranks
         self.ends = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.why: str | None = None
+        self._alone = True
         self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only now: Lightning takes some of these signals when training begins."""
-        own = [signal.SIGTERM, signal.SIGUSR1, *([signal.SIGINT] if trainer.world_size > 1 else [])]
+        own = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+        self._alone = trainer.world_size == 1
         self._handlers = {number: signal.signal(number, self._ask) for number in own}
 
     def on_train_batch_end(
@@ -52,7 +56,10 @@ class StopsWhenAsked(Callback):
         self._give_back()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.why = signal.Signals(number).name
+        name = signal.Signals(number).name
+        if self._alone and name == self.why == "SIGINT":
+            raise KeyboardInterrupt
+        self.why = name
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         if self.why is None and self.ends is not None and time.monotonic() >= self.ends:

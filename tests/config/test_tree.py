@@ -1,13 +1,13 @@
 """Every option composes and changes something; every mistake is one line that names the key."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from gptlab.config import TrainConfig, compose, conf_dir, quote_values, quoted, record
+from gptlab.config import TrainConfig, compose
+from gptlab.config.record import record
+from gptlab.config.tree import conf_dir
 from gptlab.decoding.decoders import Greedy, TopK
 
 GROUPS = ["model", "data", "tokenizer", "optimizer", "schedule", "decoder", "trainer", "logger"]
@@ -78,28 +78,3 @@ def test_the_rate_falls_with_the_width() -> None:
     assert rates["small"] == pytest.approx(6e-4)
     assert rates["nano"] > rates["small"] > rates["xl"]
     assert compose("train", ["optimizer.lr=0.5"]).optimizer.lr == 0.5
-
-
-def test_a_run_s_record_composes_again(tmp_path: Path) -> None:
-    config = compose("train", ["experiment=verdict", "decoder=top_p", "decoder.p=0.5", "seed=9"])
-    saved = record(config)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved, sort_keys=False))
-    again = compose("train", config_dir=tmp_path, config_name="config")
-    assert dataclasses.replace(again, run_dir=config.run_dir) == config
-    assert "run_dir" not in saved
-
-
-def test_values_with_an_equals_sign_need_no_quotes(tmp_path: Path) -> None:
-    """The names of a sweep's directories have them."""
-    folder = f"{tmp_path}/2-optimizer.lr=1e-3,seed=2/it's"
-    assert quote_values(["seed=2", "run='a=b'", "data.files=[a=b]", "--config-dir", "a=b=c", "choice(1=2)"]) == [
-        "seed=2",
-        "run='a=b'",
-        "data.files=[a=b]",
-        "--config-dir",
-        "a=b=c",
-        "choice(1=2)",
-    ]
-    assert compose("sample", [f"run={tmp_path}/0-seed=1,a=2"]).run == f"{tmp_path}/0-seed=1,a=2"
-    assert compose("sample", [f"run={quoted(folder)}"]).run == folder
-    assert quoted("a\\'b") == r"'a\\\'b'"

@@ -1,0 +1,82 @@
+"""What a training run is asked: the components' own dataclasses, and what belongs to none of them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from gptlab.errors import require
+from gptlab.model.config import GPTConfig
+from gptlab.optim.optimizers import Muon
+from gptlab.training.budget import Budget
+from gptlab.training.loggers import Loggers, Monitor
+from gptlab.training.trainer import TrainerConfig
+
+SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")  # at the end of a run
+ON_NAN = ("stop", "skip", "rewind")
+
+
+@dataclass
+class Checkpoint:
+    """When a checkpoint is written, besides the end, and how many are kept; best.ckpt follows the validations."""
+
+    every_n_steps: int | None = 200
+    every_n_minutes: float | None = None
+    keep_last: int = 2
+
+    def __post_init__(self) -> None:
+        for key, try_ in {"every_n_steps": 200, "keep_last": 2}.items():
+            value = getattr(self, key)
+            require(value is None or value >= 1, key, value, "must be at least 1", f"try {try_}")
+        minutes = self.every_n_minutes
+        require(minutes is None or minutes > 0, "every_n_minutes", minutes, "is not above 0", "try 10")
+
+
+@dataclass
+class TrainConfig:
+    """Everything about a training run."""
+
+    model: GPTConfig = MISSING
+    data: Any = MISSING
+    tokenizer: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    decoder: Any = MISSING  # draws the samples in training
+    trainer: TrainerConfig = MISSING
+    logger: Loggers = MISSING
+    callbacks: Monitor = field(default_factory=Monitor)  # what else is looked at
+    budget: Budget = field(default_factory=Budget)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    sample_prompts: list[str] = field(default_factory=list)
+    name: str = "run"
+    run_dir: str = MISSING
+    resume: str | None = None  # a run that goes on in place, by its own config and what is given here; or auto
+    resume_sweep: str | None = None  # the directory of a sweep: what is missing of it is run
+    compile: bool = False  # torch.compile
+    loss: str = "full"  # full | chunked: the logits of 1,024 positions at a time; less memory, more time
+    ema: float | None = None  # decay of averaged weights, e.g. 0.999, which are then what is validated and saved
+    on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
+    spike_sigmas: float = 8.0  # report steps whose loss is so many robust standard deviations up; 0 turns it off
+    init_from: str | None = None  # a run, whose model, weights and tokenizer are taken instead of new ones
+    objective: str = "val/loss"  # what a search (hydra/sweeper=optuna) minimises
+    seed: int = 1337
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        known = f"choose one of {', '.join(SCORES)}"
+        require(self.objective in SCORES, "objective", self.objective, "no such metric", known)
+        require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
+        require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
+        require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")
+        there = self.loss in ("full", "chunked")
+        require(there, "loss", self.loss, "no such option", "choose one of full, chunked")
+        require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
+        require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
+        if self.trainer.sharded:
+            muon = isinstance(self.optimizer, Muon)
+            require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")
+            require(self.ema is None, "ema", self.ema, "cannot average sharded weights", "leave it out")
+            chunked = self.loss == "chunked"
+            require(not chunked, "loss", "chunked", "needs the head whole, fsdp shards it", "leave it out")
+            auto = self.data.micro_batch_size == "auto"
+            require(not auto, "data.micro_batch_size", "auto", "cannot try out a sharded model", "give a number")
