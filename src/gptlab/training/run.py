@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from gptlab.training.checkpoints import Checkpoints, best
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule, NotFinite
 from gptlab.training.objective import Objective
+from gptlab.training.pace import Pace
 from gptlab.training.peak import peak_of
 from gptlab.training.ranks import Ranks, SameConfig
 from gptlab.training.resume import checkpoint_of, require_same, samples_until, unfinished
@@ -69,9 +71,9 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     if auto and (before := unfinished(plain(record(whole)), Path(config.run_dir))):
         config, whole = (dataclasses.replace(c, run_dir=str(before.path)) for c in (config, whole))
     seed, path = config.seed, Path(config.run_dir)
-    ckpt_path, resumed = None, None
+    ckpt_path, resumed, seconds_per_step = None, None, None
     if before:
-        ckpt_path, resumed, damaged = checkpoint_of(before)
+        ckpt_path, resumed, seconds_per_step, damaged = checkpoint_of(before)
         require_same(before.config(), plain(record(whole)))
         if damaged:
             console.print(f"{', '.join(damaged)}: damaged; {ckpt_path.name} is taken instead", highlight=False)
@@ -81,12 +83,14 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     with torch.device("meta"):
         parameters = num_params(GPT(model_config))
     flops = flops_per_token(model_config)
-    plan = config.budget.plan(tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
-    steps = plan.steps
-    why, todo = f"has its {steps:,} steps already", "lengthen it, e.g. budget.steps=" + str(2 * steps)
+    planned = partial(config.budget.plan, tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
+    plan = planned(seconds_per_step)
+    steps = plan.steps if plan else 1  # until they are timed
+    ((unit, amount),) = config.budget.fixed().items()
+    why, todo = f"has its {steps:,} steps already", f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
     branches = before is not None and before.path.resolve() != path.resolve()  # a new run takes it from there
     ended = before is not None and before.status() == "finished"  # not so, if it was killed at the very end
-    require(resumed is None or resumed < steps or not ended, "resume", config.resume, why, todo)
+    require(plan is None or resumed is None or resumed < steps or not ended, "resume", config.resume, why, todo)
 
     ranks, every = Ranks(), config.checkpoint
     speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
@@ -96,22 +100,22 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     callbacks = [
         SameConfig(record(whole)),
         speed,
-        Board(record(whole), steps, list(dict.fromkeys([config.objective, *SCORES])), swept(path)),
+        Board(record(whole), list(dict.fromkeys([config.objective, *SCORES])), swept(path)),
         *config.callbacks.build(),
         Trouble(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
         best(path / "checkpoints"),
         checkpoints,
         samples,
-        ProgressBar(console, steps, config.trainer.enable_progress_bar),
+        ProgressBar(console, config.trainer.enable_progress_bar),
         stops,
         *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
         *([LargestThatFits(console)] if config.data.micro_batch_size == "auto" else []),
+        *([] if plan else [Pace(planned, config.trainer.val_every_n_steps, resumed or 0, ranks, console)]),
     ]
     trainer = config.trainer.build(
         steps, config.logger.build(path, config.name, resumed, before.path if before else None), callbacks, path
     )
-    val_every = min(config.trainer.val_every_n_steps, steps)
-    trainer.val_check_interval, datamodule.steps = val_every, steps
+    trainer.val_check_interval, datamodule.steps = min(config.trainer.val_every_n_steps, steps), steps
     asked = config.data.micro_batch_size
     size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
     use(trainer, datamodule, size)
@@ -122,6 +126,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     L.seed_everything(seed, verbose=False)
     gpt = loaded or GPT(model_config)  # only now: mistakes above must not wait for a large one
     module = as_module(config, gpt, corpus, steps)
+    module.seconds_per_step = seconds_per_step
     if trainer.is_global_zero:
         config = whole
         if before and not branches:
@@ -141,6 +146,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     try:
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
         train_loss = trainer.callback_metrics.get("train/loss")
+        val_every = min(config.trainer.val_every_n_steps, trainer.max_steps)
         if trainer.global_step % val_every or "val/loss" not in trainer.callback_metrics:
             trainer.validate(module, datamodule, verbose=False)  # the end is always measured
         status = "finished"
@@ -165,6 +171,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             "seconds": time.perf_counter() - start,
             "tokens_per_second": speed.tokens_per_second,
             **{_key(name): _number(scores.get(name)) for name in SCORES},
+            "budget": config.budget.fixed(),
             "data_hash": corpus.manifest["sha256"],
             "seed": seed,
             "name": config.name,
