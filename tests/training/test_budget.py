@@ -54,14 +54,16 @@ def test_two_budgets_at_once() -> None:
         Budget(steps=3, tokens=5)
 
 
-@pytest.mark.parametrize("key", ["steps", "tokens", "epochs", "flops", "tokens_per_param", "minutes"])
+@pytest.mark.parametrize(
+    "key", ["steps", "tokens", "epochs", "flops", "tokens_per_param", "minutes", "seconds_per_step"]
+)
 def test_a_budget_of_nothing(key: str) -> None:
     with pytest.raises(UserError, match=f"^budget.{key}=0"):
         compose("train", [f"budget.{key}=0"])
 
 
 def test_minutes_in_steps() -> None:
-    plan = Budget(minutes=2).plan(**SIZES, seconds_per_step=0.25)
+    plan = Budget(minutes=2, seconds_per_step=0.25).plan(**SIZES)
     assert plan is not None and plan.steps == 480 and plan.tokens == 480_000
     assert str(plan).endswith("FLOPs; fixed: minutes=2 of 250 ms a step")
     assert Budget(minutes=2).plan(**SIZES) is None  # before a step is timed
@@ -117,7 +119,11 @@ def test_minutes_are_timed_once(
         with pytest.raises(KeyboardInterrupt):
             train(tiny(*ask, f"run_dir={tmp_path}/half"))
     monkeypatch.setattr(Pace, "on_fit_start", lambda *args: pytest.fail("timed again"))
-    assert resumed(tmp_path / "half")["steps"] == 6
+    again = compose("train", ["run_dir=again"], config_dir=tmp_path / "run", config_name="config")
+    train(again)  # a run that is repeated
+    assert same(tmp_path / "run", Path("again"))
+    auto = train(tiny(*ask, f"run_dir={tmp_path}/half", "resume=auto"))
+    assert auto is not None and auto["run_dir"] == f"{tmp_path}/half"
     assert same(tmp_path / "run", tmp_path / "half")
     why = r"has its 6 steps already; lengthen it, e\.g\. budget\.minutes=0\.2$"
     with pytest.raises(UserError, match=rf"^resume=.+: {why}"):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from gptlab.errors import UserError, require
 
@@ -18,32 +19,25 @@ class Budget:
     epochs: float | None = None  # of all training windows
     flops: float | None = None  # floating-point operations of training
     tokens_per_param: float | None = None  # 20 is Chinchilla's (Hoffmann et al. 2022)
-    minutes: float | None = None  # of training steps, as many as this machine makes in them; timed before the first
+    minutes: float | None = None  # of training steps, as many as this machine makes in them
+    seconds_per_step: float | None = None  # what minutes count by; null: timed before the first step
 
     def __post_init__(self) -> None:
-        for key, value in self.given().items():
+        units = given(dataclasses.asdict(self))
+        pace = {} if self.seconds_per_step is None else {"seconds_per_step": self.seconds_per_step}
+        for key, value in {**units, **pace}.items():
             require(value > 0, key, value, "is not above 0", "try steps=900")
             require(math.isfinite(value), key, value, "never ends", "try steps=900")
-        names = list(self.given())
+        names = list(units)
         if len(names) > 1:
             key, other = names[-1], names[0]
             raise UserError(key, getattr(self, key), f"and budget.{other} are given", f"add budget.{other}=null")
 
-    def given(self) -> dict[str, float]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) is not None}
-
     def fixed(self) -> dict[str, float]:
         """The unit that is held fixed, and how much of it."""
-        return self.given() or {"steps": STEPS}
+        return fixed(dataclasses.asdict(self))
 
-    def plan(
-        self,
-        tokens_per_step: int,
-        tokens_per_epoch: int,
-        parameters: int,
-        flops_per_token: int,
-        seconds_per_step: float | None = None,
-    ) -> "Plan | None":
+    def plan(self, tokens_per_step: int, tokens_per_epoch: int, parameters: int, flops_per_token: int) -> "Plan | None":
         """The nearest whole number of steps, at least one, and what it comes to in each unit.
 
         None if that is not known before a step is timed.
@@ -54,7 +48,7 @@ class Budget:
             "epochs": tokens_per_step / tokens_per_epoch,
             "flops": tokens_per_step * flops_per_token,
             "tokens_per_param": tokens_per_step / parameters,
-            "minutes": seconds_per_step and seconds_per_step / 60,
+            "minutes": self.seconds_per_step and self.seconds_per_step / 60,
         }
         ((unit, amount),) = self.fixed().items()
         one = per_step[unit]
@@ -64,6 +58,16 @@ class Budget:
         tokens = steps * tokens_per_step
         fixed = f"{unit}={amount:g}" + (f" of {one * 60_000:.3g} ms a step" if unit == "minutes" else "")
         return Plan(steps, tokens, tokens / tokens_per_epoch, tokens * flops_per_token, tokens / parameters, fixed)
+
+
+def given(budget: dict[str, Any]) -> dict[str, float]:
+    """What a budget, as config.yaml has it, is given in."""
+    return {unit: amount for unit, amount in budget.items() if amount is not None and unit != "seconds_per_step"}
+
+
+def fixed(budget: dict[str, Any]) -> dict[str, float]:
+    """The unit that it holds fixed."""
+    return given(budget) or {"steps": STEPS}
 
 
 @dataclass(frozen=True)

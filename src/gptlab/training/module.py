@@ -51,7 +51,6 @@ class GPTModule(L.LightningModule):
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
         self.log_every_n_steps, self.on_nan, self.bytes_per_token = log_every_n_steps, on_nan, bytes_per_token
-        self.seconds_per_step: float | None = None  # of a budget in minutes, as it was timed before the first step
         self.left_out: int | None = None  # the step just made, if its gradient was not finite
         self.step_losses: list[tuple[int, float]] = []  # of the steps that were logged last
         self.val_by_position = torch.empty(0)  # (T,) nats per token at the last validation
@@ -190,5 +189,3 @@ class GPTModule(L.LightningModule):
         self.judge()
         checkpoint["model"] = asdict(self.gpt.config)
         checkpoint["losses"] = list(self._mean_losses().cpu())  # of steps since the last log
-        if self.seconds_per_step:
-            checkpoint["seconds_per_step"] = self.seconds_per_step

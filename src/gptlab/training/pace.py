@@ -25,20 +25,18 @@ MOST = 30.0  # but no longer, if that is 3 steps
 
 class Pace(Callback):
     """Times steps of the run's first batches, and undoes them: weights, optimizer, random numbers and the order of the
-    data are as before. All ranks take the slowest one's time. `plan` tells what it comes to."""
+    data are as before. All ranks take the slowest one's time. `found` is told it, and says what it comes to."""
 
     def __init__(
-        self, plan: Callable[[float], Plan | None], val_every_n_steps: int, resumed: int, ranks: Ranks, console: Console
+        self, found: Callable[[float], Plan], val_every_n_steps: int, resumed: int, ranks: Ranks, console: Console
     ) -> None:
-        self.plan, self.val_every_n_steps, self.resumed = plan, val_every_n_steps, resumed
+        self.found, self.val_every_n_steps, self.resumed = found, val_every_n_steps, resumed
         self.ranks, self.console = ranks, console
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The model is on its devices now, sharded or in DDP; of a checkpoint there are at most the weights."""
         assert isinstance(pl_module, GPTModule)
-        pl_module.seconds_per_step = self.seconds_per_step(trainer, pl_module)
-        plan = self.plan(pl_module.seconds_per_step)
-        assert plan is not None
+        plan = self.found(self.seconds_per_step(trainer, pl_module))
         self.console.print(f"timed: {plan}", highlight=False, soft_wrap=True)
         take(trainer, pl_module, max(plan.steps, self.resumed), self.val_every_n_steps)
 

@@ -3,7 +3,7 @@
 import csv
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -17,24 +17,15 @@ FIXED = ("model", "tokenizer", "data", "optimizer", "seed")
 FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
 
 
-class Found(NamedTuple):
-    """Where a run is to go on: the checkpoint, after how many steps, how long a step took if that was timed, and the
-    names of newer ones that are damaged."""
-
-    path: Path
-    step: int
-    seconds_per_step: float | None
-    damaged: list[str]
-
-
-def checkpoint_of(run: RunDir) -> Found:
-    """The checkpoint that is asked for, else the newest that is whole."""
+def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
+    """Where a run is to go on: the checkpoint that is asked for, else the newest that is whole; after how many steps;
+    and the names of newer ones that are damaged."""
     folder, damaged = run.checkpoints, list[str]()
     newest = [folder / "last.ckpt", *by_step(folder), folder / "best.ckpt"]
     for path in newest if run.checkpoint == newest[0] else [run.checkpoint]:
         if path.exists() and is_whole(path):
-            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return Found(path, int(saved["global_step"]), saved.get("seconds_per_step"), damaged)
+            step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+            return path, int(step), damaged
         if path.exists():
             damaged.append(path.name)
     why = f"{', '.join(damaged)} damaged" if damaged else "it has no checkpoint yet"
@@ -56,7 +47,8 @@ def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
 
 
 def _asked(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ("resume", "json", "defaults")}
+    asked = {key: value for key, value in values.items() if key not in ("resume", "json", "defaults")}
+    return {**asked, "budget": {**asked.get("budget", {}), "seconds_per_step": None}}  # which that run has found
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from gptlab.tokenizer_options import Saved
 from gptlab.training import report
 from gptlab.training.batching import LargestThatFits, micro_batches, use
 from gptlab.training.board import Board
+from gptlab.training.budget import Plan
 from gptlab.training.callbacks import ProgressBar, Samples, Speed
 from gptlab.training.checkpoints import Checkpoints, best
 from gptlab.training.memory import keep_freed_pages
@@ -69,11 +69,13 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
     whole = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
     if auto and (before := unfinished(plain(record(whole)), Path(config.run_dir))):
-        config, whole = (dataclasses.replace(c, run_dir=str(before.path)) for c in (config, whole))
+        timed_before = before.config()["budget"].get("seconds_per_step")
+        budget = dataclasses.replace(config.budget, seconds_per_step=timed_before)
+        config, whole = (dataclasses.replace(c, run_dir=str(before.path), budget=budget) for c in (config, whole))
     seed, path = config.seed, Path(config.run_dir)
-    ckpt_path, resumed, seconds_per_step = None, None, None
+    ckpt_path, resumed = None, None
     if before:
-        ckpt_path, resumed, seconds_per_step, damaged = checkpoint_of(before)
+        ckpt_path, resumed, damaged = checkpoint_of(before)
         require_same(before.config(), plain(record(whole)))
         if damaged:
             console.print(f"{', '.join(damaged)}: damaged; {ckpt_path.name} is taken instead", highlight=False)
@@ -83,14 +85,23 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     with torch.device("meta"):
         parameters = num_params(GPT(model_config))
     flops = flops_per_token(model_config)
-    planned = partial(config.budget.plan, tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
-    plan = planned(seconds_per_step)
+    sizes = (tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
+    plan = config.budget.plan(*sizes)
     steps = plan.steps if plan else 1  # until they are timed
     ((unit, amount),) = config.budget.fixed().items()
     why, todo = f"has its {steps:,} steps already", f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
     branches = before is not None and before.path.resolve() != path.resolve()  # a new run takes it from there
     ended = before is not None and before.status() == "finished"  # not so, if it was killed at the very end
     require(plan is None or resumed is None or resumed < steps or not ended, "resume", config.resume, why, todo)
+
+    def timed(seconds_per_step: float) -> Plan:
+        """The plan, which is written down, so that a run that goes on or is repeated has it too."""
+        budget = dataclasses.replace(config.budget, seconds_per_step=seconds_per_step)
+        if trainer.is_global_zero:
+            run.write_config(record(dataclasses.replace(whole, budget=budget)))
+        found = budget.plan(*sizes)
+        assert found is not None
+        return found
 
     ranks, every = Ranks(), config.checkpoint
     speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
@@ -110,7 +121,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         stops,
         *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
         *([LargestThatFits(console)] if config.data.micro_batch_size == "auto" else []),
-        *([] if plan else [Pace(planned, config.trainer.val_every_n_steps, resumed or 0, ranks, console)]),
+        *([] if plan else [Pace(timed, config.trainer.val_every_n_steps, resumed or 0, ranks, console)]),
     ]
     trainer = config.trainer.build(
         steps, config.logger.build(path, config.name, resumed, before.path if before else None), callbacks, path
@@ -126,7 +137,6 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     L.seed_everything(seed, verbose=False)
     gpt = loaded or GPT(model_config)  # only now: mistakes above must not wait for a large one
     module = as_module(config, gpt, corpus, steps)
-    module.seconds_per_step = seconds_per_step
     if trainer.is_global_zero:
         config = whole
         if before and not branches:
