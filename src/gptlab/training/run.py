@@ -19,6 +19,7 @@ from rich.text import Text
 from gptlab.config import SCORES, TrainConfig, record
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.prepare import Corpus, prepare
+from gptlab.data.windows import protocol
 from gptlab.decoding.decoders import Greedy
 from gptlab.errors import RunFailed, require
 from gptlab.model.gpt import GPT, num_params
@@ -26,6 +27,7 @@ from gptlab.planning.flops import flops_per_token
 from gptlab.progress import watching
 from gptlab.rundir import RunDir
 from gptlab.tokenizer_options import Saved
+from gptlab.tokenizers import fingerprint
 from gptlab.training import report
 from gptlab.training.batching import LargestThatFits, micro_batches, use
 from gptlab.training.board import Board
@@ -182,6 +184,10 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             "tokens_per_second": speed.tokens_per_second,
             **{_key(name): _number(scores.get(name)) for name in SCORES},
             "budget": config.budget.fixed(),
+            "protocol": protocol(
+                model_config.block_size, config.data.packing == "documents", config.data.mask_documents
+            ),
+            "tokenizer_hash": fingerprint(path / "tokenizer"),
             "data_hash": corpus.manifest["sha256"],
             "seed": seed,
             "name": config.name,
