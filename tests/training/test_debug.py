@@ -31,7 +31,7 @@ def test_fast_is_a_few_steps_of_everything(texts: str) -> None:
     assert [row["step"] for row in rows("run") if row["val/loss"]] == ["4", "8"]
     assert Path("run/samples.md").read_text().count("## step") == 2
     assert {"step-4.ckpt", "step-8.ckpt", "best.ckpt"} <= {path.name for path in Path("run/checkpoints").iterdir()}
-    assert compose("train", ["budget.steps=null", "budget.tokens=1e6", "debug=fast"]).budget.given() == {"tokens": 1e6}
+    assert compose("train", ["budget.steps=null", "budget.tokens=1e6", "debug=fast"]).budget.fixed() == {"tokens": 1e6}
 
 
 def test_overfit_learns_one_batch(texts: str) -> None:
@@ -42,8 +42,9 @@ def test_overfit_learns_one_batch(texts: str) -> None:
     assert (seen.data.repeat_steps, seen.model.dropout) == (1, 0.0)
 
 
-def test_profile_leaves_a_trace_and_a_table(texts: str) -> None:
-    assert main(ask(texts, "debug=profile")) == 0
+@pytest.mark.parametrize("val_every", [8, 5])  # with the last step, or before it, so that the end is validated after it
+def test_profile_leaves_a_trace_and_a_table(val_every: int, texts: str) -> None:
+    assert main(ask(texts, "debug=profile", f"trainer.val_every_n_steps={val_every}")) == 0
     (trace,) = Path("run/profile").glob("*.json")
     names = [event.get("name", "") for event in json.loads(trace.read_text())["traceEvents"]]
     assert any(name.startswith("aten::") for name in names)

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.text import Text
@@ -160,6 +161,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         train_loss = trainer.callback_metrics.get("train/loss")
         val_every = min(config.trainer.val_every_n_steps, trainer.max_steps)
         if trainer.global_step % val_every or "val/loss" not in trainer.callback_metrics:
+            trainer.profiler = PassThroughProfiler()
             trainer.validate(module, datamodule, verbose=False)  # the end is always measured
         status = "finished"
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
