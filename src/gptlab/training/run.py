@@ -161,7 +161,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         train_loss = trainer.callback_metrics.get("train/loss")
         val_every = min(config.trainer.val_every_n_steps, trainer.max_steps)
         if trainer.global_step % val_every or "val/loss" not in trainer.callback_metrics:
-            trainer.profiler = PassThroughProfiler()
+            trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
             trainer.validate(module, datamodule, verbose=False)  # the end is always measured
         status = "finished"
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
