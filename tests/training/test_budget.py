@@ -125,6 +125,8 @@ def test_minutes_are_timed_once(
     auto = train(tiny(*ask, f"run_dir={tmp_path}/half", "resume=auto"))
     assert auto is not None and auto["run_dir"] == f"{tmp_path}/half"
     assert same(tmp_path / "run", tmp_path / "half")
+    train(tiny(*ask, f"run_dir={tmp_path}/branch", f"resume={tmp_path}/run/checkpoints/step-4.ckpt"))
+    assert same(tmp_path / "run", tmp_path / "branch")
     why = r"has its 6 steps already; lengthen it, e\.g\. budget\.minutes=0\.2$"
     with pytest.raises(UserError, match=rf"^resume=.+: {why}"):
         resumed(tmp_path / "half")

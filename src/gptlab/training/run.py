@@ -72,9 +72,11 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
     whole = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
     if auto and (before := unfinished(plain(record(whole)), Path(config.run_dir))):
-        timed_before = before.config()["budget"].get("seconds_per_step")
-        budget = dataclasses.replace(config.budget, seconds_per_step=timed_before)
-        config, whole = (dataclasses.replace(c, run_dir=str(before.path), budget=budget) for c in (config, whole))
+        config, whole = (dataclasses.replace(c, run_dir=str(before.path)) for c in (config, whole))
+    if before and config.budget.seconds_per_step is None:
+        pace = before.config().get("budget", {}).get("seconds_per_step")
+        budget = dataclasses.replace(config.budget, seconds_per_step=pace)
+        config, whole = (dataclasses.replace(c, budget=budget) for c in (config, whole))
     seed, path = config.seed, Path(config.run_dir)
     ckpt_path, resumed = None, None
     if before:
