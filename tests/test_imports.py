@@ -47,7 +47,7 @@ MAY_USE = {
     "explain": GROUND | {"pages", "rundir", "tokenizers"},
     "evaluation": GROUND
     | {"config", "rundir", "data", "model", "tokenizers", "tokenizer_options", "pages", "reporting"},
-    "reporting": GROUND | {"config", "rundir", "tokenizers", "model", "planning", "pages"},
+    "reporting": GROUND | {"config", "rundir", "tokenizers", "model", "planning", "pages", "training"},
     "tokenize": GROUND | {"config", "data", "progress", "tokenizer_options"},
     "audit": GROUND | {"config", "data", "progress"},
     "interop": GROUND | {"model", "tokenizers", "tokenizer_options", "config", "rundir"},

@@ -1,6 +1,8 @@
 """`gptlab VERB key=value ...`: finds the verb, nothing else."""
 
 import importlib
+import os
+import re
 import sys
 from typing import Any
 
@@ -31,11 +33,28 @@ def main(argv: list[str] | None = None) -> int:
         for name, (_, what) in VERBS.items():
             print(f"  gptlab {name:<10}{what}")
         print("\ngptlab VERB --help lists its config groups and keys; --cfg job shows the composed config.")
+        print('eval "$(gptlab -sc install=bash)" completes verbs, groups and keys.')
         return 0
+    if verb in ("-sc", "--shell-completion"):
+        return complete(argv)
     if verb not in VERBS:
         print(f"error: {verb}: no such verb; choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     return run(verb, argv[1:], [sys.argv[0], verb])
+
+
+def complete(argv: list[str]) -> int:
+    """Tab completion: here of verbs, by Hydra of their groups and keys."""
+    verb = "train"
+    if any(arg.startswith("query=") for arg in argv):
+        line = re.fullmatch(r"\s*\S+\s+(\S*)(?:\s+(.*))?", os.environ["COMP_LINE"])
+        if line is None or line[2] is None:
+            print(*VERBS)
+            return 0
+        verb, os.environ["COMP_LINE"] = line[1], f"gptlab {line[2]}"
+        if verb not in VERBS:
+            return 0
+    return run(verb, argv, [sys.argv[0]])
 
 
 def run(verb: str, argv: list[str], program: list[str]) -> int:

@@ -96,6 +96,6 @@ def _example(error: ValidationError) -> str:
     owner, name = error.object_type, str(error.key)
     if dataclasses.is_dataclass(owner):
         for f in dataclasses.fields(owner):
-            if f.name == name and f.default is not dataclasses.MISSING:
+            if f.name == name and f.default not in (dataclasses.MISSING, None):
                 return f"give a value such as {f.default}"
     return "give a value of that type"

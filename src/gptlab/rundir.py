@@ -37,7 +37,7 @@ class RunDir:
         run = cls(path)
         run.require_new()
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        run._write_config("config", config)
+        run.write_config(config)
         for part in ("tokenizer", "held_out"):
             (path / part).mkdir(exist_ok=True)
         corpus.tokenizer.save(path / "tokenizer")
@@ -60,7 +60,7 @@ class RunDir:
     def go_on(cls, path: Path, config: dict[str, Any]) -> "RunDir":
         """A run that is resumed: `running` again, with what is changed in its config."""
         run = cls(path)
-        run._write_config("config", config)
+        run.write_config(config)
         run.write_summary({"status": "running"})
         _point_latest_to(path)
         return run
@@ -152,10 +152,10 @@ class RunDir:
             *recipes,
             *kept[at + 1 :],
         ]  # debug, experiment: over the rest
-        self._write_config("resumed", values)
+        self.write_config(values, "resumed")
         return "resumed"
 
-    def _write_config(self, name: str, values: dict[str, Any]) -> None:
+    def write_config(self, values: dict[str, Any], name: str = "config") -> None:
         import yaml  # omegaconf's own
 
         write_atomically(self.path / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False).encode())

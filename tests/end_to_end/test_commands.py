@@ -119,6 +119,24 @@ def test_tab_completion() -> None:
     assert "model=nano" in done.stdout and "model=xl" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("line", "offered", "not_offered"),
+    [
+        ("gptlab ", {"train", "report"}, {"model="}),
+        ("gptlab tr", {"train"}, {"model="}),  # bash keeps those that begin so
+        ("gptlab sample ", {"decoder=", "prompt="}, {"train", "budget."}),
+        ("gptlab  train debug=", {"debug=nan", "debug=fast"}, {"train"}),
+        ("gptlab train model=micro budget.", {"budget.minutes=", "budget.steps="}, {"train"}),
+        ("gptlab tarin model=", set(), {"train"}),
+    ],
+)
+def test_tab_completion_of_verbs_and_of_what_they_take(line: str, offered: set[str], not_offered: set[str]) -> None:
+    ask = [sys.executable, "-m", "gptlab.cli", "-sc", "query=bash"]
+    env = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    done = subprocess.run(ask, capture_output=True, text=True, env=env, check=True)
+    assert offered <= set(done.stdout.split()) and not not_offered & set(done.stdout.split())
+
+
 @pytest.mark.usefixtures("gpt2_cache")
 def test_the_verdict_is_learned_by_heart(real_data: Path) -> None:
     """Overfitting as the book shows it: training loss towards zero, validation loss above 6."""

@@ -42,7 +42,7 @@ def test_two_runs(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert record["loss"] == pytest.approx(score["loss"], rel=1e-6)
         assert (record["tokens"], result["bytes"]) == (score["tokens"], score["bytes"])
         assert record["protocol"]["block_size"] == record["protocol"]["stride"] == 32
-        assert len(record["tokenizer_sha256"]) == len(record["data_sha256"]) == 64
+        assert len(record["tokenizer_hash"]) == len(record["data_hash"]) == 64
     gap = scores[1]["bits_per_byte"] - scores[0]["bits_per_byte"]
     found = result["difference"]
     assert found["value"] == pytest.approx(gap, abs=2e-6) and found["low"] < gap < found["high"] < 0

@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,15 @@ def test_a_run_s_own_score_needs_nothing_but_the_run(
     result = evaluate(compose("evaluate", [f"run={moved}"]))
     assert result["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
     assert result["bits_per_byte"] == pytest.approx(summary["val_bits_per_byte"], abs=1e-5)
-    assert set(result) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
+    holds_for = {"protocol", "tokenizer_hash", "data_hash"}
+    assert set(result) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes", *holds_for}
+    assert all(result[key] == summary[key] for key in holds_for)
+    assert result["protocol"] == {
+        "block_size": 32,
+        "stride": 32,
+        "windows": "one after another",
+        "documents_read_alone": False,
+    }
     assert "nats/token" in capsys.readouterr().out
 
 
@@ -82,8 +91,11 @@ def test_other_data(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
     train(tiny())
     (tmp_path / "other.txt").write_text("the cat sat on the mat and the dog ran home. " * 3)
     overrides = ["run=latest", "data=text", "data.files=[other.txt]", "data.val_fraction=1"]
-    result = evaluate(compose("evaluate", overrides))
+    result = evaluate(compose("evaluate", [*overrides, "block_size=16"]))
     assert (result["tokens"], result["bytes"]) == (135, 135)  # bytes are tokens here
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert result["data_hash"] != summary["data_hash"] and result["tokenizer_hash"] == summary["tokenizer_hash"]
+    assert result["protocol"] == {**summary["protocol"], "block_size": 16, "stride": 16}
 
 
 def test_best_or_last(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import math
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,3 +73,34 @@ def test_keys_are_short_where_that_is_clear(make_run: MakeRun) -> None:
         "budget.steps": "budget.steps",
     }
     assert not any("budget" in note for note in found.notes)
+
+
+def test_which_budget_is_held_fixed(make_run: MakeRun) -> None:
+    """One unit in several amounts is a variable; several units are one column."""
+    make_run("a", budget={"steps": 20, "minutes": None})
+    make_run("b", budget={"steps": 10, "minutes": None})
+    assert report().keys == {"budget.steps": "budget.steps"}
+    make_run("c", budget={"steps": None, "minutes": 2.5, "seconds_per_step": 0.25})
+    found = report()
+    assert found.keys == {"budget": "budget"}
+    assert {row.run.name: row.asked["budget"] for row in found.rows} == {
+        "a": "steps=20",
+        "b": "steps=10",
+        "c": "minutes=2.5",
+    }
+
+
+@pytest.mark.parametrize(
+    ("budgets", "note"),
+    [
+        ([{"steps": None}, {"steps": None}], "steps=900"),
+        ([{"minutes": 2.0, "seconds_per_step": 0.25}, {"minutes": 2.0, "seconds_per_step": 0.5}], "minutes=2"),
+        ([{"flops": 1e15}, {"flops": 1e15}], "flops=1e+15"),
+    ],
+)
+def test_the_same_budget(budgets: list[dict[str, Any]], note: str, make_run: MakeRun) -> None:
+    for i, budget in enumerate(budgets):
+        make_run(str(i), budget=budget, seed=i)
+    found = report()
+    assert found.notes == [f"All have the same budget: {note}."] and found.keys == {"seed": "seed"}
+    assert found.rows[0].seeds == 2

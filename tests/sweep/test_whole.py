@@ -118,6 +118,7 @@ def test_the_exit_code_tells() -> None:
         ([{"steps": 5}, {"tokens": 5}], "no budget, the jobs differ in it"),
         ([], "nothing, no job has begun"),
         ([{"steps": None}], "budget.steps=900, the default"),
+        ([{"minutes": 2, "seconds_per_step": s} for s in (0.25, 0.5)], "budget.minutes=2"),
     ],
 )
 def test_what_is_held_fixed(budgets: list[dict[str, float]], said: str) -> None:

@@ -18,7 +18,9 @@ from gptlab.training.objective import Objective
 
 
 def trainer(**state: Any) -> Any:
-    return SimpleNamespace(**({"callback_metrics": {}, "accumulate_grad_batches": 1, "global_step": 0} | state))
+    return SimpleNamespace(
+        **({"callback_metrics": {}, "accumulate_grad_batches": 1, "global_step": 0, "max_steps": 4} | state)
+    )
 
 
 def small(log_every_n_steps: int) -> GPTModule:
@@ -29,7 +31,7 @@ def small(log_every_n_steps: int) -> GPTModule:
 def watched(terminal: bool) -> str:
     """What a run of four steps with one validation prints."""
     screen = io.StringIO()
-    bar = ProgressBar(Console(file=screen, force_terminal=terminal, width=120), steps=4, enabled=True)
+    bar = ProgressBar(Console(file=screen, force_terminal=terminal, width=120), enabled=True)
     metrics = {"train/loss": torch.tensor(3.25), "train/tokens_per_second": torch.tensor(12345.6)}
     bar.on_train_start(trainer(), None)
     module, state = small(log_every_n_steps=2), trainer(global_step=2, callback_metrics=metrics)

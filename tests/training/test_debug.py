@@ -31,7 +31,7 @@ def test_fast_is_a_few_steps_of_everything(texts: str) -> None:
     assert [row["step"] for row in rows("run") if row["val/loss"]] == ["4", "8"]
     assert Path("run/samples.md").read_text().count("## step") == 2
     assert {"step-4.ckpt", "step-8.ckpt", "best.ckpt"} <= {path.name for path in Path("run/checkpoints").iterdir()}
-    assert compose("train", ["budget.steps=null", "budget.tokens=1e6", "debug=fast"]).budget.given() == {"tokens": 1e6}
+    assert compose("train", ["budget.steps=null", "budget.tokens=1e6", "debug=fast"]).budget.fixed() == {"tokens": 1e6}
 
 
 def test_overfit_learns_one_batch(texts: str) -> None:
@@ -51,6 +51,12 @@ def test_profile_leaves_a_trace_and_a_table(texts: str) -> None:
     (table,) = Path("run/profile").glob("*.txt")
     assert "aten::" in table.read_text() and "run_training_batch" in table.read_text()
     assert "validation_step" not in table.read_text()
+
+
+def test_profile_of_a_run_whose_end_is_validated_after_training(texts: str) -> None:
+    assert main(ask(texts, "debug=profile", "trainer.val_every_n_steps=7")) == 0
+    assert [row["step"] for row in rows("run") if row["val/loss"]] == ["7", "8"]
+    assert len(list(Path("run/profile").glob("*.json"))) == len(list(Path("run/profile").glob("*.txt"))) == 1
 
 
 def test_nan_names_the_operator(texts: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

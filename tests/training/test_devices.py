@@ -1,6 +1,7 @@
 """One global batch on any devices, in any precision: the same batches, losses equal to rounding."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,17 @@ def test_sharded(texts: str, tiny: Tiny, tmp_path: Path) -> None:
     subprocess.run(again, check=True, capture_output=True)
     assert same(Path("two"), Path("half"))
     assert "the cat" in Path("two/samples.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_minutes_on_two_devices(how: str, texts: str) -> None:
+    """Both time steps with each other, take one number, and leave no trace."""
+    two = [f"trainer={how}", "trainer.accelerator=cpu", "trainer.devices=2", "data.micro_batch_size=1"]
+    command(texts, *two, "budget.steps=null", "budget.minutes=0.002", "run_dir=minutes")
+    steps = json.loads(Path("minutes/summary.json").read_text())["steps"]
+    command(texts, *two, f"budget.steps={steps}", "run_dir=steps")
+    assert steps > 1 and same(Path("minutes"), Path("steps"))
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,31 @@ def test_mlflow_goes_on_with_its_run(tiny: Tiny, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_wandb_goes_on_with_its_run(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the directory has another name by then; a branch is a run of its own."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    asked: list[tuple[str, str]] = []
+    init = wandb.init
+
+    def watched(**how: Any) -> Any:
+        run = init(**how)
+        asked.append((run.id, how["resume"]))
+        return run
+
+    monkeypatch.setattr(wandb, "init", watched)
+    train(tiny("logger=wandb", "schedule=constant"))
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    for run_dir, steps in ((moved, 9), (tmp_path / "branch", 12)):
+        more = [f"run_dir={run_dir}", f"resume={moved}", f"budget.steps={steps}"]
+        train(compose("train", more, config_dir=moved, config_name="config"))
+    (first, how), (second, again), (branch, _) = asked
+    assert first == second == (moved / "wandb_run_id").read_text() and how == again == "allow"
+    assert branch == (tmp_path / "branch/wandb_run_id").read_text() != first
+    assert {path.name.rpartition("-")[2] for path in (moved / "wandb").glob("offline-run-*")} == {first}
+
+
+@pytest.mark.slow
 def test_wandb_has_a_run_for_each(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -4,6 +4,7 @@ The order is a function of (seed, position) alone. Devices, micro-batches and wo
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +93,12 @@ def packed(tokens: TokenStream, block_size: int, eot: int) -> Windows:
 def held_out(tokens: TokenStream, block_size: int, eot: int, by_documents: bool) -> Windows:
     """Every held-out token once, in windows like those of training."""
     return packed(tokens, block_size, eot) if by_documents else whole(tokens, block_size)
+
+
+def protocol(block_size: int, by_documents: bool, alone: bool) -> dict[str, Any]:
+    """In words, how `held_out` text is read: losses compare only where it is the same."""
+    windows = "packed by documents" if by_documents else "one after another"
+    return {"block_size": block_size, "stride": block_size, "windows": windows, "documents_read_alone": alone}
 
 
 class TrainWindows(Dataset[Batch]):

@@ -220,8 +220,8 @@ def _record(each: Scored) -> dict[str, Any]:
         "bits_per_byte": each.score.bits_per_byte,
         "loss": each.score.loss,
         "protocol": each.costs.protocol,
-        "tokenizer_sha256": each.tokenizer,
-        "data_sha256": json.loads(manifest.read_text())["sha256"] if manifest.exists() else None,
+        "tokenizer_hash": each.tokenizer,
+        "data_hash": json.loads(manifest.read_text())["sha256"] if manifest.exists() else None,
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gptlab.data.prepare import prepare
 from gptlab.data.shards import Shard, TokenStream, dtype_for
-from gptlab.data.windows import held_out
+from gptlab.data.windows import held_out, protocol
 from gptlab.errors import UserError, require
 from gptlab.evaluation.perplexity import check_length, token_nats
 from gptlab.rundir import RunDir
@@ -103,14 +103,8 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
         each = np.concatenate([*token_nats(gpt, windows, batch_size, separator)])  # of ids 1 .. N-1
     unit = _unit_of_inputs(ids, units, tokenizer)[:-1]  # the last input predicts nothing
     n = len(units.sizes)
-    protocol = {
-        "block_size": T,
-        "stride": T,
-        "windows": "packed by documents" if by_documents else "one after another",
-        "documents_read_alone": alone,
-    }
     tokens = np.bincount(unit, minlength=n).astype(np.float64)
-    return Costs(np.bincount(unit, each, n).astype(np.float64), tokens, protocol)
+    return Costs(np.bincount(unit, each, n).astype(np.float64), tokens, protocol(T, by_documents, alone))
 
 
 def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]] | None:

@@ -11,19 +11,21 @@ from rich.table import Table
 from gptlab.config.verbs import EvaluateConfig
 from gptlab.data.prepare import prepare
 from gptlab.data.shards import Tokens, TokenStream
-from gptlab.data.windows import EvalBatches, Windows, held_out
+from gptlab.data.windows import EvalBatches, Windows, held_out, protocol
 from gptlab.errors import require
 from gptlab.evaluation import surprise
 from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT, read_by_document
 from gptlab.rundir import RunDir
 from gptlab.tokenizer_options import Saved
+from gptlab.tokenizers import fingerprint
 
 Nats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Print and return loss (nats per token), perplexity, bits per byte, and the tokens and bytes they are over."""
+    """Print and return loss (nats per token), perplexity, bits per byte, and the tokens and bytes they are over; and
+    what they hold for: how the text was read, and hashes of tokenizer and text."""
     run = RunDir.find(config.run)
     gpt, tokenizer = run.load()
     if config.text is not None:
@@ -34,9 +36,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         why, todo = "the run has no held-out text of its own", "say which: data=text data.files=[...]"
         require(run.has_held_out(), "data", "null", why, todo)
         tokens, size = run.held_out()
+        data_hash = run.held_out_manifest()["sha256"]
     else:
         corpus = prepare(config.data, Saved(str(run.path / "tokenizer")), parts=["val"])
         tokens, size = corpus.val, corpus.manifest["val"]["bytes"]
+        data_hash = corpus.manifest["sha256"]
     by_documents, alone = run.windows()
     block_size = config.block_size or gpt.config.block_size
     check_length(gpt, tokens, block_size)
@@ -48,6 +52,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "bits_per_byte": score.bits_per_byte,
         "tokens": score.tokens,
         "bytes": score.bytes,
+        "protocol": protocol(block_size, by_documents, alone),
+        "tokenizer_hash": fingerprint(run.path / "tokenizer"),
+        "data_hash": data_hash,
     }
     table = Table("nats/token", "perplexity", "bits/byte", "tokens", "bytes")
     table.add_row(

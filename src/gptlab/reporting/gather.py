@@ -19,7 +19,7 @@ SILENT = 900  # seconds without a word after which a running run may be none any
 # what does not change a run's numbers; vocab_size is the tokenizer's
 WITHOUT_EFFECT = {
     *("defaults", "json", "name", "resume", "run_dir", "sample_prompts", "model.vocab_size", "data.num_workers"),
-    *("data.micro_batch_size", "data.other_data_ok", "trainer.enable_progress_bar"),
+    *("data.micro_batch_size", "data.other_data_ok", "budget.seconds_per_step", "trainer.enable_progress_bar"),
 }
 GROUPS_WITHOUT_EFFECT = ("checkpoint.", "logger.", "decoder.")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gptlab.reporting.curves import Curves, read_curves
 from gptlab.reporting.gather import SILENT, Run, differences, same_but_seed
+from gptlab.training.budget import fixed
 
 SCORES = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}  # what runs are ranked by
 
@@ -62,7 +63,7 @@ class Report:
 
 def tabulate(runs: Sequence[Run]) -> Report:
     """The report on some runs; only finished ones count for a group's mean and rank."""
-    differing = differences(runs)
+    differing = _by_budget(runs, differences(runs))
     tokenizers, texts = {run.tokenizer for run in runs} - {None}, {run.data_hash for run in runs} - {None}
     score = "val_loss" if len(tokenizers) <= 1 else "bits_per_byte"
     rows = [_row(run, {key: values[i] for key, values in differing.items()}) for i, run in enumerate(runs)]
@@ -124,11 +125,9 @@ def _notes(rows: Sequence[Row], tokenizers: int, texts: int) -> list[str]:
         )
     if texts > 1:
         notes.append(f"There are {texts} different texts: compare only runs on the same one.")
-    given = [row.run.config.get("budget") for row in rows]
-    budgets = [{k: v for k, v in each.items() if v is not None} for each in given if isinstance(each, dict)]
-    if len(rows) > 1 and len(budgets) == len(rows) and budgets[0] and all(each == budgets[0] for each in budgets):
-        unit, amount = next(iter(budgets[0].items()))
-        notes.append(f"All have the same budget: {unit}={shown(amount)}.")
+    budgets = {_budget(row.run) for row in rows}
+    if len(rows) > 1 and len(budgets) == 1 and None not in budgets:
+        notes.append(f"All have the same budget: {budgets.pop()}.")
     if any(row.status.endswith("?") for row in rows):
         notes.append(
             f"running?: nothing was written for {SILENT // 60} minutes or more; go on with gptlab train resume=RUN."
@@ -138,7 +137,26 @@ def _notes(rows: Sequence[Row], tokenizers: int, texts: int) -> list[str]:
     return notes
 
 
+def _budget(run: Run) -> str | None:
+    """The unit that was held fixed, and how much of it."""
+    given = run.config.get("budget")
+    if not isinstance(given, dict):
+        return None
+    unit, amount = next(iter(fixed(given).items()))
+    return f"{unit}={shown(amount)}"
+
+
+def _by_budget(runs: Sequence[Run], differing: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Where runs hold different units fixed, one column that says which, instead of one for each unit."""
+    units = [key for key in differing if key.startswith("budget.")]
+    if len(units) < 2:
+        return differing
+    others = {key: values for key, values in differing.items() if key not in units}
+    return {**others, "budget": [_budget(run) for run in runs]}
+
+
 def _short(keys: list[str]) -> dict[str, str]:
-    """Each key by its last word, if no other ends in it."""
+    """Each key by its last word, if no other ends in it; a budget's is the head of a figure, too."""
     last = [key.rpartition(".")[2] for key in keys]
-    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
+    alone = [last.count(word) == 1 and not key.startswith("budget.") for key, word in zip(keys, last, strict=True)]
+    return {key: word if clear else key for key, word, clear in zip(keys, last, alone, strict=True)}

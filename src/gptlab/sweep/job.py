@@ -120,7 +120,7 @@ class Job:
         if code == 0 or self.stopped:
             self._note()
         elif code == 2:
-            self.refuse(self._last_words().removeprefix("error: "))
+            self.refuse(self._last_words())
         else:
             self.fail(f"killed by {signal.Signals(-code).name}" if code < 0 else self._last_words())
 
@@ -159,7 +159,7 @@ class Job:
 
     def _last_words(self) -> str:
         lines = (self.path / "job.log").read_text(errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "said nothing")
+        return next((line.strip().removeprefix("error: ") for line in reversed(lines) if line.strip()), "said nothing")
 
 
 def jobs_in(folder: Path) -> list[Job]:

@@ -20,7 +20,7 @@ from gptlab.atomic import write_atomically
 from gptlab.config.overrides import VALUE_FLAGS, quoted
 from gptlab.errors import UserError, require
 from gptlab.sweep.job import jobs_in
-from gptlab.training.budget import STEPS
+from gptlab.training.budget import fixed, given
 
 
 class Sweep:
@@ -104,10 +104,11 @@ class Sweep:
         """The unit of the budget that all jobs have alike."""
         files = [job.path / "config.yaml" for job in jobs_in(self.path)]
         budgets = [yaml.safe_load(file.read_text())["budget"] for file in files if file.is_file()]
-        given = {tuple((key, value) for key, value in budget.items() if value is not None) for budget in budgets}
-        if len(given) != 1:
-            return "no budget, the jobs differ in it" if given else "nothing, no job has begun"
-        return next((f"budget.{key}={value:,}" for key, value in given.pop()), f"budget.steps={STEPS}, the default")
+        held = {next(iter(fixed(budget).items())) for budget in budgets}
+        if len(held) != 1:
+            return "no budget, the jobs differ in it" if held else "nothing, no job has begun"
+        unit, amount = held.pop()
+        return f"budget.{unit}={amount:,}" + ("" if given(budgets[0]) else ", the default")
 
 
 def exit_code(results: list[dict[str, Any]]) -> int:

@@ -38,8 +38,8 @@ class Board(Callback):
     """Tells the loggers what was asked (`config`, as config.yaml has it), and TensorBoard how to show it: by which
     `metrics` runs are compared, and which keys are `swept`."""
 
-    def __init__(self, config: dict[str, Any], steps: int, metrics: Sequence[str], swept: Sequence[str] = ()) -> None:
-        self.config, self.steps, self.metrics, self.swept = config, steps, metrics, swept
+    def __init__(self, config: dict[str, Any], metrics: Sequence[str], swept: Sequence[str] = ()) -> None:
+        self.config, self.metrics, self.swept = config, metrics, swept
         self._laid_out = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,7 +65,7 @@ class Board(Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for writer in writers(trainer):
-            if trainer.global_step == self.steps:  # the first status that it reads is the one TensorBoard keeps
+            if trainer.global_step == trainer.max_steps:  # the first status that it reads is the one TensorBoard keeps
                 _write(writer, _session({}, ())[2])
 
     def _lay_out(self, writer: SummaryWriter, logged: set[str]) -> None:

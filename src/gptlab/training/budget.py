@@ -1,7 +1,9 @@
-"""How long to train, in one of five units; the others follow."""
+"""How long to train, in one of six units; the others follow."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from gptlab.errors import UserError, require
 
@@ -17,45 +19,70 @@ class Budget:
     epochs: float | None = None  # of all training windows
     flops: float | None = None  # floating-point operations of training
     tokens_per_param: float | None = None  # 20 is Chinchilla's (Hoffmann et al. 2022)
+    minutes: float | None = None  # of training steps, as many as this machine makes in them
+    seconds_per_step: float | None = None  # what minutes count by; null: timed before the first step
 
     def __post_init__(self) -> None:
-        for key, value in self.given().items():
+        units = given(dataclasses.asdict(self))
+        pace = {} if self.seconds_per_step is None else {"seconds_per_step": self.seconds_per_step}
+        for key, value in {**units, **pace}.items():
             require(value > 0, key, value, "is not above 0", "try steps=900")
-        names = list(self.given())
+            require(math.isfinite(value), key, value, "never ends", "try steps=900")
+        names = list(units)
         if len(names) > 1:
             key, other = names[-1], names[0]
             raise UserError(key, getattr(self, key), f"and budget.{other} are given", f"add budget.{other}=null")
 
-    def given(self) -> dict[str, float]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) is not None}
+    def fixed(self) -> dict[str, float]:
+        """The unit that is held fixed, and how much of it."""
+        return fixed(dataclasses.asdict(self))
 
-    def plan(self, tokens_per_step: int, tokens_per_epoch: int, parameters: int, flops_per_token: int) -> "Plan":
-        """The nearest whole number of steps, at least one, and what it comes to in each unit."""
+    def plan(self, tokens_per_step: int, tokens_per_epoch: int, parameters: int, flops_per_token: int) -> "Plan | None":
+        """The nearest whole number of steps, at least one, and what it comes to in each unit.
+
+        None if that is not known before a step is timed.
+        """
         per_step = {
             "steps": 1.0,
             "tokens": tokens_per_step,
             "epochs": tokens_per_step / tokens_per_epoch,
             "flops": tokens_per_step * flops_per_token,
             "tokens_per_param": tokens_per_step / parameters,
+            "minutes": self.seconds_per_step and self.seconds_per_step / 60,
         }
-        unit, amount = next(iter(self.given().items()), ("steps", STEPS))
-        steps = max(1, round(amount / per_step[unit]))
+        ((unit, amount),) = self.fixed().items()
+        one = per_step[unit]
+        if one is None:
+            return None
+        steps = max(1, round(amount / one))
         tokens = steps * tokens_per_step
-        return Plan(steps, tokens, tokens / tokens_per_epoch, tokens * flops_per_token, tokens / parameters)
+        fixed = f"{unit}={amount:g}" + (f" of {one * 60_000:.3g} ms a step" if unit == "minutes" else "")
+        return Plan(steps, tokens, tokens / tokens_per_epoch, tokens * flops_per_token, tokens / parameters, fixed)
+
+
+def given(budget: dict[str, Any]) -> dict[str, float]:
+    """What a budget, as config.yaml has it, is given in."""
+    return {unit: amount for unit, amount in budget.items() if amount is not None and unit != "seconds_per_step"}
+
+
+def fixed(budget: dict[str, Any]) -> dict[str, float]:
+    """The unit that it holds fixed."""
+    return given(budget) or {"steps": STEPS}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A budget in all of its units."""
+    """A budget in all of its units, of which one is `fixed`."""
 
     steps: int
     tokens: int
     epochs: float
     flops: int
     tokens_per_param: float
+    fixed: str
 
     def __str__(self) -> str:
         return (
             f"{self.steps:,} steps, {self.tokens:,} tokens, {self.epochs:.3g} epochs, "
-            f"{self.tokens_per_param:.3g} tokens per parameter, {self.flops:.2e} FLOPs"
+            f"{self.tokens_per_param:.3g} tokens per parameter, {self.flops:.2e} FLOPs; fixed: {self.fixed}"
         )

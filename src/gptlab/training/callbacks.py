@@ -105,8 +105,8 @@ class Samples(Callback):
 class ProgressBar(Callback):
     """One bar for the whole run, and a line for every validation (alone where nobody watches a terminal)."""
 
-    def __init__(self, console: Console, steps: int, enabled: bool) -> None:
-        self.console, self.steps = console, steps
+    def __init__(self, console: Console, enabled: bool) -> None:
+        self.console = console
         self.bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -119,9 +119,10 @@ class ProgressBar(Callback):
             transient=True,
             refresh_per_second=4,  # drawing takes milliseconds, which are those of a small model's step
         )
-        self.task = self.bar.add_task("", total=steps, loss="-", speed="-")
+        self.task = self.bar.add_task("", total=None, loss="-", speed="-")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar.update(self.task, total=trainer.max_steps)
         self.bar.start()
 
     def on_train_batch_end(
@@ -138,7 +139,7 @@ class ProgressBar(Callback):
         shown = trainer.callback_metrics
         train = f"train loss {shown['train/loss']:.3f} · " if "train/loss" in shown else ""
         self.console.print(
-            f"step {trainer.global_step:>{len(str(self.steps))}}/{self.steps} · {train}"
+            f"step {trainer.global_step:>{len(str(trainer.max_steps))}}/{trainer.max_steps} · {train}"
             f"val loss {shown['val/loss']:.3f} · {shown['val/bits_per_byte']:.3f} bits/byte",
             highlight=False,
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,7 +61,7 @@ class Loggers:
         if self.wandb:
             from lightning.pytorch.loggers import WandbLogger
 
-            known = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]  # a resumed run finds itself again
+            known = _kept(run_dir / "wandb_run_id", lambda: secrets.token_hex(8))
             loggers.append(WandbLogger(title, run_dir, id=known, resume="allow", project=self.project))
         if self.mlflow:
             loggers.append(self._mlflow(run_dir, title))
@@ -78,7 +79,7 @@ class Loggers:
         from lightning.pytorch.utilities import rank_zero_only
 
         uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
-        note = run_dir / "mlflow_run_id"  # a resumed run finds itself again
+        note = run_dir / "mlflow_run_id"
         known = note.read_text() if note.exists() else None
 
         class MLFlow(MLFlowLogger):
@@ -89,9 +90,20 @@ class Loggers:
         logger = MLFlow(self.project, title, uri, run_id=known)
         if known is None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             Path("outputs").mkdir(exist_ok=True)
-            run_dir.mkdir(parents=True, exist_ok=True)
-            note.write_text(str(logger.run_id))
+            _kept(note, lambda: str(logger.run_id))
         return logger
+
+
+def _kept(note: Path, new: Callable[[], str]) -> str | None:
+    """A dashboard's name for a run, kept in its directory: a resumed run finds itself again. None where nobody logs."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return None
+    if not note.exists():
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(new())
+    return note.read_text()
 
 
 @dataclass

@@ -102,6 +102,10 @@ class GPTModule(L.LightningModule):
         scores = {"train/perplexity": score.perplexity, "train/bits_per_byte": score.bits_per_byte}
         self._record({"train/loss": loss, **scores, **self._step, **more})
 
+    def forget(self) -> None:
+        """The losses since the last log: of steps that do not count."""
+        self._losses.clear()
+
     def _mean_losses(self) -> Tensor:
         """Of each whole step since the last log, over micro-batches and ranks."""
         parts = self.trainer.accumulate_grad_batches

@@ -1,4 +1,4 @@
-"""What the processes of a run agree on: one config, and when to stop."""
+"""What the processes of a run agree on: one config, how long a step takes, and when to stop."""
 
 import hashlib
 import json
@@ -21,12 +21,16 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so; all must ask at the same place."""
+        return bool(self.max(flag))
+
+    def max(self, value: float) -> float:
+        """The largest that any process has; all must ask at the same place."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
-            return flag
+            return value
         self._group = self._group or dist.new_group(backend="gloo")
-        said = torch.tensor([int(flag)])
+        said = torch.tensor([value], dtype=torch.float64)
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group)
-        return bool(said)
+        return said.item()
 
 
 class SameConfig(Callback):

@@ -22,7 +22,7 @@ def header(
     config: TrainConfig,
     corpus: Corpus,
     parameters: int,
-    plan: Plan,
+    plan: Plan | None,
     trainer: L.Trainer,
     datamodule: TextDataModule,
     peak: Peak,
@@ -37,7 +37,7 @@ def header(
         f"{parts['val']['tokens']:,} tokens held out; sha256 {parts['sha256'][:12]}",
         "windows": _windows(datamodule),
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {corpus.tokenizer.n_vocab:,} tokens",
-        "budget": str(plan),
+        "budget": str(plan) if plan else f"minutes={config.budget.minutes:g}, in steps when some have been timed",
         "batch": f"{config.data.batch_size} x {model.block_size} tokens a step on "
         f"{trainer.world_size} x {trainer.strategy.root_device.type}, {config.trainer.precision}",
         "peak": f"{peak.flops / 1e12:.3g} TFLOP/s a device ({peak.source}), for train/mfu",

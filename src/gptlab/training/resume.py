@@ -47,7 +47,8 @@ def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
 
 
 def _asked(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ("resume", "json", "defaults")}
+    asked = {key: value for key, value in values.items() if key not in ("resume", "json", "defaults")}
+    return {**asked, "budget": {**asked.get("budget", {}), "seconds_per_step": None}}  # which that run has found
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.text import Text
@@ -21,6 +22,7 @@ from gptlab.config.record import record
 from gptlab.config.train import SCORES
 from gptlab.data.datamodule import TextDataModule
 from gptlab.data.prepare import Corpus, prepare
+from gptlab.data.windows import protocol
 from gptlab.decoding.decoders import Greedy
 from gptlab.errors import RunFailed, require
 from gptlab.model.gpt import GPT, num_params
@@ -28,14 +30,17 @@ from gptlab.planning.flops import flops_per_token
 from gptlab.progress import watching
 from gptlab.rundir import RunDir
 from gptlab.tokenizer_options import Saved
+from gptlab.tokenizers import fingerprint
 from gptlab.training import report
 from gptlab.training.batching import LargestThatFits, micro_batches, use
 from gptlab.training.board import Board
+from gptlab.training.budget import Plan
 from gptlab.training.callbacks import ProgressBar, Samples, Speed
 from gptlab.training.checkpoints import Checkpoints, best
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule, NotFinite
 from gptlab.training.objective import Objective
+from gptlab.training.pace import Pace
 from gptlab.training.peak import peak_of
 from gptlab.training.ranks import Ranks, SameConfig
 from gptlab.training.resume import checkpoint_of, require_same, samples_until, unfinished
@@ -71,6 +76,10 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     whole = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
     if auto and (before := unfinished(plain(record(whole)), Path(config.run_dir))):
         config, whole = (dataclasses.replace(c, run_dir=str(before.path)) for c in (config, whole))
+    if before and config.budget.seconds_per_step is None:
+        pace = before.config().get("budget", {}).get("seconds_per_step")
+        budget = dataclasses.replace(config.budget, seconds_per_step=pace)
+        config, whole = (dataclasses.replace(c, budget=budget) for c in (config, whole))
     seed, path = config.seed, Path(config.run_dir)
     ckpt_path, resumed = None, None
     if before:
@@ -84,12 +93,23 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     with torch.device("meta"):
         parameters = num_params(GPT(model_config))
     flops = flops_per_token(model_config)
-    plan = config.budget.plan(tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
-    steps = plan.steps
-    why, todo = f"has its {steps:,} steps already", "lengthen it, e.g. budget.steps=" + str(2 * steps)
+    sizes = (tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
+    plan = config.budget.plan(*sizes)
+    steps = plan.steps if plan else 1  # until they are timed
+    ((unit, amount),) = config.budget.fixed().items()
+    why, todo = f"has its {steps:,} steps already", f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
     branches = before is not None and before.path.resolve() != path.resolve()  # a new run takes it from there
     ended = before is not None and before.status() == "finished"  # not so, if it was killed at the very end
-    require(resumed is None or resumed < steps or not ended, "resume", config.resume, why, todo)
+    require(plan is None or resumed is None or resumed < steps or not ended, "resume", config.resume, why, todo)
+
+    def timed(seconds_per_step: float) -> Plan:
+        """The plan, which is written down, so that a run that goes on or is repeated has it too."""
+        budget = dataclasses.replace(config.budget, seconds_per_step=seconds_per_step)
+        if trainer.is_global_zero:
+            run.write_config(record(dataclasses.replace(whole, budget=budget)))
+        found = budget.plan(*sizes)
+        assert found is not None
+        return found
 
     ranks, every = Ranks(), config.checkpoint
     speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
@@ -99,22 +119,22 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     callbacks = [
         SameConfig(record(whole)),
         speed,
-        Board(record(whole), steps, list(dict.fromkeys([config.objective, *SCORES])), swept(path)),
+        Board(record(whole), list(dict.fromkeys([config.objective, *SCORES])), swept(path)),
         *config.callbacks.build(),
         Trouble(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
         best(path / "checkpoints"),
         checkpoints,
         samples,
-        ProgressBar(console, steps, config.trainer.enable_progress_bar),
+        ProgressBar(console, config.trainer.enable_progress_bar),
         stops,
         *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
         *([LargestThatFits(console)] if config.data.micro_batch_size == "auto" else []),
+        *([] if plan else [Pace(timed, config.trainer.val_every_n_steps, resumed or 0, ranks, console)]),
     ]
     trainer = config.trainer.build(
         steps, config.logger.build(path, config.name, resumed, before.path if before else None), callbacks, path
     )
-    val_every = min(config.trainer.val_every_n_steps, steps)
-    trainer.val_check_interval, datamodule.steps = val_every, steps
+    trainer.val_check_interval, datamodule.steps = min(config.trainer.val_every_n_steps, steps), steps
     asked = config.data.micro_batch_size
     size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
     use(trainer, datamodule, size)
@@ -144,7 +164,9 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     try:
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
         train_loss = trainer.callback_metrics.get("train/loss")
+        val_every = min(config.trainer.val_every_n_steps, trainer.max_steps)
         if trainer.global_step % val_every or "val/loss" not in trainer.callback_metrics:
+            trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
             trainer.validate(module, datamodule, verbose=False)  # the end is always measured
         status = "finished"
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
@@ -168,6 +190,11 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             "seconds": time.perf_counter() - start,
             "tokens_per_second": speed.tokens_per_second,
             **{_key(name): _number(scores.get(name)) for name in SCORES},
+            "budget": config.budget.fixed(),
+            "protocol": protocol(
+                model_config.block_size, config.data.packing == "documents", config.data.mask_documents
+            ),
+            "tokenizer_hash": fingerprint(path / "tokenizer"),
             "data_hash": corpus.manifest["sha256"],
             "seed": seed,
             "name": config.name,
