@@ -15,6 +15,8 @@ MISTAKES = {
     "model.n_head=7": r"model\.n_head=7: does not divide n_embd=16; choose one of 1, 2, 4, 8, 16",
     "decoder=greedy decoder.k=3": r"decoder\.k=3: no such key",
     "model=huge": r"model=huge: no such option.*; choose one of .*large, .*nano, ",
+    "+model.n_layers=4": r"model\.n_layers=4: no such key; --help",
+    "+nosuch=1": r"nosuch=1: no such key; --help",
     "modle=nano": r"modle=nano: no such key \(did you mean model\?\)",
     "decoder.k=0": r"decoder\.k=0: ",
     "decoder.temperature=-1": r"decoder\.temperature=-1\.0: ",

@@ -1,5 +1,6 @@
 """The config tree: conf/ over the dataclasses, composed by Hydra, and typed objects out of it."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def to_typed(cfg: DictConfig, run_dir: str) -> Any:
     """Plain objects all the way down; a component's complaint is named by its full key."""
     if OmegaConf.is_missing(cfg, "run_dir"):
         cfg.run_dir = run_dir
+    _require_known(cfg)
     fields: dict[str, Any] = {}
     for key in map(str, cfg):
         require(not OmegaConf.is_missing(cfg, key), key, "???", "is needed", f"give {key}=...")
@@ -91,3 +93,14 @@ def to_typed(cfg: DictConfig, run_dir: str) -> Any:
     config_type = OmegaConf.get_type(cfg)
     assert config_type is not None
     return config_type(**fields)
+
+
+def _require_known(cfg: DictConfig, within: str = "") -> None:
+    """Hydra lets `+key=value` add anything, but no component has a use for what it does not know."""
+    config_type: Any = OmegaConf.get_type(cfg)
+    fields = {f.name for f in dataclasses.fields(config_type)} if dataclasses.is_dataclass(config_type) else None
+    for name in map(str, cfg):
+        key, child = f"{within}{name}", cfg._get_node(name)
+        require(fields is None or name in fields, key, child, "no such key", "--help lists all")
+        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):
+            _require_known(child, f"{key}.")
