@@ -95,7 +95,7 @@ def prepare_task(folder: str, *overrides: str) -> Measured:
     from gptlab.data.prepare import prepare
     from gptlab.data.windows import TrainBatches, dense
     from gptlab.planning.flops import flops_per_token
-    from gptlab.training.run import with_vocabulary
+    from gptlab.training.begin import with_vocabulary
 
     config = compose("train", list(overrides))
     corpus = prepare(config.data, config.tokenizer)

@@ -150,10 +150,16 @@ def test_train_runs_and_the_losses_of_two_loops_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_efficiency_runs(tmp_path: Path) -> None:
-    (tmp_path / "plays.txt").write_text("\n".join(f"LORD: {n} times {n} is {n * n}." for n in range(400)))
+def test_efficiency_runs(real_data: Path, tmp_path: Path) -> None:
     lengths = "--steps", "30", "--short", "10", "--seeds", "2"
-    bench("efficiency.py", "--text", str(tmp_path / "plays.txt"), *lengths, "--out", str(tmp_path / "found.json"))
+    bench(
+        "efficiency.py",
+        "--text",
+        str(real_data / "tinyshakespeare.txt"),
+        *lengths,
+        "--out",
+        str(tmp_path / "found.json"),
+    )
     (work,) = json.loads((tmp_path / "found.json").read_text())["workloads"]
     gpt2, modern, short = (work["candidates"][name] for name in ("gpt2", "modern", "modern, short"))
     assert (gpt2["steps"], modern["steps"], short["steps"], gpt2["of_gpt2"]) == (30, 30, 10, 1.0)

@@ -247,9 +247,3 @@ def test_a_padded_vocabulary_counts_in_the_loss(tiny: Tiny, tmp_path: Path) -> N
     assert summary["val_loss"] == pytest.approx(total / (len(ids) - 1), abs=1e-5)
     assert evaluate(compose("evaluate", []))["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
     assert np.mean(padding) < 0.05 < 63 / 320  # the model learns that nobody writes it
-
-
-@pytest.mark.parametrize("size", [256, 385])
-def test_a_vocabulary_that_is_too_small_or_no_padding_is_refused(size: int, tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=rf"^model.vocab_size={size}: .*257 tokens; leave it out, or pad: 320"):
-        train(tiny(f"model.vocab_size={size}"))

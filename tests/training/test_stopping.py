@@ -16,6 +16,7 @@ from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
 from gptlab.rundir import LAYOUT, RunDir
 from gptlab.training import stopping
+from gptlab.training.module import GPTModule
 from gptlab.training.run import train
 from tests.conftest import ROOT, heeds_ctrl_c, tiny_overrides
 from tests.training.test_resume import RUN, resumed, rows, same, stop_at
@@ -30,11 +31,12 @@ def test_signals(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Monk
     asked: list[list[str]] = []
     monkeypatch.setattr(stopping.subprocess, "run", lambda command, check: asked.append(command))
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    before = signal.getsignal(getattr(signal, name))
+    sigterm, sigint = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         signal_at(patch, 8, getattr(signal, name))
         train(tiny(*RUN))
-    assert signal.getsignal(getattr(signal, name)) is before
+    os.kill(os.getpid(), signal.SIGUSR1)  # as one that comes after those of other ranks: nobody minds
+    assert signal.getsignal(signal.SIGTERM) is sigterm and signal.getsignal(signal.SIGINT) is sigint
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["status"], summary["steps"]) == ("stopped", 4)
     assert asked == ([["scontrol", "requeue", "17"]] if name == "SIGUSR1" else [])
@@ -42,9 +44,21 @@ def test_signals(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Monk
     assert same(tmp_path / "whole", tmp_path / "run")
 
 
-def signal_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int) -> None:
-    from gptlab.training.module import GPTModule
+def test_a_warning_before_the_first_step(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = GPTModule.configure_optimizers
 
+    def configure_optimizers(self: GPTModule) -> object:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return whole(self)
+
+    monkeypatch.setattr(GPTModule, "configure_optimizers", configure_optimizers)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*RUN))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (summary["status"], summary["steps"]) == ("stopped", 0)
+
+
+def signal_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int) -> None:
     whole = GPTModule.training_step
 
     def training_step(self: GPTModule, data: object, batch_idx: int) -> torch.Tensor:
@@ -105,7 +119,6 @@ def test_a_validation_is_not_lost_between_checkpoint_and_kill(
 ) -> None:
     """Where a step is saved and validated, killed in the validation it comes again."""
     train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
-    from gptlab.training.module import GPTModule
 
     def killed(self: GPTModule, batch: object, batch_idx: int) -> None:
         if self.global_step == 6:
@@ -179,8 +192,6 @@ def test_not_a_run(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_second_ctrl_c_does_not_wait_for_the_step(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gptlab.training.module import GPTModule
-
     whole, batches = GPTModule.training_step, []
 
     def training_step(self: GPTModule, data: object, batch_idx: int) -> torch.Tensor:

@@ -111,6 +111,7 @@ def test_it_does_not_go_on_like_that(tiny: Tiny, tmp_path: Path, monkeypatch: py
 def test_where_the_look_comes_late(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU `stop` looks when it logs and when it saves: the step is named all the same, and nothing spoiled saved."""
     monkeypatch.setattr(GPTModule, "device", property(lambda self: _Elsewhere("cpu")))
+    monkeypatch.setattr(torch.cpu, "manual_seed", torch.default_generator.manual_seed, raising=False)
     with monkeypatch.context() as patch:
         spoiled(patch, 4)
         with pytest.raises(RunFailed, match=r"^step=5: "):

@@ -26,10 +26,10 @@ from gptlab.model.gpt import GPT
 from gptlab.optim.schedules import Constant
 from gptlab.progress import watching
 from gptlab.rundir import RunDir
+from gptlab.training.begin import with_vocabulary
 from gptlab.training.budget import Budget
 from gptlab.training.objective import Objective
 from gptlab.training.resume import metrics_until
-from gptlab.training.run import with_vocabulary
 
 STEPS = 4
 WINDOWS = 4  # in a batch

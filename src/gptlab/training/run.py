@@ -21,18 +21,17 @@ from gptlab.config import TrainConfig
 from gptlab.config.record import record
 from gptlab.config.train import SCORES
 from gptlab.data.datamodule import TextDataModule
-from gptlab.data.prepare import Corpus, prepare
+from gptlab.data.prepare import Corpus
 from gptlab.data.windows import protocol
 from gptlab.decoding.decoders import Greedy
 from gptlab.errors import RunFailed, require
 from gptlab.model.gpt import GPT, num_params
 from gptlab.planning.flops import flops_per_token
-from gptlab.progress import watching
 from gptlab.rundir import RunDir
-from gptlab.tokenizer_options import Saved
 from gptlab.tokenizers import fingerprint
 from gptlab.training import report
 from gptlab.training.batching import LargestThatFits, micro_batches, use
+from gptlab.training.begin import begin
 from gptlab.training.board import Board
 from gptlab.training.budget import Plan
 from gptlab.training.callbacks import ProgressBar, Samples, Speed
@@ -43,7 +42,7 @@ from gptlab.training.objective import Objective
 from gptlab.training.pace import Pace
 from gptlab.training.peak import peak_of
 from gptlab.training.ranks import Ranks, SameConfig
-from gptlab.training.resume import checkpoint_of, require_same, samples_until, unfinished
+from gptlab.training.resume import samples_until
 from gptlab.training.sharding import ShardedGPTModule
 from gptlab.training.stopping import StopsWhenAsked, requeue
 from gptlab.training.trouble import Trouble
@@ -58,35 +57,15 @@ ADVICE = (
     "It is recommended to use `self.log",
     "Total length of .* across ranks is zero",
 )
-MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
     """Train as asked; returns what summary.json holds, or None in a process that is not rank 0."""
     _quieten()
     console = Console(quiet=rank_zero_only.rank != 0)  # type: ignore[attr-defined]
-    auto = config.resume == "auto"
-    before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
-    start_from = RunDir.find(config.init_from) if config.init_from and not before else None
-    tokenizer = Saved(str(start_from.path / "tokenizer")) if start_from else config.tokenizer
-    with watching(console) as watch:
-        corpus = prepare(config.data, tokenizer, watch)
-    loaded = start_from.load()[0].train() if start_from else None
-    model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
-    whole = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
-    if auto and (before := unfinished(plain(record(whole)), Path(config.run_dir))):
-        config, whole = (dataclasses.replace(c, run_dir=str(before.path)) for c in (config, whole))
-    if before and config.budget.seconds_per_step is None:
-        pace = before.config().get("budget", {}).get("seconds_per_step")
-        budget = dataclasses.replace(config.budget, seconds_per_step=pace)
-        config, whole = (dataclasses.replace(c, budget=budget) for c in (config, whole))
-    seed, path = config.seed, Path(config.run_dir)
-    ckpt_path, resumed = None, None
-    if before:
-        ckpt_path, resumed, damaged = checkpoint_of(before)
-        require_same(before.config(), plain(record(whole)))
-        if damaged:
-            console.print(f"{', '.join(damaged)}: damaged; {ckpt_path.name} is taken instead", highlight=False)
+    begun = begin(config, console)
+    config, whole, corpus, before, resumed = begun.config, begun.whole, begun.corpus, begun.before, begun.resumed
+    seed, path, model_config = config.seed, Path(config.run_dir), whole.model
     datamodule = TextDataModule(corpus, config.data, model_config.block_size, seed)
 
     tokens_per_step = config.data.batch_size * model_config.block_size
@@ -96,11 +75,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     sizes = (tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
     steps = plan.steps if plan else 1  # until they are timed
-    ((unit, amount),) = config.budget.fixed().items()
-    why, todo = f"has its {steps:,} steps already", f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
-    branches = before is not None and before.path.resolve() != path.resolve()  # a new run takes it from there
-    ended = before is not None and before.status() == "finished"  # not so, if it was killed at the very end
-    require(plan is None or resumed is None or resumed < steps or not ended, "resume", config.resume, why, todo)
+    if plan:
+        begun.require_more_than(steps)
 
     def timed(seconds_per_step: float) -> Plan:
         """The plan, which is written down, so that a run that goes on or is repeated has it too."""
@@ -143,11 +119,11 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_pages()
     L.seed_everything(seed, verbose=False)
-    gpt = loaded or GPT(model_config)  # only now: mistakes above must not wait for a large one
+    gpt = begun.loaded or GPT(model_config)  # only now: mistakes above must not wait for a large one
     module = as_module(config, gpt, corpus, steps)
     if trainer.is_global_zero:
         config = whole
-        if before and not branches:
+        if before and not begun.branches:
             lock = before.hold()
             run = RunDir.go_on(path, record(config))
         else:
@@ -162,7 +138,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
     start, train_loss, status = time.perf_counter(), None, "failed"
     try:
-        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+        with stops.warned():
+            trainer.fit(module, datamodule, ckpt_path=begun.ckpt_path, weights_only=True)
         train_loss = trainer.callback_metrics.get("train/loss")
         val_every = min(config.trainer.val_every_n_steps, trainer.max_steps)
         if trainer.global_step % val_every or "val/loss" not in trainer.callback_metrics:
@@ -261,27 +238,10 @@ def bytes_per_token(corpus: Corpus) -> float:
     return sum(w * each for w, each in zip(corpus.weights, spelled, strict=True)) / sum(corpus.weights)
 
 
-def with_vocabulary(config: TrainConfig, n_vocab: int) -> Any:
-    """The model's config with as many tokens as the tokenizer has, or padded beyond to a rounder number."""
-    asked = config.model.vocab_size or n_vocab
-    why = f"but the tokenizer has {n_vocab} tokens"
-    todo = f"leave it out, or pad: {-(-n_vocab // 64) * 64} is a multiple of 64"
-    require(n_vocab <= asked < n_vocab + MOST_PADDING, "model.vocab_size", asked, why, todo)
-    return dataclasses.replace(config.model, vocab_size=asked)
-
-
 def swept(run_dir: Path) -> list[str]:
     """The keys that a sweep has chosen for this run: a job's directory is named by them."""
     named = run_dir.name.partition("-")[2] if (run_dir / "job.json").exists() else ""
     return [choice.partition("=")[0] for choice in named.split(",") if choice]
-
-
-def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """As YAML has it."""
-    import yaml
-
-    read: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))
-    return read
 
 
 def _key(metric: str) -> str:

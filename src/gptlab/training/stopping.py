@@ -1,9 +1,11 @@
 """Ending a run early so that it can go on: signals, a time limit, and Slurm's warning."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -32,6 +34,18 @@ class StopsWhenAsked(Callback):
         self.why: str | None = None
         self._alone = True
         self._handlers: dict[signal.Signals, Any] = {}
+
+    @contextlib.contextmanager
+    def warned(self) -> Iterator[None]:
+        """Slurm's warning counts from before Lightning sets training up until after it has given the signal back."""
+        before = signal.signal(signal.SIGUSR1, self._ask)
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):  # maybe by the warning of another rank: this one's may come late
+            before = signal.SIG_IGN
+            raise
+        finally:
+            signal.signal(signal.SIGUSR1, before)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Only now: Lightning takes some of these signals when training begins."""
