@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,9 +93,13 @@ def tiny(texts: str, tmp_path: Path) -> Callable[..., TrainConfig]:
     return tiny
 
 
-def heeds_ctrl_c() -> None:
-    """For Popen's preexec_fn: a shell lets what it runs in the background, such as all of these tests, ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def start(command: list[str], stderr: int | None = None) -> subprocess.Popen[str]:
+    """A command that heeds Ctrl-C: a shell lets what it runs in the background, such as all of these tests, ignore it."""
+
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=heed)
 
 
 def tiny_overrides(texts: str) -> list[str]:

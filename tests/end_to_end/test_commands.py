@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gptlab
-from tests.conftest import ROOT, heeds_ctrl_c, tiny_overrides, write_texts
+from tests.conftest import ROOT, start, tiny_overrides, write_texts
 
 pytestmark = pytest.mark.slow
 GPTLAB = [str(Path(sys.executable).with_name("gptlab"))]
@@ -91,13 +91,7 @@ def test_a_sweep_goes_on_after_a_mistake(texts: str) -> None:
 
 def test_ctrl_c(texts: str) -> None:
     overrides = [*tiny_overrides(texts), "budget.steps=100000", "run_dir=stopped"]
-    process = subprocess.Popen(
-        [*TRAIN, *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=heeds_ctrl_c,
-    )
+    process = start([*TRAIN, *overrides], stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 120
     while not Path("stopped/samples.md").exists() and time.monotonic() < deadline:
         time.sleep(0.2)

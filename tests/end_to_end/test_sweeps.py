@@ -16,7 +16,7 @@ import yaml
 
 from gptlab.config import compose
 from gptlab.training.run import train
-from tests.conftest import ROOT, heeds_ctrl_c, tiny_overrides
+from tests.conftest import ROOT, start, tiny_overrides
 
 pytestmark = pytest.mark.slow
 TRAIN = [sys.executable, str(ROOT / "train.py")]
@@ -156,7 +156,7 @@ def _group_of(process: Path, folder: Path) -> bool:
 def test_a_sweep_that_is_stopped_leaves_no_process(texts: str, how: signal.Signals) -> None:
     more = ["trainer.devices=2", "budget.steps=100000", "seed=1,2", "checkpoint.every_n_steps=5"]
     command = [*TRAIN, "-m", *tiny_overrides(texts), *more]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heeds_ctrl_c)
+    process = start(command)
     folders = Path("outputs/multirun")
     wait_for(lambda: list(folders.glob("*/*/0-seed=1/checkpoints/last.ckpt")))
     folder = next(folders.glob("*/*")).resolve()

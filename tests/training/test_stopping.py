@@ -18,7 +18,7 @@ from gptlab.rundir import LAYOUT, RunDir
 from gptlab.training import stopping
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
-from tests.conftest import ROOT, heeds_ctrl_c, tiny_overrides
+from tests.conftest import ROOT, start, tiny_overrides
 from tests.training.test_resume import RUN, resumed, rows, same, stop_at
 
 Tiny = Callable[..., TrainConfig]
@@ -89,13 +89,7 @@ def test_two_processes_stop_together(texts: str, tmp_path: Path) -> None:
     steps = []
     for name in signals:
         endless = [*ask, "budget.steps=100000", "trainer.val_every_n_steps=100000", f"run_dir={name}"]
-        process = subprocess.Popen(
-            [*command, *endless],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=heeds_ctrl_c,
-        )
+        process = start([*command, *endless], stderr=subprocess.PIPE)
         metrics = tmp_path / name / "metrics.csv"
         for _ in range(1200):
             if metrics.exists() and metrics.read_text().count("\n") > 5:
