@@ -1,4 +1,4 @@
-"""Attention forward and backward: the fused kernel beside plain matrix products, at several shapes and precisions.
+"""Attention forward and backward: the fused kernel beside matrix products, plain and compiled, by shape and precision.
 
     python benchmarks/attention.py [--device cpu] [--seconds 0.5] [--out results.json]
 
@@ -51,14 +51,17 @@ def main() -> None:
     for shape in SHAPES:
         for dtype in DTYPES:
             qkv = [torch.randn(shape, dtype=dtype, device=where, requires_grad=True) for _ in range(3)]
-            training.append(compare(shape, qkv, (fused, products), ".sum().backward()", options.seconds))
+            torch.compiler.reset()  # or it gives up after a few shapes
+            ways = {"fused": fused, "products": products, "compiled": torch.compile(products, dynamic=False)}
+            training.append(compare(shape, qkv, ways, ".sum().backward()", options.seconds))
     show(training, "B H T D")
     print("\nwhat generation asks at each token: one query; keys and values are read from a longer cache")
     for shape in ONE_QUERY:
         for dtype in DTYPES:
             k, v = (torch.randn(*shape[:2], 1024, shape[3], dtype=dtype, device=where)[:, :, : shape[2]] for _ in "kv")
             q = torch.randn(*shape[:2], 1, shape[3], dtype=dtype, device=where)
-            generating.append(compare(shape, [q, k, v], (fused_of_one, products_of_one), "", options.seconds))
+            ways = {"fused": fused_of_one, "products": products_of_one}
+            generating.append(compare(shape, [q, k, v], ways, "", options.seconds))
     show(generating, "B H S D")
     if options.out:
         workloads = [{"name": "training", "rows": training}, {"name": "generation", "rows": generating}]
@@ -66,24 +69,25 @@ def main() -> None:
 
 
 def compare(
-    shape: tuple[int, ...], qkv: list[Tensor], two: tuple[Callable[..., Tensor], ...], then: str, seconds: float
+    shape: tuple[int, ...], qkv: list[Tensor], ways: dict[str, Callable[..., Tensor]], then: str, seconds: float
 ) -> dict[str, Any]:
-    """Median milliseconds of both; the timer waits for a GPU."""
-    times = []
-    for attend in two:
+    """Median milliseconds of each; the timer waits for a GPU."""
+    row: dict[str, Any] = {"shape": shape, "precision": str(qkv[0].dtype)[6:]}
+    for name, attend in ways.items():
         names, threads = {"attend": attend, "qkv": qkv}, torch.get_num_threads()
         timer = Timer(f"attend(*qkv){then}", globals=names, num_threads=threads)
-        times.append(timer.blocked_autorange(min_run_time=seconds).median * 1e3)
-    return {"shape": shape, "precision": str(qkv[0].dtype)[6:], "fused_ms": times[0], "products_ms": times[1]}
+        row[f"{name}_ms"] = timer.blocked_autorange(min_run_time=seconds).median * 1e3
+    return row
 
 
 def show(rows: list[dict[str, Any]], shape: str) -> None:
+    """Beside each figure of the products, how many times as fast as the fused kernel they are."""
+    times = [key for key in rows[0] if key.endswith("_ms")]
     cells = []
     for row in rows:
-        fused_ms, products_ms = row["fused_ms"], row["products_ms"]
-        figures = f"{fused_ms:.3f}", f"{products_ms:.3f}", f"{fused_ms / products_ms:.2f}"
-        cells.append([" ".join(map(str, row["shape"])), row["precision"], *figures])
-    table((shape, "precision", "fused", "products", "fused/products"), cells)
+        figures = [f"{row[key]:.3f} ({row['fused_ms'] / row[key]:.2f})" for key in times[1:]]
+        cells.append([" ".join(map(str, row["shape"])), row["precision"], f"{row['fused_ms']:.3f}", *figures])
+    table((shape, "precision", *(key.removesuffix("_ms") for key in times)), cells)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class Workload:
 
 WORKLOADS = {
     "w1": Workload("w1", 4, 4, 128, 64, 65, 65, batch=12, steps=300, warmup=50),
-    "w2": Workload("w2", 12, 12, 768, 256, 50257, 50257, batch=2, steps=10, warmup=2),
+    "w2": Workload("w2", 12, 12, 768, 256, 50257, 50304, batch=2, steps=10, warmup=2),
     "w3": Workload("w3", 12, 12, 768, 1024, 50257, 50304, batch=64, steps=50, warmup=10),  # for a GPU
 }
 BATCHES = {"w1": [12], "w2": [2, 8], "w3": [64]}

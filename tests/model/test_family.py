@@ -10,6 +10,7 @@ from gptlab.config import compose
 from gptlab.model.attention import attend
 from gptlab.model.config import CHOICES, GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.model.layers import gelu
 
 TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 100}
 EVERY = list(
@@ -113,6 +114,21 @@ def test_attention_against_float64(heads: int, alibi: bool, dtype: torch.dtype, 
     q64, k64, v64 = (t.double().repeat_interleave(4 // t.shape[1], dim=1) for t in (q, k, v))
     scores = q64 @ k64.mT / math.sqrt(8) + (mask if bias is None else bias)
     assert torch.allclose(attend(q, k, v, bias, 0.0).double(), scores.softmax(-1) @ v64, atol=atol)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_compiled_gelu_is_that_of_pytorch(dtype: torch.dtype, atol: float) -> None:
+    """It is written in another way then: values and gradients, far out too."""
+    x = torch.linspace(-40, 40, 8001).to(dtype).requires_grad_()
+    torch.compile(gelu)(x).sum().backward()  # type: ignore[no-untyped-call]
+    exact = x.detach().double().requires_grad_()
+    torch.nn.functional.gelu(exact, approximate="tanh").sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None and exact.grad is not None
+    assert torch.allclose(x.grad.double(), exact.grad, atol=atol)
+    with torch.no_grad():
+        values = torch.compile(gelu)(x).double()
+        assert torch.allclose(values, torch.nn.functional.gelu(exact, approximate="tanh"), rtol=atol, atol=atol)
 
 
 def test_dropout_of_attention_keeps_the_mean_in_both_ways() -> None:

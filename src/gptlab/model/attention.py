@@ -133,9 +133,10 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dr
     T, groups = q.shape[2], q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, T)
+    scores = q / math.sqrt(q.shape[-1]) @ k.mT  # (B, H, T, T)
     if bias is None:
-        scores = scores.masked_fill(torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1), -torch.inf)
+        at = torch.arange(T, dtype=torch.int32, device=q.device)  # compiled, int64 would take twice the time
+        scores = scores.masked_fill(at > at[:, None], -torch.inf)
     else:
         scores = scores + bias
     return F.dropout(scores.softmax(-1).to(v.dtype), dropout) @ v

@@ -1,5 +1,8 @@
 """Norms and feed-forwards: the parts of a Transformer block that look at one position alone."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,6 +10,17 @@ from torch import Tensor, nn
 def norm(kind: str, width: int, eps: float, bias: bool) -> nn.Module:
     """`layer` (Ba et al. 2016) or `rms` (Zhang & Sennrich 2019), which has no bias."""
     return nn.LayerNorm(width, eps=eps, bias=bias) if kind == "layer" else nn.RMSNorm(width, eps=eps)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU approximated by a tanh (Hendrycks & Gimpel 2016), elementwise.
+
+    (1 + tanh z) / 2 is sigmoid(2z): compiled for a CPU that takes 40% of the time of a tanh; uncompiled, PyTorch's one
+    kernel is faster.
+    """
+    if not torch.compiler.is_compiling():
+        return F.gelu(x, approximate="tanh")
+    return x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
 
 
 class MLP(nn.Module):
@@ -27,7 +41,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         match self.kind:
             case "gelu":
-                h = F.gelu(self.fc(x), approximate="tanh")
+                h = gelu(self.fc(x))
             case "relu2":
                 h = F.relu(self.fc(x)).square()
             case _:

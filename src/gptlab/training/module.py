@@ -154,14 +154,21 @@ class GPTModule(L.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
-        limit = self.clip_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.gpt.parameters(), limit)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
+        norm = self.clip()
         self._step = {"optim/lr": optimizer.param_groups[0]["lr"], "optim/grad_norm": norm}
         if scaler is None:  # a scaler tries scales until one fits
             self._norms.append((self.global_step + 1, norm))
         if self.on_nan != "stop" or self.device.type == "cpu":  # else at the next log: no step waits for the device
             self.judge()
+
+    def clip(self) -> Tensor:
+        """Bound the global norm of the gradients; returns what it was."""
+        params, limit = list(self.gpt.parameters()), self.clip_norm or float("inf")
+        norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
+        if self.device.type != "cpu" or norm > limit:  # on a CPU a look is free, and multiplying by 1 is not
+            torch.nn.utils.clip_grads_with_norm_(params, limit, norm)
+        return norm
 
     def judge(self) -> None:
         """Look at the gradients since the last look. A step whose is not finite ends the run, or is left out."""

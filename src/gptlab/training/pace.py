@@ -73,7 +73,7 @@ class Pace(Callback):
                 with cast(ParallelStrategy, strategy).block_backward_sync() if alone else contextlib.nullcontext():
                     loss: Any = strategy.training_step(strategy.batch_to_device(next(batches)), 0)
                     loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.gpt.parameters(), module.clip_norm or float("inf"))
+            module.clip()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         _wait_for_device(strategy.root_device)
