@@ -57,7 +57,7 @@ def test_how_long_a_running_run_has_been_silent(make_run: MakeRun) -> None:
 
 
 def test_what_was_asked_differently(make_run: MakeRun, tmp_path: Path) -> None:
-    make_run("0", optimizer__lr=0.1, json=True, model__vocab_size=9)
+    make_run("0", optimizer__lr=0.1, json=True, model__vocab_size=9, tokenizer="another")
     make_run("1", optimizer__lr=0.2, seed=2, logger={"every_n_steps": 3})
     (tmp_path / "runs/2").mkdir()
     (tmp_path / "runs/2/config.yaml").write_text("model: {n_layer: 2, n_head: 2, n_embd: 16, block_size: 32}")
@@ -83,5 +83,7 @@ def test_groups_differ_in_the_seed_alone(make_run: MakeRun) -> None:
     make_run("1", seed=2, name="other", logger={"csv": True}, sample_prompts=[])
     make_run("2", optimizer__lr=0.5)
     make_run("3", summary={"data_hash": "another text"})
-    groups = same_but_seed(find_runs(["runs"]))
-    assert [[run.name for run in group] for group in groups] == [["0", "1"], ["2"], ["3"]]
+    make_run("4", model__vocab_size=320)
+    runs = find_runs(["runs"])
+    assert [[run.name for run in group] for group in same_but_seed(runs)] == [["0", "1"], ["2"], ["3"], ["4"]]
+    assert differences([runs[0], runs[4]]) == {"model.vocab_size": [257, 320]}  # padded

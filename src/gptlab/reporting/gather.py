@@ -16,9 +16,9 @@ from gptlab.rundir import LATEST
 from gptlab.tokenizers import fingerprint
 
 SILENT = 900  # seconds without a word after which a running run may be none any more
-# what does not change a run's numbers; vocab_size is the tokenizer's
+# what does not change a run's numbers
 WITHOUT_EFFECT = {
-    *("defaults", "json", "name", "resume", "run_dir", "sample_prompts", "model.vocab_size", "data.num_workers"),
+    *("defaults", "json", "name", "resume", "run_dir", "sample_prompts", "data.num_workers"),
     *("data.micro_batch_size", "data.other_data_ok", "budget.seconds_per_step", "trainer.enable_progress_bar"),
 }
 GROUPS_WITHOUT_EFFECT = ("checkpoint.", "logger.", "decoder.")
@@ -121,13 +121,16 @@ def read(path: Path, name: str) -> Run:
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """What was asked differently: dotted key -> the value of each run, None where it has none.
 
-    A component's fields are left out where its class says as much (`optimizer` for `optimizer.momentum`), and the
-    model's where the run's `name` does. Runs of which a whole part is not known differ in nothing of it.
+    A component's fields are left out where its class says as much (`optimizer` for `optimizer.momentum`), the model's
+    where the run's `name` does, the size of its vocabulary where the tokenizer does. Runs of which a whole part is not
+    known differ in nothing of it.
     """
     settings = [run.settings for run in runs]
     keys = dict.fromkeys(key for each in settings for key in each)
     ignored = (WITHOUT_EFFECT - {"name"}) | {key for key in keys if key.startswith(("logger.", "checkpoint."))}
     columns = {key: [each.get(key) for each in settings] for key in keys if key not in ignored}
+    if "model.vocab_size" in columns and _follows(columns["model.vocab_size"], [run.tokenizer for run in runs]):
+        del columns["model.vocab_size"]  # none is padded
     known = {key: [key.partition(".")[0] in run.config for run in runs] for key in columns}
     differing = {
         key: values
