@@ -75,6 +75,12 @@ def test_speed_counts_training_time_only(monkeypatch: pytest.MonkeyPatch) -> Non
     now += 1
     speed.on_train_batch_end(trainer(global_step=3), module, None, None, 2)
     assert speed.tokens_per_second == pytest.approx(30 / 4)
+    again, before = Speed(tokens_per_step=10), speed.state_dict()
+    now += 50  # until the run goes on
+    again.setup(state, module, "fit")
+    again.load_state_dict(before)
+    now += 6
+    assert again.all_seconds == pytest.approx(1 + 2 + 1000 + 1 + 6)
 
 
 def test_samples_of_a_model_that_has_diverged(tmp_path: Path) -> None:

@@ -94,8 +94,9 @@ def test_a_crash_loses_nothing_that_was_logged(tiny: Tiny, tmp_path: Path, monke
 def test_a_budget_can_be_lengthened(tiny: Tiny, tmp_path: Path) -> None:
     constant = ["schedule=constant", "model.dropout=0.2"]
     train(tiny(*constant, "budget.steps=9", f"run_dir={tmp_path}/whole"))
-    train(tiny(*constant, "budget.steps=6"))
-    assert resumed(tmp_path / "run", "budget.steps=9")["steps"] == 9
+    first = train(tiny(*constant, "budget.steps=6"))
+    whole = resumed(tmp_path / "run", "budget.steps=9")
+    assert first is not None and whole["steps"] == 9 and whole["seconds"] > first["seconds"]
     assert same(tmp_path / "whole", tmp_path / "run")
     with pytest.raises(UserError, match=r"^resume=.+: has its 9 steps already; lengthen it, e\.g\. budget\.steps=18$"):
         resumed(tmp_path / "run")

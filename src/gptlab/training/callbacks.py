@@ -31,17 +31,28 @@ class Speed(Callback):
         self.steps = 0
         self._since = (0.0, 0, 0.0)  # (seconds, steps, seconds waited) at the last log
         self._resumed = 0.0
+        self._began, self._earlier = time.perf_counter(), 0.0  # this start of the run; seconds of the ones before
 
     @property
     def tokens_per_second(self) -> float:
         return self.steps * self.tokens_per_step / self.seconds if self.seconds else 0.0
 
+    @property
+    def all_seconds(self) -> float:
+        """Of the whole run, whatever they went into; without what came after the checkpoint from which it goes on."""
+        return self._earlier + time.perf_counter() - self._began
+
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "steps": self.steps}
+        return {"seconds": self.seconds, "steps": self.steps, "all_seconds": self.all_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.steps = state_dict["seconds"], state_dict["steps"]
+        self._earlier = state_dict.get("all_seconds", self.seconds)  # older checkpoints have none
         self._since = (self.seconds, self.steps, self.waited())
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._began = time.perf_counter()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._resumed = time.perf_counter()

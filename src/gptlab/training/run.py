@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import os
 import shutil
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -136,7 +135,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         speed.share_per_token = flops / (peak.flops * trainer.world_size)
         report.header(console, config, corpus, parameters, plan, trainer, datamodule, peak)
 
-    start, train_loss, status = time.perf_counter(), None, "failed"
+    train_loss, status = None, "failed"
     try:
         with stops.warned():
             trainer.fit(module, datamodule, ckpt_path=begun.ckpt_path, weights_only=True)
@@ -164,7 +163,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             "steps": trainer.global_step,
             "tokens": trainer.global_step * tokens_per_step,
             "flops": trainer.global_step * tokens_per_step * flops,
-            "seconds": time.perf_counter() - start,
+            "seconds": speed.all_seconds,
             "tokens_per_second": speed.tokens_per_second,
             **{_key(name): _number(scores.get(name)) for name in SCORES},
             "budget": config.budget.fixed(),
