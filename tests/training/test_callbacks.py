@@ -60,10 +60,16 @@ def test_speed_counts_training_time_only(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "log_training", logged.append)
     now = 100.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
+
+    def a_device_that_is_behind(device: torch.device) -> None:
+        nonlocal now
+        now += 0.5
+
+    monkeypatch.setattr("gptlab.training.callbacks.wait_for_device", a_device_that_is_behind)
     speed = Speed(tokens_per_step=10, waited=lambda: (now - 100) / 4)
     speed.share_per_token = 0.03
     speed.on_train_start(trainer(), module)
-    for step, seconds in enumerate([1.0, 2.0], start=1):
+    for step, seconds in enumerate([1.0, 1.5], start=1):
         now += seconds
         state = trainer(global_step=step)
         module._trainer = state
@@ -72,7 +78,7 @@ def test_speed_counts_training_time_only(monkeypatch: pytest.MonkeyPatch) -> Non
     assert logged == [figures | {"train/data_wait": pytest.approx(1 / 4)}]
     now += 1000  # a long validation
     speed.on_validation_end(state, module)
-    now += 1
+    now += 0.5
     speed.on_train_batch_end(trainer(global_step=3), module, None, None, 2)
     assert speed.tokens_per_second == pytest.approx(30 / 4)
     again, before = Speed(tokens_per_step=10), speed.state_dict()

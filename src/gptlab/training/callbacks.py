@@ -17,6 +17,7 @@ from gptlab.decoding.generate import Limits, continue_ids
 from gptlab.errors import UserError
 from gptlab.tokenizers import Tokenizer
 from gptlab.training.module import GPTModule
+from gptlab.training.pace import wait_for_device
 
 
 class Speed(Callback):
@@ -61,10 +62,13 @@ class Speed(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, GPTModule)
+        logs = pl_module.logs_after(batch_idx)
+        if logs:
+            wait_for_device(pl_module.device)
         now = time.perf_counter()
         self.seconds += now - self._resumed
         self._resumed, self.steps = now, trainer.global_step
-        if pl_module.logs_after(batch_idx):
+        if logs:
             seconds, steps, waited = self._since
             tokens, passed = (self.steps - steps) * self.tokens_per_step, self.seconds - seconds
             speed = tokens / passed

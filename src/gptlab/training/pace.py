@@ -65,7 +65,7 @@ class Pace(Callback):
     def _time(self, trainer: L.Trainer, module: GPTModule, batches: Iterator[Batch], steps: int) -> float:
         """Seconds a step."""
         strategy, optimizer = trainer.strategy, trainer.optimizers[0]
-        _wait_for_device(strategy.root_device)
+        wait_for_device(strategy.root_device)
         start = time.perf_counter()
         for _ in range(steps):
             for part in reversed(range(trainer.accumulate_grad_batches)):
@@ -76,7 +76,7 @@ class Pace(Callback):
             module.clip()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        _wait_for_device(strategy.root_device)
+        wait_for_device(strategy.root_device)
         return (time.perf_counter() - start) / steps
 
 
@@ -92,6 +92,7 @@ def _local(p: Any) -> torch.Tensor:
     return (p.to_local() if hasattr(p, "to_local") else p).detach()
 
 
-def _wait_for_device(device: torch.device) -> None:
+def wait_for_device(device: torch.device) -> None:
+    """Until it has done what it was given; a GPU works while the process goes on."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
