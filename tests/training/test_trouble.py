@@ -112,6 +112,7 @@ def test_where_the_look_comes_late(tiny: Tiny, tmp_path: Path, monkeypatch: pyte
     """On a GPU `stop` looks when it logs and when it saves: the step is named all the same, and nothing spoiled saved."""
     monkeypatch.setattr(GPTModule, "device", property(lambda self: _Elsewhere("cpu")))
     monkeypatch.setattr(torch.cpu, "manual_seed", torch.default_generator.manual_seed, raising=False)
+    monkeypatch.setattr("gptlab.training.callbacks.wait_for_device", lambda device: None)
     with monkeypatch.context() as patch:
         spoiled(patch, 4)
         with pytest.raises(RunFailed, match=r"^step=5: "):

@@ -45,16 +45,7 @@ class Windows(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A whole batch at once, (B, T) each."""
-        x = torch.zeros(len(indices), self.block_size, dtype=torch.int64)
-        y = torch.full_like(x, IGNORE)
-        for row, i in enumerate(indices):
-            if i >= len(self):
-                continue
-            w = torch.from_numpy(self.ids(i).astype(np.int64))
-            length = int(self.stops[i]) - int(self.starts[i])
-            x[row, :length] = w[:length]
-            y[row, : len(w) - 1] = w[1:]
-        return x, y
+        return together([(self, i) for i in indices])
 
     def ids(self, i: int) -> Tokens:
         """The ids of window i and the one after, if there is one."""
@@ -63,6 +54,19 @@ class Windows(Dataset[Batch]):
     def targets(self, i: int) -> int:
         """How many ids window i predicts."""
         return min(int(self.stops[i]), len(self.tokens) - 1) - int(self.starts[i])
+
+
+def together(windows: Sequence[tuple[Windows, int]]) -> Batch:
+    """Windows of one size, (B, T) each, of whatever streams."""
+    T = windows[0][0].block_size
+    x = np.zeros((len(windows), T), np.int64)
+    y = np.full((len(windows), T), IGNORE, np.int64)
+    for row, (source, i) in enumerate(windows):
+        if i < len(source):
+            ids, length = source.ids(i), int(source.stops[i]) - int(source.starts[i])
+            x[row, :length] = ids[:length]
+            y[row, : len(ids) - 1] = ids[1:]
+    return torch.from_numpy(x), torch.from_numpy(y)
 
 
 def dense(tokens: TokenStream | Tokens, block_size: int, stride: int | None = None) -> Windows:
@@ -108,8 +112,7 @@ class TrainWindows(Dataset[Batch]):
         self.sources = list(sources)
 
     def __getitems__(self, indices: Sequence[tuple[int, int]]) -> Batch:
-        rows = [self.sources[source].__getitems__([window]) for source, window in indices]
-        return torch.cat([x for x, _ in rows]), torch.cat([y for _, y in rows])
+        return together([(self.sources[source], window) for source, window in indices])
 
 
 class TrainBatches(Sampler[list[tuple[int, int]]]):

@@ -73,7 +73,7 @@ class Pace(Callback):
                 with cast(ParallelStrategy, strategy).block_backward_sync() if alone else contextlib.nullcontext():
                     loss: Any = strategy.training_step(strategy.batch_to_device(next(batches)), 0)
                     loss.backward()
-            module.clip()
+            module.clip(optimizer)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         wait_for_device(strategy.root_device)
