@@ -40,7 +40,7 @@ class Shard:
         """(N,) ids; nothing is read before it is needed."""
         if not self.tokens:
             return np.empty(0, self.dtype)
-        return np.memmap(self.path, self.dtype, "r", self.offset, (self.tokens,))
+        return np.asarray(np.memmap(self.path, self.dtype, "r", self.offset, (self.tokens,)))  # slicing is cheaper
 
 
 class TokenStream:
