@@ -15,6 +15,7 @@ import argparse
 import ctypes
 import dataclasses
 import json
+import math
 import os
 import statistics
 import sys
@@ -154,8 +155,8 @@ def grown(name: str, axis: Axis, quick: bool, repeats: int) -> dict[str, Any]:
 
 
 def slope(x: list[int], y: list[float]) -> float:
-    """Of the least-squares line through (log x, log y)."""
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+    """Of the least-squares line through (log x, log y); nan where a point was left out of two."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0]) if len(x) > 1 else math.nan
 
 
 def show(workloads: list[dict[str, Any]]) -> None:
@@ -200,7 +201,8 @@ def child(point: Point, quick: bool) -> dict[str, Any]:
     """What the point measures, in processes of its own."""
     start: list[object] = [sys.executable]
     if point.devices > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={point.devices}"]
+        here = ["--standalone", "--local-addr=127.0.0.1", f"--nproc_per_node={point.devices}"]
+        start += ["-m", "torch.distributed.run", *here]
     more = ["--quick"] if quick else []
     env = {"OMP_NUM_THREADS": str(point.threads)} if point.threads else {}
     done = succeeded(fresh([*start, __file__, "--point", json.dumps(dataclasses.asdict(point)), *more], env))

@@ -103,7 +103,8 @@ def test_data_runs(tmp_path: Path) -> None:
 def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bench("growth.py", "--quick", "--axes", "vocabulary", "devices", "logits", "--out", str(tmp_path / "found.json"))
     vocabulary, devices, by_vocabulary, by_batch = json.loads((tmp_path / "found.json").read_text())["workloads"]
-    assert vocabulary["sizes"] == [4096, 8192] and devices["sizes"] == [1, 2] and not devices["left_out"]
+    assert not vocabulary["left_out"] and not devices["left_out"]
+    assert vocabulary["sizes"] == [4096, 8192] and devices["sizes"] == [1, 2]
     assert vocabulary["peak_mb"]["exponent"]["median"] == pytest.approx(vocabulary["peak_mb"]["expected"], abs=0.2)
     for each in (by_vocabulary, by_batch):
         assert each["exponent"]["full"] == pytest.approx(1, abs=0.1)
@@ -114,6 +115,7 @@ def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.
 
     assert growth.CHUNK == objective.CHUNK
     assert growth.slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+    assert math.isnan(growth.slope([1], [3.0]))
 
 
 @pytest.mark.slow
