@@ -87,6 +87,8 @@ def test_speed_counts_training_time_only(monkeypatch: pytest.MonkeyPatch) -> Non
     again.load_state_dict(before)
     now += 6
     assert again.all_seconds == pytest.approx(1 + 2 + 1000 + 1 + 6)
+    again.load_state_dict({"seconds": 4.0, "steps": 3})  # of a checkpoint that is older than this
+    assert again.all_seconds == pytest.approx(4 + 6)
 
 
 def test_samples_of_a_model_that_has_diverged(tmp_path: Path) -> None:
