@@ -16,6 +16,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from gptlab.config.record import flat
 from gptlab.training.module import GPTModule
+from gptlab.training.ranks import whole
 
 BINS = 30  # as many as TensorBoard draws, so that it shows them as they are
 CHARTS = {
@@ -107,7 +108,7 @@ class WeightHistograms(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, GPTModule)
         for name, p in pl_module.gpt.named_parameters():
-            weight = _whole(p.detach())  # of all ranks, if it is sharded
+            weight = whole(p.detach())
             for writer in writers(trainer):
                 writer.add_histogram(f"weights/{name}", weight.float().cpu(), trainer.global_step)
 
@@ -143,11 +144,7 @@ def layers(gpt: torch.nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    return _whole(torch.nn.utils.get_total_norm(tensors)) if tensors else torch.zeros(())
-
-
-def _whole(tensor: Any) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole(torch.nn.utils.get_total_norm(tensors)) if tensors else torch.zeros(())
 
 
 def _session(asked: dict[str, Any], metrics: Sequence[str]) -> Any:

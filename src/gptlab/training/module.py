@@ -15,6 +15,7 @@ from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Constant
 from gptlab.training.objective import Objective
+from gptlab.training.ranks import whole
 from gptlab.training.resume import fresh_loops
 
 
@@ -168,11 +169,11 @@ class GPTModule(L.LightningModule):
         """Bound the global norm of the gradients; returns what it was."""
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in params])
-        whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
+        total = whole(norm)
         looks = self.device.type == "cpu"  # there it is free, and multiplying by 1 is not
-        if self.clip_norm and not (looks and whole <= self.clip_norm):
+        if self.clip_norm and not (looks and total <= self.clip_norm):
             torch.nn.utils.clip_grads_with_norm_(params, self.clip_norm, norm)
-        return whole
+        return total
 
     def judge(self) -> None:
         """Look at the gradients since the last look. A step whose is not finite ends the run, or is left out."""

@@ -1,4 +1,4 @@
-"""What the processes of a run agree on: one config, how long a step takes, and when to stop."""
+"""What the processes of a run agree on (config, time of a step, when to stop), and what they hold together."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from gptlab.config.record import flat
 from gptlab.errors import UserError
@@ -48,6 +49,11 @@ class SameConfig(Callback):
         key = next(key for key in [*first, *other] if first.get(key) != other.get(key))
         why = f"on rank {rank}, but {first.get(key)} on rank 0"
         raise UserError(key, other.get(key), why, "start all ranks from one saved config")
+
+
+def whole(tensor: Any) -> Tensor:
+    """Of all ranks, if each has a part of it."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _gather(mine: Any) -> list[Any]:
