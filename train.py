@@ -2,7 +2,7 @@
 
 import sys
 
-from gptlab.cli import run
+from gptlab.commands.main import run
 
 if __name__ == "__main__":
     sys.exit(run("train", sys.argv[1:], sys.argv[:1]))

@@ -80,7 +80,7 @@ def documents(mb: int) -> Any:
     """The bundled English over and over, in another order each time."""
     import random
 
-    from gptlab.data.bundled import english
+    from gptlab.data.text.bundled import english
 
     every, size, rng = english(), 0, random.Random(0)
     while True:
@@ -102,7 +102,7 @@ def write_text(path: Path, mb: int) -> None:
 
 
 def make_tokenizer(cache: str, folder: str) -> dict[str, Any]:
-    from gptlab.data.bundled import english
+    from gptlab.data.text.bundled import english
     from gptlab.tokenizer_options import BPE, OpenAI, gpt2_is_here
 
     Path(folder).mkdir()
@@ -112,8 +112,8 @@ def make_tokenizer(cache: str, folder: str) -> dict[str, Any]:
 
 
 def gptlab(cache: str, tokenizer: str, text: str) -> dict[str, float]:
-    from gptlab.data.prepare import prepare
-    from gptlab.data.sources import Files
+    from gptlab.data.text.sources import Files
+    from gptlab.data.tokens.prepare import prepare
     from gptlab.tokenizer_options import Saved
 
     start = time.perf_counter()
@@ -135,10 +135,10 @@ def tiktoken(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 
 def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     """Batches of 8 random windows of 1,024 tokens, by one process; the map is cold at first."""
-    from gptlab.data.order import Order
-    from gptlab.data.prepare import prepare
-    from gptlab.data.sources import Files
-    from gptlab.data.windows import TrainBatches, TrainWindows, dense
+    from gptlab.data.batches.order import Order
+    from gptlab.data.batches.windows import TrainBatches, TrainWindows, dense
+    from gptlab.data.text.sources import Files
+    from gptlab.data.tokens.prepare import prepare
     from gptlab.tokenizer_options import Saved
 
     corpus = prepare(Files(files=[text]), Saved(tokenizer))
@@ -159,8 +159,8 @@ def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 
 
 def memory(cache: str, tokenizer: str, text: str) -> dict[str, float]:
-    from gptlab.data.prepare import Watch, prepare
-    from gptlab.data.sources import Files
+    from gptlab.data.text.sources import Files
+    from gptlab.data.tokens.prepare import Watch, prepare
     from gptlab.tokenizer_options import Saved
 
     workers: dict[int, float] = {}

@@ -20,7 +20,7 @@ from side_by_side import DEVICES, Figure, LeftOut, described, device, interleave
 
 from gptlab.decoding.decoders import Greedy
 from gptlab.decoding.generate import Limits, generate
-from gptlab.decoding.packing import pack
+from gptlab.decoding.onednn import pack
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 

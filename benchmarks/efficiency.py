@@ -74,7 +74,7 @@ class Bench:
         return self.gptlab(recipe, f"{name.replace(', ', '-')}-{seed}", f"seed={seed}", f"budget.steps={steps}")
 
     def gptlab(self, recipe: str, run: str, *overrides: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "gptlab.cli", "train", f"experiment={recipe}", *self.source, *overrides]
+        command = [sys.executable, "-m", "gptlab", "train", f"experiment={recipe}", *self.source, *overrides]
         env = {"GPTLAB_CACHE": str(self.folder / "cache"), "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"}
         done = succeeded(fresh([*command, f"run_dir={self.folder / run}"], env, self.folder))
         said = json.loads((self.folder / run / "summary.json").read_text())

@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py [--quick] [--repeats 2] [--axes context width ...] [--out results.json]
 
-Each point is a fresh process on the CPU: gptlab's GPT, Objective and fused AdamW in fp32. One size grows, the others
+Each point is a fresh process on the CPU: gptlab's GPT, Loss and fused AdamW in fp32. One size grows, the others
 stay; the exponent found is the slope of a least-squares line through the points in log-log. Expected is the slope of a
 line through the same points of a formula, and what it tends to where the fastest growing part is all:
 
@@ -31,7 +31,7 @@ from gptlab.model.config import GPTConfig
 from gptlab.planning.flops import flops_per_token
 
 HEAD = 32  # width of a head: wider models have more
-CHUNK = 1024  # positions, as in gptlab.training.objective
+CHUNK = 1024  # positions, as in gptlab.training.loss
 
 
 @dataclass(frozen=True)
@@ -243,10 +243,10 @@ def training(point: Point, steps: int) -> list[float]:
 
     from gptlab.model.gpt import GPT
     from gptlab.optim.optimizers import AdamW
-    from gptlab.training.objective import Objective
+    from gptlab.training.loss import Loss
 
     gpt = GPT(point.model)
-    objective = Objective(gpt, chunked=point.chunked)
+    objective = Loss(gpt, chunked=point.chunked)
     optimizer, params = AdamW().build(gpt), list(gpt.parameters())
     x, y = torch.randint(point.vocab_size, (2, point.batch // point.devices, point.block_size))
     times: list[float] = []

@@ -19,7 +19,7 @@ from typing import Any
 
 from side_by_side import THREADS, Figure, LeftOut, described, fresh, interleaved, machine, table, write
 
-GPTLAB = [sys.executable, "-m", "gptlab.cli"]
+GPTLAB = [sys.executable, "-m", "gptlab"]
 IMPORTS = "imports"  # of torch and lightning, without the interpreter's end
 FIRST_STEP = "first step"
 COMMANDS: dict[str, list[str]] = {
@@ -101,7 +101,7 @@ def rows(metrics: Path) -> int:
 
 def slowest_imports(folder: Path, count: int) -> None:
     """Of a training that ends after one step: libraries by their own time, then modules with all below."""
-    command = [sys.executable, "-X", "importtime", "-m", "gptlab.cli", "train", "budget.steps=1"]
+    command = [sys.executable, "-X", "importtime", "-m", "gptlab", "train", "budget.steps=1"]
     done = fresh(command, {"GPTLAB_CACHE": str(folder / "cache")}, folder)
     found = re.findall(r"^import time:\s+(\d+) \|\s+(\d+) \|( *)(\S+)$", done.error, re.MULTILINE)
     libraries: dict[str, float] = {}

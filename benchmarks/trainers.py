@@ -81,7 +81,7 @@ class Clock:
 
 def gptlab(*overrides: str) -> Measured:
     """The command `gptlab train`; what it measures is in its run directory."""
-    from gptlab.cli import main as command
+    from gptlab.commands.main import main as command
 
     if code := command(["train", *overrides]):
         raise SystemExit(code)
@@ -91,11 +91,11 @@ def gptlab(*overrides: str) -> Measured:
 def prepare_task(folder: str, *overrides: str) -> Measured:
     """Save what `gptlab train` with these overrides begins with: its weights, its batches in their order."""
     from gptlab.config import compose
-    from gptlab.data.order import Order
-    from gptlab.data.prepare import prepare
-    from gptlab.data.windows import TrainBatches, dense
+    from gptlab.data.batches.order import Order
+    from gptlab.data.batches.windows import TrainBatches, dense
+    from gptlab.data.tokens.prepare import prepare
     from gptlab.planning.flops import flops_per_token
-    from gptlab.training.begin import with_vocabulary
+    from gptlab.training.start import with_vocabulary
 
     config = compose("train", list(overrides))
     corpus = prepare(config.data, config.tokenizer)

@@ -13,6 +13,7 @@ import torch
 
 from gptlab.config import TrainConfig, compose
 from tests.slurm import slurm as slurm  # a fixture for all
+from tests.written_runs import make_run as make_run
 
 ROOT = Path(__file__).resolve().parents[1]
 

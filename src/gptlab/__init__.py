@@ -14,6 +14,6 @@ __version__ = "0.1.0"
 
 def load(run: str | Path = "latest") -> tuple[GPT, Tokenizer]:
     """The model of a run (a directory, a checkpoint in it, or `latest`) in eval mode, and its tokenizer."""
-    from gptlab.rundir import RunDir
+    from gptlab.runs.run_dir import RunDir
 
     return RunDir.find(str(run)).load()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from gptlab.training import objective
+from gptlab.training import loss as objective
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from gptlab.decoding.controls import Controls
 from gptlab.decoding.decoders import Beam, Decoder, Greedy, Sample, TopK
 from gptlab.decoding.generate import Limits, Step, beam_search, continue_ids, draw, generate, loglikelihood
+from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT, GPTConfig
 
@@ -139,7 +139,7 @@ def test_sampled_texts_follow_the_model() -> None:
 
 def test_controls_see_prompt_and_text() -> None:
     model = gpt()
-    steps = generate(model, [[1, 2]], Greedy(), Limits(30, T), [(0,)], Controls(no_repeat_ngram=2))
+    steps = generate(model, [[1, 2]], Greedy(), Limits(30, T), [(0,)], LogitsProcessors(no_repeat_ngram=2))
     ids = [1, 2, *(step.token for step in steps)]
     pairs = list(itertools.pairwise(ids))
     assert len(set(pairs)) == len(pairs)

@@ -125,7 +125,7 @@ def test_tab_completion() -> None:
     ],
 )
 def test_tab_completion_of_verbs_and_of_what_they_take(line: str, offered: set[str], not_offered: set[str]) -> None:
-    ask = [sys.executable, "-m", "gptlab.cli", "-sc", "query=bash"]
+    ask = [sys.executable, "-m", "gptlab", "-sc", "query=bash"]
     env = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
     done = subprocess.run(ask, capture_output=True, text=True, env=env, check=True)
     assert offered <= set(done.stdout.split()) and not not_offered & set(done.stdout.split())

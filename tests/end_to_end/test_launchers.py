@@ -20,7 +20,7 @@ from tests.slurm import Slurm, free_ports
 
 pytestmark = pytest.mark.slow
 TRAIN = [sys.executable, str(ROOT / "train.py")]
-CLI = ["-m", "gptlab.cli", "train"]
+CLI = ["-m", "gptlab", "train"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
 Done = subprocess.CompletedProcess[str]
@@ -168,7 +168,7 @@ def test_a_late_rank_has_the_run_directory_of_rank_0(texts: str) -> None:
     """Hydra's `now` is another second for it."""
     Path("late.py").write_text(
         "import os, sys, time\n"
-        "from gptlab import cli\n"
+        "from gptlab.commands import main as cli\n"
         "time.sleep(2 * int(os.environ['RANK']))\n"
         "cli.VERBS['train'] = ('late:train', '')\n"
         "def train(config):\n"

@@ -40,7 +40,7 @@ def processes_in(folder: Path) -> list[str]:
             found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
             continue
-    return [line for line in found if f"{folder}/" in line and "gptlab.cli" in line]
+    return [line for line in found if f"{folder}/" in line and "gptlab.commands.main" in line]
 
 
 def wait_for(happened: Callable[[], object], seconds: int = 120) -> None:

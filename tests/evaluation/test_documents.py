@@ -9,7 +9,7 @@ import gptlab
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
 from gptlab.evaluation.documents import Units, common_documents, cost
-from gptlab.rundir import RunDir
+from gptlab.runs.run_dir import RunDir
 from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]

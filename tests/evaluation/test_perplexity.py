@@ -9,7 +9,7 @@ import torch
 
 import gptlab
 from gptlab.config import TrainConfig, compose
-from gptlab.data.windows import whole
+from gptlab.data.batches.windows import whole
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import check_length, evaluate, score_windows
 from gptlab.model.gpt import GPT, GPTConfig

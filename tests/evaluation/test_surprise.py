@@ -52,7 +52,7 @@ def test_mistakes(overrides: list[str], why: str, tiny: Callable[..., TrainConfi
 
 
 def test_colours_go_from_white_to_orange() -> None:
-    from gptlab.pages import colour
+    from gptlab.reporting.html import colour
 
     assert colour(0.0) == "rgb(255,255,255)" and colour(10.0) == colour(99.0) == "rgb(255,125,40)"
     assert math.isclose(int(colour(5.0).split(",")[1]), 190)

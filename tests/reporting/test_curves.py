@@ -6,8 +6,8 @@ import pytest
 from gptlab.model.gpt import GPTConfig
 from gptlab.planning.flops import flops_per_token
 from gptlab.reporting.curves import read_curves
-from gptlab.reporting.gather import read
-from tests.reporting.conftest import MODEL, MakeRun
+from gptlab.runs.reader import read
+from tests.written_runs import MODEL, MakeRun
 
 ROWS = ["5,3.0,256,,", "6,,,2.5,1.25", "10,2.2,512,,", "12,,,2.0,1.0"]  # 4 x 32 = 128 tokens a step
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from gptlab.reporting import page
-from gptlab.reporting.gather import find_runs, read
 from gptlab.reporting.rows import tabulate
-from tests.reporting.conftest import MakeRun
+from gptlab.runs.reader import find_runs, read
+from tests.written_runs import MakeRun
 
 SAMPLES = "".join(
     f"## step {step}\n\n    the cat sat\n    \n    ## step 7\n    {step}\n\n    a | <b> & {step}\n\n"

@@ -8,9 +8,9 @@ import pytest
 
 from gptlab.errors import UserError
 from gptlab.reporting import pictures
-from gptlab.reporting.gather import find_runs
 from gptlab.reporting.rows import Report, tabulate
-from tests.reporting.conftest import MakeRun
+from gptlab.runs.reader import find_runs
+from tests.written_runs import MakeRun
 
 
 @pytest.fixture

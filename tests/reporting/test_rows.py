@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptlab.reporting.gather import find_runs
 from gptlab.reporting.rows import Report, tabulate
-from tests.reporting.conftest import MakeRun
+from gptlab.runs.reader import find_runs
+from tests.written_runs import MakeRun
 
 
 def report() -> Report:

@@ -7,9 +7,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from gptlab.reporting import table
-from gptlab.reporting.gather import find_runs
 from gptlab.reporting.rows import Report, tabulate
-from tests.reporting.conftest import MakeRun
+from gptlab.runs.reader import find_runs
+from tests.written_runs import MakeRun
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
 from gptlab.planning.flops import flops_per_token
-from gptlab.training import pace
 from gptlab.training.budget import STEPS, Budget
-from gptlab.training.checkpoints import Checkpoints
-from gptlab.training.pace import Pace
+from gptlab.training.callbacks import step_timer as pace
+from gptlab.training.callbacks.checkpointing import Checkpoints
+from gptlab.training.callbacks.step_timer import StepTimer
 from gptlab.training.run import train
 from tests.training.test_resume import resumed, rows, same
 
@@ -82,7 +82,7 @@ def test_a_run_by_minutes_is_the_run_of_its_steps(
     """Timing leaves no trace, with accumulation, dropout, another optimizer, processes that load, averaged weights."""
     monkeypatch.setattr(pace, "SECONDS", 0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(Pace, "_time", slow_as(7 / 6, Pace._time))
+        patch.setattr(StepTimer, "_time", slow_as(7 / 6, StepTimer._time))
         by_minutes = train(tiny(*how, "budget.steps=null", "budget.minutes=0.14"))
     by_steps = train(tiny(*how, "budget.steps=7", f"run_dir={tmp_path}/steps"))
     assert by_minutes is not None and by_steps is not None and by_minutes["steps"] == by_steps["steps"] == 7
@@ -111,14 +111,14 @@ def test_minutes_are_timed_once(
     ask = ["budget.steps=null", "budget.minutes=0.1", "checkpoint.every_n_steps=2"]
     monkeypatch.setattr(pace, "SECONDS", 0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(Pace, "_time", slow_as(1.0, Pace._time))
+        patch.setattr(StepTimer, "_time", slow_as(1.0, StepTimer._time))
         train(tiny(*ask))
         said = capsys.readouterr().out
         assert "minutes=0.1, in steps when some have been timed" in said and "timed: 6 steps, 768 tokens" in said
         patch.setattr(Checkpoints, "on_train_batch_end", stops_after(4))
         with pytest.raises(KeyboardInterrupt):
             train(tiny(*ask, f"run_dir={tmp_path}/half"))
-    monkeypatch.setattr(Pace, "on_fit_start", lambda *args: pytest.fail("timed again"))
+    monkeypatch.setattr(StepTimer, "on_fit_start", lambda *args: pytest.fail("timed again"))
     again = compose("train", ["run_dir=again"], config_dir=tmp_path / "run", config_name="config")
     train(again)  # a run that is repeated
     assert same(tmp_path / "run", Path("again"))
@@ -152,10 +152,10 @@ def test_how_many_steps_are_timed(
     """20 of them or three seconds, whichever is more; of very slow ones half a minute or three of them."""
     made: list[int] = []
 
-    def _time(self: Pace, trainer: object, module: object, batches: object, steps: int) -> float:
+    def _time(self: StepTimer, trainer: object, module: object, batches: object, steps: int) -> float:
         made.append(steps)
         return seconds
 
-    monkeypatch.setattr(Pace, "_time", _time)
+    monkeypatch.setattr(StepTimer, "_time", _time)
     summary = train(tiny("budget.steps=null", f"budget.minutes={seconds / 60}"))
     assert made == steps and summary is not None and summary["steps"] == 1

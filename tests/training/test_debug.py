@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlab.cli import main
+from gptlab.commands.main import main
 from gptlab.config import compose
-from gptlab.data.windows import Batch
+from gptlab.data.batches.windows import Batch
 from gptlab.training.module import GPTModule
 from tests.conftest import tiny_overrides
 

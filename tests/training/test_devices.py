@@ -13,9 +13,9 @@ import gptlab
 from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import evaluate
-from gptlab.training import batching
-from gptlab.training.batching import promises
-from gptlab.training.objective import Objective
+from gptlab.training.callbacks import batch_size_finder as batching
+from gptlab.training.callbacks.batch_size_finder import promises
+from gptlab.training.loss import Loss
 from gptlab.training.run import train
 from gptlab.training.trainer import TrainerConfig
 from tests.conftest import ROOT, tiny_overrides
@@ -131,11 +131,11 @@ def test_what_bf16_true_computes() -> None:
     seen = set()
     gpt.blocks[0].mlp.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     x, y = torch.randint(11, (2, 2, 8))
-    Objective(gpt, dtype=torch.bfloat16)(x, y).sum().backward()
+    Loss(gpt, dtype=torch.bfloat16)(x, y).sum().backward()
     low = {name: p.grad for name, p in gpt.named_parameters()}
     gpt.zero_grad()
     assert seen == {torch.bfloat16}
-    Objective(gpt)(x, y).sum().backward()
+    Loss(gpt)(x, y).sum().backward()
     for name, p in gpt.named_parameters():
         assert low[name].dtype == torch.float32
         assert (low[name] - p.grad).norm() < 0.05 * p.grad.norm(), name
@@ -166,14 +166,14 @@ def test_the_largest_micro_batch_that_fits(
     room: int, batch: int, expected: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device with room for so many sequences takes the largest divisor of the batch."""
-    forward = Objective.forward
+    forward = Loss.forward
 
-    def limited(self: Objective, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def limited(self: Loss, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if len(x) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, x, y)
 
-    monkeypatch.setattr(Objective, "forward", limited)
+    monkeypatch.setattr(Loss, "forward", limited)
     size = [f"data.batch_size={batch}", "logger.every_n_steps=1", "model.dropout=0.1"]
     train(tiny(*size, "data.micro_batch_size=auto"))
     train(tiny(*size, f"data.micro_batch_size={expected}", f"run_dir={tmp_path}/given"))

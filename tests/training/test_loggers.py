@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gptlab.cli import main
+from gptlab.commands.main import main
 from gptlab.config import TrainConfig, compose
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gptlab.cli import main
+from gptlab.commands.main import main
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
 from gptlab.training.module import GPTModule

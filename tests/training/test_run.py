@@ -15,8 +15,8 @@ from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import evaluate
 from gptlab.metrics import nats
-from gptlab.rundir import LAYOUT, RunDir
-from gptlab.training.batching import micro_batches
+from gptlab.runs.run_dir import LAYOUT, RunDir
+from gptlab.training.callbacks.batch_size_finder import micro_batches
 from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]

@@ -1,6 +1,6 @@
 """What each verb is asked, composed by Hydra from conf/ and the command line. Hydra ends here."""
 
-from gptlab.config.train import TrainConfig
 from gptlab.config.tree import compose
+from gptlab.training.config import TrainConfig
 
 __all__ = ["TrainConfig", "compose"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from gptlab.config.train import TrainConfig
+from gptlab.training.config import TrainConfig
 
 
 def record(config: TrainConfig) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from gptlab.commands.configs import VERB_CONFIGS
 from gptlab.config.overrides import quote_values
-from gptlab.config.verbs import VERB_CONFIGS
-from gptlab.data.sources import Bundled, Download, Files, Hub, Mixture, TokenFiles
+from gptlab.data.text.sources import Bundled, Download, Files, Hub, Mixture, TokenFiles
 from gptlab.decoding.decoders import Beam, Greedy, MinP, Sample, TopK, TopP, Typical
 from gptlab.errors import UserError, require
 from gptlab.model.config import GPTConfig

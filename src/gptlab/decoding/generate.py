@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gptlab.decoding.controls import Controls
 from gptlab.decoding.decoders import Beam, Decoder
+from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import require
 
 Model = Any  # a GPT: ids (B, T) in, logits (B, T, V) out, of what follows if it has a cache from new_cache()
@@ -44,7 +44,7 @@ def generate(
     decoder: Decoder,
     limits: Limits,
     keys: Sequence[tuple[int, ...]],
-    controls: Controls | None = None,
+    controls: LogitsProcessors | None = None,
     ended: Callable[[int, int], bool] = lambda row, token: False,
 ) -> Iterator[Step]:
     """New tokens as they come, row by row, until every row is at its end.
@@ -58,7 +58,7 @@ def generate(
         fits = limits.overflow == "crop" or len(prompt) + limits.max_new_tokens - 1 <= limits.block_size
         why = f"and {limits.max_new_tokens} new ones do not fit into the context of {limits.block_size}"
         require(fits, "prompt", f"{len(prompt)} tokens", why, "shorten it, or overflow=crop")
-    controls = controls or Controls()
+    controls = controls or LogitsProcessors()
     texts: list[list[int]] = [[] for _ in prompts]
     running = list(range(len(prompts)))
     reader = Reader(gpt, limits)

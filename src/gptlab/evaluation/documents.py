@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.data.prepare import prepare
-from gptlab.data.shards import Shard, TokenStream, dtype_for
-from gptlab.data.windows import held_out, protocol
+from gptlab.data.batches.windows import held_out, protocol
+from gptlab.data.tokens.prepare import prepare
+from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for
 from gptlab.errors import UserError, require
 from gptlab.evaluation.perplexity import check_length, token_nats
-from gptlab.rundir import RunDir
+from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizer_options import Saved
 from gptlab.tokenizers import Ids, Tokenizer, load_tokenizer
 

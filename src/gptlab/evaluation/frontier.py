@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from gptlab import pages
 from gptlab.evaluation.diversity import distinct, longest_copy, repetition, self_bleu
-from gptlab.rundir import RunDir
+from gptlab.reporting import html as pages
+from gptlab.runs.run_dir import RunDir
 
 MOST = 50_000_000  # training tokens that are searched for copies
 COLUMNS = {

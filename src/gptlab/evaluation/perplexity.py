@@ -8,15 +8,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gptlab.config.verbs import EvaluateConfig
-from gptlab.data.prepare import prepare
-from gptlab.data.shards import Tokens, TokenStream
-from gptlab.data.windows import EvalBatches, Windows, held_out, protocol
+from gptlab.commands.configs import EvaluateConfig
+from gptlab.data.batches.windows import EvalBatches, Windows, held_out, protocol
+from gptlab.data.tokens.prepare import prepare
+from gptlab.data.tokens.shards import Tokens, TokenStream
 from gptlab.errors import require
 from gptlab.evaluation import surprise
 from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT, read_by_document
-from gptlab.rundir import RunDir
+from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizer_options import Saved
 from gptlab.tokenizers import fingerprint
 

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from gptlab import pages
-from gptlab.data.text import Reading, read
-from gptlab.data.windows import EvalBatches, whole
+from gptlab.data.batches.windows import EvalBatches, whole
+from gptlab.data.text.readers import Reading, read
 from gptlab.errors import require
 from gptlab.metrics import IGNORE
 from gptlab.model.gpt import GPT
-from gptlab.rundir import RunDir
+from gptlab.reporting import html as pages
+from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
 MOST = 20_000  # tokens on a page

@@ -7,12 +7,12 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gptlab.atomic import new_folder
-from gptlab.config.verbs import ExportConfig
+from gptlab.commands.configs import ExportConfig
 from gptlab.errors import UserError, require
+from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.gpt import GPT, num_params
-from gptlab.rundir import RunDir
+from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import EOT, UNKNOWN, BytePairTokenizer, CharTokenizer, JSONTokenizer, Tokenizer
 
 

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptlab import tokenizers
-from gptlab.atomic import new_folder
-from gptlab.config.verbs import ImportConfig
+from gptlab.commands.configs import ImportConfig
 from gptlab.errors import UserError, reason, require
+from gptlab.files import new_folder
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params

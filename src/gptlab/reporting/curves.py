@@ -10,7 +10,7 @@ import numpy as np
 from gptlab.errors import UserError
 from gptlab.model.config import GPTConfig
 from gptlab.planning.flops import flops_per_token
-from gptlab.reporting.gather import Run
+from gptlab.runs.reader import Run
 
 Points = list[tuple[int, float]]  # (step, value), by step
 AXES = {"steps": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}

@@ -5,10 +5,10 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptlab import pages
+from gptlab.reporting import html as pages
 from gptlab.reporting import table
-from gptlab.reporting.gather import Run
 from gptlab.reporting.rows import Report
+from gptlab.runs.reader import Run
 
 AT_MOST = 4  # checkpoints of a run side by side
 STYLE = """<style>

@@ -9,8 +9,8 @@ from typing import Any
 
 from gptlab.errors import UserError
 from gptlab.reporting.curves import AXES
-from gptlab.reporting.gather import natural
 from gptlab.reporting.rows import Report, Row, shown
+from gptlab.runs.reader import natural
 
 # colours that people with any kind of sight can tell apart (Okabe & Ito 2008, without the yellow)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.reporting.curves import Curves, read_curves
-from gptlab.reporting.gather import SILENT, Run, differences, same_but_seed
+from gptlab.runs.reader import SILENT, Run, differences, same_but_seed
 from gptlab.training.budget import fixed
 
 SCORES = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}  # what runs are ranked by

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gptlab.atomic import write_atomically
 from gptlab.config import TrainConfig
 from gptlab.config.overrides import quoted
 from gptlab.config.record import record
 from gptlab.errors import UserError, require
+from gptlab.files import write_atomically
 
 GRACE = 30  # seconds that a stopped job has to save what it learned
 LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
@@ -73,7 +73,7 @@ class Job:
     def start(self, env: dict[str, str] | None = None) -> None:
         """A fresh process tree that knows nothing but the job's saved config; `env` goes over this environment."""
         path = str(self.path.resolve())
-        command = [sys.executable, "-m", "gptlab.cli", "train", "--config-dir", path, "--config-name", "config"]
+        command = [sys.executable, "-m", "gptlab", "train", "--config-dir", path, "--config-name", "config"]
         command.append(f"hydra.run.dir={quoted(path)}")
         if self.checkpoint:
             command.append(f"resume={quoted(str(self.checkpoint.resolve()))}")

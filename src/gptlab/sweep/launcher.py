@@ -10,10 +10,10 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
+from gptlab.commands.mistakes import explain
 from gptlab.config import TrainConfig
 from gptlab.config.tree import to_typed
 from gptlab.errors import require
-from gptlab.messages import explain
 from gptlab.sweep.job import GRACE, Job
 from gptlab.training.trainer import TrainerConfig
 

@@ -114,6 +114,6 @@ class Monitor:
     histograms: bool = False  # of every weight, at each validation, in TensorBoard
 
     def build(self) -> list[Callback]:
-        from gptlab.training.board import LayerNorms, WeightHistograms
+        from gptlab.training.callbacks.tensorboard import LayerNorms, WeightHistograms
 
         return [kind() for kind, wanted in ((LayerNorms, self.norms), (WeightHistograms, self.histograms)) if wanted]

@@ -8,14 +8,14 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from gptlab.data.datamodule import TextDataModule
-from gptlab.data.windows import Batch
+from gptlab.data.batches.datamodule import TextDataModule
+from gptlab.data.batches.windows import Batch
+from gptlab.distributed.ranks import whole
 from gptlab.metrics import IGNORE, Score
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Constant
-from gptlab.training.objective import Objective
-from gptlab.training.ranks import whole
+from gptlab.training.loss import Loss
 from gptlab.training.resume import fresh_loops
 
 
@@ -32,11 +32,11 @@ class GPTModule(L.LightningModule):
     `bytes_per_token` what a training token does in the mean."""
 
     gpt: GPT
-    objective: Objective
+    objective: Loss
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Loss,
         optimizer: OptimizerConfig,
         schedule: Constant,
         steps: int,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from gptlab.errors import UserError, require
-from gptlab.rundir import RunDir
-from gptlab.training.checkpoints import by_step, is_whole
+from gptlab.runs.run_dir import RunDir
+from gptlab.training.callbacks.checkpointing import by_step, is_whole
 
 # fields whose change would make the continuation a lie; of `data` all but how batches are computed, of the optimizer,
 # whose state goes on, all but its rate

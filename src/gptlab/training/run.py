@@ -18,33 +18,35 @@ from rich.text import Text
 
 from gptlab.config import TrainConfig
 from gptlab.config.record import record
-from gptlab.config.train import SCORES
-from gptlab.data.datamodule import TextDataModule
-from gptlab.data.prepare import Corpus
-from gptlab.data.windows import protocol
+from gptlab.data.batches.datamodule import TextDataModule
+from gptlab.data.batches.windows import protocol
+from gptlab.data.tokens.prepare import Corpus
 from gptlab.decoding.decoders import Greedy
+from gptlab.distributed.ranks import Ranks, SameConfig
 from gptlab.errors import RunFailed, require
 from gptlab.model.gpt import GPT, num_params
 from gptlab.planning.flops import flops_per_token
-from gptlab.rundir import RunDir
+from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import fingerprint
-from gptlab.training import report
-from gptlab.training.batching import LargestThatFits, micro_batches, use
-from gptlab.training.begin import begin
-from gptlab.training.board import Board
+from gptlab.training import console as report
 from gptlab.training.budget import Plan
-from gptlab.training.callbacks import ProgressBar, Samples, Speed
-from gptlab.training.checkpoints import Checkpoints, best
+from gptlab.training.callbacks.batch_size_finder import BatchSizeFinder, micro_batches, use
+from gptlab.training.callbacks.checkpointing import Checkpoints, best
+from gptlab.training.callbacks.graceful_stop import GracefulStop, requeue
+from gptlab.training.callbacks.progress_bar import ProgressBar
+from gptlab.training.callbacks.samples import Samples
+from gptlab.training.callbacks.stability_monitor import StabilityMonitor
+from gptlab.training.callbacks.step_timer import StepTimer
+from gptlab.training.callbacks.tensorboard import TensorBoardLayout
+from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
+from gptlab.training.config import SCORES
+from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule, NotFinite
-from gptlab.training.objective import Objective
-from gptlab.training.pace import Pace
-from gptlab.training.peak import peak_of
-from gptlab.training.ranks import Ranks, SameConfig
+from gptlab.training.peak_flops import peak_flops
 from gptlab.training.resume import samples_until
 from gptlab.training.sharding import ShardedGPTModule
-from gptlab.training.stopping import StopsWhenAsked, requeue
-from gptlab.training.trouble import Trouble
+from gptlab.training.start import begin
 
 ADVICE = (
     "The dirpath has changed",
@@ -87,24 +89,24 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         return found
 
     ranks, every = Ranks(), config.checkpoint
-    speed = Speed(tokens_per_step, lambda: datamodule.seconds_waited)
+    speed = ThroughputMonitor(tokens_per_step, lambda: datamodule.seconds_waited)
     samples = Samples(path, config.sample_prompts, corpus.tokenizer, config.decoder, seed)
     checkpoints = Checkpoints(path / "checkpoints", every.every_n_steps, every.every_n_minutes, every.keep_last, ranks)
-    stops = StopsWhenAsked(checkpoints, ranks, config.trainer.max_minutes)
+    stops = GracefulStop(checkpoints, ranks, config.trainer.max_minutes)
     callbacks = [
         SameConfig(record(whole)),
         speed,
-        Board(record(whole), list(dict.fromkeys([config.objective, *SCORES])), swept(path)),
+        TensorBoardLayout(record(whole), list(dict.fromkeys([config.objective, *SCORES])), swept(path)),
         *config.callbacks.build(),
-        Trouble(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
+        StabilityMonitor(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
         best(path / "checkpoints"),
         checkpoints,
         samples,
         ProgressBar(console, config.trainer.enable_progress_bar),
         stops,
         *([EMAWeightAveraging(decay=config.ema)] if config.ema else []),
-        *([LargestThatFits(console)] if config.data.micro_batch_size == "auto" else []),
-        *([] if plan else [Pace(timed, config.trainer.val_every_n_steps, resumed or 0, ranks, console)]),
+        *([BatchSizeFinder(console)] if config.data.micro_batch_size == "auto" else []),
+        *([] if plan else [StepTimer(timed, config.trainer.val_every_n_steps, resumed or 0, ranks, console)]),
     ]
     trainer = config.trainer.build(
         steps, config.logger.build(path, config.name, resumed, before.path if before else None), callbacks, path
@@ -131,7 +133,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         if before and resumed is not None:
             samples_until(before.path / "samples.md", path / "samples.md", resumed)
             console.print(f"going on after step {resumed:,}")
-        peak = peak_of(trainer.strategy.root_device, bf16="bf16" in config.trainer.precision)
+        peak = peak_flops(trainer.strategy.root_device, bf16="bf16" in config.trainer.precision)
         speed.share_per_token = flops / (peak.flops * trainer.world_size)
         report.header(console, config, corpus, parameters, plan, trainer, datamodule, peak)
 
@@ -204,7 +206,7 @@ def as_module(config: TrainConfig, gpt: GPT, corpus: Corpus, steps: int) -> GPTM
     gpt.recompute = trainer.activation_checkpointing
     separator = corpus.tokenizer.eot if config.data.mask_documents else None
     dtype = None if trainer.sharded else trainer.compute_dtype
-    objective = Objective(gpt, separator, dtype, chunked=config.loss == "chunked")
+    objective = Loss(gpt, separator, dtype, chunked=config.loss == "chunked")
     if config.compile:
         needs = "needs a C++ compiler on a CPU"
         found = torch.cuda.is_available() or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptlab.distributed.processes import cluster_environment, place
 from gptlab.errors import UserError, require
-from gptlab.launch import cluster_environment, place
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ class TrainerConfig:
         from lightning.fabric.utilities.exceptions import MisconfigurationException
         from lightning.pytorch.strategies import ModelParallelStrategy
 
-        from gptlab.training.checkpoints import CheckpointFiles
+        from gptlab.training.callbacks.checkpointing import CheckpointFiles
 
         here, nodes = place(), self.num_nodes
         why, todo = "its processes must be started on each machine", "start them by torchrun or srun"

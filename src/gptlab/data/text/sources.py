@@ -1,0 +1,230 @@
+"""Where text comes from: each option of the config group `data` is a dataclass that gives documents, in chunks."""
+
+import dataclasses
+import glob
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gptlab.data.text import bundled, download, hub
+from gptlab.data.text.readers import Chunk, Reading, read
+from gptlab.errors import require
+
+PACKINGS = ("stream", "documents")
+
+
+@dataclass
+class DataConfig:
+    """What every option shares: how its tokens become batches."""
+
+    batch_size: int = 8  # sequences per optimizer step, over all devices
+    micro_batch_size: Any = None  # sequences per forward pass of one device; null: all of its share; auto: what fits
+    val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
+    packing: str = "stream"  # windows cut a stream of all documents | documents: they begin where documents begin
+    stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
+    mask_documents: bool = False  # no position attends to another document of its window
+    other_data_ok: bool = False  # continue a run although the text is not the one it began with
+    repeat_steps: int | None = None  # the batches of the first so many steps again and again: can it overfit them?
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        steps = self.repeat_steps
+        require(steps is None or steps >= 1, "repeat_steps", steps, "must be at least 1", "leave it out")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 8")
+        micro = self.micro_batch_size
+        known = micro in (None, "auto") or (isinstance(micro, int) and micro >= 1)
+        require(known, "micro_batch_size", micro, "is no number from 1 up", "leave it out, or try auto")
+        require(0 < self.val_fraction <= 1, "val_fraction", self.val_fraction, "is not in (0, 1]", "0.1 is usual")
+        todo = f"choose one of {', '.join(PACKINGS)}"
+        require(self.packing in PACKINGS, "packing", self.packing, "no such option", todo)
+        require(self.stride is None or self.stride >= 1, "stride", self.stride, "must be at least 1", "leave it out")
+        packed = self.stride is not None and self.packing != "stream"
+        require(not packed, "stride", self.stride, "documents are packed without overlap", "leave it out")
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "is negative", "0 loads in the main process")
+
+
+@dataclass
+class TextData(DataConfig, ABC):
+    """Text of one kind, as documents."""
+
+    @abstractmethod
+    def chunks(self) -> Iterator[Chunk]:
+        """The documents that are trained on, or all of them where none are held out apart; in a fixed order."""
+
+    def held_out(self) -> Iterator[Chunk] | None:
+        """The documents of a held-out part that comes apart; None: it is taken from `chunks`."""
+        return None
+
+    @abstractmethod
+    def version(self) -> Any:
+        """Something cheap to find out that changes whenever the text may have changed."""
+
+
+@dataclass
+class Readable(TextData):
+    """Text in files: plain, `.jsonl` or `.parquet`, also `.gz` or `.zst`; one document a file or a record."""
+
+    column: str = "text"  # of a record
+    separator: str | None = None  # what stands between the documents of one plain file, e.g. <|endoftext|>
+    errors: str = "strict"  # strict | replace: what is not UTF-8 becomes U+FFFD
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = self.errors in ("strict", "replace")
+        require(known, "errors", self.errors, "no such option", "choose one of strict, replace")
+        require(self.separator != "", "separator", "", "is empty", "leave it out")
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.column, self.separator, self.errors)
+
+
+@dataclass
+class Bundled(TextData):
+    """English that every Python carries: its language reference and its standard library's docstrings, about 2 MB.
+
+    It differs between Python versions, so runs record its hash. Reading it takes seconds and is cached.
+    """
+
+    def chunks(self) -> Iterator[Chunk]:
+        return (Chunk(document, begins=True) for document in bundled.english())
+
+    def version(self) -> Any:
+        return bundled.version()
+
+
+@dataclass
+class Files(Readable):
+    """Your own text: paths and globs, from the current folder."""
+
+    files: list[str] = field(default_factory=list)
+    val_files: list[str] = field(default_factory=list)  # what is held out; none: a part of `files`
+
+    def chunks(self) -> Iterator[Chunk]:
+        for path in matching(self.files, "data.files"):
+            yield from read(path, self.reading, "data.files")
+
+    def held_out(self) -> Iterator[Chunk] | None:
+        paths = matching(self.val_files, "data.val_files") if self.val_files else []
+        return (chunk for path in paths for chunk in read(path, self.reading, "data.val_files")) if paths else None
+
+    def version(self) -> Any:
+        """Names, sizes and times of change, as `make` has it."""
+        paths = matching(self.files, "data.files")
+        paths += matching(self.val_files, "data.val_files") if self.val_files else []
+        return [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
+
+
+@dataclass
+class Download(Readable):
+    """One file from a URL, fetched once and believed only if its SHA-256 is the one given."""
+
+    url: str = ""
+    sha256: str = ""
+
+    def chunks(self) -> Iterator[Chunk]:
+        require(bool(self.url), "data.url", "", "is empty", "give the text's address")
+        known = len(self.sha256) == 64  # the name of its file in the cache
+        require(known, "data.sha256", self.sha256, "is not a SHA-256", "give the 64 digits that sha256sum prints")
+        name = self.url.partition("?")[0].rpartition("/")[2]
+        return read(download.fetch(self.url, self.sha256), self.reading, "data.url", name)
+
+    def version(self) -> Any:
+        return self.sha256
+
+
+@dataclass
+class Hub(TextData):
+    """A data set of the Hugging Face hub, streamed once into the cache; `path` may be a local folder of data files."""
+
+    path: str = ""  # OWNER/NAME
+    name: str | None = None  # the configuration, where there are several
+    split: str = "train"
+    val_split: str | None = None  # what is held out; null: a part of `split`
+    revision: str | None = None  # a commit: the same text for ever
+    max_documents: int | None = None  # the first so many of `split`
+    joined: bool = False  # the records are lines of one text
+    column: str = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = self.max_documents
+        require(most is None or most >= 1, "max_documents", most, "must be at least 1", "leave it out")
+
+    def chunks(self) -> Iterator[Chunk]:
+        return self._split(self.split, self.max_documents)
+
+    def held_out(self) -> Iterator[Chunk] | None:
+        return self._split(self.val_split, None) if self.val_split else None
+
+    def _split(self, split: str, most: int | None) -> Iterator[Chunk]:
+        begins = True
+        for file in hub.fetch(self.path, self.name, split, self.revision, self.column, most):
+            for chunk in read(file, Reading(self.column, None, "replace"), "data.path"):
+                yield Chunk(chunk.text, begins)
+                begins = not self.joined
+
+    def version(self) -> Any:
+        return hub.version(self.path)
+
+
+@dataclass
+class Mixture(DataConfig):
+    """Several sources, trained on in proportion to their weights; each goes through epochs of its own.
+
+    Of a part only what says where its text comes from, and its val_fraction, counts.
+    """
+
+    parts: dict[str, Any] = field(default_factory=dict)  # +data@data.parts.NAME=OPTION
+    weights: dict[str, float] = field(default_factory=dict)  # +data.weights.NAME=2; a part that is not named weighs 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.parts), "parts", "{}", "is empty", "add some, e.g. +data@data.parts.a=verdict")
+        for name, weight in self.weights.items():
+            todo = f"choose of {', '.join(self.parts)}"
+            require(name in self.parts, f"weights.{name}", weight, "no such part", todo)
+            proper = 0 < weight < float("inf")
+            require(proper, f"weights.{name}", weight, "is not a number above 0", "leave the part out instead")
+
+    def weight(self, name: str) -> float:
+        return self.weights.get(name, 1.0)
+
+
+@dataclass
+class TokenFiles(DataConfig):
+    """Tokens that exist already: a folder of `gptlab tokenize`, or .bin files as nanoGPT and llm.c write them."""
+
+    folder: str | None = None  # with its own tokenizer
+    train: list[str] = field(default_factory=list)  # paths and globs, in their order
+    val: list[str] = field(default_factory=list)  # none: the end of `train` is held out
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        both = self.folder is not None and bool(self.train or self.val)
+        require(not both, "folder", self.folder, "and train or val are given", "give one of them")
+        require(bool(self.folder or self.train), "train", "[]", "names no file", "give e.g. data.train=[train.bin]")
+
+
+def matching(patterns: list[str], key: str) -> list[Path]:
+    """The files that paths and globs name, each once, in the order of the patterns."""
+    paths: dict[str, Path] = {}
+    for pattern in patterns:
+        name = os.path.expanduser(pattern)
+        names = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
+        matches = [Path(name) for name in names if os.path.isfile(name)]
+        require(bool(matches), key, pattern, "no such file", "give paths or globs of files")
+        for path in matches:
+            paths.setdefault(os.path.abspath(path), path)
+    require(bool(paths), key, patterns, "names no file", f"give e.g. {key}=[book.txt]")
+    return list(paths.values())
+
+
+def identity(data: TextData) -> dict[str, Any]:
+    """What of an option decides its text: all but how it becomes batches."""
+    batching = {f.name for f in dataclasses.fields(DataConfig)} - {"val_fraction"}
+    values = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name not in batching}
+    return {"kind": type(data).__name__, **values}

@@ -1,0 +1,267 @@
+"""From a data option to a corpus: survey, tokenizer, shards; each is made once and found again by its content."""
+
+import codecs
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from gptlab.data.text.readers import Chunk
+from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity, matching
+from gptlab.data.text.splits import Survey, divide, survey
+from gptlab.data.tokens.cache import cache_dir, short
+from gptlab.data.tokens.encode import ALONE, SECTION, Progress, write_sections
+from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, foreign_shard, own_shards
+from gptlab.errors import require
+from gptlab.files import new_folder, write_atomically
+from gptlab.tokenizer_options import TokenizerConfig
+from gptlab.tokenizers import Tokenizer, fingerprint, load_tokenizer
+
+LAYOUT = 2  # raise when the meaning of a cached folder changes
+PARTS = ("train", "val")
+COUNTS = ("documents", "bytes", "tokens")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokens for training, of one or more sources with their weights, and held out; and what went in."""
+
+    tokenizer: Tokenizer
+    manifest: dict[str, Any]
+    train: list[TokenStream]
+    weights: list[float]
+    val: TokenStream
+    folders: list[Path]  # of shards, one a source
+
+    def sizes(self) -> dict[str, dict[str, int | None]]:
+        """Documents, bytes and tokens of each part."""
+        return {part: {key: self.manifest[part][key] for key in COUNTS} for part in PARTS}
+
+
+@dataclass
+class Watch:
+    """Whom to tell how far the work is: what is done and how many bytes it takes, then the bytes as they go by."""
+
+    begin: Callable[[str, int], None] = lambda what, size: None
+    advance: Progress = lambda size: None
+
+
+def prepare(
+    data: DataConfig,
+    config: TokenizerConfig,
+    watch: Watch | None = None,
+    processes: int | None = None,
+    section: int = SECTION,
+    parts: Sequence[str] = PARTS,
+    any_ids: bool = False,
+) -> Corpus:
+    """The corpus of a data option under a tokenizer, which is trained on the training text if it is to be trained.
+
+    `processes` encode (null: one a core), each shard holds about `section` characters, and only `parts` are made.
+    `any_ids` lets tokens pass that the tokenizer does not have, for somebody to look at.
+    """
+    watch = watch or Watch()
+    if isinstance(data, TokenFiles):
+        return _ready(data, config, any_ids)
+    sources: dict[str, Any] = data.parts if isinstance(data, Mixture) else {"": data}
+    weights = [float(data.weight(name)) for name in sources] if isinstance(data, Mixture) else [1.0]
+    for name, source in sources.items():
+        why = f"a {type(source).__name__} is no text"
+        require(isinstance(source, TextData), f"data.parts.{name}", type(source).__name__.lower(), why, "leave it out")
+    surveys = [_surveyed(source, watch) for source in sources.values()]
+    tokenizer = _tokenizer(list(zip(sources.values(), surveys, strict=True)), config, watch)
+    folders = [
+        _shards(source, found, tokenizer, watch, processes or os.cpu_count() or 1, section, parts)
+        for source, found in zip(sources.values(), surveys, strict=True)
+    ]
+    return _corpus(folders, list(sources), weights, load_tokenizer(tokenizer))
+
+
+def texts(data: DataConfig, corpus: Corpus) -> Iterator[str]:
+    """All of a data option's text again, in pieces; of tokens, what they spell."""
+    if isinstance(data, TokenFiles):
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for stream in [*corpus.train, corpus.val]:
+            yield from (decoder.decode(piece) for piece in _spelled(stream, corpus.tokenizer))
+        return
+    sources: list[Any] = list(data.parts.values()) if isinstance(data, Mixture) else [data]
+    for source in sources:
+        yield from (chunk.text for chunk in itertools.chain(source.chunks(), source.held_out() or []))
+
+
+def _surveyed(source: TextData, watch: Watch) -> Survey:
+    key = repr((LAYOUT, identity(source), source.version()))
+    path = cache_dir() / "surveys" / f"{short(key)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            watch.begin("reading", 0)
+            apart = source.held_out()
+            found = survey(_counted(source.chunks(), watch), 0.0 if apart else source.val_fraction)
+            require(found.bytes > 0, "data", identity(source)["kind"].lower(), "has no text", "give files with some")
+            write_atomically(path, json.dumps(dataclasses.asdict(found)).encode())
+    return Survey(**json.loads(path.read_text()))
+
+
+def _divided(source: TextData, found: Survey) -> Iterator[tuple[str, Chunk]]:
+    """The text with its parts, `train` and `val`."""
+    apart = source.held_out()
+    if apart is None:
+        yield from divide(source.chunks(), found)
+    else:
+        yield from (("train", chunk) for chunk in source.chunks())
+        yield from (("val", chunk) for chunk in apart)
+
+
+def _counted(chunks: Iterable[Chunk], watch: Watch) -> Iterator[Chunk]:
+    for chunk in chunks:
+        yield chunk
+        watch.advance(len(chunk.text))
+
+
+def _tokenizer(sources: list[tuple[TextData, Survey]], config: TokenizerConfig, watch: Watch) -> Path:
+    """The folder of the tokenizer, built on the training parts."""
+    content = [(found.sha256, found.held_out, found.cuts) for _, found in sources]
+    key = repr((LAYOUT, content, type(config).__name__, dataclasses.asdict(config)))
+    folder = cache_dir() / "tokenizers" / short(key)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # processes of one run all come here; the first one works
+        if not folder.exists():
+            size = sum(found.bytes for _, found in sources)
+            watch.begin("building the tokenizer", size)
+            every = (chunk for source, found in sources for part, chunk in _divided(source, found) if part == "train")
+            tokenizer = config.build((chunk.text for chunk in _counted(every, watch)), size)
+            with new_folder(folder) as work:
+                tokenizer.save(work)
+    return folder
+
+
+def _shards(
+    source: TextData, found: Survey, tokenizer: Path, watch: Watch, processes: int, section: int, parts: Sequence[str]
+) -> Path:
+    """The folder of a source's shards: as cached, or written, going on where a killed run stopped."""
+    apart = source.held_out() is not None
+    split = (source.version(), identity(source)) if apart else (found.held_out, found.cuts)
+    key = repr((LAYOUT, found.sha256, split, fingerprint(tokenizer), *parts))
+    folder = cache_dir() / "shards" / short(key)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            watch.begin("making tokens", found.bytes)
+            work = folder.with_name(f"{folder.name}.{section}.partial")
+            work.mkdir(exist_ok=True)
+            processes = min(processes, max(1, found.bytes // ALONE))
+            chunks = ((part, chunk) for part, chunk in _divided(source, found) if part in parts)
+            sections = write_sections(work, chunks, tokenizer, processes, watch.advance, section)
+            manifest = _manifest(source, found, tokenizer, sections)
+            kept = {shard["file"].removesuffix(".bin") for part in PARTS for shard in manifest[part]["shards"]}
+            for path in work.iterdir():  # records of sections, and what killed runs have left
+                if path.is_file() and path.name.partition(".")[0] not in kept:
+                    path.unlink()
+            shutil.copytree(tokenizer, work / "tokenizer", dirs_exist_ok=True)
+            write_atomically(work / "manifest.json", json.dumps(manifest, indent=2).encode())
+            work.rename(folder)
+    return folder
+
+
+def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict[str, Any]]) -> dict[str, Any]:
+    tokenizer = load_tokenizer(folder)
+    parts = {}
+    for part in PARTS:
+        shards = [section[part] for section in sections if part in section]
+        totals = {key: sum(shard[key] for shard in shards) for key in COUNTS}
+        parts[part] = {**totals, "shards": shards}
+    content = found.sha256
+    if source.held_out() is not None:  # the survey has not seen it
+        content = _hash([content, *(shard["sha256"] for shard in parts["val"]["shards"])])
+    return {
+        "sha256": content,
+        "source": identity(source),
+        "tokenizer_sha256": fingerprint(folder),
+        "n_vocab": tokenizer.n_vocab,
+        "eot": tokenizer.eot,
+        "dtype": dtype_for(tokenizer.n_vocab),
+        **parts,
+    }
+
+
+def _corpus(folders: list[Path], names: list[str], weights: list[float], tokenizer: Tokenizer) -> Corpus:
+    """What the folders hold, every shard found whole."""
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+    shards: dict[str, list[list[Shard]]] = {part: [] for part in PARTS}
+    for folder, manifest in zip(folders, manifests, strict=True):
+        for part in PARTS:
+            shards[part].append(own_shards(folder, manifest, part))
+            check(shards[part][-1], tokenizer.n_vocab, [shard["sha256"] for shard in manifest[part]["shards"]])
+    manifest = manifests[0] if len(manifests) == 1 else _combined(manifests, names, weights)
+    val = TokenStream([shard for each in shards["val"] for shard in each])
+    return Corpus(tokenizer, manifest, [TokenStream(each) for each in shards["train"]], weights, val, folders)
+
+
+def _combined(manifests: list[dict[str, Any]], names: list[str], weights: list[float]) -> dict[str, Any]:
+    """The manifest of a mixture."""
+    parts = {part: {key: sum(m[part][key] for m in manifests) for key in COUNTS} for part in PARTS}
+    content = _hash([*(m["sha256"] for m in manifests), repr(weights)])
+    common = {key: manifests[0][key] for key in ("tokenizer_sha256", "n_vocab", "eot", "dtype")}
+    return {"sha256": content, "sources": dict(zip(names, manifests, strict=True)), **common, **parts}
+
+
+def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
+    """Tokens that exist already."""
+    if data.folder is not None:
+        folder = Path(data.folder).expanduser()
+        why, todo = "is not a folder of tokens", "give one that `gptlab tokenize out=` has made"
+        require((folder / "manifest.json").is_file(), "data.folder", data.folder, why, todo)
+        return _corpus([folder], [""], [1.0], load_tokenizer(folder / "tokenizer"))
+    tokenizer = config.build([])
+    train = [foreign_shard(path, tokenizer.n_vocab) for path in matching(data.train, "data.train")]
+    val = [foreign_shard(path, tokenizer.n_vocab) for path in matching(data.val, "data.val")] if data.val else []
+    hashes = check([*train, *val], None if any_ids else tokenizer.n_vocab)
+    if not val:
+        train, val = _cut(train, data.val_fraction)
+    streams = {"train": TokenStream(train), "val": TokenStream(val)}
+    parts: dict[str, dict[str, Any]] = {}
+    for part, stream in streams.items():
+        documents = sum(int((block == tokenizer.eot).sum()) for block in stream.blocks())
+        parts[part] = {"documents": max(1, documents), "bytes": None, "tokens": len(stream)}
+    parts["val"]["bytes"] = sum(map(len, _spelled(streams["val"], tokenizer)))
+    manifest = {
+        "sha256": _hash([*hashes, str(data.val_fraction)]),
+        "n_vocab": tokenizer.n_vocab,
+        "eot": tokenizer.eot,
+        "dtype": dtype_for(tokenizer.n_vocab),
+        **parts,
+    }
+    return Corpus(tokenizer, manifest, [streams["train"]], [1.0], streams["val"], [])
+
+
+def _spelled(stream: TokenStream, tokenizer: Tokenizer) -> Iterator[bytes]:
+    """The bytes of the text, in pieces; separators, and ids that the tokenizer does not have, spell nothing."""
+    for block in stream.blocks():
+        yield tokenizer.decode_bytes(block[(block != tokenizer.eot) & (block < tokenizer.n_vocab)].tolist())
+
+
+def _cut(shards: list[Shard], val_fraction: float) -> tuple[list[Shard], list[Shard]]:
+    """(training, held-out) shards: the end of all tokens is held out."""
+    left = int((1 - val_fraction) * sum(shard.tokens for shard in shards))
+    train, val = [], []
+    for shard in shards:
+        n = min(left, shard.tokens)
+        width = np.dtype(shard.dtype).itemsize
+        train.append(dataclasses.replace(shard, tokens=n))
+        val.append(dataclasses.replace(shard, tokens=shard.tokens - n, offset=shard.offset + n * width))
+        left -= n
+    return train, val
+
+
+def _hash(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

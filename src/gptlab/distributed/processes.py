@@ -1,0 +1,123 @@
+"""The processes of one command, if torchrun or srun has started them: who they are, and one command line for all."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+PATIENCE = timedelta(seconds=10)  # with the other ranks, when one has met a mistake
+
+
+@dataclass(frozen=True)
+class ProcessInfo:
+    """This process among the `size` that `by` (torchrun or srun) has started, `per_node` on each machine."""
+
+    by: str
+    rank: int
+    size: int
+    per_node: int
+
+    @property
+    def nodes(self) -> int:
+        return self.size // self.per_node
+
+
+def place(env: Mapping[str, str] = os.environ) -> ProcessInfo | None:
+    """Where this process is, or None if it was started by hand, by Lightning, or alone."""
+    if "TORCHELASTIC_RUN_ID" in env:
+        return ProcessInfo("torchrun", *(int(env[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
+    tasks = int(env.get("SLURM_STEP_NUM_TASKS", 1))  # not set in a batch script itself
+    if tasks > 1:
+        return ProcessInfo("srun", int(env["SLURM_PROCID"]), tasks, tasks // int(env["SLURM_STEP_NUM_NODES"]))
+    return None
+
+
+def cluster_environment() -> "ClusterEnvironment":
+    """What Lightning asks about the processes. Left to guess, it takes a batch script for one of srun's processes, and
+    requeues Slurm jobs with a checkpoint of its own."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    here = place()
+    if here is None:
+        return LightningEnvironment()
+    if here.by == "torchrun":
+        return TorchElasticEnvironment()
+    os.environ["SLURM_NTASKS_PER_NODE"] = str(here.per_node)  # not set by --ntasks, and Lightning insists
+    return SLURMEnvironment(auto_requeue=False)
+
+
+class ProcessGroup:
+    """All processes of one command. Rank 0 reads the command line, which may say `now` or `latest`; the others get from
+    it what it has made of that, as Lightning's own launcher does. A process alone is a crew of one."""
+
+    def __init__(self, here: ProcessInfo | None) -> None:
+        self.rank, self.size = (here.rank, here.size) if here else (0, 1)
+        self._waited_for = False
+        self._store: Any = None
+        if self.size > 1:
+            from torch.distributed.rendezvous import rendezvous
+
+            environment = cluster_environment()
+            os.environ["MASTER_ADDR"] = environment.main_address
+            os.environ["MASTER_PORT"] = str(environment.main_port)
+            # torch meets here again for its process group: in rank 0 both share one server
+            self._store = next(rendezvous("env://", self.rank, self.size))[0]
+            self._waited_for = self.rank == 0
+
+    def lead(self, argv: list[str]) -> None:
+        """From rank 0: the others start, with this command line."""
+        if self._waited_for:
+            self._tell({"argv": argv})
+
+    def dismiss(self, code: int) -> None:
+        """From rank 0: if the others still wait for a command line, they end with this exit code."""
+        if self._waited_for:
+            self._tell({"code": code})
+            self._wait_until_heard("orders")
+
+    def orders(self) -> tuple[list[str], int | None]:
+        """In another rank: the command line, or the exit code to end with."""
+        order = json.loads(self._hear("orders"))
+        return order.get("argv", []), order.get("code")
+
+    def speaks_of(self, mistake: str) -> bool:
+        """Whether this rank is to print a mistake: the others only what rank 0 has not met too."""
+        if self._store is None or self._waited_for:
+            return True
+        from torch.distributed import DistError, DistStoreError
+
+        if self.rank == 0:
+            self._store.set("gptlab/mistake", mistake)
+            self._wait_until_heard("mistake")
+            return True
+        try:
+            self._store.wait(["gptlab/mistake"], PATIENCE)
+            return self._hear("mistake") != mistake
+        except DistStoreError:  # in time
+            return True
+        except DistError:  # rank 0 has gone, and has said why
+            return False
+
+    def _tell(self, order: dict[str, Any]) -> None:
+        self._waited_for = False
+        self._store.set("gptlab/orders", json.dumps(order))
+
+    def _hear(self, name: str) -> str:
+        told: str = self._store.get(f"gptlab/{name}").decode()
+        self._store.set(f"gptlab/{name}/heard/{self.rank}", "")
+        return told
+
+    def _wait_until_heard(self, name: str) -> None:
+        """The store of srun's processes ends with rank 0."""
+        from torch.distributed import DistError
+
+        with contextlib.suppress(DistError):
+            self._store.wait([f"gptlab/{name}/heard/{rank}" for rank in range(1, self.size)], PATIENCE)

@@ -1,0 +1,83 @@
+"""Self-contained web pages: tokens coloured by their surprise, with what else was likely under the pointer."""
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptlab.files import write_atomically
+
+STYLE = """
+body { font: 16px/1.7 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.3rem }
+.what { color: #555 }
+.text { white-space: pre-wrap; font: 15px/1.9 ui-monospace, monospace; margin-top: 1rem }
+.t { position: relative; border-radius: 3px; padding: 1px 0; cursor: default }
+.t:hover, .t:focus { outline: 2px solid #333 }
+.more { display: none; position: absolute; left: 0; top: 1.8em; z-index: 1; white-space: pre; font-size: 13px;
+  line-height: 1.5; background: #fff; border: 1px solid #999; border-radius: 4px; padding: .4rem .6rem;
+  box-shadow: 0 2px 8px #0003 }
+.t:hover .more, .t:focus .more { display: block }
+table { border-collapse: collapse; font-size: 13px; margin-top: 1.5rem }
+th, td { padding: .15rem .6rem; text-align: right }
+th { border-bottom: 1px solid #999 }
+.l { text-align: left; font-family: ui-monospace, monospace; white-space: pre }
+tr.chosen td { font-weight: bold; border-top: 1px solid #ddd }
+.scale span { padding: 2px 8px }
+"""
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """A token on a page: its text, its surprise in nats (None: it was given), and lines about it."""
+
+    text: str
+    surprise: float | None
+    more: Sequence[str] = ()
+
+
+def colour(surprise: float | None) -> str:
+    """White at 0 nats, deep orange from 10 nats on."""
+    if surprise is None:
+        return "#e8eef7"
+    depth = min(max(surprise, 0.0), 10.0) / 10
+    return f"rgb(255,{round(255 - 130 * depth)},{round(255 - 215 * depth)})"
+
+
+def coloured_text(tokens: Iterable[Coloured]) -> str:
+    spans = []
+    for token in tokens:
+        title = "" if token.surprise is None else f"{token.surprise:.2f} nats"
+        lines = "\n".join(filter(None, [title, *token.more]))
+        more = f'<span class="more">{html.escape(lines)}</span>' if lines else ""
+        text = html.escape(token.text).replace("\n", "↵\n") if token.text.strip("\n") == "" else html.escape(token.text)
+        spans.append(f'<span class="t" tabindex="0" style="background:{colour(token.surprise)}">{text}{more}</span>')
+    return f'<div class="text">{"".join(spans)}</div>'
+
+
+def scale() -> str:
+    steps = "".join(f'<span style="background:{colour(n)}">{n}</span>' for n in (0, 2, 4, 6, 8, 10))
+    return f'<p class="scale">surprise in nats: {steps} and more</p>'
+
+
+def table(heads: Sequence[str], rows: Iterable[tuple[bool, Sequence[object]]]) -> str:
+    """A table whose first column is text; rows that are True stand out."""
+    first, *others = heads
+    head = f'<th class="l">{html.escape(first)}</th>' + "".join(f"<th>{html.escape(name)}</th>" for name in others)
+    body = "".join(
+        f'<tr class="{"chosen" if chosen else ""}"><td class="l">{html.escape(str(cells[0]))}</td>'
+        + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells[1:])
+        + "</tr>"
+        for chosen, cells in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def write(path: Path, title: str, what: str, *parts: str) -> None:
+    """A whole page."""
+    name = html.escape(title)
+    page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>
+<body><h1>{name}</h1><p class="what">{html.escape(what)}</p>{"".join(parts)}</body></html>
+"""
+    write_atomically(path, page.encode("utf-8", "replace"))

@@ -1,0 +1,203 @@
+"""A run directory: all that a run leaves behind, and all that another command needs of it."""
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import BaseFileLock, FileLock, Timeout
+
+from gptlab.data.tokens.prepare import Corpus
+from gptlab.data.tokens.shards import Shard, TokenStream, own_shards
+from gptlab.errors import UserError, reason, require
+from gptlab.files import write_atomically
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
+from gptlab.tokenizers import Tokenizer, load_tokenizer
+
+LATEST = Path("outputs/latest")
+LAYOUT = 1  # raise when older versions cannot read what a run leaves
+
+
+class RunDir:
+    """Paths and files of one run; `checkpoint` is the one that other commands read."""
+
+    def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.checkpoint = checkpoint or self.checkpoints / "last.ckpt"
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any], corpus: Corpus) -> "RunDir":
+        """Make a new run's directory whole from the start: config, tokenizer, held-out text, `running`."""
+        run = cls(path)
+        run.require_new()
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.write_config(config)
+        for part in ("tokenizer", "held_out"):
+            (path / part).mkdir(exist_ok=True)
+        corpus.tokenizer.save(path / "tokenizer")
+        dtype = corpus.manifest["dtype"]
+        with (path / "held_out/val.bin").open("wb") as file:
+            for block in corpus.val.blocks():
+                file.write(block.astype(dtype).tobytes())
+        manifest = {**corpus.manifest, "folders": [str(folder) for folder in corpus.folders]}
+        write_atomically(path / "held_out/manifest.json", json.dumps(manifest, indent=2).encode())
+        run.write_summary({"status": "running"})
+        _point_latest_to(path)
+        return run
+
+    def require_new(self) -> None:
+        """Refuse a directory with a run in it."""
+        there = (self.path / "summary.json").exists()
+        require(not there, "run_dir", self.path, "holds a run already", "give a new directory")
+
+    @classmethod
+    def go_on(cls, path: Path, config: dict[str, Any]) -> "RunDir":
+        """A run that is resumed: `running` again, with what is changed in its config."""
+        run = cls(path)
+        run.write_config(config)
+        run.write_summary({"status": "running"})
+        _point_latest_to(path)
+        return run
+
+    @classmethod
+    def find(cls, name: str, without_checkpoint: bool = False) -> "RunDir":
+        """The run that a user means by `latest`, a run directory, or a checkpoint in one."""
+        given = LATEST if name == "latest" else Path(name).expanduser()
+        checkpoint = given if given.suffix == ".ckpt" else None
+        path = given.parent.parent if checkpoint else given
+        if name == "latest":
+            require(path.exists(), "run", name, "there is no run yet", "train one first: gptlab train")
+        require(path.is_dir(), "run", name, "no such directory", "give a run directory, such as run=latest")
+        require((path / "config.yaml").is_file(), "run", name, "is not a run directory", "try run=latest")
+        run = cls(path, checkpoint)
+        layout = run.summary().get("layout", 0)
+        why = f"was made by a newer gptlab (its layout is {layout}, this one knows {LAYOUT})"
+        require(layout <= LAYOUT, "run", name, why, "pip install --upgrade gptlab")
+        if not run.checkpoint.is_file() and not (without_checkpoint and checkpoint is None):
+            others = ", ".join(sorted(p.name for p in run.checkpoints.glob("*.ckpt")))
+            todo = f"it has {others}" if others else "let the training reach one"
+            raise UserError("run", name, f"has no checkpoint {run.checkpoint.name}", todo)
+        return run
+
+    def load(self) -> tuple[GPT, Tokenizer]:
+        """The model in eval mode, and its tokenizer."""
+        try:
+            saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            config, weights = GPTConfig(**saved["model"]), saved["state_dict"]
+            with torch.device("meta"):
+                gpt = GPT(config)
+            gpt.load_state_dict({k.removeprefix("gpt."): v for k, v in weights.items()}, assign=True)
+        except (
+            OSError,
+            EOFError,
+            KeyError,
+            TypeError,
+            RuntimeError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            why = f"is not a whole gptlab checkpoint ({reason(error)})"
+            raise UserError("run", self.checkpoint, why, "take another one of this run") from error
+        gpt.tie()
+        return gpt.eval(), load_tokenizer(self.path / "tokenizer")
+
+    def has_held_out(self) -> bool:
+        return (self.path / "held_out/val.bin").is_file()
+
+    def held_out(self) -> tuple[TokenStream, int]:
+        """The run's held-out ids (N,) and how many bytes of text they spell."""
+        manifest = self.held_out_manifest()
+        shard = Shard(self.path / "held_out/val.bin", manifest["dtype"], manifest["val"]["tokens"])
+        return TokenStream([shard]), manifest["val"]["bytes"]
+
+    def held_out_manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads((self.path / "held_out/manifest.json").read_text())
+        return manifest
+
+    def training_tokens(self, most: int) -> bytes | None:
+        """The first `most` ids of the training text as uint32, if the shards are still where they were."""
+        path = self.path / "held_out/manifest.json"
+        folders = [Path(folder) for folder in json.loads(path.read_text()).get("folders", [])] if path.exists() else []
+        if not folders or not all((folder / "manifest.json").is_file() for folder in folders):
+            return None
+        shards = []
+        for folder in folders:
+            shards += own_shards(folder, json.loads((folder / "manifest.json").read_text()), "train")
+        return TokenStream(shards)[0:most].astype("<u4").tobytes()
+
+    def config(self) -> dict[str, Any]:
+        """What config.yaml says."""
+        import yaml
+
+        config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
+        return config
+
+    def with_options(self, options: dict[str, str]) -> str:
+        """The name of a config beside config.yaml in which other options stand for some groups (of Hydra)."""
+        before = self.config()
+        values = {key: value for key, value in before.items() if key not in options}
+        kept = [each for each in values["defaults"] if str(each).partition("@")[2] not in options]
+        at = kept.index("_self_")
+        parts, recipes = ([{f"/{k}": o} for k, o in options.items() if (k in before) is part] for part in (True, False))
+        values["defaults"] = [
+            *kept[:at],
+            *parts,
+            "_self_",
+            *recipes,
+            *kept[at + 1 :],
+        ]  # debug, experiment: over the rest
+        self.write_config(values, "resumed")
+        return "resumed"
+
+    def write_config(self, values: dict[str, Any], name: str = "config") -> None:
+        import yaml  # omegaconf's own
+
+        write_atomically(self.path / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+
+    def sample_prompts(self) -> Iterable[str]:
+        prompts: list[str] = self.config()["sample_prompts"]
+        return prompts
+
+    def windows(self) -> tuple[bool, bool]:
+        """How this model was trained to read: (windows begin where documents do, documents are read alone)."""
+        data = self.config().get("data", {})
+        return data.get("packing") == "documents", bool(data.get("mask_documents"))
+
+    def summary(self) -> dict[str, Any]:
+        path = self.path / "summary.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found
+
+    def status(self) -> str:
+        """`running`, `finished`, `stopped` or `failed`."""
+        return str(self.summary().get("status"))
+
+    def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Returns what is written: the summary, and the layout that it is written in."""
+        summary = {**summary, "layout": LAYOUT}
+        write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        return summary
+
+    def hold(self) -> BaseFileLock:
+        """Keep others from going on with this run; the lock ends with its process."""
+        lock = FileLock(self.checkpoints / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError("resume", self.path, "is still running", "stop it first, or wait for its end") from error
+        return lock
+
+
+def _point_latest_to(path: Path) -> None:
+    """`outputs/latest` -> the run, replaced in one step."""
+    LATEST.parent.mkdir(exist_ok=True)
+    link = LATEST.with_name(f".latest-{os.getpid()}")
+    beside = os.path.relpath(path, LATEST.parent)
+    link.symlink_to(path.absolute() if beside.startswith("..") else beside)
+    os.replace(link, LATEST)

@@ -1,0 +1,81 @@
+"""One job where a launcher other than ours has it: Hydra's own, or a cluster's by way of submitit."""
+
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.conf import HydraConf
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from gptlab.commands.mistakes import explain
+from gptlab.config import TrainConfig
+from gptlab.config.tree import to_typed
+from gptlab.errors import UserError, require
+from gptlab.sweep.job import Job
+from gptlab.sweep.launcher import Machine, gpus, run_all
+
+
+def run_one(hydra_config: HydraConf, cfg: DictConfig, work: Callable[[TrainConfig], Any]) -> float:
+    """Run a job to its end and return its objective; whatever goes wrong is recorded in its directory."""
+    path, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
+    job = Job(path, hydra_config.job.num, overrides)
+    task = _Task() if "SUBMITIT_EXECUTOR" in os.environ else None
+    first = task is None or task.rank == 0
+    try:
+        config: TrainConfig = to_typed(cfg, str(path))
+        if task:
+            config = replace(config, trainer=replace(config.trainer, devices=task.devices(config)))
+        if first:
+            job.prepare(config)
+        if job.finished:
+            pass
+        elif task:
+            task.join()
+            work(replace(config, resume=str(job.checkpoint) if job.checkpoint else None))
+        else:
+            run_all([(job, config.trainer)], Machine(1, gpus()))
+    except (UserError, OmegaConfBaseException) as error:
+        if first:
+            job.refuse(explain(error, overrides))
+    except Exception as error:
+        traceback.print_exc()
+        if first:
+            job.fail(f"{type(error).__name__}: {error}")
+    return job.objective(cfg.objective)
+
+
+class _Task:
+    """One of the processes that submitit has started for a job: they are the ranks of its training."""
+
+    def __init__(self) -> None:
+        import submitit
+
+        self.env = submitit.JobEnvironment()
+        self.rank = int(self.env.global_rank)
+
+    def devices(self, config: TrainConfig) -> int:
+        """The devices of each node: one a task."""
+        tasks, given = int(self.env.num_tasks), config.trainer.devices
+        each = tasks // config.trainer.num_nodes if given == "auto" else given
+        why = f"on {config.trainer.num_nodes} node(s), but the job has {tasks} task(s)"
+        todo = "give as many as hydra.launcher.tasks_per_node, and trainer.num_nodes as hydra.launcher.nodes"
+        require(
+            str(each) == str(tasks / config.trainer.num_nodes).removesuffix(".0"), "trainer.devices", given, why, todo
+        )
+        return int(each)
+
+    def join(self) -> None:
+        """Tell Lightning its rank where Slurm does not."""
+        if self.env.cluster == "slurm" or self.env.num_tasks == 1:
+            return
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(20_000 + int(self.env.job_id) % 40_000),
+            "WORLD_SIZE": str(self.env.num_tasks),
+            "NODE_RANK": "0",
+            "LOCAL_RANK": str(self.rank),
+        }

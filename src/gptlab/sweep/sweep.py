@@ -1,0 +1,147 @@
+"""A sweep as a whole: its directory, how it is repeated, and the table at its end."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from gptlab.config.overrides import VALUE_FLAGS, quoted
+from gptlab.errors import UserError, require
+from gptlab.files import write_atomically
+from gptlab.sweep.job import jobs_in
+from gptlab.training.budget import fixed, given
+
+
+class Sweep:
+    """The jobs under `path`, asked for by the command line `argv`."""
+
+    def __init__(self, path: Path, argv: list[str]) -> None:
+        self.path = path
+        alike = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(_fixed(argv))}]"
+        self.argv = _with(argv, [f"hydra.sweep.dir={quoted(str(path))}", alike])
+        self._asked = argv
+
+    @classmethod
+    def of(cls, argv: list[str]) -> "Sweep | None":
+        """The sweep that a command line asks for: a new one, or by `resume_sweep=DIR` what is missing of an old one."""
+        old = _last(argv, "resume_sweep")
+        if old not in (None, "", "null"):
+            return cls._again(Path(str(old)), [arg for arg in argv if not arg.startswith("resume_sweep=")])
+        if not {"-m", "--multirun"}.intersection(argv) or any(arg in ("--cfg", "-c", "--info", "-i") for arg in argv):
+            return None
+        given = _last(argv, "hydra.sweep.dir")
+        path = (
+            Path(given.strip("'\"")) if given else Path(datetime.now().strftime("outputs/multirun/%Y-%m-%d/%H-%M-%S"))
+        )
+        free = not (path / "sweep.json").exists()
+        require(free, "hydra.sweep.dir", path, "holds a sweep already", f"go on with it: resume_sweep={path}")
+        return cls(path, [arg for arg in argv if not arg.startswith("hydra.sweep.dir=")])
+
+    @classmethod
+    def _again(cls, path: Path, more: list[str]) -> "Sweep":
+        file = path / "sweep.json"
+        why = "is not the directory of a sweep"
+        require(file.is_file(), "resume_sweep", path, why, "give one such as outputs/multirun/DATE/TIME")
+        more = [arg for arg in more if arg not in ("-m", "--multirun")]
+        for arg in more:
+            key, _, value = arg.partition("=")
+            why, todo = "would make it another sweep", "leave it out; only hydra.KEY=VALUE and json may be given"
+            require(key.startswith("hydra") or key == "json", key, value, why, todo)
+        return cls(path, _with(json.loads(file.read_text())["argv"], more))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While it runs: nobody else works on it. If there was no job to run, nothing stays behind."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError("resume_sweep", self.path, "is running", "let it end, or stop it") from error
+        try:
+            write_atomically(self.path / "sweep.json", (json.dumps({"argv": self._asked}, indent=2) + "\n").encode())
+            yield
+        finally:
+            lock.release()
+            if not jobs_in(self.path):
+                for name in ("sweep.json", "multirun.yaml", ".lock"):
+                    (self.path / name).unlink(missing_ok=True)
+                with suppress(OSError):  # not empty: not ours
+                    for folder in (self.path, *list(self.path.parents)[:2]):
+                        folder.rmdir()
+
+    def results(self) -> list[dict[str, Any]]:
+        """What became of each job: its summary, with `overrides`, `status` and perhaps `error`."""
+        return [job.result() for job in jobs_in(self.path)]
+
+    def report(self, results: list[dict[str, Any]]) -> None:
+        """One table of all jobs, what they had in common, and how to run what is missing."""
+        fixed = _fixed(self._asked)
+        columns = [Column(name, justify="right", no_wrap=True) for name in ("steps", "val loss", "seconds")]
+        table = Table("job", Column("overrides", overflow="fold"), "status", *columns)
+        for job, result in zip(jobs_in(self.path), results, strict=True):
+            swept = Text(" ".join(o for o in result["overrides"] if o.partition("=")[0] not in fixed))
+            table.add_row(str(job.num), swept, result["status"], *_figures(result))
+        console = Console()
+        console.print(table)
+        console.print(f"held fixed: {self.budget()}", highlight=False)
+        if any(result["status"] != "finished" for result in results):
+            line = f"to run what is missing: gptlab train resume_sweep={self.path}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+    def budget(self) -> str:
+        """The unit of the budget that all jobs have alike."""
+        files = [job.path / "config.yaml" for job in jobs_in(self.path)]
+        budgets = [yaml.safe_load(file.read_text())["budget"] for file in files if file.is_file()]
+        held = {next(iter(fixed(budget).items())) for budget in budgets}
+        if len(held) != 1:
+            return "no budget, the jobs differ in it" if held else "nothing, no job has begun"
+        unit, amount = held.pop()
+        return f"budget.{unit}={amount:,}" + ("" if given(budgets[0]) else ", the default")
+
+
+def exit_code(results: list[dict[str, Any]]) -> int:
+    """2 if a job was refused, 1 if one has not ended well (also with a loss that is not finite), else 0."""
+    if any(result["status"] == "refused" for result in results):
+        return 2
+    return int(any(result["status"] != "finished" or result.get("val_loss") is None for result in results))
+
+
+def _figures(result: dict[str, Any]) -> tuple[str, str, str]:
+    if "steps" not in result:
+        return "", "", ""
+    loss = result["val_loss"]
+    return f"{result['steps']:,}", "not finite" if loss is None else f"{loss:.3f}", f"{result['seconds']:,.0f}"
+
+
+def _fixed(argv: list[str]) -> list[str]:
+    """The keys that every job has alike, which its name can do without."""
+    try:
+        overrides = OverridesParser.create().parse_overrides([arg for arg in argv if "=" in arg and arg[0] != "-"])
+    except HydraException:
+        return []  # Hydra will say so
+    swept = {override.get_key_element(): override.is_sweep_override() for override in overrides}  # the last one counts
+    return [key for key, is_swept in swept.items() if not is_swept]
+
+
+def _with(argv: list[str], more: list[str]) -> list[str]:
+    """More overrides, after the others: Hydra takes them only in one piece."""
+    after = [i + 1 for i, arg in enumerate(argv) if "=" in arg and arg[0] != "-" and argv[i - 1] not in VALUE_FLAGS]
+    end = max(after, default=len(argv))
+    return [*argv[:end], *more, *argv[end:]]
+
+
+def _last(argv: list[str], key: str) -> str | None:
+    given = [arg.partition("=")[2] for arg in argv if re.fullmatch(rf"\+{{0,2}}{re.escape(key)}=.*", arg, re.DOTALL)]
+    return given[-1] if given else None

@@ -1,0 +1,121 @@
+"""How a global batch is divided: sequences per forward pass of a device, and forward passes per step."""
+
+import resource
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+
+from gptlab.errors import UserError
+from gptlab.training.module import GPTModule
+
+
+def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
+    """(sequences per forward pass, forward passes per step) of one device, for one global batch over all of them."""
+    if micro_batch_size is None:
+        if batch_size % world_size == 0:
+            return batch_size // world_size, 1
+        micro_batch_size = 1
+    per_pass = micro_batch_size * world_size
+    if batch_size % per_pass:
+        below, above = batch_size // per_pass * per_pass, -(-batch_size // per_pass) * per_pass
+        nearest = " or ".join(str(n) for n in (below, above) if n)
+        raise UserError(
+            "data.batch_size",
+            batch_size,
+            f"is not a multiple of {micro_batch_size} sequences on each of {world_size} device(s)",
+            f"choose {nearest}",
+        )
+    return micro_batch_size, batch_size // per_pass
+
+
+class BatchSizeFinder(Callback):
+    """`data.micro_batch_size=auto`: before training, one forward and backward pass of each size that divides a device's
+    share of the batch, from 1 up, until memory is short. The largest that fitted on all devices is taken."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        assert isinstance(pl_module, GPTModule)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        share, largest = micro_batches(data.config.batch_size, None, trainer.world_size)[0], 1
+        pl_module.gpt.to(trainer.strategy.root_device)
+        peaks: list[tuple[int, int]] = []
+        # what the optimizer will hold
+        held = [torch.zeros_like(p) for p in pl_module.gpt.parameters() for _ in range(2)]
+        for size in (n for n in range(1, share + 1) if share % n == 0):
+            fits = promises(peaks, size) and tries(trainer, pl_module, size, data.block_size)
+            if not trainer.strategy.reduce_boolean_decision(fits, all=True):
+                break
+            peaks.append((size, peak_memory()))
+            largest = size
+        del held
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.empty_cache()
+        use(trainer, data, largest)
+        self.console.print(f"{largest} of {share} sequences a forward pass fit", highlight=False)
+
+
+def use(trainer: L.Trainer, data: Any, micro_batch_size: int) -> None:
+    """Tell everybody; validation is counted in micro-batches."""
+    before = trainer.accumulate_grad_batches
+    _, trainer.accumulate_grad_batches = micro_batches(data.config.batch_size, micro_batch_size, trainer.world_size)
+    trainer.val_check_interval = int(trainer.val_check_interval or 1) // before * trainer.accumulate_grad_batches
+    data.micro_batch_size = micro_batch_size
+
+
+def tries(trainer: L.Trainer, module: GPTModule, size: int, block_size: int) -> bool:
+    """Whether one forward and backward pass of `size` windows goes through."""
+    ids = torch.zeros(size, block_size, dtype=torch.int64, device=trainer.strategy.root_device)
+    module.gpt.train()
+    try:
+        with trainer.precision_plugin.forward_context():
+            loss = module.objective(ids, ids).sum()
+        loss.backward()
+    except torch.OutOfMemoryError:
+        return False
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        return False
+    finally:
+        module.gpt.zero_grad(set_to_none=True)
+    return True
+
+
+def promises(peaks: list[tuple[int, int]], size: int) -> bool:
+    """Where memory is not refused but the process killed (a CPU): whether a straight line through the peaks (size,
+    bytes) so far leaves `size` within what is free."""
+    if torch.cuda.is_available() or len(peaks) < 2:
+        return True
+    (a, low), (b, high) = peaks[-2:]
+    expected = high + (high - low) * (size - b) / (b - a)
+    return expected - memory() <= 0.9 * free_memory()
+
+
+def peak_memory() -> int:
+    """Of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory() -> int:
+    """Of this process now, bytes."""
+    return _kilobytes("/proc/self/status", "VmRSS", 0) * 1024
+
+
+def free_memory() -> int:
+    """Of the machine, bytes; where nobody knows, as much as anybody wants."""
+    return _kilobytes("/proc/meminfo", "MemAvailable", 1 << 50) * 1024
+
+
+def _kilobytes(path: str, key: str, otherwise: int) -> int:
+    try:
+        with open(path) as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(key))
+    except (OSError, StopIteration):
+        return otherwise

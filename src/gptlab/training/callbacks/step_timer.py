@@ -1,0 +1,98 @@
+"""`budget.minutes`: how long a step takes here, found before the first one, so that the run knows its length."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities.seed import isolate_rng
+from rich.console import Console
+
+from gptlab.data.batches.windows import Batch
+from gptlab.distributed.ranks import Ranks
+from gptlab.training.budget import Plan
+from gptlab.training.module import GPTModule
+
+WARM_UP = 3  # steps; compilation is in the first
+PILOT = 3
+LEAST, SECONDS = 20, 3.0  # what is timed: at least so many steps, for at least so long,
+MOST = 30.0  # but no longer, if that is 3 steps
+
+
+class StepTimer(Callback):
+    """Times steps of the run's first batches, and undoes them: weights, optimizer, random numbers and the order of the
+    data are as before. All ranks take the slowest one's time. `found` is told it, and says what it comes to."""
+
+    def __init__(
+        self, found: Callable[[float], Plan], val_every_n_steps: int, resumed: int, ranks: Ranks, console: Console
+    ) -> None:
+        self.found, self.val_every_n_steps, self.resumed = found, val_every_n_steps, resumed
+        self.ranks, self.console = ranks, console
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The model is on its devices now, sharded or in DDP; of a checkpoint there are at most the weights."""
+        assert isinstance(pl_module, GPTModule)
+        plan = self.found(self.seconds_per_step(trainer, pl_module))
+        self.console.print(f"timed: {plan}", highlight=False, soft_wrap=True)
+        take(trainer, pl_module, max(plan.steps, self.resumed), self.val_every_n_steps)
+
+    def seconds_per_step(self, trainer: L.Trainer, module: GPTModule) -> float:
+        optimizer = trainer.optimizers[0]
+        weights = [_local(p) for p in module.gpt.parameters()]
+        before = [weight.to("cpu", copy=True) for weight in weights]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data.steps = 1 << 32  # no end
+        module.gpt.train()
+        with isolate_rng():
+            batches = iter(data.train_dataloader())
+            self._time(trainer, module, batches, WARM_UP)
+            each = self.ranks.max(self._time(trainer, module, batches, PILOT))
+            steps = max(PILOT, min(max(LEAST, round(SECONDS / each)), round(MOST / each)))
+            each = self.ranks.max(self._time(trainer, module, batches, steps))
+            batches.close()
+        for weight, value in zip(weights, before, strict=True):
+            weight.copy_(value)
+        optimizer.state.clear()  # there was none; a checkpoint's comes later
+        module.forget()
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.empty_cache()
+        return each
+
+    def _time(self, trainer: L.Trainer, module: GPTModule, batches: Iterator[Batch], steps: int) -> float:
+        """Seconds a step."""
+        strategy, optimizer = trainer.strategy, trainer.optimizers[0]
+        wait_for_device(strategy.root_device)
+        start = time.perf_counter()
+        for _ in range(steps):
+            for part in reversed(range(trainer.accumulate_grad_batches)):
+                alone = part and isinstance(strategy, ParallelStrategy)  # gradients are averaged with the last part
+                with cast(ParallelStrategy, strategy).block_backward_sync() if alone else contextlib.nullcontext():
+                    loss: Any = strategy.training_step(strategy.batch_to_device(next(batches)), 0)
+                    loss.backward()
+            module.clip(optimizer)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        wait_for_device(strategy.root_device)
+        return (time.perf_counter() - start) / steps
+
+
+def take(trainer: L.Trainer, module: GPTModule, steps: int, val_every_n_steps: int) -> None:
+    """Tell everybody how many steps the run has."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    trainer.fit_loop.epoch_loop.max_steps = data.steps = module.steps = steps
+    trainer.val_check_interval = min(val_every_n_steps, steps) * trainer.accumulate_grad_batches
+
+
+def _local(p: Any) -> torch.Tensor:
+    """What of a weight this rank has, outside of autograd."""
+    return (p.to_local() if hasattr(p, "to_local") else p).detach()
+
+
+def wait_for_device(device: torch.device) -> None:
+    """Until it has done what it was given; a GPU works while the process goes on."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

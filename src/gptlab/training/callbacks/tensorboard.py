@@ -1,0 +1,167 @@
+"""What a dashboard shows besides curves: the config, HParams, shared charts, loss by position, norms and weights."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from gptlab.config.record import flat
+from gptlab.distributed.ranks import whole
+from gptlab.training.module import GPTModule
+
+BINS = 30  # as many as TensorBoard draws, so that it shows them as they are
+CHARTS = {
+    "train and val": {
+        "loss": ["train/loss", "val/loss"],
+        "perplexity": ["train/perplexity", "val/perplexity"],
+        "bits per byte": ["train/bits_per_byte", "val/bits_per_byte"],
+    },
+    "optimizer": {"learning rate": ["optim/lr"], "gradient norm": ["optim/grad_norm"]},
+    "speed": {
+        "tokens per second": ["train/tokens_per_second"],
+        "MFU": ["train/mfu"],
+        "share of time waiting for data": ["train/data_wait"],
+    },
+}
+NOT_ASKED = ("defaults", "run_dir", "resume", "resume_sweep", "json", "logger", "sample_prompts")  # of the model
+
+
+class TensorBoardLayout(Callback):
+    """Tells the loggers what was asked (`config`, as config.yaml has it), and TensorBoard how to show it: by which
+    `metrics` runs are compared, and which keys are `swept`."""
+
+    def __init__(self, config: dict[str, Any], metrics: Sequence[str], swept: Sequence[str] = ()) -> None:
+        self.config, self.metrics, self.swept = config, metrics, swept
+        self._laid_out = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        import yaml  # omegaconf's own
+
+        asked = scalars({key: value for key, value in self.config.items() if key not in NOT_ASKED})
+        for writer in writers(trainer):
+            experiment, begin, _ = _session(asked, self.metrics)
+            _say_what_differs(experiment, self.swept)
+            _write(writer, experiment)
+            _write(writer, begin)
+            text = yaml.safe_dump(self.config, sort_keys=False)
+            writer.add_text("config", "\n".join("    " + line for line in text.splitlines()), trainer.global_step)
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger | CSVLogger):
+                logger.log_hyperparams(asked)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, GPTModule)
+        for writer in writers(trainer):
+            add_curve(writer, "val/loss_by_position", pl_module.val_by_position, trainer.global_step)
+            self._lay_out(writer, set(trainer.callback_metrics))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for writer in writers(trainer):
+            if trainer.global_step == trainer.max_steps:  # the first status that it reads is the one TensorBoard keeps
+                _write(writer, _session({}, ())[2])
+
+    def _lay_out(self, writer: SummaryWriter, logged: set[str]) -> None:
+        """The charts of what is logged, once there is something of training too: none is empty."""
+        if self._laid_out or "train/loss" not in logged:
+            return
+        self._laid_out = True
+        layout = {
+            category: {title: ["Multiline", tags] for title, tags in charts.items() if logged.issuperset(tags)}
+            for category, charts in CHARTS.items()
+        }
+        writer.add_custom_scalars(layout)
+
+
+class LayerNorms(Callback):
+    """The norms of each layer's gradient, before clipping, and weights."""
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        assert isinstance(pl_module, GPTModule)
+        step = trainer.global_step + 1
+        if step % pl_module.log_every_n_steps and step != pl_module.steps:
+            return
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        norms = {}
+        for layer, weights in layers(pl_module.gpt):
+            gradients = [p.grad for p in weights if p.grad is not None]
+            norms[f"grad_norm/{layer}"] = _norm(gradients) / (scaler.get_scale() if scaler and scaled else 1.0)
+            norms[f"weight_norm/{layer}"] = _norm(weights)
+        for logger in trainer.loggers:
+            logger.log_metrics({name: float(norm) for name, norm in norms.items()}, step=step)
+
+
+class WeightHistograms(Callback):
+    """The weights at every validation."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, GPTModule)
+        for name, p in pl_module.gpt.named_parameters():
+            weight = whole(p.detach())
+            for writer in writers(trainer):
+                writer.add_histogram(f"weights/{name}", weight.float().cpu(), trainer.global_step)
+
+
+def writers(trainer: L.Trainer) -> Iterator[SummaryWriter]:
+    """TensorBoard's, in the process that logs."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            yield logger.experiment
+
+
+def scalars(values: dict[str, Any]) -> dict[str, bool | int | float | str]:
+    """The numbers, words and switches of a config by their full keys."""
+    return {key: value for key, value in flat(values).items() if isinstance(value, bool | int | float | str)}
+
+
+def add_curve(writer: SummaryWriter, tag: str, curve: Tensor, step: int) -> None:
+    """A curve (T,) as a histogram: its mean in each of 30 equal parts is a bar's height, from 0 to T."""
+    heights = F.adaptive_avg_pool1d(curve.nan_to_num()[None], BINS)[0].tolist()
+    width = len(curve) / BINS
+    rights = [width * (i + 1) for i in range(BINS)]
+    writer.add_histogram_raw(tag, 0.0, len(curve), BINS, sum(heights), 0.0, rights, heights, step)
+
+
+def layers(gpt: torch.nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
+    """The weights of each block, and of each part outside them."""
+    named: dict[str, list[Tensor]] = {}
+    for name, p in gpt.named_parameters():
+        part, _, rest = name.partition(".")
+        layer = f"{part}.{int(rest.partition('.')[0]):02d}" if part == "blocks" else part
+        named.setdefault(layer, []).append(p)
+    yield from named.items()
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    return whole(torch.nn.utils.get_total_norm(tensors)) if tensors else torch.zeros(())
+
+
+def _session(asked: dict[str, Any], metrics: Sequence[str]) -> Any:
+    """TensorBoard's summaries of an experiment, and of the begin and the (good) end of a run in it."""
+    summaries: Any = hparams
+    return summaries(asked, dict.fromkeys(metrics, math.nan))
+
+
+def _say_what_differs(experiment: Any, swept: Sequence[str]) -> None:
+    """Swept keys, or all of a swept group, come first in TensorBoard's table."""
+    plugin = experiment.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = any(info.name == key or info.name.startswith(f"{key}.") for key in swept)
+    plugin.content = data.SerializeToString()
+
+
+def _write(writer: SummaryWriter, summary: Any) -> None:
+    file: Any = writer.file_writer
+    file.add_summary(summary)

@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.commands.audit import audit
+from gptlab.config import compose
+
+
+def test_what_is_wrong_is_found(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "train.jsonl").write_text('{"text": "the same line of text"}\n' * 3 + '{"text": "one caf\\u00e9"}\n')
+    (tmp_path / "val.jsonl").write_text('{"text": "all of the same line"}\n{"text": "nothing else"}\n')
+    ask = ["data=text", "data.files=[train.jsonl]", "data.val_files=[val.jsonl]", "tokenizer=byte", "ngram=8"]
+    result = audit(compose("audit", ask))
+    assert result["train"]["documents"] == 4 and result["val"]["documents"] == 2
+    assert result["duplicates"] == {"documents": 2, "tokens": 42}
+    common = result["overlap"]
+    assert (common["documents"], common["documents_seen"]) == (2, 1)
+    assert common["ngrams_seen"] == len("the same line") - 8 + 1
+    assert result["longest"][0]["begins"] == "the same line of text"
+    assert result["hard_characters"]["worst"] == [{"character": "é", "times": 1, "tokens": 2}]
+    assert result["ids"]["out_of_range"] == 0
+    printed = capsys.readouterr().out
+    assert "copies of an earlier document: 2 (42 tokens)" in printed and "1 of 2 documents" in printed
+
+
+def test_ids_out_of_range_are_counted(tmp_path: Path) -> None:
+    np.array([1, 2, 256, 300, 301] * 9, np.uint16).tofile(tmp_path / "train.bin")
+    result = audit(
+        compose("audit", ["data=tokens", "data.train=[train.bin]", "data.val_fraction=0.2", "tokenizer=byte"])
+    )
+    assert result["ids"] == {"n_vocab": 257, "used": 3, "out_of_range": 18}

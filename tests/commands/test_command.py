@@ -1,0 +1,122 @@
+"""One line for every mistake, exit code 2, nothing left behind; JSON when asked."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gptlab.commands.main import main
+from tests.conftest import tiny_overrides
+
+MISTAKES = {
+    "model.n_layers=4": r"model\.n_layers=4: no such key .*did you mean n_layer\?.*n_embd",
+    "optimizer.lr=fast": r"optimizer\.lr=fast: .*(f|F)loat.*; .*0\.0006",
+    "model.n_head=7": r"model\.n_head=7: does not divide n_embd=16; choose one of 1, 2, 4, 8, 16",
+    "decoder=greedy decoder.k=3": r"decoder\.k=3: no such key",
+    "model=huge": r"model=huge: no such option.*; choose one of .*large, .*nano, ",
+    "+model.n_layers=4": r"model\.n_layers=4: no such key; --help",
+    "+nosuch=1": r"nosuch=1: no such key; --help",
+    "modle=nano": r"modle=nano: no such key \(did you mean model\?\)",
+    "decoder.k=0": r"decoder\.k=0: ",
+    "decoder.temperature=-1": r"decoder\.temperature=-1\.0: ",
+    "decoder=top_p decoder.p=1.5": r"decoder\.p=1\.5: ",
+    "data.files=[none.txt]": r"data\.files=none\.txt: no such file",
+    "data.files=[]": r"data\.files=\[\]: ",
+    "data.files=[empty.txt]": r"data=files: has no text",
+    "data.files=[latin1.txt]": r"data\.files=.*latin1\.txt: is not UTF-8 \(byte 3\)",
+    "data.val_fraction=0.002 model.block_size=512": r"model\.block_size=512: the held-out split has \d+ tokens",
+    "model.block_size=100000": r"model\.block_size=100000: the training split has \d+ tokens",
+    "model.vocab_size=99": r"model\.vocab_size=99: .*257",
+    "data.batch_size=7 data.micro_batch_size=2": r"data\.batch_size=7: .*choose 6 or 8",
+    "trainer.devices=0": r"trainer\.devices=0: ",
+    "trainer.accelerator=abacus": r"trainer\.accelerator=abacus: ",
+    "trainer.precision=9": r"trainer\.precision=9: ",
+    "trainer.strategy=hope": r"trainer\.strategy=hope: ",
+    "budget.steps=0": r"budget\.steps=0: ",
+    "seed=-1": r"seed=-1: ",
+    "sample_prompts=['']": r"sample_prompts=",
+    "nonsense": r"nonsense: is not key=value",
+}
+
+
+@pytest.mark.parametrize("given", MISTAKES)
+def test_a_mistake_is_one_line(given: str, texts: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin1.txt").write_bytes("abcé".encode("latin-1"))
+    code = main(["train", *tiny_overrides(texts), *given.split(" ")])
+    out, err = capfd.readouterr()
+    assert code == 2
+    assert err.count("\n") == 1 and out == ""
+    assert re.search("^error: " + MISTAKES[given], err)
+    assert not list((tmp_path / "outputs").rglob("*")) if (tmp_path / "outputs").exists() else True
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("sample run=none", r"run=none: no such directory"),
+        ("sample", r"run=latest: there is no run yet"),
+        ("evaluate run=.", r"run=\.: is not a run directory"),
+        ("sample prompt=", r"prompt=: is empty"),
+        ("sample num_samples=0", r"num_samples=0: "),
+        ("sample decoder.k=0", r"decoder\.k=0: "),
+        ("import", r"hf=\?\?\?: is needed; give hf="),
+        ("export out=.", r"out=\.: exists already"),
+        ("export out=x", r"run=latest: there is no run yet"),
+        ("compare a=nothing b=latest", r"a=nothing: no such directory"),
+        ("evaluate batch_size=0", r"batch_size=0: "),
+        (
+            "trian",
+            r"trian: no such verb; choose one of train, sample, evaluate, check, replay, compare, report, tokenize, audit, import, export",
+        ),
+    ],
+)
+def test_mistakes_of_other_verbs(given: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(given.split(" ")) == 2
+    out, err = capfd.readouterr()
+    assert re.search("^error: " + said, err) and err.count("\n") == 1
+    assert out == ""
+
+
+def test_a_mistake_in_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "run=none", "json=true"]) == 2
+    assert json.loads(capfd.readouterr().out)["error"].startswith("run=none: no such directory")
+
+
+def test_an_old_run_is_never_written_over(texts: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "summary.json").write_text("precious")
+    for how in (f"run_dir={old}", f"hydra.run.dir={old}"):
+        assert main(["train", *tiny_overrides(texts), how]) == 2
+        assert "holds a run already" in capfd.readouterr().err
+    assert [p.name for p in old.iterdir()] == ["summary.json"] and (old / "summary.json").read_text() == "precious"
+
+
+def test_a_failure_is_not_a_mistake(
+    texts: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr("gptlab.training.module.GPTModule.training_step", broken)
+    assert main(["train", *tiny_overrides(texts), "json=true"]) == 1
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"error": "RuntimeError: the disk is on fire"}
+    assert "Traceback" in err
+
+
+def test_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "gptlab evaluate" in capfd.readouterr().out
+    assert main(["train", "--help"]) == 0
+    out = capfd.readouterr().out
+    for word in ("model", "nano", "xl", "top_p", "budget", "shakespeare_char", "--cfg job"):
+        assert word in out
+
+
+def test_cfg_job_shows_the_composed_config(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "model=small", "--cfg", "job"]) == 0
+    out = capfd.readouterr().out
+    assert "n_embd: 768" in out and "weight_decay: 0.1" in out

@@ -1,0 +1,158 @@
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptlab.data.batches import windows as under_test
+from gptlab.data.batches.order import Order
+from gptlab.data.batches.windows import Batch, EvalBatches, TrainBatches, TrainWindows, Windows, dense, packed, whole
+from gptlab.data.tokens.shards import Shard, TokenStream
+from gptlab.metrics import IGNORE
+
+T = 8
+EOT = 500
+FEW = settings(deadline=None, max_examples=100)
+SIZES = st.integers(1, 12)
+
+
+def every(windows: Windows) -> Batch:
+    """All windows, and some past the end, which count nothing."""
+    n = len(windows)
+    x, y = windows.__getitems__([*range(n), n, n + 7])
+    assert x.dtype == torch.int64 and x.shape == y.shape == (n + 2, windows.block_size)
+    assert (y[n:] == IGNORE).all()
+    return x[:n], y[:n]
+
+
+def test_targets_are_the_inputs_one_later() -> None:
+    x, y = dense(np.arange(100, dtype=np.uint16), T).__getitems__([3, 0])
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    assert x[0].tolist() == list(range(24, 32)) and y[0, -1] == 32
+
+
+@FEW
+@given(n=st.integers(0, 100), size=SIZES)
+def test_full_windows_and_what_they_drop_are_the_stream(n: int, size: int) -> None:
+    windows = dense(np.arange(n, dtype=np.uint16), size)
+    x, y = every(windows)
+    predicted = y.flatten().tolist()
+    assert len(windows) == max(0, n - 1) // size
+    assert x.flatten().tolist() == list(range(len(predicted)))
+    assert predicted + list(range(n - windows.dropped, n)) == list(range(1, n))
+    assert windows.fill == (1.0 if len(windows) else 0.0)
+
+
+@FEW
+@given(n=st.integers(0, 100), size=SIZES, stride=st.integers(1, 15))
+def test_windows_overlap_by_what_the_stride_leaves(n: int, size: int, stride: int) -> None:
+    windows = dense(np.arange(n, dtype=np.uint16), size, stride)
+    starts = [start for start in range(0, n, stride) if start + size < n]
+    x, y = every(windows)
+    assert x.tolist() == [list(range(start, start + size)) for start in starts]
+    assert torch.equal(y, x + 1)
+    if stride <= size:
+        assert len(np.unique(y)) + windows.dropped == max(0, n - 1)
+
+
+@FEW
+@given(n=st.integers(0, 100), size=SIZES)
+def test_whole_windows_predict_every_token_once(n: int, size: int) -> None:
+    windows = whole(np.arange(n, dtype=np.uint16), size)
+    x, y = every(windows)
+    assert y[y != IGNORE].tolist() == list(range(1, n))
+    assert (x[y != IGNORE] + 1 == y[y != IGNORE]).all()
+    assert windows.dropped == 0
+    assert windows.fill * y.numel() == pytest.approx(max(0, n - 1))
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> TokenStream:
+    """Documents behind separators, of ids that say where they stand; the first one may have lost its separator."""
+    lengths = draw(st.lists(st.integers(1, 30), min_size=1, max_size=12))
+    ids = np.arange(sum(lengths), dtype=np.uint16)
+    ids[np.cumsum([0, *lengths])[draw(st.integers(0, 1)) : -1]] = EOT
+    with tempfile.NamedTemporaryFile() as file:
+        ids.tofile(file.name)
+        return TokenStream([Shard(Path(file.name), "uint16", len(ids))])
+
+
+@FEW
+@given(documents(), SIZES)
+def test_packed_windows_are_the_stream(tokens: TokenStream, size: int) -> None:
+    windows = packed(tokens, size, EOT)
+    x, y = every(windows)
+    ids = tokens[:].tolist()
+    lengths = [int(stop) - int(start) for start, stop in zip(windows.starts, windows.stops, strict=True)]
+    assert [i for row, n in zip(x.tolist(), lengths, strict=True) for i in row[:n]] == ids
+    assert y[y != IGNORE].tolist() == ids[1:]
+    for row, n in enumerate(lengths):
+        assert 0 < n <= size
+        assert (x[row, n:] == 0).all() and (y[row, n:] == IGNORE).all()
+    assert windows.dropped == 0
+    assert windows.fill * y.numel() == pytest.approx(len(ids))
+
+
+@FEW
+@given(documents(), SIZES)
+def test_only_documents_longer_than_a_window_are_cut(tokens: TokenStream, size: int) -> None:
+    windows = packed(tokens, size, EOT)
+    borders = [*tokens.document_starts(EOT).tolist(), len(tokens)]
+    for start, stop in zip(windows.starts, windows.stops, strict=True):
+        after = next((border for border in borders if border > stop), stop)
+        before = max(border for border in borders if border <= start)
+        if start not in borders:
+            assert min(border for border in borders if border > start) - before > size
+        if stop in borders and stop < len(tokens):
+            assert after - start > size  # the next one would not have fitted
+        elif stop not in borders:
+            assert stop - start == size
+
+
+def test_a_batch_of_several_sources() -> None:
+    sources = [dense(np.arange(start, start + 50, dtype=np.uint16), T) for start in (0, 1000)]
+    x, y = TrainWindows(sources).__getitems__([(1, 2), (0, 0), (1, 0)])
+    assert x[:, 0].tolist() == [1016, 0, 1000]
+    assert torch.equal(y, x + 1)
+
+
+@st.composite
+def layouts(draw: st.DrawFn, batch_size: int) -> tuple[int, int]:
+    """(devices, micro-batch) of a global batch."""
+    world_size = draw(st.sampled_from([1, 2, 4, 8]))
+    share = batch_size // world_size
+    return world_size, draw(st.sampled_from([m for m in range(1, share + 1) if share % m == 0]))
+
+
+@FEW
+@given(st.data(), st.sampled_from([8, 16, 24, 48]), st.integers(1, 7))
+def test_any_devices_before_and_after_any_restart_give_the_same_steps(data: st.DataObject, B: int, steps: int) -> None:
+    order = Order([20, 9], [3, 1], 5)  # through several epochs
+    first_step = data.draw(st.integers(0, steps))
+    seen: list[list[tuple[int, int]]] = []
+    with mock.patch.object(under_test, "AHEAD", 30):
+        for begin, end in ((0, first_step), (first_step, steps)):
+            world_size, micro = data.draw(layouts(B))
+            samplers = [TrainBatches(order, steps, B, micro, rank, world_size, begin) for rank in range(world_size)]
+            ranks = [list(sampler) for sampler in samplers]
+            passes = B // (micro * world_size)
+            assert {len(rank) for rank in ranks} == {len(samplers[0])} == {(steps - begin) * passes}
+            assert {len(batch) for rank in ranks for batch in rank} <= {micro}
+            for step in range(end - begin):
+                mine = [rank[step * passes : (step + 1) * passes] for rank in ranks]
+                seen.append([place for rank in mine for batch in rank for place in batch])
+    expected = [order.at(range(step * B, step * B + B)) for step in range(steps)]
+    assert list(map(sorted, seen)) == list(map(sorted, expected))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_sees_each_window_on_one_rank_in_equally_many_batches(world_size: int) -> None:
+    samplers = [EvalBatches(10, 4, rank, world_size) for rank in range(world_size)]
+    ranks = [list(sampler) for sampler in samplers]
+    seen = [i for rank in ranks for batch in rank for i in batch if i < 10]
+    assert sorted(seen) == list(range(10))
+    assert {len(rank) for rank in ranks} == {len(samplers[0])}

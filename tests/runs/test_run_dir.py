@@ -1,0 +1,91 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import gptlab
+from gptlab.commands.sample import sample
+from gptlab.config import TrainConfig, compose
+from gptlab.errors import UserError
+from gptlab.runs.run_dir import RunDir
+from gptlab.training.run import train
+
+Tiny = Callable[..., TrainConfig]
+
+
+def test_load_gives_what_was_trained(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    gpt, tokenizer = gptlab.load("outputs/latest")
+    assert all(torch.equal(saved[f"gpt.{k}"], v) for k, v in gpt.state_dict().items())
+    assert not gpt.training and gpt.lm_head.weight is gpt.wte.weight
+    assert tokenizer.decode(tokenizer.encode("héllo")) == "héllo"
+    assert gpt(torch.tensor([tokenizer.encode("the cat")])).shape == (1, 7, 257)
+
+
+def test_latest_is_the_newest(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(tiny(f"run_dir={tmp_path}/{name}", "budget.steps=1"))
+        assert RunDir.find("latest").path.resolve() == tmp_path / name
+
+
+def test_a_run_without_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    last.unlink()
+    with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt; it has best\.ckpt"):
+        RunDir.find("latest")
+    for name in ("best", "step-6"):
+        (tmp_path / f"run/checkpoints/{name}.ckpt").unlink()
+    with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt; let the training reach one"):
+        RunDir.find("latest")
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "other"])
+def test_a_damaged_checkpoint(tiny: Tiny, tmp_path: Path, damage: str) -> None:
+    train(tiny())
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "garbage":
+        path.write_bytes(b"not a checkpoint")
+    else:
+        torch.save({"state_dict": {}}, path)
+    with pytest.raises(UserError, match=r"^run=.+last\.ckpt: is not a whole gptlab checkpoint"):
+        gptlab.load("latest")
+
+
+def test_no_code_runs_from_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "owned",)  # type: ignore[return-value]
+
+    train(tiny())
+    torch.save({"model": {}, "state_dict": Evil()}, tmp_path / "run/checkpoints/last.ckpt")
+    with pytest.raises(UserError, match="is not a whole gptlab checkpoint"):
+        gptlab.load("latest")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_sample(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny())
+    capsys.readouterr()
+    ask = ["prompt=the cat", "num_samples=2", "max_new_tokens=9"]
+    result = sample(compose("sample", ask))
+    _, tokenizer = gptlab.load()
+    for s in result["samples"]:
+        assert s["prompt"] == "the cat" and len(s["ids"]) <= 9 and s["text"] == tokenizer.decode(s["ids"])
+    assert result["samples"][0] != result["samples"][1]
+    assert capsys.readouterr().out.count("the cat") == 2
+    assert sample(compose("sample", ask)) == result
+    assert sample(compose("sample", [*ask, "seed=2"])) != result
+    greedy = [sample(compose("sample", [*ask, "decoder=greedy", f"seed={s}"])) for s in (1, 2)]
+    top_1 = sample(compose("sample", [*ask, "decoder=top_k", "decoder.k=1"]))
+    assert greedy[0]["samples"] == greedy[1]["samples"] == top_1["samples"]
+    assert top_1["decoder"] == "TopK(temperature=1.0, k=1)"
+
+
+def test_sample_without_a_prompt_takes_the_run_s(tiny: Tiny) -> None:
+    train(tiny())
+    assert sample(compose("sample"))["samples"][0]["prompt"] == "the cat"

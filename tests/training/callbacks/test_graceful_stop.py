@@ -1,0 +1,202 @@
+"""A run that is asked to stop saves, says how to go on, and ends the same when it does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptlab.config import TrainConfig, compose
+from gptlab.errors import UserError
+from gptlab.runs.run_dir import LAYOUT, RunDir
+from gptlab.training.callbacks import graceful_stop as stopping
+from gptlab.training.module import GPTModule
+from gptlab.training.run import train
+from tests.conftest import ROOT, start, tiny_overrides
+from tests.training.test_resume import RUN, resumed, rows, same, stop_at
+
+Tiny = Callable[..., TrainConfig]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_signals(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent within step 5, the run ends there, and Slurm is asked to start it again after SIGUSR1."""
+    train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
+    asked: list[list[str]] = []
+    monkeypatch.setattr(stopping.subprocess, "run", lambda command, check: asked.append(command))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    sigterm, sigint = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        signal_at(patch, 8, getattr(signal, name))
+        train(tiny(*RUN))
+    os.kill(os.getpid(), signal.SIGUSR1)  # as one that comes after those of other ranks: nobody minds
+    assert signal.getsignal(signal.SIGTERM) is sigterm and signal.getsignal(signal.SIGINT) is sigint
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (summary["status"], summary["steps"]) == ("stopped", 4)
+    assert asked == ([["scontrol", "requeue", "17"]] if name == "SIGUSR1" else [])
+    resumed(tmp_path / "run")
+    assert same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_warning_before_the_first_step(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = GPTModule.configure_optimizers
+
+    def configure_optimizers(self: GPTModule) -> object:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return whole(self)
+
+    monkeypatch.setattr(GPTModule, "configure_optimizers", configure_optimizers)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*RUN))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (summary["status"], summary["steps"]) == ("stopped", 0)
+
+
+def signal_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int) -> None:
+    whole = GPTModule.training_step
+
+    def training_step(self: GPTModule, data: object, batch_idx: int) -> torch.Tensor:
+        if batch_idx == batch:
+            os.kill(os.getpid(), number)
+        return whole(self, data, batch_idx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GPTModule, "training_step", training_step)
+
+
+def test_a_time_limit(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny("trainer.max_minutes=0.01", "budget.steps=100000", "trainer.val_every_n_steps=100000"))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["status"] == "stopped" and 0 < summary["steps"] < 100000
+    assert f"go on: gptlab train resume={tmp_path}/run" in capsys.readouterr().out.replace("\n", "")
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == summary["steps"]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together(texts: str, tmp_path: Path) -> None:
+    """The signal reaches one of them; both stop after the same step, and the run goes on as if nothing had been."""
+    ask = [*tiny_overrides(texts), "trainer.devices=2", "schedule=constant", "logger.every_n_steps=1"]
+    command = [sys.executable, str(ROOT / "train.py")]
+    signals = ("SIGTERM", "SIGINT")
+    steps = []
+    for name in signals:
+        endless = [*ask, "budget.steps=100000", "trainer.val_every_n_steps=100000", f"run_dir={name}"]
+        process = start([*command, *endless], stderr=subprocess.PIPE)
+        metrics = tmp_path / name / "metrics.csv"
+        for _ in range(1200):
+            if metrics.exists() and metrics.read_text().count("\n") > 5:
+                break
+            time.sleep(0.1)
+        process.send_signal(getattr(signal, name))
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 1 and "stopped at step" in out and "Traceback" not in err, (out, err)
+        steps.append(json.loads((tmp_path / name / "summary.json").read_text())["steps"])
+        saved = torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
+        assert saved["global_step"] == steps[-1] > 0
+    more = [f"budget.steps={max(steps) + 3}", "trainer.val_every_n_steps=100000"]
+    subprocess.run([*command, *ask, *more, "run_dir=whole"], check=True, capture_output=True)
+    for name in signals:
+        subprocess.run([*command, f"resume={name}", *more], check=True, capture_output=True)
+        assert same(tmp_path / "whole", tmp_path / name)
+
+
+def test_a_validation_is_not_lost_between_checkpoint_and_kill(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a step is saved and validated, killed in the validation it comes again."""
+    train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
+
+    def killed(self: GPTModule, batch: object, batch_idx: int) -> None:
+        if self.global_step == 6:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(GPTModule, "on_validation_batch_start", killed)
+        train(tiny(*RUN))
+    resumed(tmp_path / "run")
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def again(tiny: Tiny, *more: str) -> TrainConfig:
+    return tiny(*RUN, "resume=auto", *more)
+
+
+def test_auto_goes_on_with_the_newest_unfinished_run_of_the_config(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
+    for name, more in (("a", []), ("b", []), ("c", ["optimizer.lr=0.5"]), ("d", [])):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            stop_at(patch, 1 if name == "d" else 9, RuntimeError())  # d has no checkpoint yet
+            train(tiny(*RUN, *more, f"run_dir=outputs/day/{name}"))
+    summary = train(again(tiny, "run_dir=outputs/day/new"))
+    assert summary is not None and summary["run_dir"].endswith("outputs/day/b")
+    assert (summary["status"], summary["steps"]) == ("finished", 12)
+    assert same(tmp_path / "whole", tmp_path / "outputs/day/b")
+    second = train(again(tiny, "run_dir=outputs/day/new"))
+    assert second is not None and second["run_dir"].endswith("outputs/day/a")
+    third = train(again(tiny, "run_dir=outputs/day/new"))  # nothing is left: a new one
+    assert third is not None and third["run_dir"].endswith("outputs/day/new") and third["steps"] == 12
+
+
+def test_auto_in_a_named_directory(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same line starts it and goes on with it, as a queue would repeat it."""
+    for batch in (7, 13):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            stop_at(patch, batch, RuntimeError())
+            train(again(tiny, f"run_dir={tmp_path}/job"))
+    summary = train(again(tiny, f"run_dir={tmp_path}/job"))
+    assert summary is not None and summary["steps"] == 12
+    with pytest.raises(UserError, match=r"^run_dir=.+job: holds a run already"):
+        train(again(tiny, f"run_dir={tmp_path}/job"))
+
+
+def test_a_run_that_is_still_running_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    lock = RunDir(tmp_path / "run").hold()
+    with pytest.raises(UserError, match=r"^resume=.+run: is still running; stop it first"):
+        resumed(tmp_path / "run", "budget.steps=9")
+    lock.release()
+    assert resumed(tmp_path / "run", "budget.steps=9")["steps"] == 9
+
+
+def test_a_run_of_a_newer_version(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny())
+    path = tmp_path / "run/summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": LAYOUT + 1}))
+    with pytest.raises(
+        UserError, match=rf"made by a newer gptlab \(its layout is {LAYOUT + 1}, this one knows {LAYOUT}"
+    ):
+        resumed(tmp_path / "run", "budget.steps=9")
+
+
+def test_not_a_run(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a run directory"):
+        train(compose("train", [f"resume={tmp_path}"]))
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, batches = GPTModule.training_step, []
+
+    def training_step(self: GPTModule, data: object, batch_idx: int) -> torch.Tensor:
+        if batch_idx == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        batches.append(batch_idx)
+        return whole(self, data, batch_idx)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GPTModule, "training_step", training_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*RUN))
+    assert batches[-1] == 7
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"

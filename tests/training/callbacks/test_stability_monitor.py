@@ -1,0 +1,193 @@
+"""A run that goes wrong says so, with the batch that did it."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from gptlab.commands.main import main
+from gptlab.commands.replay import replay
+from gptlab.config import TrainConfig, compose
+from gptlab.errors import RunFailed, UserError
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
+from gptlab.optim.optimizers import AdamW
+from gptlab.optim.schedules import Constant
+from gptlab.tokenizer_options import Byte
+from gptlab.training.callbacks.stability_monitor import Spike, Spikes, StabilityMonitor
+from gptlab.training.loss import Loss
+from gptlab.training.module import GPTModule, NotFinite
+from gptlab.training.run import train
+from tests.training.test_resume import resumed, same, weights
+
+Tiny = Callable[..., TrainConfig]
+STEADY = ["model.dropout=0.2", "data.micro_batch_size=2", "budget.steps=8", "checkpoint.every_n_steps=2"]
+
+
+def spoiled(monkeypatch: pytest.MonkeyPatch, *passes: int) -> list[torch.Tensor]:
+    """Losses of these training passes, counted from 0, become NaN; returns what all passes were given."""
+    forward, given = Loss.forward, list[torch.Tensor]()
+
+    def broken(self: Loss, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        loss = forward(self, x, y)
+        if not torch.is_grad_enabled():
+            return loss
+        given.append(x)
+        return loss * math.nan if len(given) - 1 in passes else loss
+
+    monkeypatch.setattr(Loss, "forward", broken)
+    return given
+
+
+def report(run: Path, step: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / f"trouble/step-{step}.json").read_text())
+    return found
+
+
+def test_it_stops_before_the_weights_are_spoiled(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        given = spoiled(patch, 9)  # the second half of step 5
+        why = (
+            r"^step=5: its gradient is not finite; lower optimizer\.lr, or on_nan=skip; .*gptlab replay run=.+ step=5$"
+        )
+        with pytest.raises(RunFailed, match=why):
+            train(tiny(*STEADY))
+    run = tmp_path / "run"
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+    assert all(w.isfinite().all() for w in weights(run).values())
+    found = report(run, 5)
+    assert found["what"] == "the gradient is not finite" and len(found["windows"]) == 4
+    batch = torch.cat(given[8:10])
+    for row, window in zip(batch, found["windows"], strict=True):
+        assert Byte().build([]).decode(row.tolist()) == window["text"][: len(window["text"]) - 1]
+    assert resumed(run)["status"] == "finished"  # without the fault
+
+
+def test_a_step_is_left_out(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 5 changes nothing; step 6 is made by the batch of step 6. SGD without momentum tells by its weights."""
+    plain = [*STEADY, "optimizer=sgd", "optimizer.momentum=0", "schedule=constant", "schedule.warmup_steps=0"]
+    every = ["checkpoint.every_n_steps=1", "checkpoint.keep_last=9", "on_nan=skip"]
+    with monkeypatch.context() as patch:
+        spoiled(patch, 8)
+        summary = train(tiny(*plain, *every))
+    assert summary is not None and (summary["status"], summary["steps"]) == ("finished", 8)
+
+    def at(step: int) -> torch.Tensor:
+        saved = torch.load(tmp_path / f"run/checkpoints/step-{step}.ckpt", weights_only=True)["state_dict"]
+        return torch.cat([w.flatten() for w in saved.values()])
+
+    assert torch.equal(at(4), at(5)) and not torch.equal(at(5), at(6))
+    assert "left out" in report(tmp_path / "run", 5)["what"]
+
+
+def test_back_to_the_last_checkpoint(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 6 goes wrong: step 7 is made from the weights and the optimizer of step 4."""
+    steady = [*STEADY, "schedule=constant", "schedule.warmup_steps=0", "checkpoint.every_n_steps=4"]
+    with monkeypatch.context() as patch:
+        spoiled(patch, 11)
+        train(tiny(*steady, "on_nan=rewind", "budget.steps=6"))
+    assert "going on with the weights of step 4" in report(tmp_path / "run", 6)["what"]
+    train(tiny(*steady, f"run_dir={tmp_path}/plain", "budget.steps=4"))
+    assert same(tmp_path / "run", tmp_path / "plain")
+
+
+def test_it_does_not_go_on_like_that(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        spoiled(patch, *range(6, 100))
+        with pytest.raises(RunFailed, match=r"^step=16: "):
+            train(tiny("budget.steps=30", "on_nan=skip"))
+    assert len(list((tmp_path / "run/trouble").iterdir())) == 10
+
+
+def test_where_the_look_comes_late(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU `stop` looks when it logs and when it saves: the step is named all the same, and nothing spoiled saved."""
+    monkeypatch.setattr(GPTModule, "device", property(lambda self: _Elsewhere("cpu")))
+    monkeypatch.setattr(torch.cpu, "manual_seed", torch.default_generator.manual_seed, raising=False)
+    monkeypatch.setattr("gptlab.training.callbacks.throughput_monitor.wait_for_device", lambda device: None)
+    with monkeypatch.context() as patch:
+        spoiled(patch, 4)
+        with pytest.raises(RunFailed, match=r"^step=5: "):
+            train(tiny("budget.steps=20", "logger.every_n_steps=8", "checkpoint.every_n_steps=4", "on_nan=stop"))
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 4
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_where_a_scaler_passes_over_steps(on_nan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 16-mixed, which a CPU has not, a gradient that is not finite is everyday; a loss is not."""
+    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
+    module = GPTModule(Loss(gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps=3, seed=0, on_nan=on_nan)
+    module.step_losses = [(1, 2.0), (2, math.nan), (3, 2.1)]
+    monkeypatch.setattr(module, "logs_after", lambda batch_idx: True)
+    trouble = StabilityMonitor(tmp_path, Byte().build([]), on_nan, 8.0, Console(quiet=True))
+    trainer: Any = SimpleNamespace(is_global_zero=False)
+    if on_nan == "stop":
+        with pytest.raises(NotFinite, match="step 2"):
+            trouble.on_train_batch_end(trainer, module, None, None, 2)
+        return
+    trouble.on_train_batch_end(trainer, module, None, None, 2)
+    assert trouble.left_out == [2] and list(trouble.spikes.last) == [2.0, 2.1]
+
+
+class _Elsewhere(str):
+    type = "cuda"
+
+
+def test_spikes() -> None:
+    rng = np.random.default_rng(0)
+    spikes = Spikes(sigmas=6.0)
+    quiet = [spikes.see(step, 3 + 0.1 * float(rng.standard_normal())) for step in range(200)]
+    assert quiet == [None] * 200
+    last = np.array(spikes.last)
+    assert len(last) == 100
+    spread = 1.4826 * np.median(np.abs(last - np.median(last)))
+    assert spikes.see(200, float(np.median(last) + 5.9 * spread)) is None
+    assert isinstance(spikes.see(201, 4.0), Spike)
+    off = Spikes(sigmas=0, last=last)
+    assert off.see(202, 100.0) is None
+    assert Spikes(sigmas=6.0, last=last[:10]).see(10, 100.0) is None  # too little to know what is usual
+
+
+def test_a_spike_is_reported(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, calls = Loss.forward, [0]
+
+    def jumps(self: Loss, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        calls[0] += torch.is_grad_enabled()
+        return forward(self, x, y) * (3 if calls[0] == 27 and torch.is_grad_enabled() else 1)
+
+    monkeypatch.setattr(Loss, "forward", jumps)
+    train(tiny("budget.steps=30", "logger.every_n_steps=10"))
+    assert [path.name for path in (tmp_path / "run/trouble").iterdir()] == ["step-27.json"]
+    found = report(tmp_path / "run", 27)
+    assert found["loss"] > 2 * found["usual"] > 2 and len(found["windows"]) == 4
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_replay_rebuilds_the_batch(
+    packing: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        given = spoiled(patch)
+        train(tiny(f"data.packing={packing}"))
+    result = replay(compose("replay", [f"run={tmp_path}/run", "step=3", "out=batch.pt"]))
+    saved = torch.load("batch.pt", weights_only=True)
+    assert torch.equal(saved["x"], given[2])
+    assert [(row["source"], row["window"]) for row in result["windows"]] == saved["windows"]
+    assert all(0 < row["loss"] < 10 for row in result["windows"])
+    with pytest.raises(UserError, match=r"^out=batch\.pt: exists already"):
+        replay(compose("replay", [f"run={tmp_path}/run", "step=3", "out=batch.pt"]))
+    capfd.readouterr()
+    assert main(["replay", f"run={tmp_path}/run", "step=3", "json=true"]) == 0
+    assert json.loads(capfd.readouterr().out)["windows"] == result["windows"]
+    (tmp_path / "texts/00.txt").write_text("something else")
+    assert main(["replay", f"run={tmp_path}/run", "step=3"]) == 2
+    assert "the text is not the one of the run any more" in capfd.readouterr().err

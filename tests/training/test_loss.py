@@ -1,0 +1,87 @@
+"""The loss, whole and in chunks."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gptlab.metrics import IGNORE
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
+from gptlab.training import loss as objective
+from gptlab.training.loss import Loss
+
+PEAK = """
+import re, sys, torch
+from pathlib import Path
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
+from gptlab.training.loss import Loss
+torch.manual_seed(0)
+gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=16, block_size=1024, vocab_size=int(sys.argv[2])))
+x, y = torch.randint(100, (2, 8, 1024))
+def peak():  # of this process alone: getrusage also counts what its parent was before the exec
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before = peak()
+Loss(gpt, chunked=sys.argv[1] == "chunked")(x, y).sum().backward()
+print((peak() - before) / 1024)
+"""
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("separator", [None, 3])
+def test_in_chunks_it_is_the_same(
+    dtype: torch.dtype | None, separator: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 26 positions a chunk has 7, and some targets count nothing; the loss and every gradient agree."""
+    monkeypatch.setattr(objective, "CHUNK", 7)
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=13, vocab_size=11, logit_softcap=5.0))
+    x, y = torch.randint(11, (2, 2, 13))
+    y[0, 3:6] = IGNORE
+    found = []
+    for chunked in (False, True):
+        gpt.zero_grad()
+        loss = Loss(gpt, separator, dtype, chunked)(x, y)
+        loss.sum().backward()
+        found.append([loss.detach(), *(p.grad for p in gpt.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert one is not None and (one - other).norm() <= (1e-5 if dtype is None else 0.05) * one.norm()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_all_at_once(dtype: torch.dtype | None, compiled: bool) -> None:
+    """Blocks computed again, in chunks, in low precision, compiled: the gradients of the plain loss."""
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=13, vocab_size=11))
+    x, y = torch.randint(11, (2, 2, 13))
+    found = []
+    for plain in (True, False):
+        gpt.zero_grad()
+        gpt.recompute = not plain
+        objective = Loss(gpt, None, dtype, chunked=not plain)
+        if compiled and not plain:
+            objective.compile()
+        objective(x, y).sum().backward()
+        found.append([p.grad.clone() for p in gpt.parameters() if p.grad is not None])
+    assert len(found[0]) == len(found[1]) == len(list(gpt.parameters()))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() <= (1e-5 if dtype is None else 0.05) * one.norm()
+
+
+@pytest.mark.slow
+def test_memory_for_logits_does_not_grow_with_the_vocabulary_beyond_a_chunk() -> None:
+    """8,192 positions: whole, logits and their gradients are some GB at 32,768 tokens; in chunks an eighth of that."""
+    peak = {
+        (how, v): float(
+            subprocess.run([sys.executable, "-c", PEAK, how, str(v)], capture_output=True, check=True).stdout
+        )
+        for how in ("full", "chunked")
+        for v in (8192, 32768)
+    }
+    print({key: f"{megabytes:,.0f} MB" for key, megabytes in peak.items()})
+    logits = 8192 * 32768 * 4 / 2**20  # MB
+    assert peak["full", 32768] > 2 * logits > 4 * peak["chunked", 32768]
+    assert peak["full", 32768] - peak["full", 8192] > 5 * (peak["chunked", 32768] - peak["chunked", 8192])
