@@ -1,0 +1,39 @@
+"""Derive every random number from one function of (seed, purpose, position).
+
+Whatever ran before, on how many devices, and however often a run was stopped changes none of them: the order of the
+data asks for (epoch, source), the noise of dropout for (step, micro-batch, rank), a draw of a sample for (prompt,
+sample, token). Two purposes never share a stream.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+# the order of the data came first: it has no number of its own, so that runs of all versions see one order
+PURPOSES = {"order": (), "dropout": (1,), "draw": (2,)}
+
+
+def seed_sequence(seed: int, purpose: str, *position: int) -> np.random.SeedSequence:
+    """Return NumPy's SeedSequence (O'Neill 2015) of a seed, a purpose of PURPOSES, and non-negative integers."""
+    return np.random.SeedSequence((seed, *position), spawn_key=PURPOSES[purpose])
+
+
+def random_seed(seed: int, purpose: str, *position: int) -> int:
+    """Return 63 random bits, such as a generator of torch is seeded with."""
+    return int(seed_sequence(seed, purpose, *position).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def uniform(seed: int, purpose: str, *position: int) -> float:
+    """Return a number in [0, 1), a multiple of 2^-53."""
+    return int(seed_sequence(seed, purpose, *position).generate_state(1, np.uint64)[0] >> np.uint64(11)) / 2**53
+
+
+def text_position(text: str) -> int:
+    """Return a text as a position: 64 bits of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def round_keys(seed: int, purpose: str, *position: int, rounds: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Return `rounds` independent 64-bit numbers."""
+    return seed_sequence(seed, purpose, *position).generate_state(rounds, np.uint64)
