@@ -8,16 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gptlab.commands import check as checking
-from gptlab.commands.check import cached, causal, drift, ordered, overfits, resumes, uniform
+from gptlab.commands import checks as checking
+from gptlab.commands.checks import cached, causal, drift, ordered, overfits, resumes, uniform
 from gptlab.commands.main import main
-from gptlab.config import TrainConfig
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.batches.windows import TrainBatches
 from gptlab.data.tokens.prepare import prepare
 from gptlab.model import attention
 from gptlab.model.attention import KVCache
 from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from tests.conftest import tiny_overrides
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from gptlab.errors import UserError, reason, require
 from gptlab.files import write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.runs.config_file import LAYOUT, read_config, write_config
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
-LAYOUT = 1  # raise when older versions cannot read what a run leaves
+CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
 
 
 class RunDir:
@@ -132,33 +134,12 @@ class RunDir:
         return TokenStream(shards)[0:most].astype("<u4").tobytes()
 
     def config(self) -> dict[str, Any]:
-        """What config.yaml says."""
-        import yaml
+        """Return what config.yaml says, in the present layout."""
+        return read_config(self.path / "config.yaml")
 
-        config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
-        return config
-
-    def with_options(self, options: dict[str, str]) -> str:
-        """The name of a config beside config.yaml in which other options stand for some groups (of Hydra)."""
-        before = self.config()
-        values = {key: value for key, value in before.items() if key not in options}
-        kept = [each for each in values["defaults"] if str(each).partition("@")[2] not in options]
-        at = kept.index("_self_")
-        parts, recipes = ([{f"/{k}": o} for k, o in options.items() if (k in before) is part] for part in (True, False))
-        values["defaults"] = [
-            *kept[:at],
-            *parts,
-            "_self_",
-            *recipes,
-            *kept[at + 1 :],
-        ]  # debug, experiment: over the rest
-        self.write_config(values, "resumed")
-        return "resumed"
-
-    def write_config(self, values: dict[str, Any], name: str = "config") -> None:
-        import yaml  # omegaconf's own
-
-        write_atomically(self.path / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+    def write_config(self, values: dict[str, Any]) -> None:
+        """Write what `gptlab.runs.config_file.record` returned."""
+        write_config(self.path / "config.yaml", values)
 
     def sample_prompts(self) -> Iterable[str]:
         prompts: list[str] = self.config()["sample_prompts"]
@@ -192,6 +173,18 @@ class RunDir:
         except Timeout as error:
             raise UserError("resume", self.path, "is still running", "stop it first, or wait for its end") from error
         return lock
+
+
+def default_run_dir(name: str) -> Path:
+    """Return a new directory for a run that nobody has named one for: outputs/DATE/TIME-NAME.
+
+    The processes that Lightning starts for the other devices get the directory that the first one has chosen.
+    """
+    chosen = os.environ.get(CHOSEN)
+    if chosen is None or os.environ.get("LOCAL_RANK", "0") == "0":
+        chosen = str(Path(datetime.now().strftime(f"outputs/%Y-%m-%d/%H-%M-%S-{name.replace('%', '%%')}")).absolute())
+        os.environ[CHOSEN] = chosen
+    return Path(chosen)
 
 
 def _point_latest_to(path: Path) -> None:

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptlab.config import TrainConfig
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.tokens.prepare import Corpus
 from gptlab.training.budget import Plan
+from gptlab.training.config import TrainConfig
 from gptlab.training.peak_flops import PeakFlops
 
 
@@ -41,7 +41,7 @@ def header(
         "batch": f"{config.data.batch_size} x {model.block_size} tokens a step on "
         f"{trainer.world_size} x {trainer.strategy.root_device.type}, {config.trainer.precision}",
         "peak": f"{peak.flops / 1e12:.3g} TFLOP/s a device ({peak.source}), for train/mfu",
-        "run": _near(config.run_dir),
+        "run": _near(str(config.path)),
     }
     grid = Table.grid(padding=(0, 2))
     for key, value in rows.items():

@@ -14,7 +14,7 @@ from gptlab.distributed.ranks import whole
 from gptlab.metrics import IGNORE, Score
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
-from gptlab.optim.schedules import Constant
+from gptlab.optim.schedules import Schedule
 from gptlab.training.loss import Loss
 from gptlab.training.resume import fresh_loops
 
@@ -38,7 +38,7 @@ class GPTModule(L.LightningModule):
         self,
         objective: Loss,
         optimizer: OptimizerConfig,
-        schedule: Constant,
+        schedule: Schedule,
         steps: int,
         val_bytes: int,
         clip_norm: float,

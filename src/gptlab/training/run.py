@@ -16,8 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.text import Text
 
-from gptlab.config import TrainConfig
-from gptlab.config.record import record
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.batches.windows import protocol
 from gptlab.data.tokens.prepare import Corpus
@@ -26,7 +24,8 @@ from gptlab.distributed.ranks import Ranks, SameConfig
 from gptlab.errors import RunFailed, require
 from gptlab.model.gpt import GPT, num_params
 from gptlab.planning.flops import flops_per_token
-from gptlab.runs.run_dir import RunDir
+from gptlab.runs.config_file import record
+from gptlab.runs.run_dir import RunDir, default_run_dir
 from gptlab.tokenizers import fingerprint
 from gptlab.training import console as report
 from gptlab.training.budget import Plan
@@ -39,7 +38,7 @@ from gptlab.training.callbacks.stability_monitor import StabilityMonitor
 from gptlab.training.callbacks.step_timer import StepTimer
 from gptlab.training.callbacks.tensorboard import TensorBoardLayout
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
-from gptlab.training.config import SCORES
+from gptlab.training.config import SCORES, TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule, NotFinite
@@ -64,9 +63,11 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     """Train as asked; returns what summary.json holds, or None in a process that is not rank 0."""
     _quieten()
     console = Console(quiet=rank_zero_only.rank != 0)  # type: ignore[attr-defined]
+    if config.run_dir is None:
+        config = dataclasses.replace(config, run_dir=str(default_run_dir(config.name)))
     begun = begin(config, console)
     config, whole, corpus, before, resumed = begun.config, begun.whole, begun.corpus, begun.before, begun.resumed
-    seed, path, model_config = config.seed, Path(config.run_dir), whole.model
+    seed, path, model_config = config.seed, config.path, whole.model
     datamodule = TextDataModule(corpus, config.data, model_config.block_size, seed)
 
     tokens_per_step = config.data.batch_size * model_config.block_size
@@ -96,7 +97,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     callbacks = [
         SameConfig(record(whole)),
         speed,
-        TensorBoardLayout(record(whole), list(dict.fromkeys([config.objective, *SCORES])), swept(path)),
+        TensorBoardLayout(record(whole), list(dict.fromkeys([config.search_metric, *SCORES])), swept(path)),
         *config.callbacks.build(),
         StabilityMonitor(path, corpus.tokenizer, config.on_nan, config.spike_sigmas, console),
         best(path / "checkpoints"),

@@ -7,15 +7,15 @@ from typing import Any
 
 from rich.console import Console
 
-from gptlab.config import TrainConfig
-from gptlab.config.record import record
 from gptlab.data.progress import watching
 from gptlab.data.tokens.prepare import Corpus, prepare
 from gptlab.errors import require
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizer_options import Saved
+from gptlab.training.config import TrainConfig
 from gptlab.training.resume import checkpoint_of, require_same, unfinished
 
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
@@ -36,7 +36,7 @@ class Start:
     @property
     def branches(self) -> bool:
         """Whether a new run takes it from the one before."""
-        return self.before is not None and self.before.path.resolve() != Path(self.config.run_dir).resolve()
+        return self.before is not None and self.before.path.resolve() != self.config.path.resolve()
 
     def require_more_than(self, steps: int) -> None:
         """Refuse to resume a run that has all its steps, unless it was killed at the very end."""
@@ -57,7 +57,7 @@ def begin(config: TrainConfig, console: Console) -> Start:
     loaded = start_from.load()[0].train() if start_from else None
     model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
     whole = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
-    if auto and (before := unfinished(plain(record(whole)), Path(config.run_dir))):
+    if auto and (before := unfinished(plain(record(whole)), config.path)):
         config, whole = (dataclasses.replace(c, run_dir=str(before.path)) for c in (config, whole))
     if before is None:
         return Start(config, whole, corpus, loaded, None)

@@ -14,16 +14,16 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from gptlab.config import TrainConfig
-from gptlab.config.record import record
 from gptlab.data.batches.windows import held_out
 from gptlab.data.tokens.prepare import prepare
 from gptlab.metrics import IGNORE, nats
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
+from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.callbacks.tensorboard import BINS, LayerNorms, add_curve, scalars
+from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.module import GPTModule
 from gptlab.training.run import bytes_per_token, train

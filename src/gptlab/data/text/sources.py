@@ -12,6 +12,7 @@ from typing import Any
 from gptlab.data.text import bundled, download, hub
 from gptlab.data.text.readers import Chunk, Reading, read
 from gptlab.errors import require
+from gptlab.registry import option
 
 PACKINGS = ("stream", "documents")
 
@@ -82,6 +83,7 @@ class Readable(TextData):
         return Reading(self.column, self.separator, self.errors)
 
 
+@option("data", "bundled")
 @dataclass
 class Bundled(TextData):
     """English that every Python carries: its language reference and its standard library's docstrings, about 2 MB.
@@ -96,9 +98,10 @@ class Bundled(TextData):
         return bundled.version()
 
 
+@option("data", "text")
 @dataclass
 class Files(Readable):
-    """Your own text: paths and globs, from the current folder."""
+    """Your own text, by paths and globs from the current folder: data.files=[book.txt,more/*.txt]."""
 
     files: list[str] = field(default_factory=list)
     val_files: list[str] = field(default_factory=list)  # what is held out; none: a part of `files`
@@ -118,6 +121,7 @@ class Files(Readable):
         return [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
 
 
+@option("data", "download")
 @dataclass
 class Download(Readable):
     """One file from a URL, fetched once and believed only if its SHA-256 is the one given."""
@@ -136,9 +140,13 @@ class Download(Readable):
         return self.sha256
 
 
+@option("data", "hub")
 @dataclass
 class Hub(TextData):
-    """A data set of the Hugging Face hub, streamed once into the cache; `path` may be a local folder of data files."""
+    """A data set of the Hugging Face hub: data.path=OWNER/NAME data.split=train data.column=text.
+
+    It is streamed once into the cache; `path` may be a local folder of data files.
+    """
 
     path: str = ""  # OWNER/NAME
     name: str | None = None  # the configuration, where there are several
@@ -171,14 +179,16 @@ class Hub(TextData):
         return hub.version(self.path)
 
 
+@option("data", "mixture")
 @dataclass
 class Mixture(DataConfig):
-    """Several sources, trained on in proportion to their weights; each goes through epochs of its own.
+    """Several sources by weight: +data@data.parts.a=verdict +data@data.parts.b=text +data.weights.b=3.
 
+    They are trained on in proportion to their weights; each goes through epochs of its own.
     Of a part only what says where its text comes from, and its val_fraction, counts.
     """
 
-    parts: dict[str, Any] = field(default_factory=dict)  # +data@data.parts.NAME=OPTION
+    parts: dict[str, DataConfig] = field(default_factory=dict)  # +data@data.parts.NAME=OPTION
     weights: dict[str, float] = field(default_factory=dict)  # +data.weights.NAME=2; a part that is not named weighs 1
 
     def __post_init__(self) -> None:
@@ -194,9 +204,13 @@ class Mixture(DataConfig):
         return self.weights.get(name, 1.0)
 
 
+@option("data", "tokens")
 @dataclass
 class TokenFiles(DataConfig):
-    """Tokens that exist already: a folder of `gptlab tokenize`, or .bin files as nanoGPT and llm.c write them."""
+    """Tokens that exist already: a folder of `gptlab tokenize`, or .bin files as nanoGPT and llm.c write them.
+
+    data.folder=DIR, or data.train=[train.bin] data.val=[val.bin].
+    """
 
     folder: str | None = None  # with its own tokenizer
     train: list[str] = field(default_factory=list)  # paths and globs, in their order
