@@ -108,8 +108,10 @@ def compose(
     """Return the typed config of a verb, as its command would get it: `compose("train", ["model=micro"])`.
 
     `run` is a run's directory or config.yaml, over which the overrides go; `config_dir` a folder of further options,
-    and `config_name` a primary config in it.
+    and `config_name` a primary config in it; `config` is always that of a run.
     """
+    if config_dir and config_name == "config":  # a run's own, which is never composed as it stands
+        run, config_dir, config_name = config_dir, None, None
     given = [*([f"config={quoted(str(run))}"] if run else []), *(overrides or [])]
     name, given = primary(verb, given)
     if config_dir:

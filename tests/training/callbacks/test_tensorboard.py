@@ -65,7 +65,7 @@ def test_what_a_sweep_has_chosen_comes_first(tiny: Tiny, tmp_path: Path) -> None
     job = tmp_path / "3-optimizer.lr=0.1,schedule=cosine"
     job.mkdir()
     (job / "job.json").write_text("{}")
-    train(tiny("objective=val/perplexity", f"run_dir={job}"))
+    train(tiny("search_metric=val/perplexity", f"run_dir={job}"))
     about = board(job).SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
     experiment = metadata.parse_experiment_plugin_data(about)
     differ = {info.name for info in experiment.hparam_infos if info.differs}
@@ -151,12 +151,9 @@ def test_loss_by_position_is_that_of_all_ranks(tiny: Tiny, tmp_path: Path) -> No
         "-m",
         "gptlab.commands.main",
         "train",
-        "--config-dir",
-        str(tmp_path / "one"),
-        "--config-name",
-        "config",
+        f"config={tmp_path / 'one'}",
     ]
-    subprocess.run([*command, f"hydra.run.dir={tmp_path}/two", "trainer.devices=2"], check=True, timeout=300)
+    subprocess.run([*command, f"run_dir={tmp_path}/two", "trainer.devices=2"], check=True, timeout=300)
     one, two = (board(tmp_path / run).Histograms("val/loss_by_position")[-1] for run in ("one", "two"))
     assert two.histogram_value.bucket == pytest.approx(one.histogram_value.bucket, rel=1e-4)
 
