@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = -100  # a target that counts in no loss: padding
-
 
 def nats(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of logits (B, T, V) against ids y (B, T) in nats: mean, sum, or none (B T,), without IGNORE."""
-    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction=reduction)
+    """Cross-entropy of logits (B, T, V) against ids y (B, T) in nats: mean, sum, or none (B T,); targets of -100 do not
+    count."""
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100, reduction=reduction)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from gptlab.data.batches.datamodule import TextDataModule
-from gptlab.data.batches.windows import Batch
+from gptlab.data.batches.batch import IGNORE, Batch
 from gptlab.distributed.ranks import whole
-from gptlab.metrics import IGNORE, Score
+from gptlab.metrics import Score
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Constant
@@ -63,12 +62,13 @@ class GPTModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The share of one micro-batch in the mean next-token loss of its whole step, in nats per token (J&M eq. 10.5):
         their mean over micro-batches and ranks is exact however many targets each of them has."""
-        loss: Tensor = self.objective(*batch).sum() / self._data().targets_of(self.global_step + 1)
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        loss: Tensor = self.objective(batch.x, batch.y).sum() / (max(batch.step_targets or 0, 1) / parts)
         self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        x, y = batch
+        x, y = batch.x, batch.y
         self._val.append(torch.stack([self.objective(x, y).sum(0), (y != IGNORE).sum(0).float()]))
 
     def on_train_start(self) -> None:
@@ -186,10 +186,6 @@ class GPTModule(L.LightningModule):
                 self.left_out = step
                 for p in self.gpt.parameters():
                     p.grad = None  # optimizers pass over these
-
-    def _data(self) -> TextDataModule:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         loops = fresh_loops(
