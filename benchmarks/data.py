@@ -136,7 +136,8 @@ def tiktoken(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     """Batches of 8 random windows of 1,024 tokens, by one process; the map is cold at first."""
     from gptlab.data.batches.order import Order
-    from gptlab.data.batches.windows import TrainBatches, TrainWindows, dense
+    from gptlab.data.batches.sampler import TrainBatches
+    from gptlab.data.batches.windows import TrainWindows, dense
     from gptlab.data.text.sources import Files
     from gptlab.data.tokens.prepare import prepare
     from gptlab.tokenizer_options import Saved

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src/gptlab"
-GROUND = {"files", "errors", "metrics"}
+GROUND = {"files", "errors", "metrics", "randomness", "registry"}
 # room -> the rooms of gptlab it may use; commands may use anything
 MAY_USE = {
     "files": set(),
     "errors": set(),
     "metrics": set(),
+    "randomness": set(),
+    "registry": set(),
     "tokenizers": GROUND,
     "tokenizer_options": GROUND | {"tokenizers"},
     "model": GROUND,

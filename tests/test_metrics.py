@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from gptlab.metrics import IGNORE, Score, nats
+from gptlab.data.batches.batch import IGNORE
+from gptlab.metrics import Score, nats
 
 # Raschka, Build a Large Language Model (From Scratch), sec. 5.1.2
 PROBS = [[7.4541e-05, 3.1061e-05, 1.1563e-05], [1.0337e-05, 5.6776e-05, 4.7559e-06]]

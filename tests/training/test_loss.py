@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from gptlab.metrics import IGNORE
+from gptlab.data.batches.batch import IGNORE
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.training import loss as objective

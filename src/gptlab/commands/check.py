@@ -17,8 +17,9 @@ from rich.table import Table
 
 from gptlab.config import TrainConfig
 from gptlab.config.record import record
+from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.datamodule import TextDataModule
-from gptlab.data.batches.windows import Batch, TrainBatches
+from gptlab.data.batches.sampler import TrainBatches
 from gptlab.data.progress import watching
 from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import RunFailed
@@ -62,7 +63,7 @@ def check(config: TrainConfig) -> dict[str, Any]:
 
 
 def _checks(gpt: GPT, batch: Batch, data: TextDataModule, runs: "Runs") -> Iterator[tuple[str, Callable[[], Finding]]]:
-    yield "causality", lambda: causal(gpt, batch[0])
+    yield "causality", lambda: causal(gpt, batch.x)
     yield "first loss near ln V", lambda: uniform(gpt, batch)
     yield "order of the data", lambda: ordered(data)
     yield "overfits one batch", lambda: overfits(runs)
@@ -71,7 +72,7 @@ def _checks(gpt: GPT, batch: Batch, data: TextDataModule, runs: "Runs") -> Itera
     yield "resume to the bit", lambda: resumes(runs)
     yield "bf16 close to fp32", lambda: drift(gpt, batch, Loss(gpt, dtype=torch.bfloat16), 0.02)
     yield "compiled as eager", lambda: compiled(gpt, batch)
-    yield "cache as no cache", lambda: cached(gpt, batch[0])
+    yield "cache as no cache", lambda: cached(gpt, batch.x)
 
 
 @torch.no_grad()
@@ -97,7 +98,12 @@ def ordered(data: TextDataModule) -> Finding:
         parts = [list(TrainBatches(data.order, steps, WINDOWS, 1, rank, ranks)) for rank in range(ranks)]
         each = WINDOWS // ranks
         for step in range(steps):
-            dealt = [window for part in parts for passed in part[step * each : step * each + each] for window in passed]
+            dealt = [
+                window
+                for part in parts
+                for passed in part[step * each : step * each + each]
+                for window in passed.windows
+            ]
             if sorted(dealt) != expected[step]:
                 return False, f"step {step + 1} differs with {ranks} ranks"
     return twice == 0, f"{len(seen)} windows, {twice} of them twice"
@@ -193,4 +199,4 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def _loss(objective: Loss, batch: Batch) -> float:
-    return objective(*batch).sum().item() / int((batch[1] >= 0).sum())
+    return objective(batch.x, batch.y).sum().item() / int((batch.y >= 0).sum())

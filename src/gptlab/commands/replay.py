@@ -10,11 +10,12 @@ from rich.text import Text
 
 from gptlab.commands.configs import ReplayConfig
 from gptlab.config import TrainConfig, compose
+from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.progress import watching
 from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError, require
-from gptlab.metrics import IGNORE, nats
+from gptlab.metrics import nats
 from gptlab.model.gpt import read_by_document
 from gptlab.runs.run_dir import RunDir
 
@@ -31,7 +32,7 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     require(hash_before == hash_now, "data", hash_now[:12], why, todo)
     data = TextDataModule(corpus, before.data, before.model.block_size, before.seed)
     windows = data.windows_of(config.step)
-    x, y = data.rows(windows)
+    x, y, _ = data.rows(windows)
     losses = _losses(run, x, y, corpus.tokenizer.eot if before.data.mask_documents else None)
     rows = [
         {

@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from gptlab.commands.configs import EvaluateConfig
-from gptlab.data.batches.windows import EvalBatches, Windows, held_out, protocol
+from gptlab.data.batches.batch import IGNORE
+from gptlab.data.batches.sampler import EvalBatches
+from gptlab.data.batches.windows import Windows, held_out, protocol
 from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import Tokens, TokenStream
 from gptlab.errors import require
 from gptlab.evaluation import surprise
-from gptlab.metrics import IGNORE, Score, nats
+from gptlab.metrics import Score, nats
 from gptlab.model.gpt import GPT, read_by_document
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizer_options import Saved
@@ -105,6 +107,6 @@ def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | Non
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpt = gpt.to(device)
     for indices in EvalBatches(len(windows), min(batch_size, len(windows))):
-        x, y = (t.to(device) for t in windows.__getitems__(indices))
+        x, y = (t.to(device) for t in windows.__getitems__(indices)[:2])
         costs = nats(read_by_document(gpt, x, separator), y, reduction="none")  # (B*T,)
         yield costs[y.flatten() != IGNORE].double().cpu().numpy()

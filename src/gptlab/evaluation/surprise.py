@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from gptlab.data.batches.windows import EvalBatches, whole
+from gptlab.data.batches.batch import IGNORE
+from gptlab.data.batches.sampler import EvalBatches
+from gptlab.data.batches.windows import whole
 from gptlab.data.text.readers import Reading, read
 from gptlab.errors import require
-from gptlab.metrics import IGNORE
 from gptlab.model.gpt import GPT
 from gptlab.reporting import html as pages
 from gptlab.runs.run_dir import RunDir
@@ -49,7 +50,7 @@ def surprises(
     surprise: list[float] = []
     guesses: list[list[tuple[int, float]]] = []
     for indices in EvalBatches(len(windows), batch_size):
-        x, y = windows.__getitems__(indices)
+        x, y, _ = windows.__getitems__(indices)
         counted = y != IGNORE
         probs = gpt(x.to(device))[..., :n_vocab].float().softmax(-1).cpu()[counted]  # (N, V)
         surprise += (-probs.gather(-1, y[counted][:, None])[:, 0].log()).tolist()

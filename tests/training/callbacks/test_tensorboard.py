@@ -16,9 +16,10 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from gptlab.config import TrainConfig
 from gptlab.config.record import record
+from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.windows import held_out
 from gptlab.data.tokens.prepare import prepare
-from gptlab.metrics import IGNORE, nats
+from gptlab.metrics import nats
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
@@ -122,7 +123,7 @@ def positions(config: TrainConfig, run: Path) -> torch.Tensor:
     windows = held_out(val, gpt.config.block_size, tokenizer.eot, by_documents)
     total, count = torch.zeros(2, gpt.config.block_size, dtype=torch.float64)
     for i in range(len(windows)):
-        x, y = windows.__getitems__([i])
+        x, y, _ = windows.__getitems__([i])
         for t in range(y.shape[1]):
             if y[0, t] != IGNORE:
                 total[t] += nats(gpt(x)[:, t : t + 1], y[:, t : t + 1]).item()

@@ -1,24 +1,27 @@
-"""The LightningDataModule: a corpus as batches (x, y), (B, T) each, for whichever rank asks."""
+"""Give a corpus as batches to whichever rank asks."""
 
 import time
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
 
-from gptlab.data.batches.order import Order
-from gptlab.data.batches.windows import Batch, EvalBatches, TrainBatches, TrainWindows, dense, held_out, packed
+from gptlab.data.batches.batch import Batch
+from gptlab.data.batches.order import BLOCK, Order
+from gptlab.data.batches.sampler import EvalBatches, TrainBatches
+from gptlab.data.batches.windows import TrainWindows, dense, held_out, packed
 from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import Corpus
 from gptlab.errors import require
 
 
 class TextDataModule(L.LightningDataModule):
-    """One run's batches: `steps` optimizer steps of `config.batch_size` windows, and the whole held-out split.
+    """Give the batches of one run: `steps` optimizer steps of `config.batch_size` windows, and the held-out split.
 
     The whole run is one pass of the training loader; its order goes through as many epochs of the text as it takes.
-    Tell `steps` and `micro_batch_size` before a loader is asked for.
+    Set `steps` and `micro_batch_size` before asking for a loader.
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig, block_size: int, seed: int) -> None:
@@ -47,36 +50,41 @@ class TextDataModule(L.LightningDataModule):
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Of all training windows."""
-        return sum(len(windows) for windows in self.train) * self.block_size
+        """The number of targets of all training windows; padding is none."""
+        return sum(int(windows.targets.sum()) for windows in self.train)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """The number of targets of an optimizer step, on average over the windows in proportion to their sources.
+
+        An integer where it is one: batch_size * block_size where each window is full.
+        """
+        shares = [Fraction(int(share), BLOCK) for share in self.order.shares]
+        means = [Fraction(int(windows.targets.sum()), len(windows)) for windows in self.train]
+        found = self.config.batch_size * sum((s * mean for s, mean in zip(shares, means, strict=True)), Fraction(0))
+        return int(found) if found.denominator == 1 else float(found)
 
     def windows_of(self, step: int) -> list[tuple[int, int]]:
-        """(source, window) of everything in step 1, 2, ..., over all ranks."""
+        """Return the (source, window) pairs of step 1, 2, ..., over all ranks."""
         size = self.config.batch_size
         return self.order.at(range((step - 1) * size, step * size))
 
     def rows(self, windows: Sequence[tuple[int, int]]) -> Batch:
-        """(x, y), (N, T) each."""
-        return TrainWindows(self.train).__getitems__(windows)
-
-    def targets_of(self, step: int) -> float:
-        """How many targets a micro-batch of this step has, in the mean over its micro-batches and ranks."""
-        if self.config.packing != "documents":
-            return self.micro_batch_size * self.block_size
-        targets = sum(self.train[source].targets(window) for source, window in self.windows_of(step))
-        return targets * self.micro_batch_size / self.config.batch_size
+        """Return (source, window) pairs as a batch, (N, T) each."""
+        return TrainWindows(self.train).rows(windows)
 
     @property
     def seconds_waited(self) -> float:
-        """How long training has waited for batches so far."""
+        """The time that training has waited for batches so far."""
         return self.loader.waited if self.loader else 0.0
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer: Any = self.trainer
         ranks = trainer.global_rank, trainer.world_size
         first = trainer.global_step  # of a run that is resumed
-        batches = TrainBatches(self.order, self.steps, self.config.batch_size, self.micro_batch_size, *ranks, first)
-        self.loader = self._loader(TrainWindows(self.train), batches)
+        windows, B = TrainWindows(self.train), self.config.batch_size
+        batches = TrainBatches(self.order, self.steps, B, self.micro_batch_size, *ranks, first, counts=windows)
+        self.loader = self._loader(windows, batches)
         return self.loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -86,17 +94,20 @@ class TextDataModule(L.LightningDataModule):
         return self._loader(self.val, EvalBatches(len(self.val), size, *ranks))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers of the data."""
+        """Return the hash of the data, for a checkpoint."""
         return {"data_hash": self.data_hash}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with a checkpoint that was trained on another text, unless that is asked for."""
+        """Refuse to resume from a checkpoint that was trained on another text, unless other_data_ok.
+
+        Raises UserError.
+        """
         before = state_dict["data_hash"]
         why = f"the checkpoint was trained on other data ({before[:12]}..., this is {self.data_hash[:12]}...)"
         todo = "give the same data, or data.other_data_ok=true"
         require(before == self.data_hash or self.config.other_data_ok, "data", self.data_hash[:12], why, todo)
 
-    def _loader(self, windows: Any, batches: TrainBatches | EvalBatches) -> "WatchedLoader":
+    def _loader(self, windows: Any, batches: Any) -> "WatchedLoader":
         return WatchedLoader(
             windows,
             batch_sampler=batches,
@@ -108,7 +119,7 @@ class TextDataModule(L.LightningDataModule):
 
 
 class WatchedLoader(DataLoader[Batch]):
-    """Knows how long its batches were waited for."""
+    """Measure the time that its batches are waited for."""
 
     waited = 0.0  # seconds
 

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
-from gptlab.data.batches.windows import Batch
+from gptlab.data.batches.batch import Batch
 from gptlab.distributed.ranks import Ranks
 from gptlab.training.budget import Plan
 from gptlab.training.callbacks.throughput_monitor import wait_for_device
