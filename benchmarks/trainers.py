@@ -21,10 +21,10 @@ from limits import best_product, read_bandwidth, wait_for
 from torch import Tensor, nn
 
 from gptlab.interop.names import config_to, theirs
-from gptlab.metrics import nats
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
+from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.training.memory import keep_freed_pages
 
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -134,7 +134,7 @@ def bare(task: Task, options: str) -> Measured:
     params, masters = list(gpt.parameters()), list(keeper.parameters())
 
     def objective(x: Tensor, y: Tensor) -> Tensor:
-        return nats(gpt(x).float(), y)
+        return cross_entropy(gpt(x).float(), y)
 
     compiled = torch.compile(objective) if options.endswith("compile") else objective
 

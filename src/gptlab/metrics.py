@@ -5,6 +5,7 @@ Console, TensorBoard's charts, summaries, tables, reports and comparison read th
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 LOWER, HIGHER = "lower", "higher"
@@ -105,9 +106,9 @@ def metric(name: str) -> Metric:
     return _TABLE.get(name) or Metric(name, name, "", ".4g", ".4g")
 
 
-def in_summary() -> list[Metric]:
-    """Return the metrics that summary.json holds."""
-    return [each for each in _TABLE.values() if each.summary]
+def in_summary(names: Collection[str] | None = None) -> list[Metric]:
+    """Return the metrics that summary.json may hold, those of `names` only where they are given (a task's own)."""
+    return [each for each in _TABLE.values() if each.summary and (names is None or each.name in names)]
 
 
 @dataclass(frozen=True)

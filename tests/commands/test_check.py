@@ -19,6 +19,7 @@ from gptlab.data.tokens.prepare import prepare
 from gptlab.model import attention
 from gptlab.model.attention import KVCache
 from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.loss import Loss
 from tests.conftest import tiny_overrides
 
@@ -86,7 +87,7 @@ def test_a_loss_that_drifts() -> None:
     gpt, batch = model(), Batch(torch.randint(50, (2, 16)), torch.randint(50, (2, 16)))
     other = GPT(gpt.config).eval()
     torch.nn.init.normal_(other.wte.weight, std=1.0)
-    assert drift(gpt, batch, Loss(gpt), 1e-6)[0] and not drift(gpt, batch, Loss(other), 0.02)[0]
+    assert drift(gpt, batch, Loss(CausalLM(), gpt), 1e-6)[0] and not drift(gpt, batch, Loss(CausalLM(), other), 0.02)[0]
 
 
 def data(tiny: Tiny) -> TextDataModule:

@@ -13,6 +13,7 @@ import gptlab
 from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import evaluate
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.callbacks import batch_size_finder as batching
 from gptlab.training.callbacks.batch_size_finder import promises
 from gptlab.training.loss import Loss
@@ -131,11 +132,11 @@ def test_what_bf16_true_computes() -> None:
     seen = set()
     gpt.blocks[0].mlp.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     x, y = torch.randint(11, (2, 2, 8))
-    Loss(gpt, dtype=torch.bfloat16)(x, y).sum().backward()
+    Loss(CausalLM(), gpt, dtype=torch.bfloat16)(x, y).sum().backward()
     low = {name: p.grad for name, p in gpt.named_parameters()}
     gpt.zero_grad()
     assert seen == {torch.bfloat16}
-    Loss(gpt)(x, y).sum().backward()
+    Loss(CausalLM(), gpt)(x, y).sum().backward()
     for name, p in gpt.named_parameters():
         assert low[name].dtype == torch.float32
         assert (low[name] - p.grad).norm() < 0.05 * p.grad.norm(), name

@@ -9,6 +9,7 @@ import torch
 from gptlab.data.batches.batch import IGNORE
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training import loss as objective
 from gptlab.training.loss import Loss
 
@@ -24,7 +25,7 @@ x, y = torch.randint(100, (2, 8, 1024))
 def peak():  # of this process alone: getrusage also counts what its parent was before the exec
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
-Loss(gpt, chunked=sys.argv[1] == "chunked")(x, y).sum().backward()
+Loss(CausalLM(), gpt, chunked=sys.argv[1] == "chunked")(x, y).sum().backward()
 print((peak() - before) / 1024)
 """
 
@@ -43,7 +44,7 @@ def test_in_chunks_it_is_the_same(
     found = []
     for chunked in (False, True):
         gpt.zero_grad()
-        loss = Loss(gpt, separator, dtype, chunked)(x, y)
+        loss = Loss(CausalLM(), gpt, separator, dtype, chunked)(x, y)
         loss.sum().backward()
         found.append([loss.detach(), *(p.grad for p in gpt.parameters())])
     for one, other in zip(*found, strict=True):
@@ -61,7 +62,7 @@ def test_all_at_once(dtype: torch.dtype | None, compiled: bool) -> None:
     for plain in (True, False):
         gpt.zero_grad()
         gpt.recompute = not plain
-        objective = Loss(gpt, None, dtype, chunked=not plain)
+        objective = Loss(CausalLM(), gpt, None, dtype, chunked=not plain)
         if compiled and not plain:
             objective.compile()
         objective(x, y).sum().backward()

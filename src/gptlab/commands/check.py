@@ -26,10 +26,11 @@ from gptlab.errors import RunFailed
 from gptlab.model.gpt import GPT
 from gptlab.optim.schedules import Constant
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.budget import Budget
 from gptlab.training.config import Checkpoint
 from gptlab.training.loss import Loss
-from gptlab.training.resume import metrics_until
+from gptlab.training.metrics_file import metrics_until
 from gptlab.training.start import with_vocabulary
 
 STEPS = 4
@@ -42,7 +43,7 @@ def check(config: TrainConfig) -> dict[str, Any]:
     console = Console()
     with watching(console) as watch:
         corpus = prepare(config.data, config.tokenizer, watch)
-    model = with_vocabulary(config, corpus.tokenizer.n_vocab)
+    model = with_vocabulary(config.model, corpus.tokenizer.n_vocab)
     data = dataclasses.replace(config.data, batch_size=WINDOWS, micro_batch_size=None, num_workers=0)
     datamodule = TextDataModule(corpus, data, model.block_size, config.seed)
     batch = datamodule.rows(datamodule.windows_of(1))
@@ -70,7 +71,7 @@ def _checks(gpt: GPT, batch: Batch, data: TextDataModule, runs: "Runs") -> Itera
     yield "micro-batches add up", lambda: runs.compare("data.micro_batch_size=1")
     yield "two processes as one", lambda: runs.compare("trainer.accelerator=cpu", "trainer.devices=2")
     yield "resume to the bit", lambda: resumes(runs)
-    yield "bf16 close to fp32", lambda: drift(gpt, batch, Loss(gpt, dtype=torch.bfloat16), 0.02)
+    yield "bf16 close to fp32", lambda: drift(gpt, batch, Loss(CausalLM(), gpt, dtype=torch.bfloat16), 0.02)
     yield "compiled as eager", lambda: compiled(gpt, batch)
     yield "cache as no cache", lambda: cached(gpt, batch.x)
 
@@ -85,7 +86,7 @@ def causal(gpt: GPT, x: torch.Tensor) -> Finding:
 
 @torch.no_grad()
 def uniform(gpt: GPT, batch: Batch) -> Finding:
-    loss, expected = _loss(Loss(gpt), batch), math.log(gpt.config.vocab_size)
+    loss, expected = _loss(Loss(CausalLM(), gpt), batch), math.log(gpt.config.vocab_size)
     return abs(loss - expected) < 0.1 * expected, f"{loss:.3f}; ln V is {expected:.3f}"
 
 
@@ -131,12 +132,12 @@ def resumes(runs: "Runs") -> Finding:
 
 @torch.no_grad()
 def drift(gpt: GPT, batch: Batch, other: Loss, bound: float) -> Finding:
-    gap = abs(_loss(Loss(gpt), batch) - _loss(other, batch))
+    gap = abs(_loss(Loss(CausalLM(), gpt), batch) - _loss(other, batch))
     return gap < bound, f"|Δ loss| {gap:.1e}"
 
 
 def compiled(gpt: GPT, batch: Batch) -> Finding:
-    objective = Loss(gpt)
+    objective = Loss(CausalLM(), gpt)
     objective.compile()
     try:
         return drift(gpt, batch, objective, 1e-3)

@@ -15,9 +15,9 @@ from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.progress import watching
 from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError, require
-from gptlab.metrics import nats
 from gptlab.model.gpt import read_by_document
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.cross_entropy import cross_entropy
 
 
 def replay(config: ReplayConfig) -> dict[str, Any]:
@@ -57,7 +57,8 @@ def _losses(run: RunDir, x: torch.Tensor, y: torch.Tensor, separator: int | None
     gpt, _ = run.load()
     each = ((x[i : i + 1], y[i : i + 1]) for i in range(len(x)))
     return [
-        nats(read_by_document(gpt, ids, separator), targets, "sum").item() / max(1, int((targets != IGNORE).sum()))
+        cross_entropy(read_by_document(gpt, ids, separator), targets, "sum").item()
+        / max(1, int((targets != IGNORE).sum()))
         for ids, targets in each
     ]
 

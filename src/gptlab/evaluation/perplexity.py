@@ -16,9 +16,10 @@ from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import Tokens, TokenStream
 from gptlab.errors import require
 from gptlab.evaluation import surprise
-from gptlab.metrics import Score, nats
+from gptlab.metrics import Score
 from gptlab.model.gpt import GPT, read_by_document
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.tokenizer_options import Saved
 from gptlab.tokenizers import fingerprint
 
@@ -108,5 +109,5 @@ def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | Non
     gpt = gpt.to(device)
     for indices in EvalBatches(len(windows), min(batch_size, len(windows))):
         x, y = (t.to(device) for t in windows.__getitems__(indices)[:2])
-        costs = nats(read_by_document(gpt, x, separator), y, reduction="none")  # (B*T,)
+        costs = cross_entropy(read_by_document(gpt, x, separator), y, reduction="none")  # (B*T,)
         yield costs[y.flatten() != IGNORE].double().cpu().numpy()

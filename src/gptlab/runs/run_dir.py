@@ -20,7 +20,7 @@ from gptlab.model.gpt import GPT
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
-LAYOUT = 1  # raise when older versions cannot read what a run leaves
+LAYOUT = 2  # raise when older versions cannot read what a run leaves
 
 
 class RunDir:
@@ -30,6 +30,20 @@ class RunDir:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.checkpoint = checkpoint or self.checkpoints / "last.ckpt"
+
+    @classmethod
+    def of(cls, path: str | Path) -> "RunDir":
+        """Return the run directory of a path that is known to be one."""
+        return cls(Path(path))
+
+    @property
+    def layout(self) -> int:
+        """The number of the layout that the run was written in."""
+        return int(self.summary().get("layout", 0))
+
+    def has_checkpoint(self) -> bool:
+        """Tell whether the run has reached one yet."""
+        return any(self.checkpoints.glob("*.ckpt"))
 
     @classmethod
     def create(cls, path: Path, config: dict[str, Any], corpus: Corpus) -> "RunDir":

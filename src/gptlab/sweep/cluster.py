@@ -45,7 +45,7 @@ def run_one(hydra_config: HydraConf, cfg: DictConfig, work: Callable[[TrainConfi
         traceback.print_exc()
         if first:
             job.fail(f"{type(error).__name__}: {error}")
-    return job.objective(cfg.objective)
+    return job.objective(cfg.search_metric)
 
 
 class _Task:

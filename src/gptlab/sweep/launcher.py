@@ -38,7 +38,7 @@ def launch(
     run_all(waiting, machine)
     for ret, job, wanted in prepared:
         ret.status = JobStatus.COMPLETED
-        ret.return_value = job.objective(wanted.objective if wanted else "")
+        ret.return_value = job.objective(wanted.search_metric if wanted else "")
     return [ret for ret, _, _ in prepared]
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gptlab.data.batches.batch import Batch
     from gptlab.decoding.decoders import Decoder
-    from gptlab.tokenizers.base import Tokenizer
+    from gptlab.tokenizers import Tokenizer
 
 Sums = dict[str, "Tensor"]  # float64 figures of some batches that add up over batches and ranks
 
@@ -35,13 +35,17 @@ class Task(Protocol):
     def better(self) -> str:
         """Name the metric of gptlab.metrics by which checkpoints, runs and searches are ranked, such as val/loss."""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Name the metrics of gptlab.metrics that a run of this task ends with."""
+
     def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
         """Make the data module whose batches this task learns from: it says what a batch is."""
 
     def head(self, gpt: nn.Module) -> nn.Module:
         """Return the model with the head that this task trains; the same model where it needs no other."""
 
-    def losses(self, gpt: nn.Module, x: Tensor, y: Tensor, reading: Reading) -> Tensor:
+    def losses(self, gpt: Any, x: Tensor, y: Tensor, reading: Reading) -> Tensor:
         """Return the loss of every target in nats, zero where there is none: their sum is the loss of the batch."""
 
     def targets(self, batch: Batch) -> Tensor:

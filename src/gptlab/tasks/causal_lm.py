@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gptlab.data.batches.batch import Batch
     from gptlab.decoding.decoders import Decoder
-    from gptlab.tokenizers.base import Tokenizer
+    from gptlab.tokenizers import Tokenizer
 
 SAMPLE_TOKENS = 64  # of a sample drawn in training
 
@@ -31,6 +31,11 @@ class CausalLM:
         """Runs are ranked by their loss on held-out text."""
         return "val/loss"
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Loss in training and on held-out text, and what follows from the latter."""
+        return ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
+
     def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
         """Windows of the corpus: a batch is ids x and the ids one place further on, y."""
         from gptlab.data.batches.datamodule import TextDataModule
@@ -41,7 +46,7 @@ class CausalLM:
         """The language modelling head is the model's own."""
         return gpt
 
-    def losses(self, gpt: nn.Module, x: Tensor, y: Tensor, reading: Reading) -> Tensor:
+    def losses(self, gpt: Any, x: Tensor, y: Tensor, reading: Reading) -> Tensor:
         """Cross-entropy at each target, (B, T), in nats (J&M eq. 10.5)."""
         from gptlab.model.gpt import read_by_document
         from gptlab.tasks.cross_entropy import chunked_cross_entropy, cross_entropy

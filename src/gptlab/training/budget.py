@@ -37,7 +37,9 @@ class Budget:
         """The unit that is held fixed, and how much of it."""
         return fixed(dataclasses.asdict(self))
 
-    def plan(self, tokens_per_step: int, tokens_per_epoch: int, parameters: int, flops_per_token: int) -> "Plan | None":
+    def plan(
+        self, tokens_per_step: float, tokens_per_epoch: int, parameters: int, flops_per_token: int
+    ) -> "Plan | None":
         """The nearest whole number of steps, at least one, and what it comes to in each unit.
 
         None if that is not known before a step is timed.
@@ -55,7 +57,7 @@ class Budget:
         if one is None:
             return None
         steps = max(1, round(amount / one))
-        tokens = steps * tokens_per_step
+        tokens = round(steps * tokens_per_step)
         fixed = f"{unit}={amount:g}" + (f" of {one * 60_000:.3g} ms a step" if unit == "minutes" else "")
         return Plan(steps, tokens, tokens / tokens_per_epoch, tokens * flops_per_token, tokens / parameters, fixed)
 

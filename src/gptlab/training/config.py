@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from gptlab.errors import require
 from gptlab.model.config import GPTConfig
 from gptlab.optim.optimizers import Muon
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.budget import Budget
 from gptlab.training.loggers import Loggers, Monitor
 from gptlab.training.trainer import TrainerConfig
@@ -44,6 +45,7 @@ class TrainConfig:
     decoder: Any = MISSING  # draws the samples in training
     trainer: TrainerConfig = MISSING
     logger: Loggers = MISSING
+    task: Any = field(default_factory=CausalLM)
     callbacks: Monitor = field(default_factory=Monitor)  # what else is looked at
     budget: Budget = field(default_factory=Budget)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
@@ -58,13 +60,13 @@ class TrainConfig:
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
     spike_sigmas: float = 8.0  # report steps whose loss is so many robust standard deviations up; 0 turns it off
     init_from: str | None = None  # a run, whose model, weights and tokenizer are taken instead of new ones
-    objective: str = "val/loss"  # what a search (hydra/sweeper=optuna) minimises
+    search_metric: str = "val/loss"  # what a search (hydra/sweeper=optuna) minimises
     seed: int = 1337
     json: bool = False
 
     def __post_init__(self) -> None:
         known = f"choose one of {', '.join(SCORES)}"
-        require(self.objective in SCORES, "objective", self.objective, "no such metric", known)
+        require(self.search_metric in SCORES, "search_metric", self.search_metric, "no such metric", known)
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
         require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
         require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")

@@ -1,6 +1,6 @@
 """Hold every private or undocumented name of Lightning that gptlab relies on, one function a promise.
 
-tests/test_contracts.py asserts what each of them takes for granted: raising Lightning's version means running that file.
+tests/test_contracts.py asserts what each of them takes for granted: raising Lightning's version means running it.
 """
 
 import logging
@@ -98,7 +98,7 @@ def grad_scaler(trainer: L.Trainer) -> Any:
 
 
 def unscales_itself(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether an optimizer's gradients are still scaled when they are clipped: fused ones unscale in their step."""
+    """Tell whether gradients are still scaled when they are clipped: fused optimizers unscale them in their step."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 

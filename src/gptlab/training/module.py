@@ -1,4 +1,4 @@
-"""The LightningModule: it owns the step, the optimizer and what a checkpoint holds; the model stays a plain nn.Module."""
+"""The LightningModule: it owns the step, the optimizer and what a checkpoint holds of them."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +14,7 @@ from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Constant
 from gptlab.randomness import random_seed
-from gptlab.tasks.base import Sums, Task
+from gptlab.tasks.base import Sums
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.lightning_internals import (
     datamodule_of,

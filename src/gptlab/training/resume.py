@@ -1,7 +1,5 @@
 """Going on with a run in its own directory: what was asked for again, what must not change, what has to be put back."""
 
-import csv
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +80,3 @@ def read_older_checkpoint(checkpoint: dict[str, Any], tokens_per_step: float) ->
     best = [states.pop(name) for name in list(states) if name.startswith("ModelCheckpoint")]
     score = best[0].get("best_model_score") if best else None
     states["EndOfStep"] = {"best": None if score is None else (float(score), None), "metrics": {}}
-
-
-def metrics_until(path: Path, step: int = sys.maxsize) -> list[dict[str, Any]]:
-    """The rows of metrics.csv up to a step, without empty cells; later ones will come again."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
-    return [row for row in rows if int(row["step"]) <= step]

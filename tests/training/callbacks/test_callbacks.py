@@ -11,6 +11,7 @@ from gptlab.decoding.decoders import Greedy
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizer_options import Byte
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.samples import Samples
@@ -27,7 +28,7 @@ def trainer(**state: Any) -> Any:
 
 def small(log_every_n_steps: int) -> GPTModule:
     gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
-    return GPTModule(Loss(gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps, seed=0)
+    return GPTModule(Loss(CausalLM(), gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps, seed=0)
 
 
 def watched(terminal: bool) -> str:

@@ -20,6 +20,7 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizer_options import Byte
 from gptlab.training.callbacks.stability_monitor import Spike, Spikes, StabilityMonitor
 from gptlab.training.loss import Loss
@@ -105,7 +106,7 @@ def test_it_does_not_go_on_like_that(tiny: Tiny, tmp_path: Path, monkeypatch: py
         spoiled(patch, *range(6, 100))
         with pytest.raises(RunFailed, match=r"^step=16: "):
             train(tiny("budget.steps=30", "on_nan=skip"))
-    assert len(list((tmp_path / "run/trouble").iterdir())) == 10
+    assert len(list((tmp_path / "run/stability").iterdir())) == 10
 
 
 def test_where_the_look_comes_late(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +126,9 @@ def test_where_the_look_comes_late(tiny: Tiny, tmp_path: Path, monkeypatch: pyte
 def test_where_a_scaler_passes_over_steps(on_nan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In 16-mixed, which a CPU has not, a gradient that is not finite is everyday; a loss is not."""
     gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
-    module = GPTModule(Loss(gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps=3, seed=0, on_nan=on_nan)
+    module = GPTModule(
+        Loss(CausalLM(), gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps=3, seed=0, on_nan=on_nan
+    )
     module.step_losses = [(1, 2.0), (2, math.nan), (3, 2.1)]
     monkeypatch.setattr(module, "logs_after", lambda batch_idx: True)
     trouble = StabilityMonitor(tmp_path, Byte().build([]), on_nan, 8.0, Console(quiet=True))
@@ -166,7 +169,7 @@ def test_a_spike_is_reported(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Loss, "forward", jumps)
     train(tiny("budget.steps=30", "logger.every_n_steps=10"))
-    assert [path.name for path in (tmp_path / "run/trouble").iterdir()] == ["step-27.json"]
+    assert [path.name for path in (tmp_path / "run/stability").iterdir()] == ["step-27.json"]
     found = report(tmp_path / "run", 27)
     assert found["loss"] > 2 * found["usual"] > 2 and len(found["windows"]) == 4
 

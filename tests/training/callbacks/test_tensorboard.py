@@ -19,15 +19,17 @@ from gptlab.config.record import record
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.windows import held_out
 from gptlab.data.tokens.prepare import prepare
-from gptlab.metrics import nats
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.causal_lm import CausalLM
+from gptlab.tasks.cross_entropy import cross_entropy
+from gptlab.training.build import bytes_per_token
 from gptlab.training.callbacks.tensorboard import BINS, LayerNorms, add_curve, scalars
 from gptlab.training.loss import Loss
 from gptlab.training.module import GPTModule
-from gptlab.training.run import bytes_per_token, train
+from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]
 
@@ -66,7 +68,7 @@ def test_what_a_sweep_has_chosen_comes_first(tiny: Tiny, tmp_path: Path) -> None
     job = tmp_path / "3-optimizer.lr=0.1,schedule=cosine"
     job.mkdir()
     (job / "job.json").write_text("{}")
-    train(tiny("objective=val/perplexity", f"run_dir={job}"))
+    train(tiny("search_metric=val/perplexity", f"run_dir={job}"))
     about = board(job).SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
     experiment = metadata.parse_experiment_plugin_data(about)
     differ = {info.name for info in experiment.hparam_infos if info.differs}
@@ -126,7 +128,7 @@ def positions(config: TrainConfig, run: Path) -> torch.Tensor:
         x, y, _ = windows.__getitems__([i])
         for t in range(y.shape[1]):
             if y[0, t] != IGNORE:
-                total[t] += nats(gpt(x)[:, t : t + 1], y[:, t : t + 1]).item()
+                total[t] += cross_entropy(gpt(x)[:, t : t + 1], y[:, t : t + 1]).item()
                 count[t] += 1
     return (total / count).nan_to_num()
 
@@ -191,7 +193,9 @@ def test_monitor_shows_norms_and_weights(tiny: Tiny, tmp_path: Path) -> None:
 def test_norms_of_scaled_gradients(fused: bool, expected: float) -> None:
     """Gradients under a loss scale of 8 when Lightning has not divided by it, as it does but for fused optimizers."""
     gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
-    module = GPTModule(Loss(gpt), AdamW(), Constant(), steps=9, val_bytes=1, clip_norm=1.0, log_every_n_steps=1, seed=0)
+    module = GPTModule(
+        Loss(CausalLM(), gpt), AdamW(), Constant(), steps=9, val_bytes=1, clip_norm=1.0, log_every_n_steps=1, seed=0
+    )
     gpt.ln_f.weight.grad = torch.tensor([24.0, 32.0] + [0.0] * 6)
     logged: dict[str, float] = {}
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.update(metrics))

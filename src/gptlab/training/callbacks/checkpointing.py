@@ -127,7 +127,7 @@ def by_step(folder: Path) -> list[Path]:
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether a checkpoint is what was written: its digest is in the list, or, where there is no list, it loads."""
+    """Tell whether a checkpoint is what was written: its digest is in the list, or there is no list and it loads."""
     if recorded := _sums(path.parent):
         return path.is_file() and _sha256(path) in {digest for digests in recorded.values() for digest in digests}
     try:

@@ -35,7 +35,7 @@ class GracefulStop(Callback):
     @property
     def signal_number(self) -> int | None:
         """The signal that asked for the stop; None if it was not a signal."""
-        return int(signal.Signals[self.why]) if self.why in signal.Signals.__members__ else None
+        return int(signal.Signals[self.why]) if self.why and self.why in signal.Signals.__members__ else None
 
     @contextlib.contextmanager
     def heed_warning(self) -> Iterator[None]:

@@ -39,8 +39,8 @@ class ProgressBar(Callback):
 
     def logged(self, values: Mapping[str, float]) -> None:
         """Show what was logged of training."""
-        shown = {field: metric(name).text(values[name]) for field, name in SHOWN.items()}
-        self.bar.update(self.task, **shown)
+        loss, speed = (metric(name).text(values[name]) for name in ("train/loss", "train/tokens_per_second"))
+        self.bar.update(self.task, loss=loss, speed=speed)
 
     def validated(self, step: int, steps: int, values: Mapping[str, float]) -> None:
         """Print the line of a validation."""
@@ -58,6 +58,3 @@ class ProgressBar(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.bar.stop()
-
-
-SHOWN = {"loss": "train/loss", "speed": "train/tokens_per_second"}

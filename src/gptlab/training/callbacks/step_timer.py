@@ -29,13 +29,13 @@ class StepTimer(Callback):
     """Time steps of the run's first batches and undo them: weights, optimizer, random numbers and the order of the data
     are as before. All ranks take the slowest one's time; `found` turns it into a plan."""
 
-    def __init__(self, found: Callable[[float], Plan], resumed: int, ranks: Ranks, console: Console) -> None:
+    def __init__(self, found: Callable[[float, bool], Plan], resumed: int, ranks: Ranks, console: Console) -> None:
         self.found, self.resumed, self.ranks, self.console = found, resumed, ranks, console
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The model is on its devices now, sharded or in DDP; of a checkpoint there are at most the weights."""
         assert isinstance(pl_module, GPTModule)
-        plan = self.found(self.seconds_per_step(trainer, pl_module))
+        plan = self.found(self.seconds_per_step(trainer, pl_module), trainer.is_global_zero)
         self.console.print(f"timed: {plan}", highlight=False, soft_wrap=True)
         take(trainer, pl_module, max(plan.steps, self.resumed))
 
