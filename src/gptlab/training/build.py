@@ -91,6 +91,7 @@ def build(begun: Start, console: Console) -> Parts:
 
     device = trainer.strategy.root_device
     require_precision(config.trainer.precision, device)
+    config.logger.require_packages()
     if config.compile:
         require_compiler()
     if device.type == "cpu":

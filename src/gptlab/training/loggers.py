@@ -32,6 +32,12 @@ class Loggers:
     def __post_init__(self) -> None:
         require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
 
+    def require_packages(self) -> None:
+        """Refuse a logger whose package is not installed."""
+        for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
+            missing = wanted and find_spec(package) is None
+            require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
+
     def build(self, run_dir: Path, name: str, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
         """`resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again."""
         from lightning.pytorch.loggers import TensorBoardLogger
@@ -42,9 +48,6 @@ class Loggers:
             def save(self) -> None:
                 self.experiment.flush()  # and no hparams.yaml: config.yaml has it all
 
-        for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
-            missing = wanted and find_spec(package) is None
-            require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
         loggers: list[Logger] = []
         if self.tensorboard:
             purge = None if resumed is None else resumed + 1
