@@ -44,6 +44,11 @@ class TextDataModule(L.LightningDataModule):
                 why = f"the {name} split has {len(stream)} tokens, less than one window"
                 todo = "lower it, give more text, or change data.val_fraction"
                 require(len(stream) > block_size, "model.block_size", block_size, why, todo)
+        for name, split in {"training": self.train, "held-out": [self.val]}.items():
+            targets = sum(int(windows.targets.sum()) for windows in split if windows.masked)
+            why = f"no token of the {name} split counts in the loss"
+            ok = targets > 0 or not all(windows.masked for windows in split)
+            require(ok, "data", type(config).__name__.lower(), why, "leave some of the text unmasked")
         period = config.repeat_steps and config.repeat_steps * config.batch_size
         self.order = Order([len(windows) for windows in self.train], self.weights, seed, period)
         self.loader: WatchedLoader | None = None
