@@ -9,8 +9,8 @@ from rich.console import Console
 
 from gptlab.config import TrainConfig
 from gptlab.config.record import record
-from gptlab.data.progress import watching
 from gptlab.data.tokens.prepare import Corpus, prepare
+from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
