@@ -7,9 +7,9 @@ import numpy as np
 from rich.console import Console
 
 from gptlab.commands.configs import AuditConfig
-from gptlab.data.progress import sizes, watching
 from gptlab.data.quality import copies, hard_characters, id_counts, longest, overlap
 from gptlab.data.tokens.prepare import prepare, texts
+from gptlab.data.tokens.progress import sizes, watching
 
 
 def audit(config: AuditConfig) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from gptlab.config.record import record
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.batches.sampler import TrainBatches
-from gptlab.data.progress import watching
 from gptlab.data.tokens.prepare import prepare
+from gptlab.data.tokens.progress import watching
 from gptlab.errors import RunFailed
 from gptlab.model.gpt import GPT
 from gptlab.optim.schedules import Constant

@@ -12,8 +12,8 @@ from gptlab.commands.configs import ReplayConfig
 from gptlab.config import TrainConfig, compose
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.datamodule import TextDataModule
-from gptlab.data.progress import watching
 from gptlab.data.tokens.prepare import prepare
+from gptlab.data.tokens.progress import watching
 from gptlab.errors import UserError, require
 from gptlab.model.gpt import read_by_document
 from gptlab.runs.run_dir import RunDir

@@ -8,10 +8,10 @@ import numpy as np
 from rich.console import Console
 
 from gptlab.commands.configs import TokenizeConfig
-from gptlab.data.progress import sizes, watching
 from gptlab.data.quality import id_counts
 from gptlab.data.text.sources import TokenFiles
 from gptlab.data.tokens.prepare import Corpus, prepare
+from gptlab.data.tokens.progress import sizes, watching
 from gptlab.errors import require
 from gptlab.files import new_folder
 from gptlab.tokenizer_options import OpenAI, gpt2_is_here

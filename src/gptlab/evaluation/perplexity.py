@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         data_hash = run.held_out_manifest()["sha256"]
     else:
         corpus = prepare(config.data, Saved(str(run.path / "tokenizer")), parts=["val"])
-        tokens, size = corpus.val, corpus.manifest["val"]["bytes"]
+        tokens, size = corpus.val, corpus.val_bytes
         data_hash = corpus.manifest["sha256"]
     by_documents, alone = run.windows()
     block_size = config.block_size or gpt.config.block_size

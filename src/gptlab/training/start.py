@@ -9,8 +9,8 @@ from filelock import BaseFileLock
 from rich.console import Console
 
 from gptlab.config.record import record
-from gptlab.data.progress import watching
 from gptlab.data.tokens.prepare import Corpus, prepare
+from gptlab.data.tokens.progress import watching
 from gptlab.errors import UserError, require
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT

@@ -1,9 +1,9 @@
 """Give a corpus as batches to whichever rank asks."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -11,13 +11,75 @@ from torch.utils.data import DataLoader
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.order import BLOCK, Order
 from gptlab.data.batches.sampler import EvalBatches, TrainBatches
-from gptlab.data.batches.windows import TrainWindows, dense, held_out, packed
+from gptlab.data.batches.windows import TrainWindows, dense, held_out, packed, protocol
+from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import Corpus
 from gptlab.errors import require
 
+T = TypeVar("T")
 
-class TextDataModule(L.LightningDataModule):
+
+class DataModule(Protocol):
+    """Say what training asks of a data module, whichever data it has."""
+
+    steps: int  # set before a loader is asked for: optimizer steps of the whole run,
+    micro_batch_size: int  # and sequences of a forward pass of one device
+    block_size: int
+    data_hash: str  # tells these data from others
+    separator: int | None  # the id that no position attends beyond, if documents are read alone
+
+    @property
+    def config(self) -> BatchConfig: ...
+
+    @property
+    def tokens_per_step(self) -> float:
+        """The mean number of targets of an optimizer step; an integer where it is one."""
+
+    @property
+    def tokens_per_epoch(self) -> int | None:
+        """The number of targets of an epoch, where there is such a number."""
+
+    @property
+    def seconds_waited(self) -> float:
+        """The time that training has waited for batches so far."""
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        """Return the micro-batches of this rank, from the step that the trainer is at to `steps`."""
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        """Return this rank's share of the held-out batches; all ranks have equally many."""
+
+    def describe(self) -> str:
+        """Return what an epoch is, in words."""
+
+    def protocol(self) -> dict[str, Any]:
+        """Return in words how held-out text is read: losses compare only where it is the same."""
+
+
+class KnownData(L.LightningDataModule):
+    """Remember in a checkpoint which data a run has, and refuse others when it goes on."""
+
+    def __init__(self, data_hash: str, other_data_ok: bool) -> None:
+        super().__init__()
+        self.data_hash, self.other_data_ok = data_hash, other_data_ok
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the hash of the data, for a checkpoint."""
+        return {"data_hash": self.data_hash}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume from a checkpoint that was trained on other data, unless other_data_ok.
+
+        Raises UserError.
+        """
+        before = state_dict["data_hash"]
+        why = f"the checkpoint was trained on other data ({before[:12]}..., this is {self.data_hash[:12]}...)"
+        todo = "give the same data, or data.other_data_ok=true"
+        require(before == self.data_hash or self.other_data_ok, "data", self.data_hash[:12], why, todo)
+
+
+class TextDataModule(KnownData):
     """Give the batches of one run: `steps` optimizer steps of `config.batch_size` windows, and the held-out split.
 
     The whole run is one pass of the training loader; its order goes through as many epochs of the text as it takes.
@@ -25,11 +87,11 @@ class TextDataModule(L.LightningDataModule):
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig, block_size: int, seed: int) -> None:
-        super().__init__()
+        super().__init__(corpus.manifest["sha256"], config.other_data_ok)
         self.config, self.seed, self.block_size = config, seed, block_size
         self.steps, self.micro_batch_size = 0, 1
         self.weights = corpus.weights
-        self.data_hash: str = corpus.manifest["sha256"]
+        self.separator = corpus.tokenizer.eot if config.mask_documents else None
         stride = config.stride or block_size
         why = f"skips tokens between windows of {block_size}"
         require(stride <= block_size, "data.stride", stride, why, "give at most model.block_size")
@@ -44,6 +106,11 @@ class TextDataModule(L.LightningDataModule):
                 why = f"the {name} split has {len(stream)} tokens, less than one window"
                 todo = "lower it, give more text, or change data.val_fraction"
                 require(len(stream) > block_size, "model.block_size", block_size, why, todo)
+        for name, split in {"training": self.train, "held-out": [self.val]}.items():
+            targets = sum(int(windows.targets.sum()) for windows in split if windows.masked)
+            why = f"no token of the {name} split counts in the loss"
+            ok = targets > 0 or not all(windows.masked for windows in split)
+            require(ok, "data", type(config).__name__.lower(), why, "leave some of the text unmasked")
         period = config.repeat_steps and config.repeat_steps * config.batch_size
         self.order = Order([len(windows) for windows in self.train], self.weights, seed, period)
         self.loader: WatchedLoader | None = None
@@ -78,6 +145,20 @@ class TextDataModule(L.LightningDataModule):
         """The time that training has waited for batches so far."""
         return self.loader.waited if self.loader else 0.0
 
+    def describe(self) -> str:
+        """Return how many windows an epoch has, and how many tokens are in none of them."""
+        each = " + ".join(f"{len(windows):,}" for windows in self.train)
+        dropped = sum(windows.dropped for windows in self.train)
+        found = f"{each} of {self.block_size:,} tokens an epoch"
+        if self.config.packing == "documents":
+            return found + f", packed by documents, {min(windows.fill for windows in self.train):.1%} full"
+        found += f", one every {self.config.stride} tokens" if self.config.stride else ""
+        return found + (f"; {dropped:,} tokens at the end are dropped" if dropped else "")
+
+    def protocol(self) -> dict[str, Any]:
+        """Return in words how the held-out text is read."""
+        return protocol(self.block_size, self.config.packing == "documents", self.config.mask_documents)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer: Any = self.trainer
         ranks = trainer.global_rank, trainer.world_size
@@ -92,20 +173,6 @@ class TextDataModule(L.LightningDataModule):
         ranks = trainer.global_rank, trainer.world_size
         size = min(self.micro_batch_size, -(-len(self.val) // trainer.world_size))
         return self._loader(self.val, EvalBatches(len(self.val), size, *ranks))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the hash of the data, for a checkpoint."""
-        return {"data_hash": self.data_hash}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to resume from a checkpoint that was trained on another text, unless other_data_ok.
-
-        Raises UserError.
-        """
-        before = state_dict["data_hash"]
-        why = f"the checkpoint was trained on other data ({before[:12]}..., this is {self.data_hash[:12]}...)"
-        todo = "give the same data, or data.other_data_ok=true"
-        require(before == self.data_hash or self.config.other_data_ok, "data", self.data_hash[:12], why, todo)
 
     def _loader(self, windows: Any, batches: Any) -> "WatchedLoader":
         return WatchedLoader(
@@ -124,14 +191,18 @@ class WatchedLoader(DataLoader[Batch]):
     waited = 0.0  # seconds
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        batches = super().__iter__()
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
+        return watched(super().__iter__(), self)
+
+
+def watched(batches: Iterator[T], loader: Any) -> Iterator[T]:
+    """Add the time that each batch is waited for to `loader.waited`, in seconds."""
+    while True:
+        start = time.perf_counter()
+        batch = next(batches, None)
+        loader.waited += time.perf_counter() - start
+        if batch is None:
+            return
+        yield batch
 
 
 def _as_is(batch: Any) -> Batch:

@@ -25,6 +25,7 @@ class Windows(Dataset[Batch]):
 
     def __init__(self, tokens: TokenStream | Tokens, block_size: int, starts: Bounds, stops: Bounds) -> None:
         self.tokens, self.block_size, self.starts, self.stops = tokens, block_size, starts, stops
+        self.masked = tokens if isinstance(tokens, TokenStream) and tokens.has_mask else None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -43,7 +44,7 @@ class Windows(Dataset[Batch]):
     @property
     def full(self) -> bool:
         """True where each position of each window has a target, which is known without looking at the windows."""
-        return isinstance(self.starts, range)
+        return isinstance(self.starts, range) and self.masked is None
 
     @cached_property
     def targets(self) -> Ints:
@@ -51,7 +52,10 @@ class Windows(Dataset[Batch]):
         if self.full:
             return np.broadcast_to(np.int64(self.block_size), (len(self),))  # takes no memory
         starts, stops = (np.asarray(bounds, dtype=np.int64) for bounds in (self.starts, self.stops))
-        return np.minimum(stops, len(self.tokens) - 1) - starts
+        last = np.minimum(stops, len(self.tokens) - 1)
+        if self.masked is None:
+            return last - starts
+        return self.masked.counted_before(last + 1) - self.masked.counted_before(starts + 1)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return a whole batch at once, (B, T) each."""
@@ -60,6 +64,11 @@ class Windows(Dataset[Batch]):
     def ids(self, i: int) -> Tokens:
         """Return the ids of window i and the one after, if there is one."""
         return self.tokens[int(self.starts[i]) : int(self.stops[i]) + 1]
+
+    def ignored(self, i: int) -> Tokens | None:
+        """Return which ids of window i after its first are no targets that count, bool; None: all count."""
+        mask = self.masked and self.masked.mask(slice(int(self.starts[i]), int(self.stops[i]) + 1))
+        return None if mask is None else mask[1:] == 0
 
 
 def together(windows: Sequence[tuple[Windows, int]], step_targets: int | None = None) -> Batch:
@@ -72,6 +81,8 @@ def together(windows: Sequence[tuple[Windows, int]], step_targets: int | None = 
             ids, length = source.ids(i), int(source.stops[i]) - int(source.starts[i])
             x[row, :length] = ids[:length]
             y[row, : len(ids) - 1] = ids[1:]
+            if (ignored := source.ignored(i)) is not None:
+                y[row, : len(ids) - 1][ignored] = IGNORE
     return Batch(torch.from_numpy(x), torch.from_numpy(y), step_targets)
 
 

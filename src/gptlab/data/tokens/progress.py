@@ -1,4 +1,4 @@
-"""What the preparation of text looks like on the console: how far it is, and what came out."""
+"""Show the preparation of text on the console: how far it is, and what came out."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from gptlab.data.tokens.prepare import COUNTS, Watch
 
 @contextlib.contextmanager
 def watching(console: Console) -> Iterator[Watch]:
-    """A bar with MB/s for each thing that is done, gone at the end; nothing where nobody watches a terminal."""
+    """Show a bar with MB/s for each thing that is done, gone at the end; nothing where there is no terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), MegabytesPerSecond())
     with Progress(
         *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal, transient=True
@@ -28,7 +28,7 @@ def watching(console: Console) -> Iterator[Watch]:
 
 
 def sizes(result: dict[str, Any]) -> Table:
-    """The sizes of a corpus (`Corpus.sizes`) as a table; `?` where nobody has counted."""
+    """Return the sizes of a corpus (`Corpus.sizes`) as a table; `?` where they are not known."""
     table = Table("", *COUNTS)
     for part, name in {"train": "training", "val": "held out"}.items():
         figures = (result[part][key] for key in COUNTS)
