@@ -1,4 +1,4 @@
-"""python train.py key=value ...: the training door, the same as `gptlab train key=value ...`."""
+"""Run `python train.py key=value ...`, the same as `gptlab train key=value ...`."""
 
 import sys
 

@@ -11,7 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
+from gptlab.training.config import TrainConfig
 from tests.slurm import slurm as slurm  # a fixture for all
 from tests.written_runs import make_run as make_run
 

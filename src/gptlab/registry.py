@@ -1,19 +1,51 @@
-"""Register the parts that a config can choose, and find them by group and name when they are asked for."""
+"""Register what a config can choose and what a command line can ask for, and find both by name.
+
+`@option(group, name)` registers the config dataclass of a part, `@command` the function of a verb. Nothing is listed by
+hand: the modules of gptlab that register something are found by the text of their source, and imported when asked for.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 Part = TypeVar("Part", bound=type)
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+AfterSweep = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
+PACKAGE = Path(__file__).parent
 _OPTIONS: dict[str, dict[str, type]] = {}
 _NAMES: dict[type, tuple[str, str]] = {}
-_REGISTERS = re.compile(r"^@(?:\w+\.)?(?:option|command)\(", re.MULTILINE)
+_COMMANDS: dict[str, Command] = {}
+_OPTION_LINE = re.compile(r"^@(?:\w+\.)?option\(", re.MULTILINE)
+_VERB_LINES = re.compile(
+    r'^@(?:\w+\.)?command\b.*?^def (?P<name>\w+)\(.*?"""(?P<help>.*?)(?:\.\s|\.?"""|\n\n)', re.MULTILINE | re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb: its function takes a config and returns what `json=true` prints."""
+
+    name: str
+    function: Callable[..., dict[str, Any] | None]
+    config: str  # the name of its primary config
+    after_sweep: AfterSweep | None
+
+    @property
+    def config_type(self) -> type:
+        """The dataclass of its config: the annotation of the function's only parameter."""
+        annotation = next(value for key, value in self.function.__annotations__.items() if key != "return")
+        if isinstance(annotation, str):
+            annotation = eval(annotation, vars(sys.modules[self.function.__module__]))
+        assert isinstance(annotation, type)
+        return annotation
 
 
 def option(group: str, name: str) -> Callable[[Part], Part]:
@@ -33,6 +65,29 @@ def option(group: str, name: str) -> Callable[[Part], Part]:
     return register
 
 
+@overload
+def command(function: Verb, /) -> Verb: ...
+@overload
+def command(*, config: str | None = None, after_sweep: AfterSweep | None = None) -> Callable[[Verb], Verb]: ...
+def command(function: Any = None, /, *, config: str | None = None, after_sweep: AfterSweep | None = None) -> Any:
+    """Register a function as a verb of the command line: `@command` above `def sample(config: SampleConfig)`.
+
+    The verb has the function's name, without a `_` at its end. `config` names the primary config where it is not the
+    verb's own; `after_sweep` makes one result of those of `-m`, each with the `overrides` of its job. Raises ValueError
+    where another function has that name already.
+    """
+
+    def register(function: Verb) -> Verb:
+        name = function.__name__.removesuffix("_")
+        taken = _COMMANDS.get(name)
+        if taken is not None and taken.function.__module__ != function.__module__:
+            raise ValueError(f"the verb {name} is registered by {taken.function.__module__} already")
+        _COMMANDS[name] = Command(name, function, config or name, after_sweep)
+        return function
+
+    return register if function is None else register(function)
+
+
 def options(group: str) -> dict[str, type]:
     """Return the registered classes of a group by name."""
     import_own_parts()
@@ -50,13 +105,46 @@ def option_of(part: Any) -> tuple[str, str] | None:
     return _NAMES.get(part if isinstance(part, type) else type(part))
 
 
+def verbs() -> dict[str, str]:
+    """Return one line of help for each verb, without importing gptlab's own."""
+    own = {name: text for name, (_, text) in _own_verbs().items()}
+    others = {name: _first_sentence(each.function.__doc__ or "") for name, each in _COMMANDS.items()}
+    return dict(sorted({**others, **own}.items()))
+
+
+def find_command(name: str) -> Command:
+    """Return a verb by its name; raises KeyError where there is none."""
+    if name in (own := _own_verbs()):
+        importlib.import_module(own[name][0])
+    return _COMMANDS[name]
+
+
 @functools.cache
 def import_own_parts() -> None:
-    """Import every module of gptlab that registers something: those whose source has an `@option(` line.
+    """Import every module of gptlab that registers an option."""
+    for module, source in _sources(PACKAGE, "**/*.py"):
+        if _OPTION_LINE.search(source):
+            importlib.import_module(module)
 
-    They are found by their text, so that no list has to be kept and nothing else is imported.
-    """
-    package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        if path != Path(__file__) and _REGISTERS.search(path.read_text(encoding="utf-8")):
-            importlib.import_module(".".join(("gptlab", *path.relative_to(package).with_suffix("").parts)))
+
+@functools.cache
+def _own_verbs() -> dict[str, tuple[str, str]]:
+    """The module and the help of each verb in gptlab/commands, found in the text of the files."""
+    found = {}
+    for module, source in _sources(PACKAGE / "commands", "*.py"):
+        for verb in _VERB_LINES.finditer(source):
+            found[verb["name"].removesuffix("_")] = (module, _first_sentence(verb["help"]))
+    return found
+
+
+def _sources(folder: Path, pattern: str) -> Iterator[tuple[str, str]]:
+    """The name and the text of each module in a folder of gptlab but this one."""
+    for path in sorted(folder.glob(pattern)):
+        if path != Path(__file__):
+            yield ".".join(("gptlab", *path.relative_to(PACKAGE).with_suffix("").parts)), path.read_text("utf-8")
+
+
+def _first_sentence(text: str) -> str:
+    """The first sentence of a docstring on one line, as a list shows it."""
+    sentence = re.split(r"\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
+    return sentence[:1].lower() + sentence[1:]

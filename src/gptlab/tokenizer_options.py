@@ -10,6 +10,7 @@ from pathlib import Path
 from tiktoken_ext import openai_public
 
 from gptlab.errors import UserError, reason, require
+from gptlab.registry import option
 from gptlab.tokenizers import (
     EOT,
     BytePairTokenizer,
@@ -22,6 +23,7 @@ from gptlab.tokenizers import (
 )
 
 
+@option("tokenizer", "bpe")
 @dataclass
 class BPE:
     """Byte-pair encoding trained on the text (Sennrich et al. 2016); `vocab_size` counts the special token."""
@@ -56,6 +58,7 @@ class BPE:
 OPENAI = {"gpt2": "r50k_base", "cl100k": "cl100k_base", "o200k": "o200k_base"}
 
 
+@option("tokenizer", "openai")
 @dataclass
 class OpenAI:
     """OpenAI's published encodings, as `tiktoken` fetches, checks and caches them: GPT-2's and later ones."""
@@ -89,6 +92,7 @@ def gpt2_is_here() -> bool:
     return os.path.exists(os.path.join(folder, hashlib.sha1(url.encode()).hexdigest()))
 
 
+@option("tokenizer", "char")
 @dataclass
 class Char:
     """One token for each character of the training text."""
@@ -100,6 +104,7 @@ class Char:
         return CharTokenizer("".join(sorted(seen)))
 
 
+@option("tokenizer", "byte")
 @dataclass
 class Byte:
     """One token a byte of UTF-8."""
@@ -108,6 +113,7 @@ class Byte:
         return BytePairTokenizer({bytes([b]): b for b in range(256)}, split=r"[\s\S]")
 
 
+@option("tokenizer", "saved")
 @dataclass
 class Saved:
     """The tokenizer of a run that exists already; `sha256` is of its files."""
@@ -122,6 +128,7 @@ class Saved:
         return load_tokenizer(Path(self.folder))
 
 
+@option("tokenizer", "json")
 @dataclass
 class JSONFile:
     """A Hugging Face tokenizer.json, as it stands; `eot` names its token between documents."""

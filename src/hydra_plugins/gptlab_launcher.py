@@ -1,5 +1,7 @@
-"""The launcher of `gptlab train -m`, here because Hydra takes plugins only from this package. Every program that uses
-Hydra imports this file, so it imports next to nothing."""
+"""The launcher of `gptlab train -m`, here because Hydra takes plugins only from this package.
+
+Every program that uses Hydra imports this file, so it imports next to nothing.
+"""
 
 from collections.abc import Sequence
 
@@ -19,6 +21,8 @@ class LocalLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from gptlab.commands.mistakes import explain
         from gptlab.sweep.launcher import launch
 
-        return launch(self.hydra_context, self.config, job_overrides, initial_job_idx, self.jobs_per_device)
+        each = self.jobs_per_device
+        return launch(self.hydra_context, self.config, job_overrides, initial_job_idx, each, explain)

@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gptlab.commands import check as checking
-from gptlab.commands.check import cached, causal, drift, ordered, overfits, resumes, uniform
+from gptlab.commands import checks as checking
+from gptlab.commands.checks import cached, causal, drift, ordered, overfits, resumes, uniform
 from gptlab.commands.main import main
-from gptlab.config import TrainConfig
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.batches.sampler import TrainBatches
@@ -20,6 +19,7 @@ from gptlab.model import attention
 from gptlab.model.attention import KVCache
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.tasks.causal_lm import CausalLM
+from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from tests.conftest import tiny_overrides
 

@@ -61,14 +61,14 @@ def test_a_mistake_is_one_line(given: str, texts: str, tmp_path: Path, capfd: py
         ("sample prompt=", r"prompt=: is empty"),
         ("sample num_samples=0", r"num_samples=0: "),
         ("sample decoder.k=0", r"decoder\.k=0: "),
-        ("import", r"hf=\?\?\?: is needed; give hf="),
+        ("import", r"hf=null: is needed; give hf="),
         ("export out=.", r"out=\.: exists already"),
         ("export out=x", r"run=latest: there is no run yet"),
         ("compare a=nothing b=latest", r"a=nothing: no such directory"),
         ("evaluate batch_size=0", r"batch_size=0: "),
         (
             "trian",
-            r"trian: no such verb; choose one of train, sample, evaluate, check, replay, compare, report, tokenize, audit, import, export",
+            r"trian: no such verb; choose one of audit, check, compare, evaluate, export, import, replay, report, sample, tokenize, train",
         ),
     ],
 )

@@ -12,10 +12,11 @@ import torch
 from scipy import stats
 
 from gptlab.commands.compare import compare
-from gptlab.config import TrainConfig, compose
+from gptlab.commands.evaluate import evaluate
+from gptlab.config import compose
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import evaluate
 from gptlab.evaluation.statistics import seeds_needed
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]
@@ -160,7 +161,7 @@ def test_too_little_text(tiny: Tiny, tmp_path: Path) -> None:
     ("overrides", "why"),
     [
         (["a=two-*", "b=one"], r"a=two-\*: no such directory; "),
-        (["b=one"], r"a=\?\?\?: is needed; give a=\.\.\."),
+        (["b=one"], r"a=null: is needed; give a=RUN"),
         (["a=[]", "b=one"], r"a=\[\]: is empty; "),
         (["a=one", "b=one", "metric=loss"], "metric=loss: no such option; choose one of bits_per_byte, perplexity"),
         (["a=one", "b=one", "resamples=9"], "resamples=9: is too few; "),

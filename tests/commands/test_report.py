@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gptlab.commands.report import report
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.written_runs import MakeRun
 

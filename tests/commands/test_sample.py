@@ -8,9 +8,10 @@ import torch
 
 import gptlab
 from gptlab.commands.sample import sample
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
 from gptlab.decoding.generate import loglikelihood
 from gptlab.errors import UserError
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import PADDED, raise_padding
 

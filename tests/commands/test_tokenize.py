@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from gptlab.commands.tokenize import tokenize
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.tokenizer_options import BPE
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import tiny_model
 

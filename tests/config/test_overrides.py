@@ -2,21 +2,116 @@
 
 from pathlib import Path
 
+import pytest
+
 from gptlab.config import compose
-from gptlab.config.overrides import quote_values, quoted
+from gptlab.config.overrides import quote_values, quoted, unquoted
+from gptlab.runs.config_file import record, write_config
+from gptlab.training.config import TrainConfig
+
+NAMES = [
+    "plain",
+    "a b",
+    "a  b",
+    "a=b",
+    "0-optimizer.lr=1e-3,seed=2",
+    "a,b",
+    "it's",
+    'say "hi"',
+    "mixed'\"quotes",
+    "(2)",
+    "a (2)",
+    "[x]",
+    "[",
+    "]",
+    "{x}",
+    "#1",
+    "a&b",
+    "a;b",
+    "a!b",
+    "Größe",
+    "日本語",
+    "back\\slash",
+    "end\\",
+    "\\'",
+    "${HOME}",
+    "${seed}",
+    "$seed",
+    "a:b",
+    "a~b",
+    "~a",
+    "+a",
+    "-a",
+    "1e5",
+    "1_000",
+    "007",
+    "true",
+    "nan",
+    "x'y&z#[{",
+    "choice(1,2)",
+    "100%",
+    "a\tb",
+    "line\nbreak",
+]
 
 
-def test_values_with_an_equals_sign_need_no_quotes(tmp_path: Path) -> None:
-    """The names of a sweep's directories have them."""
-    folder = f"{tmp_path}/2-optimizer.lr=1e-3,seed=2/it's"
-    assert quote_values(["seed=2", "run='a=b'", "data.files=[a=b]", "--config-dir", "a=b=c", "choice(1=2)"]) == [
+@pytest.mark.parametrize("name", NAMES)
+def test_every_path_reaches_its_key(name: str, tmp_path: Path) -> None:
+    path = f"{tmp_path}/{name}"
+    assert unquoted(quoted(path)) == path
+    assert compose("sample", [f"run={quoted(path)}"]).run == path
+    if "${" in name:  # without quotes Hydra looks it up
+        return
+    assert compose("sample", [f"run={path}"]).run == path
+    assert compose("train", [f"run_dir={path}"]).run_dir == path
+    assert compose("train", [f"data.files=[{quoted(path)}]", "data=text"]).data.files == [path]
+    assert compose("report", [f"runs={path}"]).folders == [path]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_path_holds_a_config_that_is_repeated(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    write_config(folder / "config.yaml", record(TrainConfig(seed=5)))
+    assert compose("train", [f"config={folder}/config.yaml", "budget.steps=3"]).seed == 5
+    assert compose("train", run=folder).seed == 5
+
+
+@pytest.mark.parametrize("prompt", [*NAMES, "Once, upon a time: (he) said 'no'", "", " spaces "])
+def test_a_prompt_is_taken_as_it_was_typed(prompt: str) -> None:
+    if prompt in ("", "${seed}", "${HOME}"):  # no prompt; what Hydra looks up, where its grammar takes it
+        return
+    assert compose("sample", [f"prompt={prompt}"]).prompt == prompt
+
+
+def test_lists_of_texts() -> None:
+    files = compose("train", ["data=text", "data.files=[Bücher/*.txt, a (1).txt,'x, y.txt',1e5]"]).data.files
+    assert files == ["Bücher/*.txt", "a (1).txt", "x, y.txt", "1e5"]
+    assert compose("compare", ["a=[Läufe/1,Läufe/2]", "b=Läufe/0-seed=1,lr=2"]).a == ["Läufe/1", "Läufe/2"]
+    assert compose("train", ["sample_prompts=[]"]).sample_prompts == []
+
+
+def test_what_hydra_means_stays() -> None:
+    kept = [
         "seed=2",
-        "run='a=b'",
-        "data.files=[a=b]",
+        "prompt='a=b'",
+        "prompt=null",
+        "data=text",
+        "+data@data.parts.a=verdict",
+        "hydra/launcher=local",
+        "optimizer.lr=1e-3",
+        "optimizer.lr=${seed}",
+        "trainer.devices=[0,1]",
+        "model.bias=true",
         "--config-dir",
         "a=b=c",
         "choice(1=2)",
+        "~data",
     ]
-    assert compose("sample", [f"run={tmp_path}/0-seed=1,a=2"]).run == f"{tmp_path}/0-seed=1,a=2"
-    assert compose("sample", [f"run={quoted(folder)}"]).run == folder
-    assert quoted("a\\'b") == r"'a\\\'b'"
+    assert quote_values(kept, TrainConfig) == kept
+    swept = ["seed=1,2", "optimizer.lr=interval(1e-4,1e-2)", "name=choice(a,b)", "name=a,b", "model=nano,micro"]
+    assert quote_values(swept, TrainConfig, multirun=True) == swept
+    assert quote_values(["name=Ä,b", "init_from=0-a=1,b=2"], TrainConfig, multirun=True) == [
+        "name='Ä',b",
+        "init_from='0-a=1,b=2'",
+    ]
+    assert compose("train", ["debug=nan"]).trainer.detect_anomaly

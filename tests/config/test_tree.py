@@ -1,18 +1,23 @@
 """Every option composes and changes something; every mistake is one line that names the key."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gptlab.config import TrainConfig, compose
-from gptlab.config.record import record
+from gptlab import registry
+from gptlab.commands.usage import options
+from gptlab.config import compose
 from gptlab.config.tree import conf_dir
 from gptlab.decoding.decoders import Greedy, TopK
+from gptlab.registry import option
+from gptlab.runs.config_file import record
+from gptlab.training.config import TrainConfig
 
 GROUPS = ["model", "data", "tokenizer", "optimizer", "schedule", "decoder", "trainer", "logger"]
 GROUPS += ["callbacks", "experiment", "debug"]
-OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
+OPTIONS = [(group, name) for group in GROUPS for name in options(group)]
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:
@@ -20,48 +25,50 @@ def plain(config: TrainConfig) -> dict[str, Any]:
 
 
 def test_the_groups_hold_what_they_promise() -> None:
-    assert {option for group, option in OPTIONS if group == "model"} >= {
-        "nano",
-        "micro",
-        "small",
-        "medium",
-        "large",
-        "xl",
+    promised = {
+        "model": {"gpt", "nano", "micro", "small", "medium", "large", "xl"},
+        "data": {"bundled", "text", "tokens", "mixture", "hub", "download", "shakespeare", "verdict"},
+        "tokenizer": {"bpe", "gpt2", "char", "byte", "json", "saved"},
+        "decoder": {"greedy", "sample", "top_k", "top_p", "min_p", "typical", "beam"},
+        "trainer": {"default", "cpu", "gpu", "ddp"},
+        "logger": {"tensorboard", "csv", "none", "wandb", "mlflow"},
     }
-    assert {option for group, option in OPTIONS if group == "data"} >= {"bundled", "text", "shakespeare", "verdict"}
-    assert {option for group, option in OPTIONS if group == "tokenizer"} >= {"bpe", "gpt2", "char", "byte"}
-    assert {option for group, option in OPTIONS if group == "decoder"} >= {"greedy", "sample", "top_k", "top_p"}
-    assert {option for group, option in OPTIONS if group == "trainer"} >= {"default", "cpu", "gpu", "ddp"}
-    assert {option for group, option in OPTIONS if group == "logger"} >= {
-        "tensorboard",
-        "csv",
-        "none",
-        "wandb",
-        "mlflow",
-    }
-    assert {option for group, option in OPTIONS if group == "callbacks"} == {"none", "monitor"}
-    assert {option for group, option in OPTIONS if group == "debug"} == {"fast", "overfit", "profile", "nan"}
-    recipes = {option for group, option in OPTIONS if group == "experiment"}
-    assert recipes == {"shakespeare_char", "modern_char", "verdict", "book_ch5"}
+    for group, names in promised.items():
+        assert set(options(group)) >= names
+    assert set(options("callbacks")) == {"none", "monitor"}
+    assert set(options("debug")) == {"fast", "overfit", "profile", "nan"}
+    assert set(options("experiment")) == {"shakespeare_char", "modern_char", "verdict", "book_ch5"}
 
 
-NEEDED = {"tokens": ["data.folder=f"], "mixture": ["+data@data.parts.a=verdict"]}  # options that name something
+def test_no_file_only_repeats_a_registration() -> None:
+    for group in registry.groups():
+        for path in (conf_dir() / group).glob("*.yaml"):
+            lines = [line for line in path.read_text().splitlines() if line and line[0] != "#"]
+            assert lines != [f"defaults: [/schema/{group}/{path.stem}@_here_]"], path
+
+
+# options that name something
+NEEDED = {
+    "tokens": ["data.folder=f"],
+    "mixture": ["+data@data.parts.a=verdict"],
+    "json": ["tokenizer.file=tokenizer.json"],
+    "saved": ["tokenizer.folder=."],
+}
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_composes_into_something_of_its_own(group: str) -> None:
-    options = [option for g, option in OPTIONS if g == group]
+    names = [name for name in options(group) if (group, name) not in {("tokenizer", "openai")}]  # gpt2 is its default
     Path("tokenizer.json").write_text("{}")
-    needed = {**NEEDED, "json": ["tokenizer.file=tokenizer.json"]}
-    configs = [plain(compose("train", [f"{group}={option}", *needed.get(option, [])])) for option in options]
+    configs = [plain(compose("train", [f"{group}={name}", *NEEDED.get(name, [])])) for name in names]
     for i, config in enumerate(configs):
-        assert config not in configs[:i], options[i]
+        assert config not in configs[:i], names[i]
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in ("data", "decoder")])
-def test_verbs_share_the_groups(group: str, option: str) -> None:
+@pytest.mark.parametrize(("group", "name"), [(g, o) for g, o in OPTIONS if g in ("data", "decoder")])
+def test_verbs_share_the_groups(group: str, name: str) -> None:
     verb = {"data": "evaluate", "decoder": "sample"}[group]
-    mine, theirs = (getattr(compose(v, [f"{group}={option}", *NEEDED.get(option, [])]), group) for v in (verb, "train"))
+    mine, theirs = (getattr(compose(v, [f"{group}={name}", *NEEDED.get(name, [])]), group) for v in (verb, "train"))
     assert mine == theirs
 
 
@@ -73,8 +80,35 @@ def test_typed_objects_all_the_way() -> None:
     assert compose("sample", ["decoder=greedy"]).decoder == Greedy()
 
 
+def test_the_default_config_is_what_train_composes() -> None:
+    """But for what conf/ chooses: the rate by the width, and the name of the model's preset."""
+    composed = compose("train")
+    optimizer = dataclasses.replace(composed.optimizer, lr=6e-4)
+    assert dataclasses.replace(composed, optimizer=optimizer, name="run", run_dir=None) == TrainConfig()
+
+
+@pytest.mark.parametrize("verb", ["sample", "evaluate", "tokenize", "audit", "report"])
+def test_the_default_config_of_other_verbs(verb: str) -> None:
+    assert compose(verb) == registry.find_command(verb).config_type()
+
+
 def test_the_rate_falls_with_the_width() -> None:
     rates = {size: compose("train", [f"model={size}"]).optimizer.lr for size in ("nano", "small", "xl")}
     assert rates["small"] == pytest.approx(6e-4)
     assert rates["nano"] > rates["small"] > rates["xl"]
     assert compose("train", ["optimizer.lr=0.5"]).optimizer.lr == 0.5
+
+
+def test_a_class_that_is_only_registered_is_an_option() -> None:
+    @option("decoder", "eta_of_this_test")
+    @dataclasses.dataclass
+    class Eta:
+        """Only here."""
+
+        eta: float = 0.3
+
+    try:
+        assert compose("train", ["decoder=eta_of_this_test", "decoder.eta=0.5"]).decoder == Eta(0.5)
+        assert "eta_of_this_test" in options("decoder")
+    finally:
+        del registry._OPTIONS["decoder"]["eta_of_this_test"]

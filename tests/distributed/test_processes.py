@@ -59,7 +59,7 @@ def test_what_is_started_is_what_is_asked_for(devices: int, nodes: int, monkeypa
         asked.build(1, [], [], None)  # type: ignore[arg-type]
 
 
-def crew(monkeypatch: pytest.MonkeyPatch) -> list[ProcessGroup]:
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> list[ProcessGroup]:
     """Two ranks in one process, with one store."""
     from torch.distributed import HashStore
 
@@ -71,24 +71,24 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> list[ProcessGroup]:
     return ranks
 
 
-def test_rank_0_leads(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = crew(monkeypatch)
-    first.lead(["a=b"])
-    first.dismiss(2)  # too late
-    assert second.orders() == (["a=b"], None)
+def test_rank_0_sends_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = two_ranks(monkeypatch)
+    first.broadcast(["a=b"])
+    first.shutdown(2)  # too late
+    assert second.receive() == (["a=b"], None)
 
 
-def test_rank_0_dismisses(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = crew(monkeypatch)
-    assert first.speaks_of("model=huge: ...")  # at once: nobody else has begun
-    first.dismiss(2)
-    assert second.orders() == ([], 2)
+def test_rank_0_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = two_ranks(monkeypatch)
+    assert first.prints("model=huge: ...")  # at once: nobody else has begun
+    first.shutdown(2)
+    assert second.receive() == ([], 2)
 
 
-def test_who_says_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = crew(monkeypatch)
-    first.lead([])
-    assert second.speaks_of("no such file")  # rank 0 has found it
-    assert first.speaks_of("the disk is full")
-    assert not second.speaks_of("the disk is full")
-    assert second.speaks_of("no such file")
+def test_who_prints_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = two_ranks(monkeypatch)
+    first.broadcast([])
+    assert second.prints("no such file")  # rank 0 has found it
+    assert first.prints("the disk is full")
+    assert not second.prints("the disk is full")
+    assert second.prints("no such file")

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import gptlab
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.evaluation.documents import Units, common_documents, cost
 from gptlab.runs.run_dir import RunDir
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import gptlab
-from gptlab.config import TrainConfig, compose
+from gptlab.commands.evaluate import evaluate
+from gptlab.config import compose
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import evaluate
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
 

@@ -6,9 +6,10 @@ import torch
 
 import gptlab
 from gptlab.commands.sample import sample
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.runs.run_dir import RunDir
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]

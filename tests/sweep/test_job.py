@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gptlab.config import TrainConfig, compose
-from gptlab.config.record import record
+from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.runs.config_file import record
 from gptlab.sweep.job import Job, jobs_in
+from gptlab.training.config import TrainConfig
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def summary(job: Job, **values: object) -> None:
 
 def test_the_saved_config_composes_to_what_was_asked(job: Job, config: TrainConfig) -> None:
     job.prepare(config)
-    assert record(compose("train", [], job.path, "config")) == record(config)
+    assert record(compose("train", run=job.path)) == record(config)
     assert job.result()["status"] == "waiting"
     assert [(j.path, j.num, j.overrides) for j in jobs_in(job.path.parent)] == [(job.path, 0, ["seed=1"])]
 
@@ -75,14 +76,14 @@ def test_what_a_job_cannot_be_asked(
     assert error.value.key == key
 
 
-def test_the_objective_of_a_job(job: Job, config: TrainConfig) -> None:
+def test_the_search_metric_of_a_job(job: Job, config: TrainConfig) -> None:
     job.prepare(config)
-    assert job.objective("val/loss") == math.inf
+    assert job.search_value("val/loss") == math.inf
     summary(job, status="finished", val_loss=2.5, val_perplexity=None)
-    assert job.objective("val/loss") == 2.5
-    assert job.objective("val/perplexity") == math.inf  # NaN
+    assert job.search_value("val/loss") == 2.5
+    assert job.search_value("val/perplexity") == math.inf  # NaN
     summary(job, status="failed", val_loss=2.5)
-    assert job.objective("val/loss") == math.inf
+    assert job.search_value("val/loss") == math.inf
 
 
 @pytest.mark.parametrize(

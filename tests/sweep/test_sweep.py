@@ -62,8 +62,8 @@ def test_a_sweep_goes_on_with_its_own_command_line() -> None:
         (["resume_sweep=none"], "error: resume_sweep=none: is not the directory of a sweep"),
         (["seed=1", "hydra.launcher.jobs_per_device=0"], "error: hydra.launcher.jobs_per_device=0: must be"),
         (
-            ["seed=1,2", "objective=joy"],
-            "error: objective=joy: no such metric; choose one of train/loss, val/loss",
+            ["seed=1,2", "search_metric=joy"],
+            "error: search_metric=joy: no such metric; choose one of train/loss, val/loss",
         ),
     ],
 )

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.planning.flops import flops_per_token
 from gptlab.training.budget import STEPS, Budget
 from gptlab.training.callbacks import step_timer as pace
 from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.step_timer import StepTimer
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.training.test_resume import resumed, rows, same
 

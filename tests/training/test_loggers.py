@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gptlab.commands.main import main
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
 

@@ -16,8 +16,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gptlab.commands.main import main
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.training.config import TrainConfig
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
 from tests.conftest import ROOT, tiny_overrides

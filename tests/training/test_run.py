@@ -11,12 +11,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gptlab
-from gptlab.config import TrainConfig, compose
+from gptlab.commands.evaluate import evaluate
+from gptlab.config import compose
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import evaluate
 from gptlab.runs.run_dir import LAYOUT, RunDir
 from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.training.callbacks.batch_size_finder import micro_batches
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]

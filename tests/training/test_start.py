@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gptlab.config import TrainConfig
 from gptlab.errors import UserError
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]

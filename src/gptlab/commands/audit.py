@@ -1,19 +1,41 @@
-"""The verb `audit`: what is in a data set, and what is wrong with it."""
+"""The verb `audit`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from gptlab.commands.configs import AuditConfig
-from gptlab.data.quality import copies, hard_characters, id_counts, longest, overlap
-from gptlab.data.tokens.prepare import prepare, texts
+from gptlab.data.text.sources import Bundled, DataConfig
 from gptlab.data.tokens.progress import sizes, watching
+from gptlab.errors import require
+from gptlab.registry import command
+from gptlab.tokenizer_options import BPE, TokenizerConfig
 
 
+@dataclass
+class AuditConfig:
+    """Look into a data set: sizes, copies, overlap of the splits, long documents, ids and hard characters."""
+
+    data: DataConfig = field(default_factory=Bundled)
+    tokenizer: TokenizerConfig = field(default_factory=BPE)
+    ngram: int = 13  # tokens in a row that count as overlap (13 words in Brown et al. 2020)
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.ngram >= 1, "ngram", self.ngram, "must be at least 1", "13 is usual")
+
+
+@command
 def audit(config: AuditConfig) -> dict[str, Any]:
-    """Print and return sizes, copies, overlap of the splits, the longest documents, ids and characters in trouble."""
+    """Look into a data set: copies, overlap of the splits, hard characters.
+
+    Prints and returns sizes, copies, overlap of the splits, the longest documents, ids and hard characters.
+    """
+    import numpy as np
+
+    from gptlab.data.quality import copies, hard_characters, id_counts, longest, overlap
+    from gptlab.data.tokens.prepare import prepare, texts
+
     console = Console()
     with watching(console) as watch:
         corpus = prepare(config.data, config.tokenizer, watch, any_ids=True)

@@ -1,4 +1,6 @@
-"""The verb `compare`: two runs, or the seeds of two configs, on the same documents, and how sure the difference is."""
+"""The verb `compare`."""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -6,25 +8,58 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from gptlab.commands.configs import CompareConfig
+from gptlab.data.text.sources import DataConfig
 from gptlab.errors import UserError, require
-from gptlab.evaluation.documents import Costs, Units, common_documents, cost
-from gptlab.evaluation.statistics import LEVEL, noise_floor, paired_bootstrap, seed_test, seeds_needed
 from gptlab.files import write_atomically
-from gptlab.metrics import Score
-from gptlab.runs.reader import differences, expand, find_runs, read, same_but_seed
-from gptlab.runs.run_dir import RunDir
-from gptlab.tokenizers import Ids, fingerprint
+from gptlab.registry import command
+
+if TYPE_CHECKING:
+    from gptlab.evaluation.documents import Costs, Units
+    from gptlab.metrics import Score
+    from gptlab.runs.run_dir import RunDir
+    from gptlab.tokenizers import Ids
 
 BITS = 1 / math.log(2)  # in a nat
 SIDES = ("a", "b")
+
+
+@dataclass
+class CompareConfig:
+    """Two runs, or the seeds of two configs, on the same held-out documents."""
+
+    a: str | list[str] | None = None  # a run, or several seeds of one config: [RUN,RUN], or with *
+    b: str | list[str] | None = None
+    data: DataConfig | None = None  # null: the documents that all of them hold out
+    metric: str = "bits_per_byte"  # bits_per_byte | perplexity, which needs one tokenizer and one protocol
+    batch_size: int = 16
+    block_size: int | None = None  # tokens per window; null: the context each model was trained with
+    resamples: int = 10_000  # of the bootstrap
+    seed: int = 1337  # of the bootstrap
+    out: str | None = None  # a JSON file; null: A/compare/B.json
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for side in SIDES:
+            given = getattr(self, side)
+            require(given is not None, side, "null", "is needed", f"give {side}=RUN")
+            require(bool(self.runs(side)) and all(self.runs(side)), side, given, "is empty", "give a run, or [RUN,RUN]")
+        why, todo = "no such option", "choose one of bits_per_byte, perplexity"
+        require(self.metric in ("bits_per_byte", "perplexity"), "metric", self.metric, why, todo)
+        require(self.resamples >= 100, "resamples", self.resamples, "is too few", "10000 is usual")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
+        size = self.block_size
+        require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
+
+    def runs(self, side: str) -> list[str]:
+        """The runs of side `a` or `b`."""
+        given = getattr(self, side)
+        return given if isinstance(given, list) else [given]
 
 
 @dataclass(frozen=True)
@@ -41,10 +76,20 @@ class Scored:
         return self.score.bits_per_byte if metric == "bits_per_byte" else self.score.loss
 
 
+@command
 def compare(config: CompareConfig) -> dict[str, Any]:
-    """Print and store the difference b - a with its interval; returns what is stored, without the single documents."""
+    """Compare two runs on the same documents: the difference and its interval.
+
+    Prints and stores the difference b - a; returns what is stored, without the single documents.
+    """
+    import numpy as np
+
+    from gptlab.evaluation.documents import Units, common_documents
+    from gptlab.evaluation.statistics import LEVEL, noise_floor, paired_bootstrap, seed_test, seeds_needed
+    from gptlab.runs.reader import expand
+
     _require_scipy()
-    runs = [(side, _find(side, name)) for side in SIDES for name in expand(getattr(config, side))]
+    runs = [(side, _find(side, name)) for side in SIDES for name in expand(config.runs(side))]
     texts, ids, left_out = common_documents([run for _, run in runs], config.data)
     units = Units.of([len(text) for text in texts])
     size = sum(map(len, texts))
@@ -97,6 +142,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
 def sentences(result: dict[str, Any]) -> list[str]:
     """The difference in words: how large, how sure, and what it takes to be surer."""
+    from gptlab.evaluation.statistics import LEVEL
+
     unit = result["unit"]
     size = f"{result['units']['what']} ({result['bytes']:,} bytes)"
     lines = [f"b - a: {_interval(result['difference'], unit)} over {size}"]
@@ -129,6 +176,8 @@ def sentences(result: dict[str, Any]) -> list[str]:
 
 
 def _interval(difference: dict[str, float], unit: str) -> str:
+    from gptlab.evaluation.statistics import LEVEL
+
     value, low, high = difference["value"], difference["low"], difference["high"]
     better = "too close to call" if low <= 0 <= high else f"{'b' if value < 0 else 'a'} is better"
     return f"{value:+.4f} {unit}, {LEVEL:.0%} interval {low:+.4f} to {high:+.4f}: {better}"
@@ -152,6 +201,10 @@ def _table(every: Sequence[Scored], perplexities: bool, width: int) -> Table:
 
 
 def _scored(side: str, run: RunDir, ids: Sequence[Ids], units: Units, config: CompareConfig) -> Scored:
+    from gptlab.evaluation.documents import cost
+    from gptlab.metrics import Score
+    from gptlab.tokenizers import fingerprint
+
     costs = cost(run, ids, units, config.block_size, config.batch_size)
     total = float(costs.nats.sum())
     why, todo = "its model gives no finite scores", "take another checkpoint, from before it diverged"
@@ -168,6 +221,8 @@ def _require_scipy() -> None:
 
 
 def _find(side: str, name: str) -> RunDir:
+    from gptlab.runs.run_dir import RunDir
+
     try:
         return RunDir.find(name)
     except UserError as error:
@@ -189,6 +244,8 @@ def _refusal(every: Sequence[Scored]) -> str | None:
 
 def _seeds(every: Sequence[Scored], given: dict[str, list[float]], metric: str) -> tuple[list[list[float]], str | None]:
     """Scores of runs that differ in the seed alone, and whose they are: of those given, or of what stands beside."""
+    from gptlab.runs.reader import find_runs, same_but_seed
+
     if any(len(values) > 1 for values in given.values()):
         return list(given.values()), "the runs given"
     key = "val_bits_per_byte" if metric == "bits_per_byte" else "val_loss"
@@ -205,6 +262,8 @@ def _seeds(every: Sequence[Scored], given: dict[str, list[float]], metric: str) 
 
 def _unequal(runs: Sequence[RunDir]) -> list[str]:
     """What else than the seed is different between seeds of one config."""
+    from gptlab.runs.reader import differences, read
+
     return [key for key in differences([read(run.path, run.path.name) for run in runs]) if key != "seed"]
 
 

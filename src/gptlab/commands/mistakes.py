@@ -1,4 +1,4 @@
-"""What the door says: how a verb is used, and what was wrong in what was asked."""
+"""Mistakes in what was asked, in the user's words."""
 
 import dataclasses
 import difflib
@@ -6,11 +6,9 @@ import re
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
-from omegaconf import MISSING
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from gptlab.commands.configs import VERB_CONFIGS
-from gptlab.config.tree import conf_dir
+from gptlab.config.tree import RECORDED
 from gptlab.errors import UserError
 
 # options that come with an extra
@@ -21,33 +19,8 @@ EXTRAS = {
 }
 
 
-def usage(verb: str) -> str:
-    """What a verb takes: its groups with their options, and its plain keys with their defaults."""
-    config_type = VERB_CONFIGS[verb]
-    lines = [f"gptlab {verb} GROUP=OPTION GROUP.KEY=VALUE KEY=VALUE ...", "", str(config_type.__doc__), "", "groups:"]
-    groups = [f.name for f in dataclasses.fields(config_type)] + ["experiment"] * (verb == "train")
-    for group in groups:
-        if options := sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")):
-            lines.append(f"  {group:<13}{' '.join(options)}")
-    lines += ["", "keys:"]
-    for f in dataclasses.fields(config_type):
-        if (conf_dir() / f.name).is_dir():
-            continue
-        if dataclasses.is_dataclass(f.type):
-            inner = dataclasses.fields(f.type)
-            lines += [f"  {f.name}.{g.name} = {g.default}" for g in inner]
-        else:
-            default = "" if f.default in (dataclasses.MISSING, MISSING) else f" = {f.default}"
-            lines.append(f"  {f.name}{default}")
-    lines += [
-        "",
-        "--cfg job shows the composed config; -m KEY=A,B sweeps; -sc install=bash completes keys.",
-    ]
-    return "\n".join(lines)
-
-
 def explain(error: Exception, argv: list[str]) -> str:
-    """`<key>=<value>: <why>; <what to do>` for whatever Hydra, OmegaConf or gptlab had to complain about."""
+    """Return `<key>=<value>: <why>; <what to do>` for an error of Hydra, OmegaConf or gptlab."""
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     if isinstance(error, UserError):
         return str(error)
@@ -55,7 +28,7 @@ def explain(error: Exception, argv: list[str]) -> str:
         return f"{error.override}: is not key=value; quote values with spaces or commas, e.g. 'prompt=\"a, b\"'"
     if isinstance(error, MissingConfigException):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(error.options or [])
+        options = sorted(set(error.options or []) - {RECORDED})
         if extra := EXTRAS.get(f"{group}={option}"):
             return f"{group}={option}: is not installed; pip install 'gptlab[{extra}]'"
         return f"{group or 'config'}={option}: no such option{_closest(option, options)}; choose {_any_of(options)}"
@@ -96,6 +69,6 @@ def _example(error: ValidationError) -> str:
     owner, name = error.object_type, str(error.key)
     if dataclasses.is_dataclass(owner):
         for f in dataclasses.fields(owner):
-            if f.name == name and f.default not in (dataclasses.MISSING, None):
+            if f.name == name and f.default not in (dataclasses.MISSING, None, "???"):
                 return f"give a value such as {f.default}"
     return "give a value of that type"

@@ -1,30 +1,56 @@
-"""The batch of any step of a run, rebuilt: which windows, what text, and what the model makes of it."""
+"""The verb `replay`."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptlab.commands.configs import ReplayConfig
-from gptlab.config import TrainConfig, compose
-from gptlab.data.batches.batch import IGNORE
-from gptlab.data.batches.datamodule import TextDataModule
-from gptlab.data.tokens.prepare import prepare
-from gptlab.data.tokens.progress import watching
 from gptlab.errors import UserError, require
-from gptlab.model.gpt import read_by_document
-from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.cross_entropy import cross_entropy
+from gptlab.registry import command
+
+if TYPE_CHECKING:
+    import torch
+
+    from gptlab.runs.run_dir import RunDir
 
 
+@dataclass
+class ReplayConfig:
+    """Rebuild the batch of one step of a run: its windows, their text, and the loss that the model has on them now."""
+
+    step: int | None = None  # 1, 2, ...
+    run: str = "latest"
+    out: str | None = None  # a new file for the tensors x and y, (B, T) each
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.step is not None, "step", "null", "is needed", "give step=N")
+        require(self.step is None or self.step >= 1, "step", self.step, "must be at least 1", "the first step is 1")
+
+
+@command
 def replay(config: ReplayConfig) -> dict[str, Any]:
-    """The windows of a step, with their text and the loss of each under the run's checkpoint."""
+    """Rebuild the batch of one step of a run.
+
+    Prints and returns the windows of the step, with their text and the loss of each under the run's checkpoint.
+    """
+    import torch
+
+    from gptlab.config.record import read_typed
+    from gptlab.data.batches.datamodule import TextDataModule
+    from gptlab.data.tokens.prepare import prepare
+    from gptlab.data.tokens.progress import watching
+    from gptlab.runs.run_dir import RunDir
+
+    assert config.step is not None
     console = Console()
     run = RunDir.find(config.run)
-    before: TrainConfig = compose("train", [f"run_dir={run.path}"], run.path.resolve(), "config")
+    before = read_typed(run.path / "config.yaml")
     with watching(console) as watch:
         corpus = prepare(before.data, before.tokenizer, watch)
     hash_before, hash_now = run.held_out_manifest()["sha256"], corpus.manifest["sha256"]
@@ -32,7 +58,8 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     require(hash_before == hash_now, "data", hash_now[:12], why, todo)
     data = TextDataModule(corpus, before.data, before.model.block_size, before.seed)
     windows = data.windows_of(config.step)
-    x, y, _ = data.rows(windows)
+    batch = data.rows(windows)
+    x, y = batch.x, batch.y
     losses = _losses(run, x, y, corpus.tokenizer.eot if before.data.mask_documents else None)
     rows = [
         {
@@ -51,16 +78,22 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     return {"run": str(run.path), "step": config.step, "data_hash": hash_now, "windows": rows}
 
 
-@torch.no_grad()
 def _losses(run: RunDir, x: torch.Tensor, y: torch.Tensor, separator: int | None) -> list[float]:
     """Mean nats per token of each row (N,), by the weights the run has now."""
+    import torch
+
+    from gptlab.data.batches.batch import IGNORE
+    from gptlab.model.gpt import read_by_document
+    from gptlab.tasks.cross_entropy import cross_entropy
+
     gpt, _ = run.load()
     each = ((x[i : i + 1], y[i : i + 1]) for i in range(len(x)))
-    return [
-        cross_entropy(read_by_document(gpt, ids, separator), targets, "sum").item()
-        / max(1, int((targets != IGNORE).sum()))
-        for ids, targets in each
-    ]
+    with torch.no_grad():
+        return [
+            cross_entropy(read_by_document(gpt, ids, separator), targets, "sum").item()
+            / max(1, int((targets != IGNORE).sum()))
+            for ids, targets in each
+        ]
 
 
 def _print(console: Console, step: int, rows: list[dict[str, Any]]) -> None:

@@ -1,30 +1,52 @@
-"""The verb `report`: one table of all runs below some folders, and their pictures, as files and as a web page."""
+"""The verb `report`."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from gptlab.commands.configs import ReportConfig
+from gptlab.errors import require
 from gptlab.files import write_atomically
-from gptlab.reporting import page, pictures, table
-from gptlab.reporting.rows import tabulate
-from gptlab.runs.reader import expand, find_runs
-from gptlab.runs.run_dir import LATEST
-
-DRAWN = {"curves": pictures.curves, "best_so_far": pictures.best_so_far, "swept": pictures.swept}
+from gptlab.registry import command
 
 
+@dataclass
+class ReportConfig:
+    """All runs below some folders as one table, pictures and a web page."""
+
+    runs: str | list[str] = "outputs"  # a folder or several, [DIR,DIR], also with *; or latest
+    out: str | None = None  # a folder; null: `report` in the folder of the runs
+    pictures: bool = True
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(bool(self.folders) and all(self.folders), "runs", self.runs, "is empty", "give a folder, or [DIR,DIR]")
+
+    @property
+    def folders(self) -> list[str]:
+        return self.runs if isinstance(self.runs, list) else [self.runs]
+
+
+@command
 def report(config: ReportConfig) -> dict[str, Any]:
-    """Print the table; write report.md, report.csv, report.html and PNGs into `out`; returns the table."""
+    """Show all runs below some folders: one table, pictures, a web page.
+
+    Prints the table; writes report.md, report.csv, report.html and PNGs into `out`; returns the table.
+    """
+    from gptlab.reporting import page, pictures, table
+    from gptlab.reporting.rows import tabulate
+    from gptlab.runs.reader import find_runs
+
+    drawings = {"curves": pictures.curves, "best_so_far": pictures.best_so_far, "swept": pictures.swept}
     if config.pictures:
         pictures.require_matplotlib()
-    found = tabulate(find_runs(config.runs))
-    out = Path(config.out).expanduser() if config.out else _beside(config.runs)
+    found = tabulate(find_runs(config.folders))
+    out = Path(config.out).expanduser() if config.out else _beside(config.folders)
     console = Console()
     table.show(console, found)
-    drawn = {name: png for name, draw in DRAWN.items() if (png := draw(found))} if config.pictures else {}
+    drawn = {name: png for name, draw in drawings.items() if (png := draw(found))} if config.pictures else {}
     write_atomically(out / "report.md", table.markdown(found).encode())
     write_atomically(out / "report.csv", table.comma_separated(found).encode())
     for name, png in drawn.items():
@@ -36,6 +58,9 @@ def report(config: ReportConfig) -> dict[str, Any]:
 
 def _beside(names: list[str]) -> Path:
     """`report` in the folder that all given ones are in."""
+    from gptlab.runs.reader import expand
+    from gptlab.runs.run_dir import LATEST
+
     folders = [(LATEST if name == "latest" else Path(name).expanduser()).absolute() for name in expand(names)]
     common = Path(os.path.commonpath(folders)) / "report"
     relative = os.path.relpath(common)

@@ -1,26 +1,53 @@
-"""The verb `tokenize`: text into token shards, and how well the tokenizer fits it."""
+"""The verb `tokenize`."""
+
+from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 
-from gptlab.commands.configs import TokenizeConfig
-from gptlab.data.quality import id_counts
-from gptlab.data.text.sources import TokenFiles
-from gptlab.data.tokens.prepare import Corpus, prepare
+from gptlab.data.text.sources import Bundled, DataConfig, TokenFiles
 from gptlab.data.tokens.progress import sizes, watching
 from gptlab.errors import require
 from gptlab.files import new_folder
-from gptlab.tokenizer_options import OpenAI, gpt2_is_here
+from gptlab.registry import command
+from gptlab.tokenizer_options import BPE, OpenAI, TokenizerConfig, gpt2_is_here
+
+if TYPE_CHECKING:
+    from gptlab.data.tokens.prepare import Corpus
 
 COMPARED = 2_000_000  # held-out tokens that are also encoded by GPT-2's tokenizer
 
 
+@dataclass
+class TokenizeConfig:
+    """Turn text into token shards, as the first training on it would, and say how well the tokenizer fits."""
+
+    data: DataConfig = field(default_factory=Bundled)
+    tokenizer: TokenizerConfig = field(default_factory=BPE)
+    out: str | None = None  # a new folder; null: the cache, where `train` finds them
+    processes: int | None = None  # null: one a core
+    shard_mb: int = 256  # text in a shard, in millions of characters
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.processes is None or self.processes >= 1, "processes", self.processes, "must be at least 1", "try 1"
+        )
+        require(1 <= self.shard_mb <= 2048, "shard_mb", self.shard_mb, "is not in [1, 2048]", "256 is usual")
+
+
+@command
 def tokenize(config: TokenizeConfig) -> dict[str, Any]:
-    """Write the shards (to `out`, or to the cache where `train` finds them) and print what is in them."""
+    """Turn text into token shards, and see how the tokenizer fits.
+
+    The shards go to `out`, or to the cache where `train` finds them; their sizes are printed and returned.
+    """
+    from gptlab.data.tokens.prepare import prepare
+
     console = Console()
     require(not isinstance(config.data, TokenFiles), "data", "tokens", "are tokens already", "give text")
     out = Path(config.out).expanduser() if config.out else None
@@ -47,6 +74,10 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
 
 def fit(corpus: Corpus) -> dict[str, Any]:
     """How well a tokenizer fits its text: bytes per token on held-out text (and GPT-2's), longest and unused tokens."""
+    import numpy as np
+
+    from gptlab.data.quality import id_counts
+
     tokenizer, val = corpus.tokenizer, corpus.manifest["val"]
     counts = id_counts(corpus.train, tokenizer.n_vocab)
     unused = [int(i) for i in np.flatnonzero(counts[:-1] == 0) if i != tokenizer.eot]

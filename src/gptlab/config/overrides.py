@@ -1,20 +1,115 @@
-"""A command line's `key=value` as Hydra reads it."""
+"""A command line's `key=value`, so that Hydra's grammar takes any text as it was typed."""
+
+from __future__ import annotations
 
 import re
+import types
+import typing
+from typing import Any, Union
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+from gptlab import registry
+from gptlab.config.schema import field_types
 
 # Hydra's own options that have a value after them
 VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+_OVERRIDE = re.compile(r"(?P<mark>\+{0,2})(?P<key>[\w$][\w$./@:-]*)=(?P<value>.*)", re.DOTALL)
 
 
 def quoted(text: str) -> str:
-    """A text as the value of an override, whatever is in it."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """Return a text as the value of an override, whatever characters are in it."""
+    literal = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", text)  # no interpolation
+    return QuotedString(literal, Quote.single).with_quotes()
 
 
-def quote_values(argv: list[str]) -> list[str]:
-    """Hydra takes no `=` in a bare value, but the directories of a sweep have it in their names: run=0-seed=1. And it
-    reads `debug=nan` as a number."""
-    argv = [re.sub(r"\bnan\b", "'nan'", arg) if re.fullmatch(r"debug=[\w,]+", arg) else arg for arg in argv]
-    bare = re.compile(r"""(?P<key>[^-=][^=]*)=(?P<value>[^'"()\[\]{}]*=[^'"()\[\]{}]*)""")
-    found = [None if argv[i - 1] in VALUE_FLAGS else bare.fullmatch(arg) for i, arg in enumerate(argv)]
-    return [f"{m['key']}={quoted(m['value'])}" if m else arg for m, arg in zip(found, argv, strict=True)]
+def unquoted(value: str) -> str:
+    """Return the text that a value of an override stands for."""
+    if not _is_quoted(value):
+        return value
+    text: str = OverridesParser.create().parse_override(f"key={value}").value()  # type: ignore[assignment]
+    return re.sub(r"(\\*)\\\$\{", lambda match: match[1][::2] + "${", text)
+
+
+def quote_values(argv: list[str], config_type: type, multirun: bool = False) -> list[str]:
+    """Return overrides with every value in quotes that is a text by its type, or that Hydra's grammar cannot read.
+
+    What is in quotes already, `null` and `${...}` stay. With `multirun` a value with commas is still a sweep over them.
+    """
+    after_flag = [i > 0 and argv[i - 1] in VALUE_FLAGS for i in range(len(argv))]
+    return [arg if after else _quote(arg, config_type, multirun) for arg, after in zip(argv, after_flag, strict=True)]
+
+
+def _quote(arg: str, config_type: type, multirun: bool) -> str:
+    match = _OVERRIDE.fullmatch(arg)
+    if match is None:
+        return arg
+    mark, key, value = match.groups()
+    if key == "debug":  # debug=nan is no number
+        return re.sub(r"\bnan\b", "'nan'", arg)
+    if "@" in key or "/" in key or key in registry.groups():
+        return arg  # the name of an option
+    return f"{mark}{key}={_swept(value) if multirun else _single(value, field_types(key, config_type))}"
+
+
+def _swept(value: str) -> str:
+    if _reads(value):
+        return value
+    if "=" in value or "," not in value:  # the name of a sweep's directory has both
+        return quoted(value)
+    return ",".join(each if _reads(each) else quoted(each) for each in _elements(value))
+
+
+def _single(value: str, kinds: set[Any]) -> str:
+    if value in ("", "null") or _is_quoted(value) or ("${" in value and _reads(value)):
+        return value
+    texts = bool(kinds) and all(list[str] in _alternatives(kind) for kind in kinds)
+    if kinds and all(_alternatives(kind) == {str} for kind in kinds):
+        return quoted(value)
+    if value.startswith("[") and value.endswith("]"):
+        if not texts and _reads(value):
+            return value
+        found = _elements(value[1:-1]) if value[1:-1].strip() else []
+        kept = [_is_quoted(each) or (not texts and _reads(each)) for each in found]
+        return f"[{','.join(each if keep else quoted(each) for each, keep in zip(found, kept, strict=True))}]"
+    if not _reads(value) or (kinds and all(str in _alternatives(kind) for kind in kinds)):
+        return quoted(value)
+    return value
+
+
+def _alternatives(kind: Any) -> set[Any]:
+    """The types of an annotation but None."""
+    union = typing.get_origin(kind) in (Union, types.UnionType)
+    return set(typing.get_args(kind) if union else (kind,)) - {type(None)}
+
+
+def _reads(value: str) -> bool:
+    """Whether Hydra's grammar takes a value as it is."""
+    try:
+        OverridesParser.create().parse_override(f"key={value}")
+    except HydraException:
+        return False
+    return True
+
+
+def _is_quoted(value: str) -> bool:
+    if value[:1] not in ("'", '"'):
+        return False
+    try:
+        return isinstance(OverridesParser.create().parse_override(f"key={value}").value(), str) and _is_whole(value)
+    except HydraException:
+        return False
+
+
+def _is_whole(value: str) -> bool:
+    """Whether a quote at the beginning ends at the end."""
+    return re.fullmatch(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", value, re.DOTALL) is not None
+
+
+def _elements(text: str) -> list[str]:
+    """What stands between commas, those in quotes left out."""
+    found = re.findall(r"\s*('(?:[^'\\]|\\.)*'(?=\s*(?:,|$))|\"(?:[^\"\\]|\\.)*\"(?=\s*(?:,|$))|[^,]*)(?:,|$)", text)
+    elements = [each.strip() for each in found]
+    return elements[:-1] if not text.rstrip().endswith(",") and elements and elements[-1] == "" else elements

@@ -1,29 +1,75 @@
-"""The config of a run as it is written down."""
+"""What a run's config.yaml says, as a typed config again."""
 
-import dataclasses
+from __future__ import annotations
+
+from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from gptlab.training.config import TrainConfig
+from gptlab import registry
+from gptlab.config.schema import part_fields, schema_of, to_typed
+from gptlab.errors import UserError
+from gptlab.runs.config_file import read_config, values_of
+
+TODO = "take the config.yaml of a run as gptlab wrote it"
 
 
-def record(config: TrainConfig) -> dict[str, Any]:
-    """A run's config.yaml: every value, and in `defaults` the class of every part, so that it composes again.
+def read_typed(path: Path, verb: str = "train") -> Any:
+    """Return the typed config that a run's config.yaml says; nothing of it is composed or run.
 
-    `gptlab train --config-dir RUN --config-name config` repeats the run.
+    Raises UserError, which names the file and the key, for what is not known or does not fit.
     """
-    values = {**dataclasses.asdict(config), "resume": None}
-    del values["run_dir"]
-    parts = {f.name: type(getattr(config, f.name)).__name__ for f in dataclasses.fields(config) if f.default is MISSING}
-    parts |= {f"data.parts.{name}": type(part).__name__ for name, part in getattr(config.data, "parts", {}).items()}
-    schemas = [f"/schema/{kind}@{name}" for name, kind in parts.items() if name != "run_dir"]
-    return {"defaults": ["/schema/TrainConfig@_here_", *schemas, "/door/train", "_self_"], **values}
+    values = read_config(path)
+    cfg = OmegaConf.structured(schema_of(registry.find_command(verb).config_type))
+    parts = nodes(values, path)
+    try:
+        for key, node in parts.items():
+            cfg[key] = node
+        cfg.merge_with({key: value for key, value in values_of(values).items() if key not in parts})
+        return to_typed(cfg)
+    except (OmegaConfBaseException, UserError) as error:
+        raise _mistake(path, error) from error
 
 
-def flat(values: dict[str, Any], within: str = "") -> dict[str, Any]:
-    """The values of a config by their full keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{within}{key}.") if isinstance(value, dict) else {f"{within}{key}": value}
-    return found
+def nodes(values: dict[str, Any], path: Path, verb: str = "train") -> dict[str, DictConfig]:
+    """Return each part of a run's config with its values, by its key: `model`, `data`, ...
+
+    `values` is what `read_config(path)` returned; a part that it does not name is the default one. Raises UserError,
+    which names the file, for an unknown part or key.
+    """
+    usual = part_fields(registry.find_command(verb).config_type)
+    named = {key: name for key, name in usual.items() if name} | values["parts"]
+    for key in values["parts"]:
+        if key.partition(".")[0] not in usual:
+            raise UserError(key, named[key], f"{path}: no such part", TODO)
+    return {key: _node(key, values.get(key), named, path) for key in named if "." not in key}
+
+
+def _node(key: str, values: Any, named: dict[str, str], path: Path) -> DictConfig:
+    """A part with its values, and the parts in it, such as those of a mixture."""
+    if (part := registry.options(key.partition(".")[0]).get(named[key])) is None:
+        raise UserError(key, named[key], f"{path}: is not an option here", "enable the plugin that it comes from")
+    try:
+        node: DictConfig = OmegaConf.structured(schema_of(part))
+        values = dict(values) if isinstance(values, dict) else {}
+        for other in named:
+            field, _, name = other.removeprefix(f"{key}.").partition(".")
+            if other.startswith(f"{key}.") and name and "." not in name and isinstance(values.get(field), dict):
+                inner = dict(values[field])
+                node[field][name] = _node(other, inner.pop(name, None), named, path)
+                values[field] = inner
+        node.merge_with(values)
+    except OmegaConfBaseException as error:
+        raise _mistake(path, error, f"{key}.") from error
+    return node
+
+
+def _mistake(path: Path, error: Exception, within: str = "") -> UserError:
+    """The same mistake, with the file that it is in."""
+    if isinstance(error, UserError):
+        return UserError(error.key, error.value, f"{path}: {error.why}", error.todo)
+    key = str(getattr(error, "full_key", None) or "?")
+    why = str(error).splitlines()[0]
+    return UserError(f"{within}{key}", "?", f"{path}: {why}", TODO)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gptlab.errors import require
+from gptlab.registry import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,9 +22,10 @@ class Decoder(Protocol):
     def __call__(self, logits: Tensor) -> Tensor: ...
 
 
+@option("decoder", "greedy")
 @dataclass
 class Greedy:
-    """All mass on the most probable token."""
+    """Always the most probable token."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         check(logits)
@@ -32,6 +34,7 @@ class Greedy:
         return logits.new_zeros(logits.shape).float().scatter_(-1, best, 1.0)
 
 
+@option("decoder", "sample")
 @dataclass
 class Sample:
     """The model's own distribution, sharpened (temperature < 1) or flattened (> 1)."""
@@ -51,9 +54,10 @@ class Sample:
         return ((logits - logits.amax(-1, keepdim=True)) / self.temperature).softmax(-1)
 
 
+@option("decoder", "top_k")
 @dataclass
 class TopK(Sample):
-    """Only the k most probable tokens, exactly k of them, renormalized (Fan et al. 2018)."""
+    """The k most probable tokens, exactly k of them, renormalized (Fan et al. 2018)."""
 
     k: int = 50
 
@@ -66,6 +70,7 @@ class TopK(Sample):
         return _keep_first(probs, logits, logits.topk(k).values[..., -1:], k)
 
 
+@option("decoder", "top_p")
 @dataclass
 class TopP(Sample):
     """The nucleus: the smallest set of most probable tokens whose mass reaches p (Holtzman et al. 2020)."""
@@ -87,6 +92,7 @@ class TopP(Sample):
         return _keep_first(probs, logits, best.values.gather(-1, size - 1), size)
 
 
+@option("decoder", "min_p")
 @dataclass
 class MinP(Sample):
     """Tokens at least `min_p` times as probable as the most probable one (Nguyen et al. 2024)."""
@@ -102,10 +108,13 @@ class MinP(Sample):
         return _renormalized(probs, probs >= self.min_p * probs.amax(-1, keepdim=True))
 
 
+@option("decoder", "typical")
 @dataclass
 class Typical(Sample):
-    """Locally typical sampling (Meister et al. 2023): the smallest set of tokens whose surprise is nearest to the
-    entropy, and whose mass reaches `mass`."""
+    """Tokens of about the surprise that is to be expected: locally typical sampling (Meister et al. 2023).
+
+    The smallest set of tokens whose surprise is nearest to the entropy, and whose mass reaches `mass`.
+    """
 
     mass: float = 0.95
 
@@ -125,10 +134,14 @@ class Typical(Sample):
         return _renormalized(probs, mask)
 
 
+@option("decoder", "beam")
 @dataclass
 class Beam:
-    """Beam search: of all continuations tried, the one with the highest log-probability over length ** length_penalty
-    (Wu et al. 2016 penalize likewise). A search, not a distribution: `beam_search` carries it out."""
+    """Beam search: the most probable text found, not a draw.
+
+    Of all continuations tried it is the one with the highest log-probability over length ** length_penalty (Wu et al.
+    2016 penalize likewise). A search, not a distribution: `beam_search` carries it out.
+    """
 
     beams: int = 4
     length_penalty: float = 1.0

@@ -1,4 +1,4 @@
-"""The processes of one command, if torchrun or srun has started them: who they are, and one command line for all."""
+"""The processes of one command that torchrun or srun has started: their ranks, and one command line for all."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ class ProcessInfo:
 
 
 def place(env: Mapping[str, str] = os.environ) -> ProcessInfo | None:
-    """Where this process is, or None if it was started by hand, by Lightning, or alone."""
+    """Return the place of this process among others; None if it was started by hand, by Lightning, or alone."""
     if "TORCHELASTIC_RUN_ID" in env:
         return ProcessInfo("torchrun", *(int(env[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
     tasks = int(env.get("SLURM_STEP_NUM_TASKS", 1))  # not set in a batch script itself
@@ -39,8 +39,11 @@ def place(env: Mapping[str, str] = os.environ) -> ProcessInfo | None:
 
 
 def cluster_environment() -> "ClusterEnvironment":
-    """What Lightning asks about the processes. Left to guess, it takes a batch script for one of srun's processes, and
-    requeues Slurm jobs with a checkpoint of its own."""
+    """Return Lightning's view of the processes.
+
+    Left to guess, Lightning takes a batch script for one of srun's processes, and requeues Slurm jobs with a checkpoint
+    of its own.
+    """
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -55,8 +58,11 @@ def cluster_environment() -> "ClusterEnvironment":
 
 
 class ProcessGroup:
-    """All processes of one command. Rank 0 reads the command line, which may say `now` or `latest`; the others get from
-    it what it has made of that, as Lightning's own launcher does. A process alone is a crew of one."""
+    """All processes of one command; a process alone is a group of one.
+
+    Rank 0 reads the command line, which may say `now` or `latest`; the others receive what rank 0 has made of that, as
+    they do from Lightning's own launcher.
+    """
 
     def __init__(self, here: ProcessInfo | None) -> None:
         self.rank, self.size = (here.rank, here.size) if here else (0, 1)
@@ -72,52 +78,52 @@ class ProcessGroup:
             self._store = next(rendezvous("env://", self.rank, self.size))[0]
             self._waited_for = self.rank == 0
 
-    def lead(self, argv: list[str]) -> None:
-        """From rank 0: the others start, with this command line."""
+    def broadcast(self, argv: list[str]) -> None:
+        """Send a command line from rank 0 to the others, which start with it."""
         if self._waited_for:
-            self._tell({"argv": argv})
+            self._send({"argv": argv})
 
-    def dismiss(self, code: int) -> None:
-        """From rank 0: if the others still wait for a command line, they end with this exit code."""
+    def shutdown(self, code: int) -> None:
+        """End the others from rank 0 with an exit code, if they still wait for a command line."""
         if self._waited_for:
-            self._tell({"code": code})
-            self._wait_until_heard("orders")
+            self._send({"code": code})
+            self._wait_until_read("command")
 
-    def orders(self) -> tuple[list[str], int | None]:
-        """In another rank: the command line, or the exit code to end with."""
-        order = json.loads(self._hear("orders"))
-        return order.get("argv", []), order.get("code")
+    def receive(self) -> tuple[list[str], int | None]:
+        """Wait in another rank for the command line, or for the exit code to end with."""
+        sent = json.loads(self._get("command"))
+        return sent.get("argv", []), sent.get("code")
 
-    def speaks_of(self, mistake: str) -> bool:
-        """Whether this rank is to print a mistake: the others only what rank 0 has not met too."""
+    def prints(self, mistake: str) -> bool:
+        """Return whether this rank is to print a mistake: the others print only what rank 0 has not met too."""
         if self._store is None or self._waited_for:
             return True
         from torch.distributed import DistError, DistStoreError
 
         if self.rank == 0:
             self._store.set("gptlab/mistake", mistake)
-            self._wait_until_heard("mistake")
+            self._wait_until_read("mistake")
             return True
         try:
             self._store.wait(["gptlab/mistake"], PATIENCE)
-            return self._hear("mistake") != mistake
+            return self._get("mistake") != mistake
         except DistStoreError:  # in time
             return True
         except DistError:  # rank 0 has gone, and has said why
             return False
 
-    def _tell(self, order: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         self._waited_for = False
-        self._store.set("gptlab/orders", json.dumps(order))
+        self._store.set("gptlab/command", json.dumps(message))
 
-    def _hear(self, name: str) -> str:
-        told: str = self._store.get(f"gptlab/{name}").decode()
-        self._store.set(f"gptlab/{name}/heard/{self.rank}", "")
-        return told
+    def _get(self, name: str) -> str:
+        value: str = self._store.get(f"gptlab/{name}").decode()
+        self._store.set(f"gptlab/{name}/read/{self.rank}", "")
+        return value
 
-    def _wait_until_heard(self, name: str) -> None:
+    def _wait_until_read(self, name: str) -> None:
         """The store of srun's processes ends with rank 0."""
         from torch.distributed import DistError
 
         with contextlib.suppress(DistError):
-            self._store.wait([f"gptlab/{name}/heard/{rank}" for rank in range(1, self.size)], PATIENCE)
+            self._store.wait([f"gptlab/{name}/read/{rank}" for rank in range(1, self.size)], PATIENCE)

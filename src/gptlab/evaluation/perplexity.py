@@ -1,4 +1,4 @@
-"""The verb `evaluate`: how well the model of a run predicts held-out text, all of it."""
+"""Score the model of a run on held-out text, all of it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,14 +8,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gptlab.commands.configs import EvaluateConfig
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.sampler import EvalBatches
 from gptlab.data.batches.windows import Windows, held_out, protocol
+from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import Tokens, TokenStream
 from gptlab.errors import require
-from gptlab.evaluation import surprise
 from gptlab.metrics import Score
 from gptlab.model.gpt import GPT, read_by_document
 from gptlab.runs.run_dir import RunDir
@@ -26,29 +25,26 @@ from gptlab.tokenizers import fingerprint
 Nats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(
+    run: RunDir, data: DataConfig | None = None, context: int | None = None, batch_size: int = 16
+) -> dict[str, Any]:
     """Print and return loss (nats per token), perplexity, bits per byte, and the tokens and bytes they are over; and
     what they hold for: how the text was read, and hashes of tokenizer and text."""
-    run = RunDir.find(config.run)
     gpt, tokenizer = run.load()
-    if config.text is not None:
-        return surprise.explain(
-            run, gpt, tokenizer, config.text, config.block_size or gpt.config.block_size, config.batch_size
-        )
-    if config.data is None:
+    if data is None:
         why, todo = "the run has no held-out text of its own", "say which: data=text data.files=[...]"
         require(run.has_held_out(), "data", "null", why, todo)
         tokens, size = run.held_out()
         data_hash = run.held_out_manifest()["sha256"]
     else:
-        corpus = prepare(config.data, Saved(str(run.path / "tokenizer")), parts=["val"])
+        corpus = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"])
         tokens, size = corpus.val, corpus.val_bytes
         data_hash = corpus.manifest["sha256"]
     by_documents, alone = run.windows()
-    block_size = config.block_size or gpt.config.block_size
+    block_size = context or gpt.config.block_size
     check_length(gpt, tokens, block_size)
     windows = held_out(tokens, block_size, tokenizer.eot, by_documents)
-    score = score_windows(gpt, windows, size, config.batch_size, tokenizer.eot if alone else None)
+    score = score_windows(gpt, windows, size, batch_size, tokenizer.eot if alone else None)
     result = {
         "loss": score.loss,
         "perplexity": score.perplexity,
@@ -108,6 +104,7 @@ def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | Non
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpt = gpt.to(device)
     for indices in EvalBatches(len(windows), min(batch_size, len(windows))):
-        x, y = (t.to(device) for t in windows.__getitems__(indices)[:2])
+        batch = windows.__getitems__(indices)
+        x, y = batch.x.to(device), batch.y.to(device)
         costs = cross_entropy(read_by_document(gpt, x, separator), y, reduction="none")  # (B*T,)
         yield costs[y.flatten() != IGNORE].double().cpu().numpy()

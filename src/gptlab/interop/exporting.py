@@ -7,7 +7,6 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gptlab.commands.configs import ExportConfig
 from gptlab.errors import UserError, require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
@@ -16,11 +15,11 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import EOT, UNKNOWN, BytePairTokenizer, CharTokenizer, JSONTokenizer, Tokenizer
 
 
-def export(config: ExportConfig) -> dict[str, Any]:
+def export(name: str, folder: str) -> dict[str, Any]:
     """Write `out` whole or not at all; returns what was written."""
-    out = Path(config.out)
+    out = Path(folder)
     require(not out.exists(), "out", out, "exists already", "give a new directory")
-    gpt, tokenizer = RunDir.find(config.run).load()
+    gpt, tokenizer = RunDir.find(name).load()
     ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
     hf, padding = config_to(gpt.config) | ends, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     with new_folder(out) as work:

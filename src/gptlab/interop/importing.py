@@ -12,7 +12,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptlab import tokenizers
-from gptlab.commands.configs import ImportConfig
 from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_from, theirs
@@ -24,25 +23,25 @@ from gptlab.tokenizers import Tokenizer
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 
 
-def import_(config: ImportConfig) -> dict[str, Any]:
+def import_(name: str, folder: str) -> dict[str, Any]:
     """Write `out` whole or not at all; returns its summary."""
-    source, out = find(config.hf), Path(config.out)
+    source, out = find(name), Path(folder)
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     hf = _json(source / "config.json")
     try:
         model_config = config_from(hf)
     except KeyError as error:
-        raise UserError("hf", config.hf, f"its config.json lacks {error}", "take a complete one") from error
+        raise UserError("hf", name, f"its config.json lacks {error}", "take a complete one") from error
     tokenizer = read_tokenizer(source, hf)
     require(
         tokenizer.n_vocab <= model_config.vocab_size,
         "hf",
-        config.hf,
+        name,
         f"its tokenizer has {tokenizer.n_vocab} tokens, its model {model_config.vocab_size}",
         "take the tokenizer that belongs to it",
     )
     with new_folder(out) as work:
-        summary = _write(work, source, hf["model_type"], model_config, tokenizer, config.hf)
+        summary = _write(work, source, hf["model_type"], model_config, tokenizer, name)
     print(f"imported {summary['parameters']:,} parameters into {out}")
     return {**summary, "run_dir": str(out)}
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gptlab.errors import require
+from gptlab.registry import option
 
 CHOICES = {
     "positions": ("learned", "rope", "alibi", "none"),
@@ -25,6 +26,7 @@ class RopeScaling:
     original: int
 
 
+@option("model", "gpt")
 @dataclass
 class GPTConfig:
     """The shape of a GPT; the defaults are GPT-2 small."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gptlab.errors import UserError, require
+from gptlab.registry import option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +44,7 @@ class Decaying:
         ]
 
 
+@option("optimizer", "adamw")
 @dataclass
 class AdamW(Decaying):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
@@ -62,6 +64,7 @@ class AdamW(Decaying):
         return {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps, "fused": self.fused}
 
 
+@option("optimizer", "adam")
 @dataclass
 class Adam(AdamW):
     """Adam (Kingma & Ba 2015); its weight decay is L2: added to the gradient, so that it is adapted too."""
@@ -74,6 +77,7 @@ class Adam(AdamW):
         return optim.Adam(self.groups(gpt), **self.settings())
 
 
+@option("optimizer", "sgd")
 @dataclass
 class SGD(Decaying):
     """Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
@@ -94,6 +98,7 @@ class SGD(Decaying):
         return optim.SGD(self.groups(gpt), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
+@option("optimizer", "lion")
 @dataclass
 class Lion(Decaying):
     """The sign of a momentum (Chen et al. 2023); wants a third to a tenth of AdamW's rate, and more decay."""
@@ -112,6 +117,7 @@ class Lion(Decaying):
         return optimizer
 
 
+@option("optimizer", "adafactor")
 @dataclass
 class Adafactor(Decaying):
     """Second moments by rows and columns (Shazeer & Stern 2018): next to no memory."""
@@ -125,6 +131,7 @@ class Adafactor(Decaying):
         return optim.Adafactor(self.groups(gpt), lr=self.lr)
 
 
+@option("optimizer", "muon")
 @dataclass
 class Muon(AdamW):
     """Orthogonalized momentum for the matrices inside the blocks (Jordan et al. 2024), AdamW for all else.

@@ -2,13 +2,22 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from gptlab.errors import require
+from gptlab.registry import option
 
 
+class Schedule(Protocol):
+    """The multiplier of the learning rate at a step, counted from 0, of a run of `steps` steps."""
+
+    def __call__(self, step: int, steps: int) -> float: ...
+
+
+@option("schedule", "constant")
 @dataclass
 class Constant:
-    """The full rate after a linear warm-up, of so many steps or of a share of the run."""
+    """Warm-up, then flat: the full rate after a linear warm-up of so many steps, or of a share of the run."""
 
     warmup_steps: int = 0
     warmup_share: float | None = None  # of all steps; instead of warmup_steps
@@ -30,9 +39,10 @@ class Constant:
         return 1.0
 
 
+@option("schedule", "cosine")
 @dataclass
 class Cosine(Constant):
-    """Half a cosine from 1 down to `min_ratio` at the last step (Loshchilov & Hutter 2017)."""
+    """Warm-up, then half a cosine from 1 down to `min_ratio` at the last step (Loshchilov & Hutter 2017)."""
 
     warmup_steps: int = 50
     min_ratio: float = 0.1
@@ -45,9 +55,10 @@ class Cosine(Constant):
         return self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * min(1.0, step / last))) / 2
 
 
+@option("schedule", "linear")
 @dataclass
 class Linear(Cosine):
-    """A straight line from 1 down to `min_ratio` at the last step."""
+    """Warm-up, then a straight line from 1 down to `min_ratio` at the last step."""
 
     min_ratio: float = 0.0
 
@@ -55,9 +66,10 @@ class Linear(Cosine):
         return 1 + (self.min_ratio - 1) * min(1.0, step / last)
 
 
+@option("schedule", "wsd")
 @dataclass
 class WSD(Cosine):
-    """Warm-up, stable, decay: down to `min_ratio` over the last `decay_share` of the run (Hu et al. 2024)."""
+    """Warm-up, flat, then a decay to `min_ratio` over the last `decay_share` of the run (Hu et al. 2024)."""
 
     min_ratio: float = 0.0
     decay_share: float = 0.2
@@ -74,9 +86,10 @@ class WSD(Cosine):
         return 1 + (self.min_ratio - 1) * fall
 
 
+@option("schedule", "inverse_sqrt")
 @dataclass
 class InverseSqrt(Constant):
-    """1 at the end of the warm-up, then as one over the root of the step (Vaswani et al. 2017)."""
+    """Warm-up, then as one over the root of the step, from 1 (Vaswani et al. 2017)."""
 
     warmup_steps: int = 50
 

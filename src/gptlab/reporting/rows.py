@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.reporting.curves import Curves, read_curves
+from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.reader import SILENT, Run, differences, same_but_seed
-from gptlab.training.budget import fixed
 
 SCORES = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}  # what runs are ranked by
 
@@ -142,7 +142,7 @@ def _budget(run: Run) -> str | None:
     given = run.config.get("budget")
     if not isinstance(given, dict):
         return None
-    unit, amount = next(iter(fixed(given).items()))
+    unit, amount = next(iter(fixed_budget(given).items()))
     return f"{unit}={shown(amount)}"
 
 

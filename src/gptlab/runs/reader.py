@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptlab.config.record import flat
-from gptlab.errors import require
+from gptlab.errors import UserError, require
+from gptlab.runs.config_file import flat, read_config, values_of
 from gptlab.runs.run_dir import LATEST
 from gptlab.tokenizers import fingerprint
 
 SILENT = 900  # seconds without a word after which a running run may be none any more
 # what does not change a run's numbers
 WITHOUT_EFFECT = {
-    *("defaults", "json", "name", "resume", "run_dir", "sample_prompts", "data.num_workers"),
+    *("json", "name", "resume", "run_dir", "sample_prompts", "data.num_workers"),
     *("data.micro_batch_size", "data.other_data_ok", "budget.seconds_per_step", "trainer.enable_progress_bar"),
 }
 GROUPS_WITHOUT_EFFECT = ("checkpoint.", "logger.", "decoder.")
@@ -37,12 +37,8 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """config.yaml as dotted keys; a component's class is at its own name."""
-        found: dict[str, Any] = {}
-        for schema in self.config.get("defaults", []):
-            if match := re.fullmatch(r"/schema/(\w+)@([a-z].*)", str(schema)):
-                found[match[2]] = match[1].lower()
-        return found | flat({key: value for key, value in self.config.items() if key != "defaults"})
+        """config.yaml as dotted keys; the option of a part is at its own name."""
+        return dict(self.config.get("parts", {})) | flat(values_of(self.config))
 
     @property
     def tokens_per_step(self) -> int:
@@ -99,13 +95,10 @@ def expand(names: Sequence[str]) -> list[str]:
 
 def read(path: Path, name: str) -> Run:
     """A run directory as it is, whole or not."""
-    import yaml  # omegaconf's own
-
     run = Run(path, name)
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        run.config = config if isinstance(config, dict) else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        run.config = read_config(path / "config.yaml")
+    except UserError:
         run.status = "unreadable"
     run.summary = _read_json(path / "summary.json")
     if run.summary:

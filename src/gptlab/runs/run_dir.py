@@ -4,23 +4,24 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
-from gptlab.data.tokens.prepare import Corpus
 from gptlab.data.tokens.shards import Shard, TokenStream, own_shards
 from gptlab.errors import UserError, reason, require
 from gptlab.files import write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.runs.config_file import LAYOUT, read_config, write_config
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
-LAYOUT = 2  # raise when older versions cannot read what a run leaves
+CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
 
 
 class RunDir:
@@ -32,9 +33,27 @@ class RunDir:
         self.checkpoint = checkpoint or self.checkpoints / "last.ckpt"
 
     @classmethod
-    def of(cls, path: str | Path) -> "RunDir":
-        """Return the run directory of a path that is known to be one."""
-        return cls(Path(path))
+    def create(
+        cls,
+        path: Path,
+        config: dict[str, Any],
+        save_tokenizer: Callable[[Path], None],
+        save_held_out: Callable[[Path], None],
+    ) -> "RunDir":
+        """Make a new run's directory whole from the start: config, tokenizer, held-out text, status `running`.
+
+        `save_tokenizer` and `save_held_out` write into the folder that they are given.
+        """
+        run = cls(path)
+        run.require_new()
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.write_config(config)
+        for name, save in {"tokenizer": save_tokenizer, "held_out": save_held_out}.items():
+            (path / name).mkdir(exist_ok=True)
+            save(path / name)
+        run.write_summary({"status": "running"})
+        _point_latest_to(path)
+        return run
 
     @property
     def layout(self) -> int:
@@ -44,26 +63,6 @@ class RunDir:
     def has_checkpoint(self) -> bool:
         """Tell whether the run has reached one yet."""
         return any(self.checkpoints.glob("*.ckpt"))
-
-    @classmethod
-    def create(cls, path: Path, config: dict[str, Any], corpus: Corpus) -> "RunDir":
-        """Make a new run's directory whole from the start: config, tokenizer, held-out text, `running`."""
-        run = cls(path)
-        run.require_new()
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        run.write_config(config)
-        for part in ("tokenizer", "held_out"):
-            (path / part).mkdir(exist_ok=True)
-        corpus.tokenizer.save(path / "tokenizer")
-        dtype = corpus.manifest["dtype"]
-        with (path / "held_out/val.bin").open("wb") as file:
-            for block in corpus.val.blocks():
-                file.write(block.astype(dtype).tobytes())
-        manifest = {**corpus.manifest, "folders": [str(folder) for folder in corpus.folders]}
-        write_atomically(path / "held_out/manifest.json", json.dumps(manifest, indent=2).encode())
-        run.write_summary({"status": "running"})
-        _point_latest_to(path)
-        return run
 
     def require_new(self) -> None:
         """Refuse a directory with a run in it."""
@@ -146,33 +145,12 @@ class RunDir:
         return TokenStream(shards)[0:most].astype("<u4").tobytes()
 
     def config(self) -> dict[str, Any]:
-        """What config.yaml says."""
-        import yaml
+        """Return what config.yaml says, in the present layout."""
+        return read_config(self.path / "config.yaml")
 
-        config: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text())
-        return config
-
-    def with_options(self, options: dict[str, str]) -> str:
-        """The name of a config beside config.yaml in which other options stand for some groups (of Hydra)."""
-        before = self.config()
-        values = {key: value for key, value in before.items() if key not in options}
-        kept = [each for each in values["defaults"] if str(each).partition("@")[2] not in options]
-        at = kept.index("_self_")
-        parts, recipes = ([{f"/{k}": o} for k, o in options.items() if (k in before) is part] for part in (True, False))
-        values["defaults"] = [
-            *kept[:at],
-            *parts,
-            "_self_",
-            *recipes,
-            *kept[at + 1 :],
-        ]  # debug, experiment: over the rest
-        self.write_config(values, "resumed")
-        return "resumed"
-
-    def write_config(self, values: dict[str, Any], name: str = "config") -> None:
-        import yaml  # omegaconf's own
-
-        write_atomically(self.path / f"{name}.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+    def write_config(self, values: dict[str, Any]) -> None:
+        """Write what `gptlab.runs.config_file.record` returned."""
+        write_config(self.path / "config.yaml", values)
 
     def sample_prompts(self) -> Iterable[str]:
         prompts: list[str] = self.config()["sample_prompts"]
@@ -206,6 +184,18 @@ class RunDir:
         except Timeout as error:
             raise UserError("resume", self.path, "is still running", "stop it first, or wait for its end") from error
         return lock
+
+
+def default_run_dir(name: str) -> Path:
+    """Return a new directory for a run that nobody has named one for: outputs/DATE/TIME-NAME.
+
+    The processes that Lightning starts for the other devices get the directory that the first one has chosen.
+    """
+    chosen = os.environ.get(CHOSEN)
+    if chosen is None or os.environ.get("LOCAL_RANK", "0") == "0":
+        chosen = str(Path(datetime.now().strftime(f"outputs/%Y-%m-%d/%H-%M-%S-{name.replace('%', '%%')}")).absolute())
+        os.environ[CHOSEN] = chosen
+    return Path(chosen)
 
 
 def _point_latest_to(path: Path) -> None:

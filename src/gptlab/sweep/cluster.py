@@ -11,22 +11,20 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gptlab.commands.mistakes import explain
-from gptlab.config import TrainConfig
-from gptlab.config.tree import to_typed
+from gptlab.config.tree import typed_config
 from gptlab.errors import UserError, require
-from gptlab.sweep.job import Job
-from gptlab.sweep.launcher import Machine, gpus, run_all
+from gptlab.sweep.job import Job, RunConfig
+from gptlab.sweep.launcher import Explain, Machine, gpus, run_all
 
 
-def run_one(hydra_config: HydraConf, cfg: DictConfig, work: Callable[[TrainConfig], Any]) -> float:
-    """Run a job to its end and return its objective; whatever goes wrong is recorded in its directory."""
+def run_one(hydra_config: HydraConf, cfg: DictConfig, train: Callable[..., Any], explain: Explain) -> float:
+    """Run a job to its end and return its search metric; whatever goes wrong is recorded in its directory."""
     path, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
     job = Job(path, hydra_config.job.num, overrides)
     task = _Task() if "SUBMITIT_EXECUTOR" in os.environ else None
     first = task is None or task.rank == 0
     try:
-        config: TrainConfig = to_typed(cfg, str(path))
+        config: Any = typed_config(cfg, str(path))
         if task:
             config = replace(config, trainer=replace(config.trainer, devices=task.devices(config)))
         if first:
@@ -35,7 +33,7 @@ def run_one(hydra_config: HydraConf, cfg: DictConfig, work: Callable[[TrainConfi
             pass
         elif task:
             task.join()
-            work(replace(config, resume=str(job.checkpoint) if job.checkpoint else None))
+            train(replace(config, resume=str(job.checkpoint) if job.checkpoint else None))
         else:
             run_all([(job, config.trainer)], Machine(1, gpus()))
     except (UserError, OmegaConfBaseException) as error:
@@ -45,7 +43,7 @@ def run_one(hydra_config: HydraConf, cfg: DictConfig, work: Callable[[TrainConfi
         traceback.print_exc()
         if first:
             job.fail(f"{type(error).__name__}: {error}")
-    return job.objective(cfg.search_metric)
+    return job.search_value(cfg.search_metric)
 
 
 class _Task:
@@ -57,7 +55,7 @@ class _Task:
         self.env = submitit.JobEnvironment()
         self.rank = int(self.env.global_rank)
 
-    def devices(self, config: TrainConfig) -> int:
+    def devices(self, config: RunConfig) -> int:
         """The devices of each node: one a task."""
         tasks, given = int(self.env.num_tasks), config.trainer.devices
         each = tasks // config.trainer.num_nodes if given == "auto" else given

@@ -14,16 +14,34 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from gptlab.config import TrainConfig
 from gptlab.config.overrides import quoted
-from gptlab.config.record import record
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
+from gptlab.runs.config_file import record, write_config
 
 GRACE = 30  # seconds that a stopped job has to save what it learned
 LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
+
+
+class Devices(Protocol):
+    """The devices that a job asks for, as Lightning's Trainer names them."""
+
+    accelerator: str
+    devices: Any
+    num_nodes: int
+
+
+class RunConfig(Protocol):
+    """The keys of a training config that a sweep looks at."""
+
+    @property
+    def trainer(self) -> Devices: ...
+
+    run_dir: str | None
+    resume: str | None
+    search_metric: str
 
 
 class Job:
@@ -45,20 +63,17 @@ class Job:
         path = self.path / "checkpoints/last.ckpt"
         return path if path.is_file() else None
 
-    def prepare(self, config: TrainConfig) -> None:
+    def prepare(self, config: RunConfig) -> None:
         """Write down what is to be run. A job that an earlier start of the sweep began is kept if it got anywhere."""
-        import yaml  # omegaconf's own
-
         require(config.resume is None, "resume", config.resume, "a sweep makes new runs", "see resume_sweep=DIR")
-        own = Path(config.run_dir).resolve() == self.path.resolve()
+        own = Path(config.run_dir or ".").resolve() == self.path.resolve()
         require(own, "run_dir", config.run_dir, "each job of a sweep has a directory of its own", "leave it out")
         self._own()
         if self.finished or self.checkpoint:
             return
         for name in ("summary.json", "metrics.csv", "samples.md"):
             (self.path / name).unlink(missing_ok=True)
-        config_yaml = yaml.safe_dump(record(config), sort_keys=False)
-        write_atomically(self.path / "config.yaml", config_yaml.encode())
+        write_config(self.path / "config.yaml", record(config))
         self._note()
 
     def refuse(self, why: str) -> None:
@@ -72,9 +87,9 @@ class Job:
 
     def start(self, env: dict[str, str] | None = None) -> None:
         """A fresh process tree that knows nothing but the job's saved config; `env` goes over this environment."""
-        path = str(self.path.resolve())
-        command = [sys.executable, "-m", "gptlab", "train", "--config-dir", path, "--config-name", "config"]
-        command.append(f"hydra.run.dir={quoted(path)}")
+        path = self.path.resolve()
+        command = [sys.executable, "-m", "gptlab", "train", f"config={quoted(str(path / 'config.yaml'))}"]
+        command.append(f"run_dir={quoted(str(path))}")
         if self.checkpoint:
             command.append(f"resume={quoted(str(self.checkpoint.resolve()))}")
         with (self.path / "job.log").open("ab") as log:
@@ -132,8 +147,8 @@ class Job:
         result = {**summary, "status": status, "overrides": self.overrides, "run_dir": str(self.path.resolve())}
         return {**result, "error": error} if error else result
 
-    def objective(self, metric: str) -> float:
-        """What a search minimises: a metric, or infinity for a job that has none (Optuna 2.10 does not survive NaN)."""
+    def search_value(self, metric: str) -> float:
+        """Return what a search minimises: a metric, or infinity where there is none (Optuna 2.10 fails on NaN)."""
         result = self.result()
         value = result.get(metric.replace("/", "_"))
         return math.inf if value is None or result["status"] != "finished" else float(value)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,24 +10,28 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from gptlab.commands.mistakes import explain
-from gptlab.config import TrainConfig
-from gptlab.config.tree import to_typed
+from gptlab.config.tree import typed_config
 from gptlab.errors import require
-from gptlab.sweep.job import GRACE, Job
-from gptlab.training.trainer import TrainerConfig
+from gptlab.sweep.job import GRACE, Devices, Job, RunConfig
+
+Explain = Callable[[Exception, list[str]], str]  # a mistake in one line
 
 
 def launch(
-    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int, per_device: int
+    context: HydraContext,
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    per_device: int,
+    explain: Explain,
 ) -> list[JobReturn]:
-    """Run the jobs of these overrides, numbered from `first`; each returns its objective."""
+    """Run the jobs of these overrides, numbered from `first`; each returns its search metric."""
     require(per_device >= 1, "hydra.launcher.jobs_per_device", per_device, "must be at least 1", "try 1 or 2")
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     machine = Machine(per_device, gpus())
-    prepared = [_prepare(context, config, list(o), first + i, machine) for i, o in enumerate(job_overrides)]
-    waiting: list[tuple[Job, TrainerConfig]] = []
+    prepared = [_prepare(context, config, list(o), first + i, machine, explain) for i, o in enumerate(job_overrides)]
+    waiting: list[tuple[Job, Devices]] = []
     for _, job, wanted in prepared:
         if wanted is None:
             _say(f"job {job.num} is refused: {job.result()['error']}")
@@ -38,23 +42,23 @@ def launch(
     run_all(waiting, machine)
     for ret, job, wanted in prepared:
         ret.status = JobStatus.COMPLETED
-        ret.return_value = job.objective(wanted.search_metric if wanted else "")
+        ret.return_value = job.search_value(wanted.search_metric if wanted else "")
     return [ret for ret, _, _ in prepared]
 
 
 def _prepare(
-    context: HydraContext, config: DictConfig, overrides: list[str], num: int, machine: "Machine"
-) -> tuple[JobReturn, Job, TrainConfig | None]:
+    context: HydraContext, config: DictConfig, overrides: list[str], num: int, machine: "Machine", explain: Explain
+) -> tuple[JobReturn, Job, RunConfig | None]:
     """Compose a job's config and write it down; None if something is wrong with it."""
     cfg = context.config_loader.load_sweep_config(config, overrides)
     with open_dict(cfg):
         cfg.hydra.job.id = cfg.hydra.job.num = num
     jobs: list[Job] = []
 
-    def prepare(cfg: DictConfig) -> TrainConfig:
+    def prepare(cfg: DictConfig) -> RunConfig:
         hydra_config = HydraConfig.get()
         jobs.append(Job(Path(hydra_config.runtime.output_dir), num, list(hydra_config.overrides.task)))
-        typed: TrainConfig = to_typed(cfg, hydra_config.runtime.output_dir)
+        typed: RunConfig = typed_config(cfg, hydra_config.runtime.output_dir)
         machine.devices(typed.trainer)
         jobs[0].prepare(typed)
         return typed
@@ -79,7 +83,7 @@ class Machine:
         self.places, self.gpus = places, gpus
         self._taken: dict[Job, list[str]] = {}
 
-    def devices(self, trainer: TrainerConfig) -> tuple[int, bool]:
+    def devices(self, trainer: Devices) -> tuple[int, bool]:
         """How many devices a job wants, and whether they are GPUs; `auto` is one."""
         on_gpu = bool(self.gpus) and trainer.accelerator in ("auto", "gpu", "cuda")
         wanted = str(trainer.devices)
@@ -92,7 +96,7 @@ class Machine:
         require(not on_gpu or number <= most, "trainer.devices", number, why, f"choose up to {most}")
         return number, on_gpu
 
-    def take(self, job: Job, trainer: TrainerConfig) -> dict[str, str] | None:
+    def take(self, job: Job, trainer: Devices) -> dict[str, str] | None:
         """The environment in which the job has its devices for itself; None as long as there are none."""
         number, on_gpu = self.devices(trainer)
         taken = [place for places in self._taken.values() for place in places]
@@ -125,7 +129,7 @@ def threads(processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(min(share, int(os.environ.get("OMP_NUM_THREADS", share))))}
 
 
-def run_all(waiting: list[tuple[Job, TrainerConfig]], machine: Machine) -> None:
+def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
     """Run the jobs in their order, as many at a time as there are places for. Ctrl-C ends them all."""
     running: list[Job] = []
     try:

@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -16,11 +15,11 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptlab.config.overrides import VALUE_FLAGS, quoted
+from gptlab.config.overrides import VALUE_FLAGS, quoted, unquoted
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
+from gptlab.runs.config_file import fixed_budget, given_budget, read_config
 from gptlab.sweep.job import jobs_in
-from gptlab.training.budget import fixed, given
 
 
 class Sweep:
@@ -37,13 +36,11 @@ class Sweep:
         """The sweep that a command line asks for: a new one, or by `resume_sweep=DIR` what is missing of an old one."""
         old = _last(argv, "resume_sweep")
         if old not in (None, "", "null"):
-            return cls._again(Path(str(old)), [arg for arg in argv if not arg.startswith("resume_sweep=")])
+            return cls._again(Path(unquoted(str(old))), [arg for arg in argv if not arg.startswith("resume_sweep=")])
         if not {"-m", "--multirun"}.intersection(argv) or any(arg in ("--cfg", "-c", "--info", "-i") for arg in argv):
             return None
         given = _last(argv, "hydra.sweep.dir")
-        path = (
-            Path(given.strip("'\"")) if given else Path(datetime.now().strftime("outputs/multirun/%Y-%m-%d/%H-%M-%S"))
-        )
+        path = Path(unquoted(given)) if given else Path(datetime.now().strftime("outputs/multirun/%Y-%m-%d/%H-%M-%S"))
         free = not (path / "sweep.json").exists()
         require(free, "hydra.sweep.dir", path, "holds a sweep already", f"go on with it: resume_sweep={path}")
         return cls(path, [arg for arg in argv if not arg.startswith("hydra.sweep.dir=")])
@@ -63,6 +60,7 @@ class Sweep:
     @contextmanager
     def running(self) -> Iterator[None]:
         """While it runs: nobody else works on it. If there was no job to run, nothing stays behind."""
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
@@ -77,8 +75,8 @@ class Sweep:
             if not jobs_in(self.path):
                 for name in ("sweep.json", "multirun.yaml", ".lock"):
                     (self.path / name).unlink(missing_ok=True)
-                with suppress(OSError):  # not empty: not ours
-                    for folder in (self.path, *list(self.path.parents)[:2]):
+                with suppress(OSError):  # not empty any more
+                    for folder in made:
                         folder.rmdir()
 
     def results(self) -> list[dict[str, Any]]:
@@ -103,12 +101,12 @@ class Sweep:
     def budget(self) -> str:
         """The unit of the budget that all jobs have alike."""
         files = [job.path / "config.yaml" for job in jobs_in(self.path)]
-        budgets = [yaml.safe_load(file.read_text())["budget"] for file in files if file.is_file()]
-        held = {next(iter(fixed(budget).items())) for budget in budgets}
+        budgets = [read_config(file)["budget"] for file in files if file.is_file()]
+        held = {next(iter(fixed_budget(budget).items())) for budget in budgets}
         if len(held) != 1:
             return "no budget, the jobs differ in it" if held else "nothing, no job has begun"
         unit, amount = held.pop()
-        return f"budget.{unit}={amount:,}" + ("" if given(budgets[0]) else ", the default")
+        return f"budget.{unit}={amount:,}" + ("" if given_budget(budgets[0]) else ", the default")
 
 
 def exit_code(results: list[dict[str, Any]]) -> int:

@@ -54,10 +54,11 @@ class Task(Protocol):
     def measure(self, losses: Tensor, batch: Batch) -> Sums:
         """Return the figures of one held-out batch, which are then summed over all batches and ranks."""
 
-    def scores(self, sums: Mapping[str, Any], n_bytes: float) -> dict[str, float]:
+    def scores(self, sums: Mapping[str, Any], n_bytes: float | None) -> dict[str, float]:
         """Turn summed figures into this task's metrics, by the last part of their names: loss, perplexity ...
 
-        `n_bytes` is the length of the text that the targets spell. In training only `nats` and `targets` are summed.
+        `n_bytes` is the length of the text that the targets spell; None where nobody knows it. In training only `nats`
+        and `targets` are summed.
         """
 
     def curves(self, sums: Sums) -> dict[str, Tensor]:

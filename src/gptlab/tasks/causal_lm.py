@@ -67,11 +67,12 @@ class CausalLM:
 
         return {"nats": losses.sum(0), "targets": (batch.y != IGNORE).sum(0)}
 
-    def scores(self, sums: Mapping[str, Any], n_bytes: float) -> dict[str, float]:
-        """Mean loss, perplexity and bits per byte."""
+    def scores(self, sums: Mapping[str, Any], n_bytes: float | None) -> dict[str, float]:
+        """Mean loss, perplexity, and bits per byte where the length of the text is known."""
         nats, targets = (_total(sums[name]) for name in ("nats", "targets"))
-        score = Score(nats, int(targets), n_bytes)
-        return {"loss": score.loss, "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte}
+        score = Score(nats, int(targets), n_bytes or 0)
+        found = {"loss": score.loss, "perplexity": score.perplexity}
+        return found | ({"bits_per_byte": score.bits_per_byte} if n_bytes else {})
 
     def curves(self, sums: Sums) -> dict[str, Tensor]:
         """Mean loss at each position: how much the context helps."""

@@ -11,12 +11,13 @@ import lightning as L
 import torch
 from rich.console import Console
 
-from gptlab.config.record import record
+from gptlab.data.batches.build import Data
 from gptlab.data.tokens.prepare import Corpus
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import require
 from gptlab.model.gpt import GPT, num_params
 from gptlab.planning.flops import flops_per_token
+from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Reading
 from gptlab.training.averaging import WeightAverage
@@ -56,8 +57,7 @@ class Parts:
 
 def build(begun: Start, console: Console) -> Parts:
     """Build data module, model, callbacks and trainer; mistakes about devices and precision are met here."""
-    config, corpus = begun.config, begun.corpus
-    datamodule = config.task.data_module(corpus, config.data, config.model.block_size, config.seed)
+    config, datamodule = begun.config, begun.data.module
     with torch.device("meta"):
         parameters = num_params(GPT(config.model))
     flops = flops_per_token(config.model)
@@ -73,7 +73,7 @@ def build(begun: Start, console: Console) -> Parts:
     callbacks = [
         ConfigCheck(record(config)),
         throughput,
-        TensorBoardLayout(record(config), config.search_metric, config.run_dir),
+        TensorBoardLayout(record(config), config.search_metric, begun.run_dir),
         *config.callbacks.build(),
         end_of_step.stability,
         end_of_step.bar,
@@ -97,12 +97,12 @@ def build(begun: Start, console: Console) -> Parts:
     if device.type == "cpu":
         keep_freed_pages()
     L.seed_everything(config.seed, verbose=False)
-    module = as_module(config, begun.gpt or GPT(config.model), corpus, steps)  # last: mistakes must not wait for it
+    module = as_module(config, begun.gpt or GPT(config.model), begun.data, steps)  # last: mistakes must not wait for it
     return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops)
 
 
 def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console) -> EndOfStep:
-    config, run_dir, tokenizer, every = begun.config, begun.run_dir, begun.corpus.tokenizer, begun.config.checkpoint
+    config, run_dir, tokenizer, every = begun.config, begun.run_dir, begun.data.tokenizer, begun.config.checkpoint
     folder = run_dir / "checkpoints"
     return EndOfStep(
         throughput,
@@ -116,14 +116,14 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
     )
 
 
-def _timed(config: TrainConfig, sizes: tuple[float, int, int, int]) -> Callable[[float, bool], Plan]:
+def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Callable[[float, bool], Plan]:
     """Return what makes a plan of the seconds of a step and writes them down, so that a run that goes on or is repeated
     has it too."""
 
     def timed(seconds_per_step: float, writes: bool) -> Plan:
         budget: Budget = dataclasses.replace(config.budget, seconds_per_step=seconds_per_step)
         if writes:
-            RunDir.of(config.run_dir).write_config(record(dataclasses.replace(config, budget=budget)))
+            RunDir(config.path).write_config(record(dataclasses.replace(config, budget=budget)))
         plan = budget.plan(*sizes)
         assert plan is not None
         return plan
@@ -131,11 +131,11 @@ def _timed(config: TrainConfig, sizes: tuple[float, int, int, int]) -> Callable[
     return timed
 
 
-def as_module(config: TrainConfig, gpt: GPT, corpus: Corpus, steps: int) -> GPTModule:
+def as_module(config: TrainConfig, gpt: GPT, data: Data, steps: int) -> GPTModule:
     """Return what Lightning trains, by the task, precision, sharding and compilation that are asked for."""
     trainer = config.trainer
     gpt.recompute = trainer.activation_checkpointing
-    reading = Reading(corpus.tokenizer.eot if config.data.mask_documents else None, config.loss == "chunked")
+    reading = Reading(data.module.separator, config.loss == "chunked")
     dtype = compute_dtype(trainer.precision)
     loss = Loss(config.task, config.task.head(gpt), reading, None if trainer.sharded else dtype)
     if config.compile:
@@ -145,12 +145,12 @@ def as_module(config: TrainConfig, gpt: GPT, corpus: Corpus, steps: int) -> GPTM
         config.optimizer,
         config.schedule,
         steps,
-        corpus.manifest["val"]["bytes"],
+        data.corpus.val_bytes if data.corpus else None,
         trainer.gradient_clip_val,
         config.logger.every_n_steps,
         config.seed,
         config.on_nan,
-        bytes_per_token(corpus),
+        bytes_per_token(data.corpus) if data.corpus else None,
         WeightAverage(config.ema),
         sharded=trainer.sharded,
         shard_dtype=dtype,

@@ -1,25 +1,27 @@
-"""What a training run is asked: the components' own dataclasses, and what belongs to none of them."""
+"""The config of a training run: the dataclasses of its parts, and what belongs to none of them."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-from omegaconf import MISSING
-
+from gptlab.data.text.sources import Bundled, DataConfig
+from gptlab.decoding.decoders import Decoder, TopK
 from gptlab.errors import require
 from gptlab.model.config import GPTConfig
-from gptlab.optim.optimizers import Muon
+from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
+from gptlab.optim.schedules import Cosine, Schedule
+from gptlab.tasks.base import Task
 from gptlab.tasks.causal_lm import CausalLM
+from gptlab.tokenizer_options import BPE, TokenizerConfig
 from gptlab.training.budget import Budget
 from gptlab.training.loggers import Loggers, Monitor
 from gptlab.training.trainer import TrainerConfig
 
-SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")  # at the end of a run
 ON_NAN = ("stop", "skip", "rewind")
 
 
 @dataclass
 class Checkpoint:
-    """When a checkpoint is written, besides the end, and how many are kept; best.ckpt follows the validations."""
+    """Checkpoints besides that at the end: how often, and how many are kept; best.ckpt follows the validations."""
 
     every_n_steps: int | None = 200
     every_n_minutes: float | None = None
@@ -33,26 +35,36 @@ class Checkpoint:
         require(minutes is None or minutes > 0, "every_n_minutes", minutes, "is not above 0", "try 10")
 
 
+def nano() -> GPTConfig:
+    """Return the shape of a model that trains in minutes on a laptop, with as many tokens as its tokenizer has."""
+    return GPTConfig(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=0)
+
+
+def prompts() -> list[str]:
+    """Return prompts that suit the bundled text."""
+    return ["The function returns", "A class is"]
+
+
 @dataclass
 class TrainConfig:
-    """Everything about a training run."""
+    """Train a model; everything about it lands in one run directory."""
 
-    model: GPTConfig = MISSING
-    data: Any = MISSING
-    tokenizer: Any = MISSING
-    optimizer: Any = MISSING
-    schedule: Any = MISSING
-    decoder: Any = MISSING  # draws the samples in training
-    trainer: TrainerConfig = MISSING
-    logger: Loggers = MISSING
-    task: Any = field(default_factory=CausalLM)
+    model: GPTConfig = field(default_factory=nano)
+    data: DataConfig = field(default_factory=Bundled)
+    tokenizer: TokenizerConfig = field(default_factory=BPE)
+    optimizer: OptimizerConfig = field(default_factory=AdamW)
+    schedule: Schedule = field(default_factory=Cosine)
+    decoder: Decoder = field(default_factory=TopK)  # draws the samples in training
+    task: Task = field(default_factory=CausalLM)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: Loggers = field(default_factory=Loggers)
     callbacks: Monitor = field(default_factory=Monitor)  # what else is looked at
     budget: Budget = field(default_factory=Budget)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    sample_prompts: list[str] = field(default_factory=list)
+    sample_prompts: list[str] = field(default_factory=prompts)
     name: str = "run"
-    run_dir: str = MISSING
-    resume: str | None = None  # a run that goes on in place, by its own config and what is given here; or auto
+    run_dir: str | None = None  # a new directory; null: outputs/DATE/TIME-NAME
+    resume: str | None = None  # a run that goes on in place, by its own config and what else is given; or auto
     resume_sweep: str | None = None  # the directory of a sweep: what is missing of it is run
     compile: bool = False  # torch.compile
     loss: str = "full"  # full | chunked: the logits of 1,024 positions at a time; less memory, more time
@@ -65,8 +77,9 @@ class TrainConfig:
     json: bool = False
 
     def __post_init__(self) -> None:
-        known = f"choose one of {', '.join(SCORES)}"
-        require(self.search_metric in SCORES, "search_metric", self.search_metric, "no such metric", known)
+        known = f"choose one of {', '.join(self.task.metrics)}"
+        known_metric = self.search_metric in self.task.metrics
+        require(known_metric, "search_metric", self.search_metric, "no such metric of the task", known)
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
         require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
         require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")
@@ -82,3 +95,9 @@ class TrainConfig:
             require(not chunked, "loss", "chunked", "needs the head whole, fsdp shards it", "leave it out")
             auto = self.data.micro_batch_size == "auto"
             require(not auto, "data.micro_batch_size", "auto", "cannot try out a sharded model", "give a number")
+
+    @property
+    def path(self) -> Path:
+        """The run's directory, once it has one."""
+        assert self.run_dir is not None
+        return Path(self.run_dir)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptlab.data.batches.datamodule import TextDataModule
+from gptlab.data.batches.build import Data
 from gptlab.metrics import metrics
 from gptlab.training.build import Parts
 from gptlab.training.peak_flops import PeakFlops
@@ -20,21 +20,18 @@ from gptlab.training.start import Start
 
 def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> None:
     """Say what is about to be trained, on what, and where it will be."""
-    config, corpus, trainer, plan = begun.config, begun.corpus, parts.trainer, parts.plan
-    model, sizes = config.model, corpus.manifest
+    config, data, trainer, plan, model = begun.config, begun.data, parts.trainer, parts.plan, begun.config.model
     rows = {
         "model": f"{parts.parameters:,} parameters: {model.n_layer} layers, {model.n_head} heads, "
         f"width {model.n_embd}, context {model.block_size}",
-        "data": f"{sizes['train']['documents']:,} documents, {_bytes(sizes['train'])}"
-        f"{sizes['train']['tokens']:,} tokens to train on; {_bytes(sizes['val'])}"
-        f"{sizes['val']['tokens']:,} tokens held out; sha256 {sizes['sha256'][:12]}",
-        "windows": _windows(parts.datamodule),
-        "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {corpus.tokenizer.n_vocab:,} tokens",
+        "data": _sizes(data),
+        "windows": data.module.describe(),
+        "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens",
         "budget": str(plan) if plan else f"minutes={config.budget.minutes:g}, in steps when some have been timed",
         "batch": f"{config.data.batch_size} x {model.block_size} tokens a step on "
         f"{trainer.world_size} x {trainer.strategy.root_device.type}, {config.trainer.precision}",
         "peak": f"{peak.flops / 1e12:.3g} TFLOP/s a device ({peak.source}), for train/mfu",
-        "run": _near(config.run_dir),
+        "run": _near(str(begun.run_dir)),
     }
     grid = Table.grid(padding=(0, 2))
     for key, value in rows.items():
@@ -72,24 +69,24 @@ def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str,
     console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
+def _sizes(data: Data) -> str:
+    """Tell how much there is to train on and how much is held out."""
+    told = f"sha256 {data.module.data_hash[:12]}"
+    if data.corpus is None:
+        return told
+    train, val = data.corpus.manifest["train"], data.corpus.manifest["val"]
+    return (
+        f"{train['documents']:,} documents, {_bytes(train)}{train['tokens']:,} tokens to train on; "
+        f"{_bytes(val)}{val['tokens']:,} tokens held out; {told}"
+    )
+
+
 def _bytes(part: dict[str, Any]) -> str:
     return "" if part["bytes"] is None else f"{part['bytes']:,} bytes, "
 
 
 def _tokenizer_name(tokenizer: Any) -> str:
     return getattr(tokenizer, "name", type(tokenizer).__name__.lower())
-
-
-def _windows(datamodule: TextDataModule) -> str:
-    """Tell how many windows an epoch has, and which tokens are in none of them."""
-    windows, config = datamodule.train, datamodule.config
-    each = " + ".join(f"{len(source):,}" for source in windows)
-    dropped = sum(source.dropped for source in windows)
-    what = f"{each} of {windows[0].block_size:,} tokens an epoch"
-    if config.packing == "documents":
-        return what + f", packed by documents, {min(source.fill for source in windows):.1%} full"
-    what += f", one every {config.stride} tokens" if config.stride else ""
-    return what + (f"; {dropped:,} tokens at the end are dropped" if dropped else "")
 
 
 def _near(path: str) -> str:

@@ -8,7 +8,6 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from rich.console import Console
 from rich.text import Text
 
-from gptlab.data.batches.windows import protocol
 from gptlab.decoding.decoders import Greedy
 from gptlab.errors import RunFailed
 from gptlab.metrics import in_summary
@@ -37,7 +36,6 @@ def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
     """Return what summary.json holds, and write it on rank 0."""
     config, throughput, run_dir = begun.config, parts.end_of_step.throughput, begun.run_dir
     values = parts.end_of_step.metrics
-    documents = config.data.packing == "documents"
     summary = {
         "status": status,
         "parameters": parts.parameters,
@@ -48,9 +46,9 @@ def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
         "tokens_per_second": throughput.tokens_per_second,
         **{metric.key: _finite(values.get(metric.name)) for metric in in_summary(config.task.metrics)},
         "budget": config.budget.fixed(),
-        "protocol": protocol(config.model.block_size, documents, config.data.mask_documents),
+        "protocol": begun.data.module.protocol(),
         "tokenizer_hash": fingerprint(run_dir / "tokenizer"),
-        "data_hash": begun.corpus.manifest["sha256"],
+        "data_hash": begun.data.module.data_hash,
         "seed": config.seed,
         "name": config.name,
         "run_dir": str(run_dir),
@@ -84,7 +82,7 @@ def _texts(begun: Start, parts: Parts) -> Sequence[tuple[str, str, str]]:
     prompt = config.sample_prompts[0]
     decoders = (("greedy", Greedy()), (_name(config.decoder), config.decoder))
     return [
-        (how, prompt, continuation(gpt, begun.corpus.tokenizer, prompt, decoder, config.seed))
+        (how, prompt, continuation(gpt, begun.data.tokenizer, prompt, decoder, config.seed))
         for how, decoder in decoders
     ]
 

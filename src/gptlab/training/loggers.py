@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import require
+from gptlab.registry import option
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
     from lightning.pytorch.loggers import Logger
 
 
+@option("logger", "tensorboard")
 @dataclass
 class Loggers:
     """Where metrics go: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow."""
@@ -105,6 +107,7 @@ def _kept(note: Path, new: Callable[[], str]) -> str | None:
     return note.read_text()
 
 
+@option("callbacks", "monitor")
 @dataclass
 class Monitor:
     """What else of the model is looked at."""

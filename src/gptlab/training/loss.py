@@ -19,7 +19,7 @@ class Loss(nn.Module):
 
     _loss: "_TaskLoss"
 
-    def __init__(self, task: Task, gpt: GPT, reading: Reading | None = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, task: Task, gpt: Any, reading: Reading | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         # the model is no submodule of this one: a checkpoint names each weight once
         object.__setattr__(self, "_loss", _TaskLoss(task, gpt, reading or Reading()))
@@ -43,7 +43,7 @@ class Loss(nn.Module):
 class _TaskLoss(nn.Module):
     """Compute the same with the weights as they are."""
 
-    def __init__(self, task: Task, gpt: GPT, reading: Reading) -> None:
+    def __init__(self, task: Task, gpt: Any, reading: Reading) -> None:
         super().__init__()
         self.task, self.gpt, self.reading = task, gpt, reading
 

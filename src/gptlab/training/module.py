@@ -12,7 +12,7 @@ from gptlab.data.batches.batch import Batch
 from gptlab.distributed.sharding import full_tensor, shard
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
-from gptlab.optim.schedules import Constant
+from gptlab.optim.schedules import Schedule
 from gptlab.randomness import random_seed
 from gptlab.tasks.base import Sums
 from gptlab.training.averaging import WeightAverage
@@ -49,14 +49,14 @@ class GPTModule(L.LightningModule):
         self,
         loss: Loss,
         optimizer: OptimizerConfig,
-        schedule: Constant,
+        schedule: Schedule,
         steps: int,
-        val_bytes: int,
+        val_bytes: float | None,
         clip_norm: float,
         log_every_n_steps: int,
         seed: int,
         on_nan: str = "stop",
-        bytes_per_token: float = 1.0,
+        bytes_per_token: float | None = None,
         average: WeightAverage | None = None,
         sharded: bool = False,
         shard_dtype: torch.dtype | None = None,

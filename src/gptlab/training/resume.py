@@ -45,7 +45,7 @@ def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
 
 
 def _asked(values: dict[str, Any]) -> dict[str, Any]:
-    asked = {key: value for key, value in values.items() if key not in ("resume", "json", "defaults")}
+    asked = {key: value for key, value in values.items() if key not in ("resume", "json", "gptlab")}
     return {**asked, "budget": {**asked.get("budget", {}), "seconds_per_step": None}}  # which that run has found
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from rich.console import Console
 
-from gptlab.config.record import record
 from gptlab.errors import RunFailed, Stopped
+from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.build import Parts, build
 from gptlab.training.callbacks.checkpointing import remove_unfinished
@@ -59,13 +59,13 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
 def open_run(begun: Start, parts: Parts, console: Console) -> None:
     """Make the run directory, or put that of a resumed run back to where its checkpoint is; then attach the loggers."""
-    config, before = begun.config, begun.resumed_from
+    config, data, before = begun.config, begun.data, begun.resumed_from
     if parts.trainer.is_global_zero:
         if before and begun.in_place:
             RunDir.go_on(begun.run_dir, record(config))
             remove_unfinished(begun.run_dir / "checkpoints")
         else:
-            begun.lock = RunDir.create(begun.run_dir, record(config), begun.corpus).hold()
+            begun.lock = RunDir.create(begun.run_dir, record(config), data.tokenizer.save, data.save_held_out).hold()
         if before:
             keep_until(before.path, begun.run_dir, begun.step)
             console.print(f"going on after step {begun.step:,}")

@@ -8,13 +8,13 @@ from typing import Any
 from filelock import BaseFileLock
 from rich.console import Console
 
-from gptlab.config.record import record
-from gptlab.data.tokens.prepare import Corpus, prepare
+from gptlab.data.batches.build import Data, build_data
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import UserError, require
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
-from gptlab.runs.run_dir import RunDir
+from gptlab.runs.config_file import record
+from gptlab.runs.run_dir import RunDir, default_run_dir
 from gptlab.tokenizer_options import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
@@ -26,10 +26,10 @@ MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids
 
 @dataclass
 class Start:
-    """A run before it is built: its resolved config, its text, and what it goes on from."""
+    """A run before it is built: its resolved config, its data, and what it goes on from."""
 
     config: TrainConfig  # resolved: what config.yaml keeps
-    corpus: Corpus
+    data: Data
     gpt: GPT | None  # the model that `init_from` names
     resumed_from: RunDir | None
     checkpoint: Path | None = None  # of that run; None where it was killed before its first one
@@ -38,7 +38,7 @@ class Start:
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.config.run_dir)
+        return self.config.path
 
     @property
     def in_place(self) -> bool:
@@ -66,32 +66,35 @@ class Start:
 
 
 def start(config: TrainConfig, console: Console) -> Start:
-    """Find the run that is resumed, if any, and prepare the text. On rank 0 the resumed run is locked first."""
-    require(bool(config.run_dir), "run_dir", config.run_dir, "is empty", "leave it out, or give a directory")
+    """Find the run that is resumed, if any, and prepare the data. On rank 0 the resumed run is locked first."""
+    require(config.run_dir != "", "run_dir", "", "is empty", "leave it out, or give a directory")
+    if config.run_dir is None:
+        config = dataclasses.replace(config, run_dir=str(default_run_dir(config.name)))
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
     source = RunDir.find(config.init_from) if config.init_from and not before else None
     tokenizer = Saved(str(source.path / "tokenizer")) if source else config.tokenizer
-    with watching(console) as watch:
-        corpus = prepare(config.data, tokenizer, watch)
     gpt = source.load()[0].train() if source else None
-    model = gpt.config if gpt else with_vocabulary(config.model, corpus.tokenizer.n_vocab)
+    block_size = (gpt.config if gpt else config.model).block_size
+    with watching(console) as watch:
+        data = build_data(config.data, tokenizer, block_size, config.seed, config.task.data_module, watch)
+    model = gpt.config if gpt else with_vocabulary(config.model, data.tokenizer.n_vocab)
     config = dataclasses.replace(config, model=model, tokenizer=tokenizer)
-    if auto and (before := unfinished(plain(record(config)), Path(config.run_dir))):
+    if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
     if before is None:
         if early_rank() == 0:
-            RunDir(Path(config.run_dir)).require_new()
-        return Start(config, corpus, gpt, None)
-    return resumed(config, corpus, before, console, auto)
+            RunDir(config.path).require_new()
+        return Start(config, data, gpt, None)
+    return resumed(config, data, before, console, auto)
 
 
-def resumed(config: TrainConfig, corpus: Corpus, before: RunDir, console: Console, auto: bool) -> Start:
+def resumed(config: TrainConfig, data: Data, before: RunDir, console: Console, auto: bool) -> Start:
     """Lock the run that goes on, find its checkpoint, and refuse what would make its continuation a lie."""
     if config.budget.seconds_per_step is None:
         seconds = before.config().get("budget", {}).get("seconds_per_step")
         config = dataclasses.replace(config, budget=dataclasses.replace(config.budget, seconds_per_step=seconds))
-    begun = Start(config, corpus, None, before)
+    begun = Start(config, data, None, before)
     if early_rank() == 0:
         if begun.in_place:
             begun.lock = before.hold()

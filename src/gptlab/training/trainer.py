@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.distributed.processes import cluster_environment, place
 from gptlab.errors import UserError, require
+from gptlab.registry import option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.profilers import PyTorchProfiler
 
 
+@option("trainer", "default")
 @dataclass
 class TrainerConfig:
     """What of Lightning's Trainer a run chooses; names and meanings are Lightning's."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlab.config import TrainConfig
 from gptlab.errors import UserError
 from gptlab.training.callbacks import checkpointing as checkpoints
 from gptlab.training.callbacks.checkpointing import CheckpointFiles, is_whole
+from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]

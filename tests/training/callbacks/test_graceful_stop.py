@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.runs.run_dir import LAYOUT, RunDir
 from gptlab.training.callbacks import graceful_stop as stopping
+from gptlab.training.config import TrainConfig
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
 from tests.conftest import ROOT, start, tiny_overrides

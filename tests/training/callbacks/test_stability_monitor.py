@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gptlab.commands.main import main
 from gptlab.commands.replay import replay
-from gptlab.config import TrainConfig, compose
+from gptlab.config import compose
 from gptlab.errors import RunFailed, UserError
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
@@ -23,6 +23,7 @@ from gptlab.optim.schedules import Constant
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizer_options import Byte
 from gptlab.training.callbacks.stability_monitor import Spike, Spikes, StabilityMonitor
+from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.module import GPTModule, NotFinite
 from gptlab.training.run import train

@@ -14,19 +14,19 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from gptlab.config import TrainConfig
-from gptlab.config.record import record
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.windows import held_out
 from gptlab.data.tokens.prepare import prepare
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
+from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.training.build import bytes_per_token
 from gptlab.training.callbacks.tensorboard import BINS, LayerNorms, add_curve, scalars
+from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train

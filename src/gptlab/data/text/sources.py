@@ -13,6 +13,7 @@ from gptlab.data.config import BatchConfig
 from gptlab.data.text import bundled, download, hub
 from gptlab.data.text.readers import Chunk, Reading, read
 from gptlab.errors import require
+from gptlab.registry import option
 
 PACKINGS = ("stream", "documents")
 
@@ -77,6 +78,7 @@ class Readable(TextData):
         return Reading(self.column, self.separator, self.errors)
 
 
+@option("data", "bundled")
 @dataclass
 class Bundled(TextData):
     """Take the English that every Python carries: its language reference and its library's docstrings, about 2 MB.
@@ -91,9 +93,10 @@ class Bundled(TextData):
         return bundled.version()
 
 
+@option("data", "text")
 @dataclass
 class Files(Readable):
-    """Take your own text: paths and globs, from the current folder."""
+    """Take your own text, by paths and globs from the current folder: data.files=[book.txt,more/*.txt]."""
 
     files: list[str] = field(default_factory=list)
     val_files: list[str] = field(default_factory=list)  # what is held out; none: a part of `files`
@@ -113,6 +116,7 @@ class Files(Readable):
         return [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
 
 
+@option("data", "download")
 @dataclass
 class Download(Readable):
     """Take one file from a URL, fetched once and believed only if its SHA-256 is the one given."""
@@ -131,9 +135,13 @@ class Download(Readable):
         return self.sha256
 
 
+@option("data", "hub")
 @dataclass
 class Hub(TextData):
-    """Take a data set of the Hugging Face hub, streamed once into the cache; `path` may be a local folder of files."""
+    """Take a data set of the Hugging Face hub: data.path=OWNER/NAME data.split=train data.column=text.
+
+    It is streamed once into the cache; `path` may be a local folder of files.
+    """
 
     path: str = ""  # OWNER/NAME
     name: str | None = None  # the configuration, where there are several
@@ -166,9 +174,12 @@ class Hub(TextData):
         return hub.version(self.path)
 
 
+@option("data", "mixture")
 @dataclass
 class Mixture(DataConfig):
-    """Mix several sources in proportion to their weights; each goes through epochs of its own.
+    """Mix several sources by weight: +data@data.parts.a=verdict +data@data.parts.b=text +data.weights.b=3.
+
+    Each goes through epochs of its own.
 
     Only where the text of a part comes from, and its val_fraction, matter of it.
     """
@@ -189,9 +200,13 @@ class Mixture(DataConfig):
         return self.weights.get(name, 1.0)
 
 
+@option("data", "tokens")
 @dataclass
 class TokenFiles(DataConfig):
-    """Take tokens that exist already: a folder of `gptlab tokenize`, or .bin files as nanoGPT and llm.c write them."""
+    """Take tokens that exist already: a folder of `gptlab tokenize`, or .bin files as nanoGPT and llm.c write them.
+
+    data.folder=DIR, or data.train=[train.bin] data.val=[val.bin].
+    """
 
     folder: str | None = None  # with its own tokenizer
     train: list[str] = field(default_factory=list)  # paths and globs, in their order

@@ -7,9 +7,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from gptlab.config.record import flat
 from gptlab.distributed.ranks import gather
 from gptlab.errors import UserError
+from gptlab.runs.config_file import flat
 
 
 class ConfigCheck(Callback):

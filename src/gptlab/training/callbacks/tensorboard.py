@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from gptlab.config.record import flat
 from gptlab.distributed.sharding import full_tensor
 from gptlab.metrics import in_summary, metrics
+from gptlab.runs.config_file import flat
 from gptlab.training.lightning_internals import grad_scaler, unscales_itself
 from gptlab.training.metrics_file import MetricsFile
 from gptlab.training.module import GPTModule
 
 BINS = 30  # as many as TensorBoard draws, so that it shows them as they are
-NOT_ASKED = ("defaults", "run_dir", "resume", "resume_sweep", "json", "logger", "sample_prompts")  # of the model
+NOT_ASKED = ("parts", "gptlab", "run_dir", "resume", "resume_sweep", "json", "logger", "sample_prompts")  # of the model
 
 
 class TensorBoardLayout(Callback):
@@ -32,10 +32,10 @@ class TensorBoardLayout(Callback):
     Runs are compared by `first`, then by the other metrics of a summary; the keys that a sweep has chosen stand out.
     """
 
-    def __init__(self, config: dict[str, Any], first: str, run_dir: str) -> None:
+    def __init__(self, config: dict[str, Any], first: str, run_dir: Path) -> None:
         self.config = config
         self.metrics = list(dict.fromkeys([first, *(metric.name for metric in in_summary())]))
-        self.swept = swept(Path(run_dir))
+        self.swept = swept(run_dir)
         self._laid_out = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

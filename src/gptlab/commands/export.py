@@ -1,0 +1,28 @@
+"""The verb `export`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gptlab.errors import require
+from gptlab.registry import command
+
+
+@dataclass
+class ExportConfig:
+    """Turn a run into a directory that transformers loads: as GPT-2 or as Llama."""
+
+    out: str | None = None  # a new directory
+    run: str = "latest"
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR")
+
+
+@command
+def export(config: ExportConfig) -> dict[str, Any]:
+    """Turn a run into a directory that transformers loads."""
+    from gptlab.interop.exporting import export
+
+    assert config.out
+    return export(config.run, config.out)

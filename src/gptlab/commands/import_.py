@@ -1,0 +1,29 @@
+"""The verb `import`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gptlab.errors import require
+from gptlab.registry import command
+
+
+@dataclass
+class ImportConfig:
+    """Turn a Hugging Face model, GPT-2 or Llama, into a run directory."""
+
+    hf: str | None = None  # a directory, or OWNER/NAME on the hub
+    out: str | None = None  # a new directory
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require(bool(self.hf), "hf", self.hf or "null", "is needed", "give hf=DIR or hf=OWNER/NAME")
+        require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR")
+
+
+@command
+def import_(config: ImportConfig) -> dict[str, Any]:
+    """Turn a Hugging Face model into a run directory."""
+    from gptlab.interop.importing import import_
+
+    assert config.hf and config.out
+    return import_(config.hf, config.out)

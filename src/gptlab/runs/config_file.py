@@ -1,0 +1,178 @@
+"""A run's config.yaml: every value of its config and the name of each part, as data that nothing composes or runs.
+
+`record` writes it from typed objects, `read_config` reads it back as plain values, whichever gptlab wrote it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import gptlab
+from gptlab import registry
+from gptlab.errors import UserError, reason, require
+from gptlab.files import write_atomically
+
+LAYOUT = 2  # raise when older versions cannot read what a run leaves
+LARGEST = 1 << 20  # bytes
+DEEPEST = 20  # levels
+STEPS = 900  # of a budget that names nothing
+NOT_VALUES = ("parts", "gptlab")  # what config.yaml says besides the values
+_OLD_PART = re.compile(r"/schema/(\w+)@([a-z]\S*)")
+_RENAMED = {"objective": "search_metric"}  # keys of layout 1
+
+
+def record(config: Any) -> dict[str, Any]:
+    """Return what config.yaml says of a config: every value that runs, the option of each part, and who wrote it.
+
+    Raises UserError where a part is not registered, or a text has `${` in it, which no reader would take literally.
+    """
+    values = {**dataclasses.asdict(config), "resume": None}
+    del values["run_dir"]
+    for key, value in flat(values).items():
+        held = "${" in str(value)
+        require(not held, key, value, "has ${ in it, which config.yaml cannot hold", "give it another name")
+    written = {"version": gptlab.__version__, "layout": LAYOUT, "plugins": {}}
+    return {"parts": dict(_parts(config)), **values, "gptlab": written}
+
+
+def write_config(path: Path, values: dict[str, Any]) -> None:
+    """Write what `record` returned, whole or not at all."""
+    write_atomically(path, yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what config.yaml says, in the present layout, also of runs that an older gptlab wrote.
+
+    It may come from anywhere, so it is taken as nothing but data. Raises UserError, which names the file, where it is
+    too large or too deep, repeats parts of itself by reference, or asks for something to be run or looked up.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        _require(len(content) <= LARGEST, path, f"is larger than {LARGEST:,} bytes")
+        values = yaml.load(content, Loader=_Loader) if content.strip() else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _refusal(path, f"cannot be read ({reason(error)})") from error
+    _require(isinstance(values, dict), path, "does not hold keys with values")
+    layout = values.get("gptlab", {}).get("layout", LAYOUT) if isinstance(values.get("gptlab"), dict) else 1
+    _require(isinstance(layout, int) and layout <= LAYOUT, path, f"was written by a newer gptlab (layout {layout})")
+    if "gptlab" not in values:
+        values = _from_layout_1(values)
+    _require("hydra" not in values, path, "has the key hydra")
+    for key, value in _walk(values):
+        _require(isinstance(key, str), path, f"has the key {key!r}, which is not a text")
+        _require(key != "_target_", path, "has the key _target_")
+        _require(not (isinstance(value, str) and "${" in value), path, f"has ${{ in the value of {key}")
+    parts = values.setdefault("parts", {})
+    named = isinstance(parts, dict) and all(isinstance(name, str) for name in parts.values())
+    _require(named, path, "does not name its parts")
+    return values
+
+
+def values_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the values alone: without the names of the parts, and without who wrote them."""
+    return {key: value for key, value in config.items() if key not in NOT_VALUES}
+
+
+def flat(values: dict[str, Any], within: str = "") -> dict[str, Any]:
+    """Return the values of a config by their full keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{within}{key}.") if isinstance(value, dict) else {f"{within}{key}": value}
+    return found
+
+
+def given_budget(budget: dict[str, Any]) -> dict[str, float]:
+    """Return the units in which a budget is given, with their amounts."""
+    return {unit: amount for unit, amount in budget.items() if amount is not None and unit != "seconds_per_step"}
+
+
+def fixed_budget(budget: dict[str, Any]) -> dict[str, float]:
+    """Return the one unit that a budget holds fixed, with its amount."""
+    return given_budget(budget) or {"steps": STEPS}
+
+
+def _parts(config: Any, within: str = "") -> Iterator[tuple[str, str]]:
+    """The full key and the option of each part in a config."""
+    if isinstance(config, dict):
+        inner = config
+    elif dataclasses.is_dataclass(config) and not isinstance(config, type):
+        inner = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    else:
+        return
+    for name, value in inner.items():
+        key, named = f"{within}{name}", registry.option_of(value)
+        if named:
+            yield key, named[1]
+        elif dataclasses.is_dataclass(value) and key.partition(".")[0] in registry.groups():
+            kind = type(value).__name__
+            raise UserError(key, kind, "is not registered", f'put @gptlab.option("{name}", NAME) above class {kind}')
+        yield from _parts(value, f"{key}.")
+
+
+def _from_layout_1(values: dict[str, Any]) -> dict[str, Any]:
+    """A config whose parts stood in a defaults list, as the names of classes."""
+    defaults = values.get("defaults")
+    found = [_OLD_PART.fullmatch(str(each)) for each in defaults] if isinstance(defaults, list) else []
+    parts = {match[2]: _option_named(match[2].partition(".")[0], match[1]) for match in found if match}
+    rest = {_RENAMED.get(str(key), key): value for key, value in values.items() if key != "defaults"}
+    if "callbacks" in rest:
+        parts.setdefault("callbacks", "monitor")
+    return {"parts": parts, **rest}
+
+
+def _option_named(group: str, class_name: str) -> str:
+    """The option that a class of this name is registered as; the name itself where there is none."""
+    found = [name for name, part in registry.options(group).items() if part.__name__ == class_name]
+    return found[0] if found else class_name
+
+
+def _walk(values: Any) -> Iterator[tuple[Any, Any]]:
+    """Every key with its value, at any depth; the items of a list have the list's."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield key, value
+            for inner, each in _walk(value):
+                yield (key if inner is None else inner), each
+    elif isinstance(values, list):
+        for value in values:
+            yield None, value
+            yield from _walk(value)
+
+
+def _refusal(path: Path, why: str) -> UserError:
+    return UserError("config", path, why, "take the config.yaml of a run as gptlab wrote it")
+
+
+def _require(ok: bool, path: Path, why: str) -> None:
+    if not ok:
+        raise _refusal(path, why)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, without references and without bottomless nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("it refers to itself by *")
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"it is nested more than {DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
