@@ -1,19 +1,93 @@
-"""gptlab: pretrain, sample and judge GPT-style language models."""
+"""gptlab: pretrain, sample and judge GPT-style language models.
+
+The functions here are the Python API. Each imports what it needs when it is called, so that `import gptlab` is quick.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from gptlab.registry import command, option
 
 if TYPE_CHECKING:
+    from gptlab.data.text.sources import DataConfig
+    from gptlab.decoding.decoders import Beam, Decoder
     from gptlab.model.gpt import GPT
     from gptlab.tokenizers import Tokenizer
+    from gptlab.training.config import TrainConfig
 
+__all__ = ["command", "compose", "evaluate", "generate", "load", "option", "train"]
 __version__ = "0.1.0"
 
 
 def load(run: str | Path = "latest") -> tuple[GPT, Tokenizer]:
-    """The model of a run (a directory, a checkpoint in it, or `latest`) in eval mode, and its tokenizer."""
+    """Return the model of a run (a directory, a checkpoint in it, or `latest`) in eval mode, and its tokenizer."""
     from gptlab.runs.run_dir import RunDir
 
     return RunDir.find(str(run)).load()
+
+
+def train(config: TrainConfig) -> dict[str, Any] | None:
+    """Train a model; everything about it lands in one run directory.
+
+    Returns what the run's summary.json holds, or None in a process that is not the first of several.
+    """
+    from gptlab.training.run import train
+
+    return train(config)
+
+
+def generate(
+    model: tuple[GPT, Tokenizer] | str | Path,
+    prompt: str,
+    decoder: Decoder | Beam | None = None,
+    *,
+    max_new_tokens: int = 100,
+    num_samples: int = 1,
+    stop: Sequence[str] = (),
+    seed: int = 1337,
+) -> list[str]:
+    """Return `num_samples` texts that continue a prompt; the decoder is TopK() where none is given.
+
+    `model` is what `load` returned, or a run. A text ends where the model ends it, before the first of the `stop`
+    strings, or after `max_new_tokens`. The same seed gives the same texts, as it does in `gptlab sample`.
+    """
+    from gptlab.decoding.decoders import Beam, TopK
+    from gptlab.decoding.generate import Limits
+    from gptlab.decoding.texts import best_continuations, continue_prompts
+
+    gpt, tokenizer = model if isinstance(model, tuple) else load(model)
+    limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab)
+    if isinstance(decoder, Beam):
+        found = best_continuations(gpt, tokenizer, prompt, decoder, limits, num_samples)
+    else:
+        keys = [(seed, 0, i) for i in range(num_samples)]
+        prompts = [prompt] * num_samples
+        found = continue_prompts(gpt, tokenizer, prompts, keys, decoder or TopK(), limits, stop=stop)
+    return [each.text for each in found]
+
+
+def evaluate(
+    run: str | Path = "latest", data: DataConfig | None = None, *, block_size: int | None = None, batch_size: int = 16
+) -> dict[str, Any]:
+    """Score the model of a run on held-out text: the run's own, or that of another `data`.
+
+    Returns the loss in nats per token, the perplexity, the bits per byte, and what they are over.
+    """
+    from gptlab.evaluation.perplexity import evaluate
+    from gptlab.runs.run_dir import RunDir
+
+    return evaluate(RunDir.find(str(run)), data, block_size, batch_size)
+
+
+def compose(verb: str, overrides: list[str] | None = None, run: str | Path | None = None) -> Any:
+    """Return the typed config that a command line asks of a verb: `compose("train", ["model=micro", "seed=2"])`.
+
+    `run` is a run's directory or config.yaml, over which the overrides go. This is the one function here that needs
+    Hydra.
+    """
+    from gptlab.config import compose
+
+    return compose(verb, overrides, run)

@@ -100,7 +100,7 @@ def test_ctrl_c(texts: str) -> None:
         out, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 1 and "Traceback" not in out, out
+    assert process.returncode == 130 and "Traceback" not in out, out
     assert "stopped at step" in out
     summary = json.loads(Path("stopped/summary.json").read_text())
     assert summary["status"] == "stopped" and summary["steps"] > 0

@@ -8,7 +8,8 @@ import pytest
 from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.planning.flops import flops_per_token
-from gptlab.training.budget import STEPS, Budget
+from gptlab.runs.config_file import STEPS
+from gptlab.training.budget import Budget
 from gptlab.training.callbacks import step_timer as pace
 from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.step_timer import StepTimer
@@ -120,7 +121,7 @@ def test_minutes_are_timed_once(
         with pytest.raises(KeyboardInterrupt):
             train(tiny(*ask, f"run_dir={tmp_path}/half"))
     monkeypatch.setattr(StepTimer, "on_fit_start", lambda *args: pytest.fail("timed again"))
-    again = compose("train", ["run_dir=again"], config_dir=tmp_path / "run", config_name="config")
+    again = compose("train", ["run_dir=again"], run=tmp_path / "run")
     train(again)  # a run that is repeated
     assert same(tmp_path / "run", Path("again"))
     auto = train(tiny(*ask, f"run_dir={tmp_path}/half", "resume=auto"))

@@ -37,7 +37,7 @@ def test_mlflow_goes_on_with_its_run(tiny: Tiny, tmp_path: Path) -> None:
     ]
     train(tiny(*ask, "schedule=constant"))
     more = [f"run_dir={tmp_path}/run", f"resume={tmp_path}/run", "budget.steps=9"]
-    train(compose("train", more, config_dir=tmp_path / "run", config_name="config"))
+    train(compose("train", more, run=tmp_path / "run"))
     client = tracking.MlflowClient(f"sqlite:///{tmp_path}/all.db")
     (run,) = client.search_runs([client.get_experiment_by_name("words").experiment_id])
     assert run.data.params["optimizer.lr"] == "0.0125" and run.info.run_name == "run-nano"
@@ -62,7 +62,7 @@ def test_wandb_goes_on_with_its_run(tiny: Tiny, tmp_path: Path, monkeypatch: pyt
     moved = (tmp_path / "run").rename(tmp_path / "moved")
     for run_dir, steps in ((moved, 9), (tmp_path / "branch", 12)):
         more = [f"run_dir={run_dir}", f"resume={moved}", f"budget.steps={steps}"]
-        train(compose("train", more, config_dir=moved, config_name="config"))
+        train(compose("train", more, run=moved))
     (first, how), (second, again), (branch, _) = asked
     assert first == second == (moved / "wandb_run_id").read_text() and how == again == "allow"
     assert branch == (tmp_path / "branch/wandb_run_id").read_text() != first

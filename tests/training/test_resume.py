@@ -31,7 +31,7 @@ TIMED = {"train/tokens_per_second", "train/mfu", "train/data_wait"}
 def resumed(run: Path, *more: str) -> dict[str, Any]:
     """What `gptlab train resume=RUN` comes to."""
     ask = [*more, f"run_dir={run}", f"resume={run}"]
-    summary = train(compose("train", ask, config_dir=run, config_name="config"))
+    summary = train(compose("train", ask, run=run))
     assert summary is not None
     return summary
 
@@ -115,7 +115,6 @@ def test_a_decay_branches_off_a_stable_run(texts: str, tmp_path: Path, capfd: py
     assert main(["train", *ask, *wsd, "budget.steps=12", "run_dir=whole"]) == 0
     assert same(Path("whole"), Path("decayed")) and rows(Path("whole")) == rows(Path("decayed"))
     assert Path("decayed/samples.md").read_text() == Path("whole/samples.md").read_text()
-    Path("stable/resumed.yaml").unlink()
     assert {path: path.read_bytes() for path in Path("stable").rglob("*") if path.is_file()} == before
     assert main(["train", stem, "run_dir=decayed", *wsd, "budget.steps=12"]) == 2
     assert "error: run_dir=decayed: holds a run already" in capfd.readouterr().err

@@ -21,24 +21,32 @@ def read_typed(path: Path, verb: str = "train") -> Any:
 
     Raises UserError, which names the file and the key, for what is not known or does not fit.
     """
-    values = read_config(path)
-    cfg = OmegaConf.structured(schema_of(registry.find_command(verb).config_type))
-    parts = nodes(values, path)
+    parts, cfg = read_nodes(path, verb)
     try:
         for key, node in parts.items():
             cfg[key] = node
-        cfg.merge_with({key: value for key, value in values_of(values).items() if key not in parts})
         return to_typed(cfg)
-    except (OmegaConfBaseException, UserError) as error:
+    except UserError as error:
         raise _mistake(path, error) from error
 
 
-def nodes(values: dict[str, Any], path: Path, verb: str = "train") -> dict[str, DictConfig]:
-    """Return each part of a run's config with its values, by its key: `model`, `data`, ...
+def read_nodes(path: Path, verb: str = "train") -> tuple[dict[str, DictConfig], DictConfig]:
+    """Return each part of a run's config with its values, by its key (`model`, `data`, ...), and the rest of it.
 
-    `values` is what `read_config(path)` returned; a part that it does not name is the default one. Raises UserError,
-    which names the file, for an unknown part or key.
+    A part that the file does not name is the default one. Raises UserError, which names the file, for an unknown part,
+    an unknown key, or a value of the wrong type.
     """
+    values = read_config(path)
+    parts = _parts(values, path, verb)
+    cfg: DictConfig = OmegaConf.structured(schema_of(registry.find_command(verb).config_type))
+    try:
+        cfg.merge_with({key: value for key, value in values_of(values).items() if key not in parts})
+    except OmegaConfBaseException as error:
+        raise _mistake(path, error) from error
+    return parts, cfg
+
+
+def _parts(values: dict[str, Any], path: Path, verb: str) -> dict[str, DictConfig]:
     usual = part_fields(registry.find_command(verb).config_type)
     named = {key: name for key, name in usual.items() if name} | values["parts"]
     for key in values["parts"]:

@@ -16,10 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gptlab import registry
 from gptlab.config.overrides import quote_values, quoted, unquoted
-from gptlab.config.record import nodes
+from gptlab.config.record import read_nodes
 from gptlab.config.schema import part_fields, require_known, schema_of, to_typed
 from gptlab.errors import require
-from gptlab.runs.config_file import read_config, values_of
 
 RECORDED = "as_recorded"  # in each group, the option of the run whose config.yaml is composed over
 
@@ -68,11 +67,10 @@ def register_run(verb: str, path: Path) -> str:
     The file is read as data; its values become an option of each group, over which others can be chosen.
     """
     store, config = ConfigStore.instance(), register(verb)
-    values = read_config(path)
-    parts = nodes(values, path, verb)
+    parts, rest = read_nodes(path, verb)
     for group, node in parts.items():
         store.store(group=group, name=RECORDED, node=node)
-    own = {key: value for key, value in values_of(values).items() if key not in parts}
+    own = {str(key): value for key, value in _plain(rest).items() if key not in parts}
     chosen = [*({group: RECORDED} for group in parts), {"experiment": None}, {"debug": None}]
     defaults = [f"/schema/command/{config}@_here_", "/command/train", "_self_", *chosen]
     store.store(name=f"{config}_{RECORDED}", node={"defaults": defaults, **own})
@@ -108,8 +106,10 @@ def compose(
     """Return the typed config of a verb, as its command would get it: `compose("train", ["model=micro"])`.
 
     `run` is a run's directory or config.yaml, over which the overrides go; `config_dir` a folder of further options,
-    and `config_name` a primary config in it.
+    and `config_name` a primary config in it; `config` is always that of a run.
     """
+    if config_dir and config_name == "config":  # a run's own, which is never composed as it stands
+        run, config_dir, config_name = config_dir, None, None
     given = [*([f"config={quoted(str(run))}"] if run else []), *(overrides or [])]
     name, given = primary(verb, given)
     if config_dir:
@@ -135,3 +135,9 @@ def typed_config(cfg: DictConfig, run_dir: str) -> Any:
         cfg.run_dir = run_dir
     require_known(cfg)
     return to_typed(cfg)
+
+
+def _plain(cfg: DictConfig) -> dict[Any, Any]:
+    values = OmegaConf.to_container(cfg)
+    assert isinstance(values, dict)
+    return values

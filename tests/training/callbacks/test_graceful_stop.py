@@ -98,7 +98,11 @@ def test_two_processes_stop_together(texts: str, tmp_path: Path) -> None:
             time.sleep(0.1)
         process.send_signal(getattr(signal, name))
         out, err = process.communicate(timeout=120)
-        assert process.returncode == 1 and "stopped at step" in out and "Traceback" not in err, (out, err)
+        assert (
+            process.returncode in (130, 128 + getattr(signal, name))
+            and "stopped at step" in out
+            and "Traceback" not in err
+        ), (out, err)
         steps.append(json.loads((tmp_path / name / "summary.json").read_text())["steps"])
         saved = torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
         assert saved["global_step"] == steps[-1] > 0

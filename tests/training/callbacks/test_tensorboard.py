@@ -154,12 +154,9 @@ def test_loss_by_position_is_that_of_all_ranks(tiny: Tiny, tmp_path: Path) -> No
         "-m",
         "gptlab.commands.main",
         "train",
-        "--config-dir",
-        str(tmp_path / "one"),
-        "--config-name",
-        "config",
+        f"config={tmp_path / 'one'}",
     ]
-    subprocess.run([*command, f"hydra.run.dir={tmp_path}/two", "trainer.devices=2"], check=True, timeout=300)
+    subprocess.run([*command, f"run_dir={tmp_path}/two", "trainer.devices=2"], check=True, timeout=300)
     one, two = (board(tmp_path / run).Histograms("val/loss_by_position")[-1] for run in ("one", "two"))
     assert two.histogram_value.bucket == pytest.approx(one.histogram_value.bucket, rel=1e-4)
 
