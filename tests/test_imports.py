@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src/gptlab"
-GROUND = {"files", "errors", "metrics"}
+GROUND = {"files", "errors", "metrics", "registry", "randomness"}
 # room -> the rooms of gptlab it may use; commands may use anything
 MAY_USE = {
+    "registry": set(),
+    "randomness": set(),
     "files": set(),
     "errors": set(),
     "metrics": set(),
     "tokenizers": GROUND,
-    "tokenizer_options": GROUND | {"tokenizers"},
     "model": GROUND,
     "optim": GROUND,
     "decoding": GROUND,
-    "data": GROUND | {"tokenizers", "tokenizer_options"},
+    "data": GROUND | {"tokenizers"},
     "distributed": GROUND | {"config", "training"},
     "runs": GROUND | {"tokenizers", "model", "data", "config"},
     "planning": GROUND | {"model"},
     "training": GROUND
     | {
         "tokenizers",
-        "tokenizer_options",
         "model",
         "optim",
         "decoding",
@@ -36,11 +36,11 @@ MAY_USE = {
         "planning",
         "distributed",
     },
-    "config": GROUND | {"tokenizer_options", "model", "optim", "decoding", "data", "training", "commands"},
+    "config": GROUND | {"tokenizers", "model", "optim", "decoding", "data", "training", "commands"},
     "sweep": GROUND | {"config", "commands", "training"},
-    "evaluation": GROUND | {"commands", "runs", "data", "model", "tokenizers", "tokenizer_options", "reporting"},
+    "evaluation": GROUND | {"commands", "runs", "data", "model", "tokenizers", "reporting"},
     "reporting": GROUND | {"config", "runs", "tokenizers", "model", "planning", "training"},
-    "interop": GROUND | {"model", "tokenizers", "tokenizer_options", "commands", "runs"},
+    "interop": GROUND | {"model", "tokenizers", "commands", "runs"},
     "__main__": {"commands"},
     "__init__": {"runs", "model", "tokenizers"},
 }
@@ -50,8 +50,8 @@ ONLY_IN = {
     "hydra": {"config", "commands", "sweep"},
     "omegaconf": {"config", "commands", "sweep", "training"},
     "tiktoken": {"tokenizers"},
-    "tiktoken_ext": {"tokenizers", "tokenizer_options"},
-    "tokenizers": {"tokenizers", "tokenizer_options", "interop"},
+    "tiktoken_ext": {"tokenizers"},
+    "tokenizers": {"tokenizers", "interop"},
     "rich": {"training", "sweep", "commands", "evaluation", "reporting", "data"},
     "scipy": {"evaluation", "commands"},
     "matplotlib": {"reporting"},

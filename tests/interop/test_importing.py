@@ -17,7 +17,7 @@ from gptlab.decoding.generate import Limits, continue_ids
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import evaluate
 from gptlab.interop.importing import import_
-from gptlab.tokenizer_options import BPE
+from gptlab.tokenizers.bpe import BPE
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
           "high_freq_factor": 4.0, "original_max_position_embeddings": 16}  # fmt: skip

@@ -14,7 +14,7 @@ from gptlab.data.text.sources import TokenFiles
 from gptlab.data.tokens.prepare import Corpus, prepare
 from gptlab.errors import require
 from gptlab.files import new_folder
-from gptlab.tokenizer_options import OpenAI, gpt2_is_here
+from gptlab.tokenizers.openai import OpenAI, gpt2_is_here
 
 COMPARED = 2_000_000  # held-out tokens that are also encoded by GPT-2's tokenizer
 

@@ -20,7 +20,12 @@ from gptlab.errors import UserError, require
 from gptlab.model.config import GPTConfig
 from gptlab.optim.optimizers import SGD, Adafactor, Adam, AdamW, Lion, Muon
 from gptlab.optim.schedules import WSD, Constant, Cosine, InverseSqrt, Linear
-from gptlab.tokenizer_options import BPE, Byte, Char, JSONFile, OpenAI, Saved
+from gptlab.tokenizers.bpe import BPE
+from gptlab.tokenizers.byte import Byte
+from gptlab.tokenizers.char import Char
+from gptlab.tokenizers.hf import JSONFile
+from gptlab.tokenizers.openai import OpenAI
+from gptlab.tokenizers.saved import Saved
 from gptlab.training.loggers import Loggers, Monitor
 from gptlab.training.trainer import TrainerConfig
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gptlab.data.tokens.shards import BLOCK, Tokens, TokenStream
-from gptlab.tokenizers import CharTokenizer, Tokenizer
+from gptlab.tokenizers import Tokenizer
 
 BITS = 24  # of the first, coarse look for an n-gram
 
@@ -121,7 +121,7 @@ def hard_characters(texts: Iterable[str], tokenizer: Tokenizer, how_many: int) -
     hard = []
     for point in np.flatnonzero(counts):
         ids = tokenizer.encode(chr(point))
-        if len(ids) != 1 or (isinstance(tokenizer, CharTokenizer) and ids[0] == tokenizer.unknown):
+        if len(ids) != 1 or ids[0] == tokenizer.unknown:
             hard.append((int(counts[point]), int(point), len(ids)))
     hard.sort(key=lambda item: (-item[0], item[1]))
     worst = [{"character": chr(point), "times": times, "tokens": n} for times, point, n in hard[:how_many]]

@@ -15,8 +15,8 @@ from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for
 from gptlab.errors import UserError, require
 from gptlab.evaluation.perplexity import check_length, token_nats
 from gptlab.runs.run_dir import RunDir
-from gptlab.tokenizer_options import Saved
 from gptlab.tokenizers import Ids, Tokenizer, load_tokenizer
+from gptlab.tokenizers.saved import Saved
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 FEWEST = 20  # documents; of fewer, stretches of text are the units

@@ -17,8 +17,8 @@ from gptlab.evaluation import surprise
 from gptlab.metrics import IGNORE, Score, nats
 from gptlab.model.gpt import GPT, read_by_document
 from gptlab.runs.run_dir import RunDir
-from gptlab.tokenizer_options import Saved
 from gptlab.tokenizers import fingerprint
+from gptlab.tokenizers.saved import Saved
 
 Nats = np.ndarray[Any, np.dtype[np.float64]]
 

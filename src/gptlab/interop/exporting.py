@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlab.commands.configs import ExportConfig
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.gpt import GPT, num_params
 from gptlab.runs.run_dir import RunDir
-from gptlab.tokenizers import EOT, UNKNOWN, BytePairTokenizer, CharTokenizer, JSONTokenizer, Tokenizer
+from gptlab.tokenizers import Tokenizer
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
@@ -49,43 +49,8 @@ def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
-    match tokenizer:
-        case BytePairTokenizer():
-            definition = _byte_pair(tokenizer)
-        case CharTokenizer():
-            definition = _characters(tokenizer)
-        case JSONTokenizer():
-            definition = tokenizer.definition
-        case _:
-            raise UserError("run", folder, f"has a {type(tokenizer).__name__}", "it cannot be exported")
-    (folder / "tokenizer.json").write_text(definition)
+    (folder / "tokenizer.json").write_text(tokenizer.hf_definition())
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size}
-    if not isinstance(tokenizer, JSONTokenizer):
-        settings |= {"bos_token": EOT, "eos_token": EOT}
+    if tokenizer.special is not None:
+        settings |= {"bos_token": tokenizer.special, "eos_token": tokenizer.special}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _byte_pair(tokenizer: BytePairTokenizer) -> str:
-    from tokenizers import Tokenizer as HFTokenizer
-    from tokenizers import decoders, models, pre_tokenizers
-
-    vocab, merges = tokenizer.vocab_and_merges()
-    hf = HFTokenizer(models.BPE(vocab, merges))
-    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    hf.decoder = decoders.ByteLevel()
-    hf.add_special_tokens([EOT])
-    definition: str = hf.to_str()
-    return definition
-
-
-def _characters(tokenizer: CharTokenizer) -> str:
-    from tokenizers import Regex, decoders, models, pre_tokenizers
-    from tokenizers import Tokenizer as HFTokenizer
-
-    ids = tokenizer.ids | {EOT: tokenizer.eot, UNKNOWN: tokenizer.unknown}
-    hf = HFTokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
-    hf.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    hf.decoder = decoders.Fuse()
-    hf.add_special_tokens([EOT, UNKNOWN])
-    definition: str = hf.to_str()
-    return definition

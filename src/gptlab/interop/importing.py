@@ -11,15 +11,16 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gptlab import tokenizers
 from gptlab.commands.configs import ImportConfig
 from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
-from gptlab.tokenizer_options import OpenAI
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.bpe import from_gpt2_vocab
+from gptlab.tokenizers.hf import JSONTokenizer
+from gptlab.tokenizers.openai import OpenAI
 
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 
@@ -67,14 +68,14 @@ def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
     path = source / "tokenizer.json"
     if hf["model_type"] == "gpt2":
         if (source / "vocab.json").is_file():
-            return tokenizers.from_gpt2_vocab(_json(source / "vocab.json"))
+            return from_gpt2_vocab(_json(source / "vocab.json"))
         if path.is_file() and (model := _json(path)["model"])["type"] == "BPE":
-            return tokenizers.from_gpt2_vocab(model["vocab"])
+            return from_gpt2_vocab(model["vocab"])
         if not path.is_file() and hf["vocab_size"] == 50257:
             return OpenAI().build([])
     require(path.is_file(), "hf", source, "has no tokenizer.json", "give a directory with its tokenizer")
     eos = hf.get("eos_token_id")
-    return tokenizers.JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)
+    return JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:

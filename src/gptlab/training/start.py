@@ -15,7 +15,7 @@ from gptlab.errors import require
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.run_dir import RunDir
-from gptlab.tokenizer_options import Saved
+from gptlab.tokenizers.saved import Saved
 from gptlab.training.resume import checkpoint_of, require_same, unfinished
 
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's

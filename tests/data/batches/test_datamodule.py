@@ -13,7 +13,7 @@ from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError
 from gptlab.metrics import IGNORE
 from gptlab.model.gpt import GPT, GPTConfig
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 
 T = 32
 CPU = SimpleNamespace(

@@ -11,7 +11,7 @@ from gptlab.decoding.decoders import Greedy
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.samples import Samples
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor

@@ -20,7 +20,7 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 from gptlab.training.callbacks.stability_monitor import Spike, Spikes, StabilityMonitor
 from gptlab.training.loss import Loss
 from gptlab.training.module import GPTModule, NotFinite
