@@ -12,8 +12,9 @@ import transformers
 import gptlab
 from gptlab.commands.sample import sample
 from gptlab.config import compose
+from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Greedy
-from gptlab.decoding.generate import Limits, continue_ids
+from gptlab.decoding.generate import continue_ids
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import evaluate
 from gptlab.interop.importing import import_

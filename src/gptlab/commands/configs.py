@@ -22,7 +22,7 @@ class SampleConfig:
     num_samples: int = 1  # of each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
     overflow: str = "crop"  # of the context: crop (forget the oldest tokens) | refuse
-    controls: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans, before the decoder
+    logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans, in a chain
     precision: str = "32-true"  # 32-true | bf16-true
     explain: bool = False  # a table and RUN/explain.html: what each token was chosen from
     seed: int = 1337
@@ -37,6 +37,7 @@ class SampleConfig:
         for key, choices in {"overflow": ("crop", "refuse"), "precision": ("32-true", "bf16-true")}.items():
             value = getattr(self, key)
             require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
+        require(self.seed >= 0, "seed", self.seed, "is negative", "give 0 or more")
         for key in ("max_new_tokens", "num_samples"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")
 

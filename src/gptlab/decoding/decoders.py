@@ -1,7 +1,7 @@
 """Decoders: logits (B, V) in, the exact distribution of the next token (B, V) out (Jurafsky & Martin sec. 10.2).
 
 Ties go to the smaller token id, and temperature 0 is greedy, everywhere. Logits of -inf are tokens that cannot come.
-Only methods of tensors are used: who reads a config with a decoder in it does not wait for torch.
+Only methods of tensors are used, so that reading a config with a decoder in it does not import torch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gptlab.errors import require
+from gptlab.registry import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,12 +19,15 @@ FIRST = 1024  # tokens among which a nucleus is looked for first
 
 
 class Decoder(Protocol):
+    """Logits (B, V) to the probabilities (B, V) of the next token."""
+
     def __call__(self, logits: Tensor) -> Tensor: ...
 
 
+@option("decoder", "greedy")
 @dataclass
 class Greedy:
-    """All mass on the most probable token."""
+    """Put all mass on the most probable token."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         check(logits)
@@ -32,9 +36,10 @@ class Greedy:
         return logits.new_zeros(logits.shape).float().scatter_(-1, best, 1.0)
 
 
+@option("decoder", "sample")
 @dataclass
 class Sample:
-    """The model's own distribution, sharpened (temperature < 1) or flattened (> 1)."""
+    """Keep the model's own distribution, sharpened (temperature < 1) or flattened (> 1)."""
 
     temperature: float = 1.0
 
@@ -51,9 +56,10 @@ class Sample:
         return ((logits - logits.amax(-1, keepdim=True)) / self.temperature).softmax(-1)
 
 
+@option("decoder", "top_k")
 @dataclass
 class TopK(Sample):
-    """Only the k most probable tokens, exactly k of them, renormalized (Fan et al. 2018)."""
+    """Keep the k most probable tokens, exactly k of them, renormalized (Fan et al. 2018)."""
 
     k: int = 50
 
@@ -66,9 +72,10 @@ class TopK(Sample):
         return _keep_first(probs, logits, logits.topk(k).values[..., -1:], k)
 
 
+@option("decoder", "top_p")
 @dataclass
 class TopP(Sample):
-    """The nucleus: the smallest set of most probable tokens whose mass reaches p (Holtzman et al. 2020)."""
+    """Keep the nucleus: the smallest set of most probable tokens whose mass reaches p (Holtzman et al. 2020)."""
 
     p: float = 0.9
 
@@ -87,9 +94,10 @@ class TopP(Sample):
         return _keep_first(probs, logits, best.values.gather(-1, size - 1), size)
 
 
+@option("decoder", "min_p")
 @dataclass
 class MinP(Sample):
-    """Tokens at least `min_p` times as probable as the most probable one (Nguyen et al. 2024)."""
+    """Keep the tokens that are at least `min_p` times as probable as the most probable one (Nguyen et al. 2024)."""
 
     min_p: float = 0.05
 
@@ -102,10 +110,13 @@ class MinP(Sample):
         return _renormalized(probs, probs >= self.min_p * probs.amax(-1, keepdim=True))
 
 
+@option("decoder", "typical")
 @dataclass
 class Typical(Sample):
-    """Locally typical sampling (Meister et al. 2023): the smallest set of tokens whose surprise is nearest to the
-    entropy, and whose mass reaches `mass`."""
+    """Locally typical sampling (Meister et al. 2023).
+
+    Keep the smallest set of tokens whose surprise is nearest to the entropy, and whose mass reaches `mass`.
+    """
 
     mass: float = 0.95
 
@@ -125,10 +136,12 @@ class Typical(Sample):
         return _renormalized(probs, mask)
 
 
+@option("decoder", "beam")
 @dataclass
 class Beam:
-    """Beam search: of all continuations tried, the one with the highest log-probability over length ** length_penalty
-    (Wu et al. 2016 penalize likewise). A search, not a distribution: `beam_search` carries it out."""
+    """Beam search: the continuation with the highest log-probability / length ** length_penalty of all that were tried
+    (Wu et al. 2016 penalize likewise). It is a search, not a distribution: `beam_search` carries it out.
+    """
 
     beams: int = 4
     length_penalty: float = 1.0
@@ -138,15 +151,16 @@ class Beam:
 
 
 def check(logits: Tensor) -> None:
-    """Refuse logits that are no distribution."""
+    """Refuse logits that are no distribution: NaN, +inf, or all of a row -inf."""
     finite = bool(logits.amax(-1).isfinite().all())  # NaN comes through
     require(finite, "logits", "NaN, inf or all -inf", "are no distribution", "the range is [-inf, inf), one above -inf")
 
 
 def _keep_first(probs: Tensor, logits: Tensor, last: Tensor, size: Tensor | int) -> Tensor:
-    """The renormalized `size` (B, 1) most probable tokens, ties by id; `last` (B, 1) is the smallest logit among them.
+    """Keep the `size` (B, 1) most probable tokens, ties by id, and renormalize.
 
-    Only the tokens that tie with the last one have to be told apart, so nothing is sorted.
+    `last` (B, 1) is the smallest logit among them. Only the tokens that tie with the last one have to be told apart,
+    so nothing is sorted.
     """
     above, tied = logits > last, logits == last
     first = tied.cumsum(-1) <= size - above.sum(-1, keepdim=True)

@@ -9,8 +9,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Decoder
-from gptlab.decoding.generate import Limits, continue_ids
+from gptlab.decoding.generate import continue_ids, draw_key
 from gptlab.errors import UserError
 from gptlab.tokenizers import Tokenizer
 from gptlab.training.module import GPTModule
@@ -30,7 +31,9 @@ class Samples(Callback):
         ids, tokenizer = self.tokenizer.encode(self.prompts[number]), self.tokenizer
         limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab)
         try:
-            return tokenizer.decode(continue_ids(gpt, ids, decoder, limits, (self.seed, number, 0)))
+            return tokenizer.decode(
+                continue_ids(gpt, ids, decoder, limits, draw_key(self.seed, self.prompts[number], 0))
+            )
         except UserError as error:  # a model that has diverged does not stop its run
             return f" ({error.why})"
 
