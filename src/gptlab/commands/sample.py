@@ -11,10 +11,11 @@ from rich.text import Text
 from gptlab.commands.configs import SampleConfig
 from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Beam, TopP
+from gptlab.decoding.generate import draw_key
 from gptlab.decoding.inspect import inspect
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.decoding.onednn import pack
-from gptlab.decoding.sampling import Sampled, sample_texts, search_texts, with_ids
+from gptlab.decoding.texts import Continuation, best_continuations, continue_prompts, with_ids
 from gptlab.errors import UserError, require
 from gptlab.model.gpt import GPT
 from gptlab.reporting.inspection import explain
@@ -60,28 +61,21 @@ def _draw(
     prompts: Sequence[str],
     limits: Limits,
     processors: LogitsProcessors,
-) -> list[Sampled]:
+) -> list[Continuation]:
     """Print `num_samples` texts of each prompt; a single one is shown as it comes."""
-    console, alone = Console(), len(prompts) * config.num_samples == 1
+    console = Console()
+    asked = [(prompt, sample) for prompt in prompts for sample in range(config.num_samples)]
+    alone = len(asked) == 1
 
-    def show(row: int, text: str) -> None:
+    def said(row: int, text: str) -> None:
         if alone:
             console.print(Text(text), end="", soft_wrap=True)
 
     if alone:
         console.print(Text(prompts[0], style="bold"), end="", soft_wrap=True)
-    found = sample_texts(
-        gpt,
-        tokenizer,
-        prompts,
-        config.decoder,
-        limits,
-        config.seed,
-        config.num_samples,
-        processors,
-        config.stop,
-        show,
-    )
+    keys = [draw_key(config.seed, prompt, sample) for prompt, sample in asked]
+    rows = [prompt for prompt, _ in asked]
+    found = continue_prompts(gpt, tokenizer, rows, keys, config.decoder, limits, processors, config.stop, said)
     if alone:
         console.print()
     else:
@@ -96,20 +90,20 @@ def _search(
     prompts: Sequence[str],
     limits: Limits,
     processors: LogitsProcessors,
-) -> list[Sampled]:
+) -> list[Continuation]:
     """Print the `num_samples` best texts that beam search finds for each prompt."""
     if processors.active or config.stop:
         key = f"logits_processors.{processors.active[0]}" if processors.active else "stop"
         raise UserError(key, "given", "beam search searches the model's own distribution", "leave it out")
     samples = []
     for prompt in prompts:
-        found = search_texts(gpt, tokenizer, prompt, config.decoder, limits, config.num_samples)
+        found = best_continuations(gpt, tokenizer, prompt, config.decoder, limits, config.num_samples)
         _show(Console(), found)
         samples += found
     return samples
 
 
-def _show(console: Console, samples: Sequence[Sampled]) -> None:
+def _show(console: Console, samples: Sequence[Continuation]) -> None:
     for found in samples:
         console.print(Text(found.prompt, style="bold") + Text(found.text, style="not bold"), soft_wrap=True)
         console.rule(style="dim")

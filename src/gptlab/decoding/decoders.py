@@ -27,7 +27,7 @@ class Decoder(Protocol):
 @option("decoder", "greedy")
 @dataclass
 class Greedy:
-    """Put all mass on the most probable token."""
+    """Always the most probable token."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         check(logits)
@@ -39,7 +39,7 @@ class Greedy:
 @option("decoder", "sample")
 @dataclass
 class Sample:
-    """Keep the model's own distribution, sharpened (temperature < 1) or flattened (> 1)."""
+    """The model's own distribution, sharpened (temperature < 1) or flattened (> 1)."""
 
     temperature: float = 1.0
 
@@ -59,7 +59,7 @@ class Sample:
 @option("decoder", "top_k")
 @dataclass
 class TopK(Sample):
-    """Keep the k most probable tokens, exactly k of them, renormalized (Fan et al. 2018)."""
+    """The k most probable tokens, exactly k of them, renormalized (Fan et al. 2018)."""
 
     k: int = 50
 
@@ -75,7 +75,7 @@ class TopK(Sample):
 @option("decoder", "top_p")
 @dataclass
 class TopP(Sample):
-    """Keep the nucleus: the smallest set of most probable tokens whose mass reaches p (Holtzman et al. 2020)."""
+    """The nucleus: the smallest set of most probable tokens whose mass reaches p (Holtzman et al. 2020)."""
 
     p: float = 0.9
 
@@ -97,7 +97,7 @@ class TopP(Sample):
 @option("decoder", "min_p")
 @dataclass
 class MinP(Sample):
-    """Keep the tokens that are at least `min_p` times as probable as the most probable one (Nguyen et al. 2024)."""
+    """Tokens at least `min_p` times as probable as the most probable one (Nguyen et al. 2024)."""
 
     min_p: float = 0.05
 
@@ -113,9 +113,9 @@ class MinP(Sample):
 @option("decoder", "typical")
 @dataclass
 class Typical(Sample):
-    """Locally typical sampling (Meister et al. 2023).
+    """Tokens of about the surprise that is to be expected: locally typical sampling (Meister et al. 2023).
 
-    Keep the smallest set of tokens whose surprise is nearest to the entropy, and whose mass reaches `mass`.
+    The smallest set of tokens whose surprise is nearest to the entropy, and whose mass reaches `mass`.
     """
 
     mass: float = 0.95
@@ -139,8 +139,10 @@ class Typical(Sample):
 @option("decoder", "beam")
 @dataclass
 class Beam:
-    """Beam search: the continuation with the highest log-probability / length ** length_penalty of all that were tried
-    (Wu et al. 2016 penalize likewise). It is a search, not a distribution: `beam_search` carries it out.
+    """Beam search: the most probable text found, not a draw.
+
+    Of all continuations tried it is the one with the highest log-probability over length ** length_penalty (Wu et al.
+    2016 penalize likewise). A search, not a distribution: `beam_search` carries it out.
     """
 
     beams: int = 4
