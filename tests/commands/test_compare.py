@@ -12,9 +12,9 @@ import torch
 from scipy import stats
 
 from gptlab.commands.compare import compare
+from gptlab.commands.evaluate import evaluate
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import evaluate
 from gptlab.evaluation.statistics import seeds_needed
 from gptlab.training.run import train
 

@@ -103,12 +103,12 @@ def test_explain_shows_what_each_token_was_chosen_from(run: None, capsys: pytest
 
 
 def test_a_sweep_becomes_one_table(run: None) -> None:
-    from gptlab.evaluation.frontier import summarise
+    from gptlab.commands.sample import frontier
 
     options = [["decoder=greedy"], ["decoder=sample"], ["decoder=top_k", "decoder.k=3"]]
     asked = [["prompt=the cat", "num_samples=3", "max_new_tokens=20", *option] for option in options]
     results = [{**ask(*overrides), "overrides": overrides} for overrides in asked]
-    rows = summarise(results)["frontier"]
+    rows = frontier(results)["frontier"]
     assert [row["decoder"] for row in rows] == ["greedy", "sample", "top_k decoder.k=3"]
     greedy, drawn, few = rows
     assert greedy["self_bleu"] == pytest.approx(1.0) and greedy["distinct_2"] < few["distinct_2"] < drawn["distinct_2"]

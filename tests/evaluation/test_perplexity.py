@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import gptlab
+from gptlab.commands.evaluate import evaluate
 from gptlab.config import TrainConfig, compose
 from gptlab.data.batches.windows import whole
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import check_length, evaluate, score_windows
+from gptlab.evaluation.perplexity import check_length, score_windows
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.training.run import train
 

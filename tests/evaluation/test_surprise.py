@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import gptlab
+from gptlab.commands.evaluate import evaluate
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import evaluate
 from gptlab.training.run import train
 
 

@@ -8,10 +8,10 @@ import torch
 import transformers
 
 import gptlab
+from gptlab.commands.export import export
+from gptlab.commands.import_ import import_
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
-from gptlab.interop.exporting import export
-from gptlab.interop.importing import import_
 from gptlab.training.run import train
 from tests.conftest import PADDED, raise_padding
 

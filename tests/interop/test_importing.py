@@ -10,14 +10,14 @@ import torch
 import transformers
 
 import gptlab
+from gptlab.commands.evaluate import evaluate
+from gptlab.commands.import_ import import_
 from gptlab.commands.sample import sample
 from gptlab.config import compose
 from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Greedy
 from gptlab.decoding.generate import continue_ids
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import evaluate
-from gptlab.interop.importing import import_
 from gptlab.tokenizers.bpe import BPE
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -154,7 +154,7 @@ import re, sys
 import torch
 from pathlib import Path
 from gptlab.config import compose
-from gptlab.interop.importing import import_
+from gptlab.commands.import_ import import_
 from gptlab.model.gpt import GPT, GPTConfig
 
 def memory(which):  # bytes, now (VmRSS) or at the highest (VmHWM)

@@ -8,7 +8,8 @@ import pytest
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
 from gptlab.planning.flops import flops_per_token
-from gptlab.training.budget import STEPS, Budget
+from gptlab.runs.config_file import STEPS
+from gptlab.training.budget import Budget
 from gptlab.training.callbacks import step_timer as pace
 from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.step_timer import StepTimer

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import gptlab
+from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import evaluate
 from gptlab.training.callbacks import batch_size_finder as batching
 from gptlab.training.callbacks.batch_size_finder import promises
 from gptlab.training.loss import Loss

@@ -11,9 +11,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import gptlab
+from gptlab.commands.evaluate import evaluate
 from gptlab.config import TrainConfig, compose
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import evaluate
 from gptlab.metrics import nats
 from gptlab.runs.run_dir import LAYOUT, RunDir
 from gptlab.training.callbacks.batch_size_finder import micro_batches

@@ -9,19 +9,19 @@ from typing import Any
 VERBS = {
     "train": ("gptlab.training.run:train", "train a model; everything about it lands in one run directory"),
     "sample": ("gptlab.commands.sample:sample", "continue a prompt with the model of a run"),
-    "evaluate": ("gptlab.evaluation.perplexity:evaluate", "score the model of a run on all of its held-out text"),
+    "evaluate": ("gptlab.commands.evaluate:evaluate", "score the model of a run on all of its held-out text"),
     "check": ("gptlab.commands.check:check", "try out a config for a minute: does it train as it should?"),
     "replay": ("gptlab.commands.replay:replay", "rebuild the batch of one step of a run"),
     "compare": ("gptlab.commands.compare:compare", "two runs on the same documents: the difference and its interval"),
     "report": ("gptlab.commands.report:report", "all runs below some folders: one table, pictures, a web page"),
     "tokenize": ("gptlab.commands.tokenize:tokenize", "turn text into token shards, and see how the tokenizer fits"),
     "audit": ("gptlab.commands.audit:audit", "look into a data set: copies, overlap of the splits, hard characters"),
-    "import": ("gptlab.interop.importing:import_", "turn a Hugging Face model into a run directory"),
-    "export": ("gptlab.interop.exporting:export", "turn a run into a directory that transformers loads"),
+    "import": ("gptlab.commands.import_:import_", "turn a Hugging Face model into a run directory"),
+    "export": ("gptlab.commands.export:export", "turn a run into a directory that transformers loads"),
 }
 
 
-AFTER_SWEEP = {"sample": "gptlab.evaluation.frontier:summarise"}  # what makes one of the jobs' results
+AFTER_SWEEP = {"sample": "gptlab.commands.sample:frontier"}  # what makes one of the jobs' results
 
 
 def main(argv: list[str] | None = None) -> int:

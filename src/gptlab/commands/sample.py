@@ -1,5 +1,6 @@
 """The verb `sample`: a run directory and prompts in, text out."""
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +18,10 @@ from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.decoding.onednn import pack
 from gptlab.decoding.texts import Continuation, best_continuations, continue_prompts, with_ids
 from gptlab.errors import UserError, require
+from gptlab.evaluation.frontier import frontier_rows
 from gptlab.model.gpt import GPT
-from gptlab.reporting.inspection import explain
+from gptlab.reporting.frontier import frontier_table, write_frontier_page
+from gptlab.reporting.inspection import inspection_table, write_inspection_page
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
@@ -49,9 +52,29 @@ def sample(config: SampleConfig) -> dict[str, Any]:
         if config.explain:
             for record, found in zip(samples, drawn, strict=True):
                 record["steps"] = [inspect(step, config.decoder) for step in found.steps]
-            explain(run, tokenizer, config.decoder, samples)
+            _explain(run, tokenizer, repr(config.decoder), samples)
     told = {"run": str(run.path), "decoder": repr(config.decoder), "logits_processors": processors.active}
     return {**told, "samples": samples}
+
+
+def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Print and write RUN/frontier.html and .json: a row for each result of `sample`, all of one run."""
+    run, console = RunDir.find(results[0]["run"]), Console()
+    rows, page = frontier_rows(run, results), run.path / "frontier.html"
+    console.print(frontier_table(rows))
+    write_frontier_page(page, rows)
+    (run.path / "frontier.json").write_text(json.dumps(rows, indent=2) + "\n")
+    console.print(f"the page is {page}", markup=False, soft_wrap=True)
+    return {"frontier": rows, "page": str(page)}
+
+
+def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[dict[str, Any]]) -> None:
+    """Print what each token was chosen from, and write it into RUN/explain.html."""
+    console, page = Console(), run.path / "explain.html"
+    for found in samples:
+        console.print(inspection_table(found, tokenizer.spell))
+    write_inspection_page(page, decoder, samples, tokenizer.spell)
+    console.print(f"the page is {page}", markup=False, soft_wrap=True)
 
 
 def _draw(

@@ -19,11 +19,3 @@ def record(config: TrainConfig) -> dict[str, Any]:
     parts |= {f"data.parts.{name}": type(part).__name__ for name, part in getattr(config.data, "parts", {}).items()}
     schemas = [f"/schema/{kind}@{name}" for name, kind in parts.items() if name != "run_dir"]
     return {"defaults": ["/schema/TrainConfig@_here_", *schemas, "/door/train", "_self_"], **values}
-
-
-def flat(values: dict[str, Any], within: str = "") -> dict[str, Any]:
-    """The values of a config by their full keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{within}{key}.") if isinstance(value, dict) else {f"{within}{key}": value}
-    return found

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from gptlab.config.record import flat
 from gptlab.errors import UserError
+from gptlab.runs.config_file import flat
 
 
 class Ranks:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gptlab.data.batches.windows import held_out, protocol
 from gptlab.data.tokens.prepare import prepare
-from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for
+from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for, held_out_stream
 from gptlab.errors import UserError, require
 from gptlab.evaluation.perplexity import check_length, token_nats
 from gptlab.runs.run_dir import RunDir
@@ -112,7 +112,7 @@ def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]
     if data is not None:
         stream = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"]).val
     elif run.has_held_out():
-        stream = run.held_out()[0]
+        stream = held_out_stream(run.path / "held_out")[0]
     else:
         return None
     bounds = [*stream.document_starts(tokenizer.eot).tolist(), len(stream)]

@@ -1,4 +1,4 @@
-"""The verb `export`: a run becomes a directory that transformers loads with no code of ours."""
+"""Write a run as a directory that transformers loads with no code of ours."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gptlab.commands.configs import ExportConfig
 from gptlab.errors import require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
@@ -16,11 +15,13 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
 
-def export(config: ExportConfig) -> dict[str, Any]:
-    """Write `out` whole or not at all; returns what was written."""
-    out = Path(config.out)
+def export_run(run: RunDir, out: Path) -> dict[str, Any]:
+    """Write a run's model and tokenizer into the new directory `out`, whole or not at all.
+
+    Returns the architecture and the number of parameters; raises UserError where Hugging Face has no such model.
+    """
     require(not out.exists(), "out", out, "exists already", "give a new directory")
-    gpt, tokenizer = RunDir.find(config.run).load()
+    gpt, tokenizer = run.load()
     ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
     hf, padding = config_to(gpt.config) | ends, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     with new_folder(out) as work:
@@ -29,12 +30,11 @@ def export(config: ExportConfig) -> dict[str, Any]:
         _write_tokenizer(work, tokenizer, gpt.config.block_size)
         if padding:  # generate() then never draws it
             (work / "generation_config.json").write_text(json.dumps(ends | {"suppress_tokens": padding}) + "\n")
-    print(f"exported {num_params(gpt):,} parameters as {hf['architectures'][0]} into {out}")
-    return {"out": str(out), "architecture": hf["architectures"][0], "parameters": num_params(gpt)}
+    return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
 
 
 def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
-    """The model's tensors under Hugging Face's names; a tied head is left out, as there."""
+    """Return the model's tensors under Hugging Face's names; a tied head is left out, as there."""
     config, weights = gpt.config, {}
     for name, tensor in gpt.state_dict().items():
         if name == "lm_head.weight" and config.tied:

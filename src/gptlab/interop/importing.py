@@ -1,4 +1,4 @@
-"""The verb `import`: a Hugging Face directory of GPT-2 or Llama becomes a run directory."""
+"""Turn a Hugging Face directory of GPT-2 or Llama into a run directory."""
 
 import contextlib
 import json
@@ -11,7 +11,6 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gptlab.commands.configs import ImportConfig
 from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_from, theirs
@@ -25,31 +24,32 @@ from gptlab.tokenizers.openai import OpenAI
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 
 
-def import_(config: ImportConfig) -> dict[str, Any]:
-    """Write `out` whole or not at all; returns its summary."""
-    source, out = find(config.hf), Path(config.out)
+def import_directory(name: str, out: Path) -> dict[str, Any]:
+    """Write the model of a directory, or of OWNER/NAME on the hub, into the run directory `out`, whole or not at all.
+
+    Returns the run's summary; raises UserError where the model cannot be expressed here.
+    """
+    source = find(name)
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     hf = _json(source / "config.json")
     try:
         model_config = config_from(hf)
     except KeyError as error:
-        raise UserError("hf", config.hf, f"its config.json lacks {error}", "take a complete one") from error
+        raise UserError("hf", name, f"its config.json lacks {error}", "take a complete one") from error
     tokenizer = read_tokenizer(source, hf)
     require(
         tokenizer.n_vocab <= model_config.vocab_size,
         "hf",
-        config.hf,
+        name,
         f"its tokenizer has {tokenizer.n_vocab} tokens, its model {model_config.vocab_size}",
         "take the tokenizer that belongs to it",
     )
     with new_folder(out) as work:
-        summary = _write(work, source, hf["model_type"], model_config, tokenizer, config.hf)
-    print(f"imported {summary['parameters']:,} parameters into {out}")
-    return {**summary, "run_dir": str(out)}
+        return _write(work, source, hf["model_type"], model_config, tokenizer, name)
 
 
 def find(name: str) -> Path:
-    """A local directory as it is; any other name is a hub repository, downloaded."""
+    """Return a local directory as it is; download any other name as a hub repository."""
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     on_a_hub = "/" in name and not name.startswith((".", "/", "~"))
@@ -64,7 +64,7 @@ def find(name: str) -> Path:
 
 
 def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
-    """GPT-2's through tiktoken, from the directory's own files; any other from its tokenizer.json."""
+    """Read GPT-2's tokenizer from the directory's own files, any other from its tokenizer.json."""
     path = source / "tokenizer.json"
     if hf["model_type"] == "gpt2":
         if (source / "vocab.json").is_file():
@@ -79,7 +79,7 @@ def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:
-    """Our tensors in fp32, each read by itself, so that no second copy of the model is ever in memory."""
+    """Read our tensors in fp32, each by itself, so that no second copy of the model is ever in memory."""
     with torch.device("meta"):
         expected = GPT(config).state_dict()
     where = _where(source)
@@ -108,7 +108,7 @@ def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; a damaged one is a UserError."""
+    """Open a safetensors file; a damaged one is a UserError."""
     try:
         with safe_open(path, "pt") as file:
             yield file
@@ -117,7 +117,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _where(source: Path) -> dict[str, Path]:
-    """Tensor -> the file that holds it."""
+    """Return the file that holds each tensor."""
     index = source / "model.safetensors.index.json"
     if index.is_file():
         where = {name: source / file for name, file in _json(index)["weight_map"].items()}

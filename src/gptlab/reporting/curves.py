@@ -10,7 +10,7 @@ import numpy as np
 from gptlab.errors import UserError
 from gptlab.model.config import GPTConfig
 from gptlab.planning.flops import flops_per_token
-from gptlab.runs.reader import Run
+from gptlab.runs.reader import RunRecord
 
 Points = list[tuple[int, float]]  # (step, value), by step
 AXES = {"steps": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
@@ -63,7 +63,7 @@ class Curves:
         return [x for x, _ in known], [value for _, value in known]
 
 
-def read_curves(run: Run) -> Curves:
+def read_curves(run: RunRecord) -> Curves:
     """What there is of a run's metrics.csv; a line that is only half written is left out."""
     found: dict[str, dict[int, float]] = {}
     path = run.path / "metrics.csv"
@@ -86,7 +86,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(whole.splitlines()))
 
 
-def _flops_per_token(run: Run) -> float | None:
+def _flops_per_token(run: RunRecord) -> float | None:
     tokens, flops = run.figure("tokens"), run.figure("flops")
     if tokens and flops:
         return flops / tokens

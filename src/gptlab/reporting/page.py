@@ -8,7 +8,7 @@ from pathlib import Path
 from gptlab.reporting import html as pages
 from gptlab.reporting import table
 from gptlab.reporting.rows import Report
-from gptlab.runs.reader import Run
+from gptlab.runs.reader import RunRecord
 
 AT_MOST = 4  # checkpoints of a run side by side
 STYLE = """<style>
@@ -95,7 +95,7 @@ def _samples(report: Report) -> list[str]:
     return found
 
 
-def read_samples(run: Run) -> dict[int, list[str]]:
+def read_samples(run: RunRecord) -> dict[int, list[str]]:
     """samples.md: step -> the text of each prompt."""
     try:
         lines = (run.path / "samples.md").read_text(encoding="utf-8", errors="replace").split("\n")
@@ -124,7 +124,7 @@ def spread(steps: Sequence[int], most: int = AT_MOST) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
-def _prompts(run: Run) -> list[str]:
+def _prompts(run: RunRecord) -> list[str]:
     prompts = run.config.get("sample_prompts")
     return [str(prompt) for prompt in prompts] if isinstance(prompts, list) else []
 

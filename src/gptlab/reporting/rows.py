@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.reporting.curves import Curves, read_curves
-from gptlab.runs.reader import SILENT, Run, differences, same_but_seed
-from gptlab.training.budget import fixed
+from gptlab.runs.config_file import fixed_budget
+from gptlab.runs.differences import differences, same_but_seed
+from gptlab.runs.reader import SILENT, RunRecord
 
 SCORES = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}  # what runs are ranked by
 
@@ -17,7 +18,7 @@ SCORES = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}  # what runs are
 class Row:
     """A run's figures, as far as there are any; `mean` and `error` are of its seeds' scores."""
 
-    run: Run
+    run: RunRecord
     curves: Curves
     asked: dict[str, Any]  # of what differs between the runs
     steps: int
@@ -61,7 +62,7 @@ class Report:
         return ", ".join(told) or row.run.name
 
 
-def tabulate(runs: Sequence[Run]) -> Report:
+def tabulate(runs: Sequence[RunRecord]) -> Report:
     """The report on some runs; only finished ones count for a group's mean and rank."""
     differing = _by_budget(runs, differences(runs))
     tokenizers, texts = {run.tokenizer for run in runs} - {None}, {run.data_hash for run in runs} - {None}
@@ -96,7 +97,7 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
-def _row(run: Run, asked: dict[str, Any]) -> Row:
+def _row(run: RunRecord, asked: dict[str, Any]) -> Row:
     curves, figure = read_curves(run), run.figure
     steps = int(figure("steps") or curves.steps)
     tokens = int(figure("tokens") or steps * curves.tokens_per_step)
@@ -137,16 +138,16 @@ def _notes(rows: Sequence[Row], tokenizers: int, texts: int) -> list[str]:
     return notes
 
 
-def _budget(run: Run) -> str | None:
+def _budget(run: RunRecord) -> str | None:
     """The unit that was held fixed, and how much of it."""
     given = run.config.get("budget")
     if not isinstance(given, dict):
         return None
-    unit, amount = next(iter(fixed(given).items()))
+    unit, amount = next(iter(fixed_budget(given).items()))
     return f"{unit}={shown(amount)}"
 
 
-def _by_budget(runs: Sequence[Run], differing: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _by_budget(runs: Sequence[RunRecord], differing: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Where runs hold different units fixed, one column that says which, instead of one for each unit."""
     units = [key for key in differing if key.startswith("budget.")]
     if len(units) < 2:

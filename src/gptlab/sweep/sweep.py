@@ -19,8 +19,8 @@ from rich.text import Text
 from gptlab.config.overrides import VALUE_FLAGS, quoted
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
+from gptlab.runs.config_file import fixed_budget, given_budget
 from gptlab.sweep.job import jobs_in
-from gptlab.training.budget import fixed, given
 
 
 class Sweep:
@@ -104,11 +104,11 @@ class Sweep:
         """The unit of the budget that all jobs have alike."""
         files = [job.path / "config.yaml" for job in jobs_in(self.path)]
         budgets = [yaml.safe_load(file.read_text())["budget"] for file in files if file.is_file()]
-        held = {next(iter(fixed(budget).items())) for budget in budgets}
+        held = {next(iter(fixed_budget(budget).items())) for budget in budgets}
         if len(held) != 1:
             return "no budget, the jobs differ in it" if held else "nothing, no job has begun"
         unit, amount = held.pop()
-        return f"budget.{unit}={amount:,}" + ("" if given(budgets[0]) else ", the default")
+        return f"budget.{unit}={amount:,}" + ("" if given_budget(budgets[0]) else ", the default")
 
 
 def exit_code(results: list[dict[str, Any]]) -> int:

@@ -12,9 +12,11 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from gptlab.errors import UserError, reason
+from gptlab.files import read_bounded, read_json
 from gptlab.registry import options
 
 EOT = "<|endoftext|>"  # stands before every document
+MOST_BYTES = 1 << 28  # of a file of a saved tokenizer
 Ids = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -98,7 +100,7 @@ class TokenizerConfig(Protocol):
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Load the tokenizer that `save` wrote into a folder; raises UserError where it is damaged or its kind unknown."""
     try:
-        saved = json.loads((folder / "tokenizer.json").read_text())
+        saved = read_json(folder / "tokenizer.json", MOST_BYTES)
         kind = str(saved.pop("kind"))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise _unreadable(folder, error) from error
@@ -119,7 +121,7 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*")):
         if path.is_file() and not path.name.startswith("."):
-            digest.update(path.read_bytes())
+            digest.update(read_bounded(path, MOST_BYTES))
     return digest.hexdigest()
 
 

@@ -12,8 +12,9 @@ import tiktoken
 from tiktoken_ext import openai_public
 
 from gptlab.errors import require
+from gptlab.files import read_bounded
 from gptlab.registry import option
-from gptlab.tokenizers.base import EOT, Ids, Tokenizer
+from gptlab.tokenizers.base import EOT, MOST_BYTES, Ids, Tokenizer
 
 GPT2_SPLIT = openai_public.r50k_pat_str  # GPT-2's words: the pieces in which bytes are merged
 _WORD_END = re.compile(r"[^\W\d_](?=[ \n。，])")
@@ -131,7 +132,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
 
     @classmethod
     def load(cls, folder: Path, state: dict[str, Any]) -> "BytePairTokenizer":
-        lines = (folder / "ranks.tiktoken").read_bytes().splitlines()
+        lines = read_bounded(folder / "ranks.tiktoken", MOST_BYTES).splitlines()
         pairs = (line.split() for line in lines)
         ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
         return cls(ranks, state["split"], state.get("eot"), state.get("n_vocab"))

@@ -3,11 +3,9 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from gptlab.errors import UserError, require
-
-STEPS = 900  # if nobody says
+from gptlab.runs.config_file import fixed_budget, given_budget
 
 
 @dataclass
@@ -23,7 +21,7 @@ class Budget:
     seconds_per_step: float | None = None  # what minutes count by; null: timed before the first step
 
     def __post_init__(self) -> None:
-        units = given(dataclasses.asdict(self))
+        units = given_budget(dataclasses.asdict(self))
         pace = {} if self.seconds_per_step is None else {"seconds_per_step": self.seconds_per_step}
         for key, value in {**units, **pace}.items():
             require(value > 0, key, value, "is not above 0", "try steps=900")
@@ -35,7 +33,7 @@ class Budget:
 
     def fixed(self) -> dict[str, float]:
         """The unit that is held fixed, and how much of it."""
-        return fixed(dataclasses.asdict(self))
+        return fixed_budget(dataclasses.asdict(self))
 
     def plan(self, tokens_per_step: int, tokens_per_epoch: int, parameters: int, flops_per_token: int) -> "Plan | None":
         """The nearest whole number of steps, at least one, and what it comes to in each unit.
@@ -58,16 +56,6 @@ class Budget:
         tokens = steps * tokens_per_step
         fixed = f"{unit}={amount:g}" + (f" of {one * 60_000:.3g} ms a step" if unit == "minutes" else "")
         return Plan(steps, tokens, tokens / tokens_per_epoch, tokens * flops_per_token, tokens / parameters, fixed)
-
-
-def given(budget: dict[str, Any]) -> dict[str, float]:
-    """What a budget, as config.yaml has it, is given in."""
-    return {unit: amount for unit, amount in budget.items() if amount is not None and unit != "seconds_per_step"}
-
-
-def fixed(budget: dict[str, Any]) -> dict[str, float]:
-    """The unit that it holds fixed."""
-    return given(budget) or {"steps": STEPS}
 
 
 @dataclass(frozen=True)

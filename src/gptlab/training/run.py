@@ -128,7 +128,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             lock = before.hold()
             run = RunDir.go_on(path, record(config))
         else:
-            run = RunDir.create(path, record(config), corpus)
+            run = RunDir.create(path, record(config), corpus.tokenizer.save, corpus.save_held_out)
             lock = run.hold()
         if before and resumed is not None:
             samples_until(before.path / "samples.md", path / "samples.md", resumed)

@@ -45,6 +45,15 @@ class Corpus:
         """Documents, bytes and tokens of each part."""
         return {part: {key: self.manifest[part][key] for key in COUNTS} for part in PARTS}
 
+    def save_held_out(self, folder: Path) -> None:
+        """Write the held-out ids as val.bin, and manifest.json which says what they are (`held_out_stream`)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "val.bin").open("wb") as file:
+            for block in self.val.blocks():
+                file.write(block.astype(self.manifest["dtype"]).tobytes())
+        manifest = {**self.manifest, "folders": [str(each) for each in self.folders]}
+        write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode())
+
 
 @dataclass
 class Watch:

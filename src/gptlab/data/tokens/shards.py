@@ -15,9 +15,10 @@ import numpy as np
 
 from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
-from gptlab.files import write_atomically
+from gptlab.files import read_json, write_atomically
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
+MOST_MANIFEST = 1 << 26  # bytes
 BLOCK = 1 << 22  # tokens read at once
 HEADER = 1024  # bytes before the ids of llm.c
 LLM_C = {20240520: "uint16", 20240801: "uint32"}  # its first number
@@ -90,6 +91,22 @@ def own_shards(folder: Path, manifest: dict[str, Any], part: str) -> list[Shard]
         starts = path.with_suffix(".starts.npy")
         found.append(Shard(path, dtype, shard["tokens"], starts=starts if starts.exists() else None))
     return found
+
+
+def held_out_stream(folder: Path) -> tuple[TokenStream, int]:
+    """Return the held-out ids (N,) that `Corpus.save_held_out` wrote, and how many bytes of text they spell.
+
+    Raises UserError where a file is missing, damaged or of another size.
+    """
+    try:
+        manifest = read_json(folder / "manifest.json", MOST_MANIFEST)
+        dtype, tokens, size = manifest["dtype"], manifest["val"]["tokens"], manifest["val"]["bytes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder / "manifest.json", f"cannot be read ({type(error).__name__}: {reason(error)})") from error
+    known = dtype in ("uint16", "uint32") and all(type(n) is int and n >= 0 for n in (tokens, size))
+    require(known, "data", folder / "manifest.json", "does not say what val.bin is", "copy it again")
+    _require_size(folder / "val.bin", tokens * np.dtype(dtype).itemsize)
+    return TokenStream([Shard(folder / "val.bin", dtype, tokens)]), size
 
 
 def foreign_shard(path: Path, n_vocab: int) -> Shard:

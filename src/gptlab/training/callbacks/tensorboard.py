@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from gptlab.config.record import flat
 from gptlab.distributed.ranks import whole
+from gptlab.runs.config_file import flat
 from gptlab.training.module import GPTModule
 
 BINS = 30  # as many as TensorBoard draws, so that it shows them as they are
