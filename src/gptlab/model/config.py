@@ -63,7 +63,7 @@ class GPTConfig:
         heads = [h for h in range(1, min(self.n_embd, 64) + 1) if self.n_embd % h == 0]
         why, todo = f"does not divide n_embd={self.n_embd}", f"choose one of {', '.join(map(str, heads))}"
         require(self.n_embd % self.n_head == 0, "n_head", self.n_head, why, todo)
-        groups = [h for h in range(1, self.n_head + 1) if self.n_head % h == 0]
+        groups = [h for h in range(1, min(self.n_head, 64) + 1) if self.n_head % h == 0]
         why, todo = f"does not divide n_head={self.n_head}", f"choose one of {', '.join(map(str, groups))}"
         require(self.n_head % self.kv_heads == 0, "n_kv_head", self.n_kv_head, why, todo)
         odd = self.positions == "rope" and self.head_dim % 2

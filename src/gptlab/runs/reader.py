@@ -44,7 +44,8 @@ class RunRecord:
     def tokens_per_step(self) -> int:
         """Tokens of an optimizer step; 0 where that is not known."""
         batch_size, block_size = self._setting("data", "batch_size"), self._setting("model", "block_size")
-        return batch_size * block_size if isinstance(batch_size, int) and isinstance(block_size, int) else 0
+        known = all(isinstance(size, int) and 0 < size < 1 << 40 for size in (batch_size, block_size))
+        return batch_size * block_size if known else 0
 
     @property
     def data_hash(self) -> str | None:
