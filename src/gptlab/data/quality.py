@@ -1,4 +1,4 @@
-"""Count what a data set holds: unused ids, copies, overlap of splits, long documents, hard characters."""
+"""Count what makes tokens and text worse: unused ids, copies, overlap of splits, long documents, hard characters."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -16,58 +16,8 @@ BITS = 24  # of the first, coarse look for an n-gram
 COMPARED = 2_000_000  # held-out tokens that are also encoded by GPT-2's tokenizer
 
 
-def audit_figures(corpus: Corpus, pieces: Iterable[str], ngram: int) -> dict[str, Any]:
-    """Return sizes, copies, overlap of the splits, the longest documents, ids and hard characters of a corpus.
-
-    `pieces` are all of its text; n-grams of `ngram` tokens count as overlap.
-    """
-    tokenizer, eot, streams = corpus.tokenizer, corpus.tokenizer.eot, [*corpus.train, corpus.val]
-    counts = id_counts(streams, tokenizer.n_vocab)
-    repeated, repeated_tokens = copies(streams, eot)
-    return {
-        "data_hash": corpus.manifest["sha256"],
-        **corpus.sizes(),
-        "duplicates": {"documents": repeated, "tokens": repeated_tokens},
-        "overlap": asdict(overlap(corpus.train, corpus.val, eot, ngram)),
-        "longest": longest(streams, tokenizer, 5),
-        "ids": {
-            "n_vocab": tokenizer.n_vocab,
-            "used": int(np.count_nonzero(counts[:-1])),
-            "out_of_range": int(counts[-1]),
-        },
-        "hard_characters": asdict(hard_characters(pieces, tokenizer, 10)),
-    }
-
-
-def tokenizer_fit(corpus: Corpus) -> dict[str, Any]:
-    """Return how well a tokenizer fits its text: bytes per token on held-out text (and GPT-2's), its longest and its
-    unused tokens."""
-    tokenizer, val = corpus.tokenizer, corpus.manifest["val"]
-    counts = id_counts(corpus.train, tokenizer.n_vocab)
-    unused = [int(i) for i in np.flatnonzero(counts[:-1] == 0) if i != tokenizer.eot]
-    spelled = {i: tokenizer.decode_bytes([i]) for i in range(tokenizer.n_vocab) if i != tokenizer.eot}
-    longest_first = sorted(spelled, key=lambda i: (-len(spelled[i]), i))
-    return {
-        "n_vocab": tokenizer.n_vocab,
-        "bytes_per_token": val["bytes"] / (val["tokens"] - val["documents"]) if val["tokens"] else None,
-        "gpt2_bytes_per_token": _gpt2_bytes_per_token(corpus),
-        "longest": [spelled[i].decode("utf-8", "replace") for i in longest_first[:10]],
-        "unused": len(unused),
-        "unused_examples": [spelled[i].decode("utf-8", "replace") for i in unused[-10:]],
-    }
-
-
-def _gpt2_bytes_per_token(corpus: Corpus) -> float | None:
-    """Return the bytes that a token of GPT-2's spells in the same text; None where its vocabulary is not here."""
-    if not gpt2_is_here():
-        return None
-    ids = corpus.val[0:COMPARED]
-    text = corpus.tokenizer.decode(ids[ids != corpus.tokenizer.eot].tolist())
-    return len(text.encode()) / max(1, len(OpenAI().build([]).encode_array(text)))
-
-
 def id_counts(streams: Iterable[TokenStream], n_vocab: int) -> Tokens:
-    """Count how often each id occurs, (V + 1,); the last place counts all that are no ids of this vocabulary."""
+    """Count each id of the vocabulary, and in the last place all ids that are not in it, (V + 1,)."""
     counts = np.zeros(n_vocab + 1, np.int64)
     for stream in streams:
         for block in stream.blocks():
@@ -99,7 +49,7 @@ def copies(streams: Iterable[TokenStream], eot: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """The distinct n-grams of held-out tokens, and the held-out documents, and how many of each are in training."""
+    """Count the distinct n-grams of held-out tokens, and the held-out documents, and those found in training."""
 
     n: int
     ngrams: int
@@ -109,10 +59,7 @@ class Overlap:
 
 
 def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) -> Overlap:
-    """Count held-out n-grams that are in the training text too; they do not go across documents.
-
-    Takes some 20 bytes of memory per held-out token.
-    """
+    """Look for the n-grams of held-out documents in training; takes some 20 bytes of memory per held-out token."""
     per_document = [_ngrams(ids, eot, n) for ids in documents(val, eot)]
     known = np.unique(np.concatenate([*per_document, np.empty(0, np.uint64)]))
     coarse = np.zeros(1 << BITS, bool)
@@ -161,7 +108,7 @@ def longest(streams: Iterable[TokenStream], tokenizer: Tokenizer, how_many: int)
 
 @dataclass(frozen=True)
 class HardCharacters:
-    """Characters that are not one token each: how many different ones, their share of the text, the most frequent."""
+    """Count characters that are not one token each: different ones, their share of the text, the most frequent."""
 
     different: int
     share: float
@@ -169,7 +116,7 @@ class HardCharacters:
 
 
 def hard_characters(texts: Iterable[str], tokenizer: Tokenizer, how_many: int) -> HardCharacters:
-    """Count the characters of texts that are not one token each, or unknown."""
+    """Find the characters that are not one token each, with the `how_many` most frequent."""
     counts = np.zeros(0x110000, np.int64)
     for text in texts:
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -183,3 +130,52 @@ def hard_characters(texts: Iterable[str], tokenizer: Tokenizer, how_many: int) -
     hard.sort(key=lambda item: (-item[0], item[1]))
     worst = [{"character": chr(point), "times": times, "tokens": n} for times, point, n in hard[:how_many]]
     return HardCharacters(len(hard), sum(times for times, _, _ in hard) / max(1, int(counts.sum())), worst)
+
+
+def audit_figures(corpus: Corpus, pieces: Iterable[str], ngram: int) -> dict[str, Any]:
+    """Return sizes, copies, overlap of the splits, the longest documents, ids and hard characters of a corpus.
+
+    `pieces` are all of its text; n-grams of `ngram` tokens count as overlap.
+    """
+    tokenizer, eot, streams = corpus.tokenizer, corpus.tokenizer.eot, [*corpus.train, corpus.val]
+    counts = id_counts(streams, tokenizer.n_vocab)
+    repeated, repeated_tokens = copies(streams, eot)
+    return {
+        "data_hash": corpus.manifest["sha256"],
+        **corpus.sizes(),
+        "duplicates": {"documents": repeated, "tokens": repeated_tokens},
+        "overlap": asdict(overlap(corpus.train, corpus.val, eot, ngram)),
+        "longest": longest(streams, tokenizer, 5),
+        "ids": {
+            "n_vocab": tokenizer.n_vocab,
+            "used": int(np.count_nonzero(counts[:-1])),
+            "out_of_range": int(counts[-1]),
+        },
+        "hard_characters": asdict(hard_characters(pieces, tokenizer, 10)),
+    }
+
+
+def tokenizer_fit(corpus: Corpus) -> dict[str, Any]:
+    """Return how well a tokenizer fits: bytes per token on held-out text (and GPT-2's), longest and unused tokens."""
+    tokenizer, val = corpus.tokenizer, corpus.manifest["val"]
+    counts = id_counts(corpus.train, tokenizer.n_vocab)
+    unused = [int(i) for i in np.flatnonzero(counts[:-1] == 0) if i != tokenizer.eot]
+    spelled = {i: tokenizer.decode_bytes([i]) for i in range(tokenizer.n_vocab) if i != tokenizer.eot}
+    longest_first = sorted(spelled, key=lambda i: (-len(spelled[i]), i))
+    return {
+        "n_vocab": tokenizer.n_vocab,
+        "bytes_per_token": val["bytes"] / (val["tokens"] - val["documents"]) if val["tokens"] else None,
+        "gpt2_bytes_per_token": _gpt2_bytes_per_token(corpus),
+        "longest": [spelled[i].decode("utf-8", "replace") for i in longest_first[:10]],
+        "unused": len(unused),
+        "unused_examples": [spelled[i].decode("utf-8", "replace") for i in unused[-10:]],
+    }
+
+
+def _gpt2_bytes_per_token(corpus: Corpus) -> float | None:
+    """Return the bytes that a token of GPT-2's spells in the same text; None where its vocabulary is not here."""
+    if not gpt2_is_here():
+        return None
+    ids = corpus.val[0:COMPARED]
+    text = corpus.tokenizer.decode(ids[ids != corpus.tokenizer.eot].tolist())
+    return len(text.encode()) / max(1, len(OpenAI().build([]).encode_array(text)))
