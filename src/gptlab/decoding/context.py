@@ -12,7 +12,7 @@ Model = Any  # a GPT: ids (B, T) in, logits (B, T, V) out, of what follows if it
 
 @dataclass
 class Limits:
-    """When a text ends, and what happens when it outgrows the context."""
+    """The limits of a text: where it ends, and what happens when it outgrows the context."""
 
     max_new_tokens: int
     block_size: int  # the context: how many of the last ids the model sees

@@ -39,6 +39,7 @@ class Scored:
         return name if self.run.checkpoint.name == "last.ckpt" else f"{name}-{self.run.checkpoint.stem}"
 
     def value(self, metric: str) -> float:
+        """Return the score: bits per byte, or nats per token."""
         return self.score.bits_per_byte if metric == "bits_per_byte" else self.score.loss
 
 

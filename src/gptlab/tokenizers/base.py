@@ -21,7 +21,9 @@ Ids = np.ndarray[Any, np.dtype[Any]]
 
 
 class Tokenizer(ABC):
-    """Ids are 0 .. n_vocab-1; `eot` separates documents. Text that spells a special token is ordinary text.
+    """Turn text into ids and back: ids are 0 .. n_vocab-1, and `eot` separates documents.
+
+    Text that spells a special token is ordinary text.
 
     A subclass with a `kind` can be saved: `class Words(Tokenizer, kind="words")` is loaded where tokenizer.json says
     so.
@@ -46,10 +48,12 @@ class Tokenizer(ABC):
         cls.kind = kind
 
     @abstractmethod
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text."""
 
     @abstractmethod
-    def decode_bytes(self, ids: Sequence[int]) -> bytes: ...
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Return the UTF-8 bytes that ids spell."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -69,6 +73,7 @@ class Tokenizer(ABC):
         raise UserError("run", "its tokenizer", f"is a {type(self).__name__}", "it cannot be exported")
 
     def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
         return self.encode_batch([text])[0]
 
     def encode_array(self, text: str) -> Ids:

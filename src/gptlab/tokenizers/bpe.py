@@ -39,6 +39,7 @@ class BPE:
         )
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        """Train the tokenizer on an evenly spaced part of the texts, `max_bytes` of their `size`."""
         from tokenizers import Tokenizer as HFTokenizer
         from tokenizers import models, pre_tokenizers, trainers
 

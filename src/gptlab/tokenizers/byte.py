@@ -14,4 +14,5 @@ class Byte:
     """One token a byte of UTF-8."""
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        """Return the tokenizer, which needs no text."""
         return BytePairTokenizer({bytes([b]): b for b in range(256)}, split=r"[\s\S]")

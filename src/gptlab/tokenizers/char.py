@@ -19,6 +19,7 @@ class Char:
     """One token for each character of the training text."""
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        """Return the tokenizer of the characters that the texts have."""
         seen: set[str] = set()
         for text in texts:
             seen.update(text)

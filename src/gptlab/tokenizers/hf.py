@@ -26,6 +26,7 @@ class JSONFile:
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        """Return the tokenizer of the file; raises UserError where it is none, or has no token `eot`."""
         try:
             tokenizer = JSONTokenizer(Path(self.file).expanduser().read_text(), 0)
         except Exception as error:  # the library raises bare ones

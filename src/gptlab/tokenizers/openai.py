@@ -27,6 +27,7 @@ class OpenAI:
         require(self.name in ENCODINGS, "name", self.name, "no such encoding", f"choose one of {', '.join(ENCODINGS)}")
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        """Return the published encoding; raises UserError where it is not here and cannot be fetched."""
         try:
             published = getattr(openai_public, ENCODINGS[self.name])()
         except (OSError, ValueError) as error:

@@ -22,5 +22,6 @@ class Saved:
             self.sha256 = fingerprint(Path(self.folder))
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        """Return the tokenizer of the folder."""
         require(bool(self.folder), "tokenizer.folder", "''", "no folder is given", "give the `tokenizer` of a run")
         return load_tokenizer(Path(self.folder))
