@@ -89,13 +89,13 @@ def continuation(
     gpt: Any, tokenizer: Tokenizer, prompt: str, decoder: Decoder, seed: int, max_new_tokens: int = SAMPLE_TOKENS
 ) -> str:
     """Return the new text; where the model has diverged, a note in its place: that does not stop a run."""
-    from gptlab.decoding.generate import Limits, continue_ids
-    from gptlab.randomness import text_position
+    from gptlab.decoding.context import Limits
+    from gptlab.decoding.generate import continue_ids, draw_key
 
     limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab)
     try:
-        key = (seed, text_position(prompt), 0)
-        return tokenizer.decode(continue_ids(gpt, tokenizer.encode(prompt), decoder, limits, key))
+        ids = continue_ids(gpt, tokenizer.encode(prompt), decoder, limits, draw_key(seed, prompt, 0))
+        return tokenizer.decode(ids)
     except UserError as error:
         return f" ({error.why})"
 

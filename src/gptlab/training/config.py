@@ -11,7 +11,8 @@ from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
 from gptlab.optim.schedules import Cosine, Schedule
 from gptlab.tasks.base import Task
 from gptlab.tasks.causal_lm import CausalLM
-from gptlab.tokenizer_options import BPE, TokenizerConfig
+from gptlab.tokenizers.base import TokenizerConfig
+from gptlab.tokenizers.bpe import BPE
 from gptlab.training.budget import Budget
 from gptlab.training.loggers import Loggers, Monitor
 from gptlab.training.trainer import TrainerConfig

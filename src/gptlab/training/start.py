@@ -15,7 +15,7 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir, default_run_dir
-from gptlab.tokenizer_options import Saved
+from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
 from gptlab.training.lightning_internals import early_rank

@@ -16,7 +16,7 @@ from gptlab.data.text.sources import Files, Mixture
 from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT, GPTConfig
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 
 T = 32
 CPU = SimpleNamespace(

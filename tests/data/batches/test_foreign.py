@@ -22,7 +22,8 @@ from gptlab.data.batches.rows import as_rows
 from gptlab.data.config import BatchConfig, ForeignData
 from gptlab.data.text.sources import Files
 from gptlab.errors import UserError
-from gptlab.tokenizer_options import BPE, Byte
+from gptlab.tokenizers.bpe import BPE
+from gptlab.tokenizers.byte import Byte
 
 T = 6
 ROWS = 23  # of an epoch; batches of 5 rows, steps of 8

@@ -30,7 +30,8 @@ from gptlab.data.tokens.prepare import Corpus, prepare
 from gptlab.data.tokens.shards import Shard, TokenStream, held_out_stream
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
-from gptlab.tokenizer_options import BPE, Byte
+from gptlab.tokenizers.bpe import BPE
+from gptlab.tokenizers.byte import Byte
 from gptlab.training.run import train
 from tests.training.test_resume import Tiny
 

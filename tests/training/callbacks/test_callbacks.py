@@ -8,7 +8,7 @@ from rich.console import Console
 from gptlab.decoding.decoders import Greedy
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.tasks.causal_lm import CausalLM
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 

@@ -21,7 +21,7 @@ from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
 from gptlab.tasks.causal_lm import CausalLM
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 from gptlab.training.callbacks.stability_monitor import Spike, Spikes, StabilityMonitor
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss

@@ -10,8 +10,8 @@ from gptlab.data.config import BatchConfig, ForeignData
 from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import Corpus, Watch, prepare
 from gptlab.errors import require
-from gptlab.tokenizer_options import TokenizerConfig
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.base import TokenizerConfig
 
 
 @dataclass(frozen=True)

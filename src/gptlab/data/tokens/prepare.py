@@ -23,8 +23,7 @@ from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, mask
 from gptlab.data.tokens.token_files import cut, foreign_shards, spelled
 from gptlab.errors import require
 from gptlab.files import new_folder, write_atomically
-from gptlab.tokenizer_options import TokenizerConfig
-from gptlab.tokenizers import Tokenizer, fingerprint, load_tokenizer
+from gptlab.tokenizers import Tokenizer, TokenizerConfig, fingerprint, load_tokenizer
 
 LAYOUT = 2  # raise when the meaning of a cached folder changes
 PARTS = ("train", "val")

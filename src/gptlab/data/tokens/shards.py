@@ -16,9 +16,10 @@ import numpy as np
 
 from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
-from gptlab.files import write_atomically
+from gptlab.files import read_json, write_atomically
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
+MOST_MANIFEST = 1 << 26  # bytes
 BLOCK = 1 << 22  # tokens read at once
 MASK = ".mask.bin"  # ends the name of a loss mask
 
@@ -136,15 +137,22 @@ def own_shards(folder: Path, manifest: dict[str, Any], part: str) -> list[Shard]
 def held_out_stream(folder: Path) -> tuple[TokenStream, int]:
     """Return the held-out tokens that `Corpus.save_held_out` wrote, and how many bytes of text their targets spell.
 
-    Raises UserError where a file is missing or has another size.
+    Raises UserError where a file is missing, damaged or of another size.
     """
-    manifest = json.loads((folder / "manifest.json").read_text())
-    path, dtype, part = folder / "val.bin", manifest["dtype"], manifest["val"]
-    require_size(path, part["tokens"] * np.dtype(dtype).itemsize)
+    try:
+        manifest = read_json(folder / "manifest.json", MOST_MANIFEST)
+        dtype, part = manifest["dtype"], manifest["val"]
+        tokens, size = part["tokens"], part.get("target_bytes", part["bytes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder / "manifest.json", f"cannot be read ({type(error).__name__}: {reason(error)})") from error
+    known = dtype in ("uint16", "uint32") and all(type(n) is int and n >= 0 for n in (tokens, size))
+    require(known, "data", folder / "manifest.json", "does not say what val.bin is", "copy it again")
+    path = folder / "val.bin"
+    require_size(path, tokens * np.dtype(dtype).itemsize)
     mask = mask_path(path) if "targets" in part else None
     if mask is not None:
-        require_size(mask, part["tokens"])
-    return TokenStream([Shard(path, dtype, part["tokens"], mask=mask)]), part.get("target_bytes", part["bytes"])
+        require_size(mask, tokens)
+    return TokenStream([Shard(path, dtype, tokens, mask=mask)]), size
 
 
 def masks(shards: Sequence[Shard]) -> list[Shard]:
@@ -169,7 +177,7 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
         found.append(seen["sha256"])
         if expected is not None and seen["sha256"] != expected[number]:
             why = f"its SHA-256 is {seen['sha256'][:12]}... and not the manifest's {expected[number][:12]}..."
-            raise _damaged(shard.path, why)
+            raise damaged(shard.path, why)
         if n_vocab is not None:
             why = f"it has ids up to {seen['largest']:,}, the vocabulary ends at {n_vocab - 1:,}"
             require(seen["largest"] < n_vocab, "data", shard.path, why, "take the tokenizer that made it")
@@ -206,18 +214,18 @@ def _starts(path: Path) -> Tokens:
     try:
         starts: Tokens = np.load(path)
     except (ValueError, EOFError) as error:
-        raise _damaged(path, f"cannot be read ({reason(error)})") from error
+        raise damaged(path, f"cannot be read ({reason(error)})") from error
     return starts
 
 
 def require_size(path: Path, size: int) -> None:
     """Raise UserError unless a file has so many bytes."""
     if not path.is_file():
-        raise _damaged(path, "no such file")
+        raise damaged(path, "no such file")
     found = os.path.getsize(path)
     if found != size:
-        raise _damaged(path, f"has {found:,} bytes instead of {size:,}")
+        raise damaged(path, f"has {found:,} bytes instead of {size:,}")
 
 
-def _damaged(path: Path, why: str) -> UserError:
+def damaged(path: Path, why: str) -> UserError:
     return UserError("data", path, why, "copy it again; if it is in the cache, remove its folder, and it is made again")
