@@ -103,7 +103,8 @@ def write_text(path: Path, mb: int) -> None:
 
 def make_tokenizer(cache: str, folder: str) -> dict[str, Any]:
     from gptlab.data.text.bundled import english
-    from gptlab.tokenizer_options import BPE, OpenAI, gpt2_is_here
+    from gptlab.tokenizers.bpe import BPE
+    from gptlab.tokenizers.openai import OpenAI, gpt2_is_here
 
     Path(folder).mkdir()
     tokenizer = OpenAI().build([]) if gpt2_is_here() else BPE(vocab_size=8192).build(english())
@@ -114,7 +115,7 @@ def make_tokenizer(cache: str, folder: str) -> dict[str, Any]:
 def gptlab(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     from gptlab.data.text.sources import Files
     from gptlab.data.tokens.prepare import prepare
-    from gptlab.tokenizer_options import Saved
+    from gptlab.tokenizers.saved import Saved
 
     start = time.perf_counter()
     prepare(Files(files=[text]), Saved(tokenizer))
@@ -122,7 +123,8 @@ def gptlab(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 
 
 def tiktoken(cache: str, tokenizer: str, text: str) -> dict[str, float]:
-    from gptlab.tokenizers import BytePairTokenizer, load_tokenizer
+    from gptlab.tokenizers import load_tokenizer
+    from gptlab.tokenizers.bpe import BytePairTokenizer
 
     loaded = load_tokenizer(Path(tokenizer))
     assert isinstance(loaded, BytePairTokenizer)
@@ -136,10 +138,11 @@ def tiktoken(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     """Batches of 8 random windows of 1,024 tokens, by one process; the map is cold at first."""
     from gptlab.data.batches.order import Order
-    from gptlab.data.batches.windows import TrainBatches, TrainWindows, dense
+    from gptlab.data.batches.sampler import TrainBatches
+    from gptlab.data.batches.windows import TrainWindows, dense
     from gptlab.data.text.sources import Files
     from gptlab.data.tokens.prepare import prepare
-    from gptlab.tokenizer_options import Saved
+    from gptlab.tokenizers.saved import Saved
 
     corpus = prepare(Files(files=[text]), Saved(tokenizer))
     for shard in corpus.train[0].shards:
@@ -161,7 +164,7 @@ def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 def memory(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     from gptlab.data.text.sources import Files
     from gptlab.data.tokens.prepare import Watch, prepare
-    from gptlab.tokenizer_options import Saved
+    from gptlab.tokenizers.saved import Saved
 
     workers: dict[int, float] = {}
 

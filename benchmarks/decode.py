@@ -18,8 +18,9 @@ import torch
 from limits import read_bandwidth, wait_for
 from side_by_side import DEVICES, Figure, LeftOut, described, device, interleaved, machine, table, versus, write
 
+from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Greedy
-from gptlab.decoding.generate import Limits, generate
+from gptlab.decoding.generate import generate
 from gptlab.decoding.onednn import pack
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT

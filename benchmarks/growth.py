@@ -243,10 +243,12 @@ def training(point: Point, steps: int) -> list[float]:
 
     from gptlab.model.gpt import GPT
     from gptlab.optim.optimizers import AdamW
+    from gptlab.tasks.base import Reading
+    from gptlab.tasks.causal_lm import CausalLM
     from gptlab.training.loss import Loss
 
     gpt = GPT(point.model)
-    objective = Loss(gpt, chunked=point.chunked)
+    objective = Loss(CausalLM(), gpt, Reading(chunked=point.chunked))
     optimizer, params = AdamW().build(gpt), list(gpt.parameters())
     x, y = torch.randint(point.vocab_size, (2, point.batch // point.devices, point.block_size))
     times: list[float] = []

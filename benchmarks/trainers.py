@@ -21,10 +21,10 @@ from limits import best_product, read_bandwidth, wait_for
 from torch import Tensor, nn
 
 from gptlab.interop.names import config_to, theirs
-from gptlab.metrics import nats
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
+from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.training.memory import keep_freed_pages
 
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -92,7 +92,8 @@ def prepare_task(folder: str, *overrides: str) -> Measured:
     """Save what `gptlab train` with these overrides begins with: its weights, its batches in their order."""
     from gptlab.config import compose
     from gptlab.data.batches.order import Order
-    from gptlab.data.batches.windows import TrainBatches, dense
+    from gptlab.data.batches.sampler import TrainBatches
+    from gptlab.data.batches.windows import dense
     from gptlab.data.tokens.prepare import prepare
     from gptlab.planning.flops import flops_per_token
     from gptlab.training.start import with_vocabulary
@@ -105,12 +106,12 @@ def prepare_task(folder: str, *overrides: str) -> Measured:
     windows = dense(corpus.train[0], model.block_size)
     order, size = Order([len(windows)], [1.0], config.seed), config.data.batch_size
     places = TrainBatches(order, config.budget.steps, size, size, 0, 1)
-    batches = [windows.__getitems__([window for _, window in each]) for each in places]
+    batches = [windows.__getitems__([window for _, window in each.windows]) for each in places]
     task = {
         "model": dataclasses.asdict(model),
         "weights": weights,
-        "x": torch.stack([x for x, _ in batches]),
-        "y": torch.stack([y for _, y in batches]),
+        "x": torch.stack([batch.x for batch in batches]),
+        "y": torch.stack([batch.y for batch in batches]),
         "optimizer": dataclasses.asdict(config.optimizer),
         "clip_norm": config.trainer.gradient_clip_val,
         "device": {"cpu": "cpu", "gpu": "cuda"}[config.trainer.accelerator],
@@ -133,7 +134,7 @@ def bare(task: Task, options: str) -> Measured:
     params, masters = list(gpt.parameters()), list(keeper.parameters())
 
     def objective(x: Tensor, y: Tensor) -> Tensor:
-        return nats(gpt(x).float(), y)
+        return cross_entropy(gpt(x).float(), y)
 
     compiled = torch.compile(objective) if options.endswith("compile") else objective
 

@@ -15,7 +15,7 @@ from gptlab.errors import UserError
 from gptlab.model.config import GPTConfig
 from gptlab.optim.schedules import Constant
 from gptlab.runs.config_file import read_config
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 from gptlab.training.budget import Budget
 from gptlab.training.config import TrainConfig
 from gptlab.training.trainer import TrainerConfig

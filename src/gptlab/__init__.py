@@ -54,8 +54,9 @@ def generate(
     `model` is what `load` returned, or a run. A text ends where the model ends it, before the first of the `stop`
     strings, or after `max_new_tokens`. The same seed gives the same texts, as it does in `gptlab sample`.
     """
+    from gptlab.decoding.context import Limits
     from gptlab.decoding.decoders import Beam, TopK
-    from gptlab.decoding.generate import Limits
+    from gptlab.decoding.generate import draw_key
     from gptlab.decoding.texts import best_continuations, continue_prompts
 
     gpt, tokenizer = model if isinstance(model, tuple) else load(model)
@@ -63,7 +64,7 @@ def generate(
     if isinstance(decoder, Beam):
         found = best_continuations(gpt, tokenizer, prompt, decoder, limits, num_samples)
     else:
-        keys = [(seed, 0, i) for i in range(num_samples)]
+        keys = [draw_key(seed, prompt, i) for i in range(num_samples)]
         prompts = [prompt] * num_samples
         found = continue_prompts(gpt, tokenizer, prompts, keys, decoder or TopK(), limits, stop=stop)
     return [each.text for each in found]

@@ -19,6 +19,14 @@ class RunFailed(RuntimeError):
     """What ends a run in the middle and needs no traceback: one line, exit code 1."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A run that was asked to stop has saved what it learned; `signal_number` is None where a time limit asked."""
+
+    def __init__(self, signal_number: int | None = None) -> None:
+        self.signal_number = signal_number
+        super().__init__("stopped")
+
+
 def reason(error: BaseException) -> str:
     """What an exception says, in one line."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -6,9 +6,11 @@ sample, token). Two purposes never share a stream.
 """
 
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+
+Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 # the order of the data came first: it has no number of its own, so that runs of all versions see one order
 PURPOSES = {"order": (), "dropout": (1,), "draw": (2,)}
@@ -21,12 +23,12 @@ def seed_sequence(seed: int, purpose: str, *position: int) -> np.random.SeedSequ
 
 def random_seed(seed: int, purpose: str, *position: int) -> int:
     """Return 63 random bits, such as a generator of torch is seeded with."""
-    return int(seed_sequence(seed, purpose, *position).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(round_keys(seed, purpose, *position, rounds=1)[0] >> np.uint64(1))
 
 
 def uniform(seed: int, purpose: str, *position: int) -> float:
     """Return a number in [0, 1), a multiple of 2^-53."""
-    return int(seed_sequence(seed, purpose, *position).generate_state(1, np.uint64)[0] >> np.uint64(11)) / 2**53
+    return int(round_keys(seed, purpose, *position, rounds=1)[0] >> np.uint64(11)) / 2**53
 
 
 def text_position(text: str) -> int:
@@ -34,6 +36,6 @@ def text_position(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
-def round_keys(seed: int, purpose: str, *position: int, rounds: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Return `rounds` independent 64-bit numbers."""
-    return seed_sequence(seed, purpose, *position).generate_state(rounds, np.uint64)
+def round_keys(seed: int, purpose: str, *position: int, rounds: int) -> Words:
+    """Return `rounds` independent 64-bit numbers, (rounds,)."""
+    return cast(Words, seed_sequence(seed, purpose, *position).generate_state(rounds, np.uint64))

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from gptlab.commands import checks as checking
 from gptlab.commands.checks import cached, causal, drift, ordered, overfits, resumes, uniform
 from gptlab.commands.main import main
+from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.datamodule import TextDataModule
-from gptlab.data.batches.windows import TrainBatches
+from gptlab.data.batches.sampler import TrainBatches
 from gptlab.data.tokens.prepare import prepare
 from gptlab.model import attention
 from gptlab.model.attention import KVCache
 from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from tests.conftest import tiny_overrides
@@ -66,7 +68,7 @@ def test_a_model_that_looks_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_that_is_sure_of_itself_at_the_start() -> None:
-    gpt, batch = model(), (torch.randint(50, (2, 16)), torch.randint(50, (2, 16)))
+    gpt, batch = model(), Batch(torch.randint(50, (2, 16)), torch.randint(50, (2, 16)))
     assert uniform(gpt, batch)[0]
     with torch.no_grad():
         gpt.wte.weight *= 1000
@@ -82,10 +84,10 @@ def test_a_cache_that_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_loss_that_drifts() -> None:
-    gpt, batch = model(), (torch.randint(50, (2, 16)), torch.randint(50, (2, 16)))
+    gpt, batch = model(), Batch(torch.randint(50, (2, 16)), torch.randint(50, (2, 16)))
     other = GPT(gpt.config).eval()
     torch.nn.init.normal_(other.wte.weight, std=1.0)
-    assert drift(gpt, batch, Loss(gpt), 1e-6)[0] and not drift(gpt, batch, Loss(other), 0.02)[0]
+    assert drift(gpt, batch, Loss(CausalLM(), gpt), 1e-6)[0] and not drift(gpt, batch, Loss(CausalLM(), other), 0.02)[0]
 
 
 def data(tiny: Tiny) -> TextDataModule:

@@ -40,6 +40,13 @@ def test_prompts_of_a_batch_and_their_samples(run: None, capsys: pytest.CaptureF
     assert capsys.readouterr().out.count("the cat") == 2 + 2 + 1
 
 
+def test_another_order_of_prompts_changes_no_text(run: None) -> None:
+    ask = ["num_samples=2", "max_new_tokens=12", "decoder=sample"]
+    first = texts("prompts=[the cat,a,on]", *ask)
+    assert texts("prompts=[on,the cat,a]", *ask) == [*first[4:], *first[:4]]
+    assert len(set(first)) == 6
+
+
 def test_log_probabilities_sum_to_the_likelihood(run: None) -> None:
     (found,) = ask("prompt=the cat", "max_new_tokens=8", "decoder=sample")["samples"]  # type: ignore[misc]
     gpt, tokenizer = gptlab.load()
@@ -54,11 +61,15 @@ def test_a_stop_string_ends_a_text(run: None) -> None:
     assert texts("prompt=the cat", "max_new_tokens=30", "seed=5", f"stop=['{stop}']")[0] == free[: free.index(stop)]
 
 
-def test_controls_come_before_the_decoder_and_are_in_the_record(run: None) -> None:
+def test_logits_processors_come_before_the_decoder_and_are_in_the_record(run: None) -> None:
     result = ask(
-        "prompt=the cat", "max_new_tokens=30", "decoder=greedy", "controls.banned=[e,97]", "controls.presence=1"
+        "prompt=the cat",
+        "max_new_tokens=30",
+        "decoder=greedy",
+        "logits_processors.banned=[e,97]",
+        "logits_processors.presence=1",
     )
-    assert result["controls"] == ["presence", "banned"]
+    assert result["logits_processors"] == ["presence", "banned"]
     text = result["samples"][0]["text"]  # type: ignore[index]
     assert "e" not in text and "a" not in text
 
@@ -93,12 +104,12 @@ def test_explain_shows_what_each_token_was_chosen_from(run: None, capsys: pytest
 
 
 def test_a_sweep_becomes_one_table(run: None) -> None:
-    from gptlab.evaluation.frontier import summarise
+    from gptlab.commands.sample import frontier
 
     options = [["decoder=greedy"], ["decoder=sample"], ["decoder=top_k", "decoder.k=3"]]
     asked = [["prompt=the cat", "num_samples=3", "max_new_tokens=20", *option] for option in options]
     results = [{**ask(*overrides), "overrides": overrides} for overrides in asked]
-    rows = summarise(results)["frontier"]
+    rows = frontier(results)["frontier"]
     assert [row["decoder"] for row in rows] == ["greedy", "sample", "top_k decoder.k=3"]
     greedy, drawn, few = rows
     assert greedy["self_bleu"] == pytest.approx(1.0) and greedy["distinct_2"] < few["distinct_2"] < drawn["distinct_2"]
@@ -118,10 +129,11 @@ def test_a_sweep_becomes_one_table(run: None) -> None:
     [
         (["prompt=a", "prompts=[b]"], r"prompts=\['b'\]: and prompt are given; "),
         (["stop=['']"], r"stop=\[''\]: has an empty string"),
+        (["seed=-1"], "seed=-1: is negative; "),
         (["overflow=grow"], "overflow=grow: no such option; choose one of crop, refuse"),
         (["precision=8"], "precision=8: no such option; "),
-        (["controls.banned=[qz]"], "controls.banned=qz: is 2 tokens; "),
-        (["controls.banned=[999]"], "controls.banned=999: is not one of the 257 ids; "),
+        (["logits_processors.banned=[qz]"], "logits_processors.banned=qz: is 2 tokens; "),
+        (["logits_processors.banned=[999]"], "logits_processors.banned=999: is not one of the 257 ids; "),
         (["decoder=beam", "num_samples=9"], "num_samples=9: beam search with 4 beams finds no more; "),
         (["decoder=beam", "stop=[x]"], "stop=given: beam search searches the model's own distribution; "),
         (["prompt=the cat", "overflow=refuse", "max_new_tokens=99"], "prompt=7 tokens: and 99 new ones do not fit"),

@@ -7,7 +7,7 @@ import pytest
 from gptlab.commands.tokenize import tokenize
 from gptlab.config import compose
 from gptlab.errors import UserError
-from gptlab.tokenizer_options import BPE
+from gptlab.tokenizers.bpe import BPE
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import tiny_model
@@ -61,7 +61,7 @@ def test_gpt2_is_compared_with_where_it_is_at_hand(texts: str, gpt2_cache: None)
     assert isinstance(fit, dict)
     own = compose("tokenize", ["data=text", f"data.files={texts}"]).data
     from gptlab.data.tokens.prepare import prepare
-    from gptlab.tokenizer_options import Byte
+    from gptlab.tokenizers.byte import Byte
 
     corpus = prepare(own, Byte())
     text = bytes(t for t in corpus.val[0 : len(corpus.val)].tolist() if t != 256).decode()

@@ -5,7 +5,9 @@ import pytest
 
 from gptlab.data.quality import copies, documents, hard_characters, id_counts, longest, overlap
 from gptlab.data.tokens.shards import Shard, TokenStream
-from gptlab.tokenizer_options import BPE, Byte, Char
+from gptlab.tokenizers.bpe import BPE
+from gptlab.tokenizers.byte import Byte
+from gptlab.tokenizers.char import Char
 
 EOT = 99
 

@@ -6,6 +6,7 @@ import torch
 
 from gptlab.decoding.decoders import Beam, Greedy, MinP, Sample, TopK, TopP, Typical
 from gptlab.errors import UserError
+from gptlab.registry import options
 
 # Raschka's nine words: closer every effort forward inches moves pizza toward you (sec. 5.3)
 BOOK = torch.tensor([[4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]])
@@ -200,3 +201,9 @@ def test_the_same_sets_as_by_sorting_with_many_ties() -> None:
             sizes = [int((row < p - 1e-9).sum()) + 1 for row in mass]
             kept = [sorted(row[: min(n, 40)].tolist()) for row, n in zip(ranked, sizes, strict=True)]
             assert [row.nonzero()[:, 0].tolist() for row in TopP(p=p)(logits)] == kept
+
+
+def test_every_decoder_is_an_option() -> None:
+    found = {name: kind.__name__ for name, kind in options("decoder").items()}
+    assert found.items() >= {"greedy": "Greedy", "sample": "Sample", "top_k": "TopK", "top_p": "TopP"}.items()
+    assert found.items() >= {"min_p": "MinP", "typical": "Typical", "beam": "Beam"}.items()

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from gptlab.decoding.beam import beam_search
+from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Beam, Decoder, Greedy, Sample, TopK
-from gptlab.decoding.generate import Limits, Step, beam_search, continue_ids, draw, generate, loglikelihood
+from gptlab.decoding.generate import Step, continue_ids, draw, draw_key, generate, loglikelihood
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT, GPTConfig
@@ -69,6 +71,25 @@ def test_a_text_is_the_same_alone_in_a_batch_and_on_another_day() -> None:
         alone = generate(model, [prompt], decoder, Limits(15, T), [(7, i, 0)])
         assert [step.token for step in alone] == batch[i]
     assert batch[:4] != batch[4:]  # other keys, other texts
+
+
+def test_draws_depend_on_the_prompt_s_text_and_not_on_its_place() -> None:
+    """Prompts in another order, one of them left out: every one keeps its text; another seed, prompt or sample differs."""
+    model, limits = gpt(), Limits(15, T)
+
+    def of(order: Sequence[int], seed: int = 7) -> dict[int, list[int]]:
+        keys = [draw_key(seed, f"prompt {i}", 0) for i in order]
+        steps = list(generate(model, [PROMPTS[i] for i in order], Sample(), limits, keys))
+        return dict(zip(order, rows_of(steps, len(order)), strict=True))
+
+    first = of([0, 1, 2, 3])
+    assert of([3, 1, 0, 2]) == first and of([2, 0]) == {2: first[2], 0: first[0]}
+    assert of([0, 1, 2, 3], seed=8) != first
+    numbers = {
+        key: draw(torch.full((1, 10**6), 1e-6), [(*key, 0)]).item()
+        for key in (draw_key(7, "a", 0), draw_key(7, "b", 0), draw_key(7, "a", 1), draw_key(8, "a", 0))
+    }
+    assert len(set(numbers.values())) == 4
 
 
 def test_every_row_ends_by_itself() -> None:
@@ -137,7 +158,7 @@ def test_sampled_texts_follow_the_model() -> None:
     assert chi2 < 51.2  # 24 degrees of freedom, once in a thousand
 
 
-def test_controls_see_prompt_and_text() -> None:
+def test_logits_processors_see_prompt_and_text() -> None:
     model = gpt()
     steps = generate(model, [[1, 2]], Greedy(), Limits(30, T), [(0,)], LogitsProcessors(no_repeat_ngram=2))
     ids = [1, 2, *(step.token for step in steps)]

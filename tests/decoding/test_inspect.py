@@ -28,13 +28,13 @@ def test_a_chosen_token_that_is_not_among_the_best_is_shown_too() -> None:
     assert [other["token"] for other in found["alternatives"]] == [3, 7, 6] and found["rank"] == 8
 
 
-def test_temperature_and_controls_show_in_the_tempered_column() -> None:
-    changed = BOOK.clone()
-    changed[3] = -torch.inf
-    step = Step(0, 7, -1.0, BOOK, changed, Sample(0.1)(changed[None])[0])
+def test_temperature_and_logits_processors_show_in_the_tempered_column() -> None:
+    processed = BOOK.clone()
+    processed[3] = -torch.inf
+    step = Step(0, 7, -1.0, BOOK, processed, Sample(0.1)(processed[None])[0])
     first, second = inspect(step, Sample(0.1), how_many=2)["alternatives"]
     assert first["raw"] > 0.5 and first["tempered"] == first["final"] == 0
-    assert second["tempered"] == pytest.approx(float((changed / 0.1).softmax(-1)[7]))
+    assert second["tempered"] == pytest.approx(float((processed / 0.1).softmax(-1)[7]))
 
 
 def test_rank_and_entropy_by_hand() -> None:

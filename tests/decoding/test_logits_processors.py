@@ -7,8 +7,8 @@ from gptlab.errors import UserError
 LOGITS = torch.tensor([[2.0, -1.0, 0.5, 0.0, 3.0]])
 
 
-def after(controls: LogitsProcessors, prompt: list[int], text: list[int]) -> list[float]:
-    return controls(LOGITS, [prompt], [text])[0].tolist()
+def after(processors: LogitsProcessors, prompt: list[int], text: list[int]) -> list[float]:
+    return processors(LOGITS, [prompt], [text])[0].tolist()
 
 
 def test_nothing_by_default() -> None:

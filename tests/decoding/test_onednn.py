@@ -3,8 +3,9 @@ import copy
 import pytest
 import torch
 
+from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Greedy
-from gptlab.decoding.generate import Limits, continue_ids
+from gptlab.decoding.generate import continue_ids
 from gptlab.decoding.onednn import OneDNNLinear, pack
 from gptlab.model.gpt import GPT, GPTConfig
 

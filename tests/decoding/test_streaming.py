@@ -2,7 +2,7 @@ import pytest
 
 from gptlab.decoding.streaming import TextStream
 from gptlab.errors import UserError
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 
 BYTE = Byte().build([])
 

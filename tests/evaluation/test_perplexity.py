@@ -89,6 +89,24 @@ def test_a_run_s_own_score_needs_nothing_but_the_run(
     assert "nats/token" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("damage", ["short", "dtype", "no manifest", "garbage"])
+def test_held_out_text_that_is_damaged(tiny: Callable[..., TrainConfig], tmp_path: Path, damage: str) -> None:
+    train(tiny("budget.steps=1"))
+    folder = tmp_path / "run/held_out"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if damage == "short":
+        (folder / "val.bin").write_bytes((folder / "val.bin").read_bytes()[:-2])
+    elif damage == "dtype":
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "dtype": "O"}))
+    elif damage == "no manifest":
+        (folder / "manifest.json").unlink()
+    else:
+        (folder / "manifest.json").write_bytes(b"\xff[")
+    with pytest.raises(UserError) as error:
+        evaluate(compose("evaluate", ["run=latest"]))
+    assert "held_out" in str(error.value) and "\n" not in str(error.value)
+
+
 def test_other_data(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
     train(tiny())
     (tmp_path / "other.txt").write_text("the cat sat on the mat and the dog ran home. " * 3)

@@ -14,10 +14,11 @@ from gptlab.commands.evaluate import evaluate
 from gptlab.commands.import_ import import_
 from gptlab.commands.sample import sample
 from gptlab.config import compose
+from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Greedy
-from gptlab.decoding.generate import Limits, continue_ids
+from gptlab.decoding.generate import continue_ids
 from gptlab.errors import UserError
-from gptlab.tokenizer_options import BPE
+from gptlab.tokenizers.bpe import BPE
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
           "high_freq_factor": 4.0, "original_max_position_embeddings": 16}  # fmt: skip

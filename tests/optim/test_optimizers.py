@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from gptlab.errors import UserError
-from gptlab.metrics import nats
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import SGD, Adafactor, Adam, AdamW, Lion, Muon, OptimizerConfig
+from gptlab.tasks.cross_entropy import cross_entropy
 
 
 def test_decay_is_on_matrices_only() -> None:
@@ -83,7 +83,7 @@ def test_every_optimizer_learns_a_batch(settings: OptimizerConfig) -> None:
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
-        loss = nats(gpt(idx[:, :-1]), idx[:, 1:])
+        loss = cross_entropy(gpt(idx[:, :-1]), idx[:, 1:])
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

@@ -5,7 +5,7 @@ import pytest
 
 from gptlab.reporting import page
 from gptlab.reporting.rows import tabulate
-from gptlab.runs.reader import find_runs, read
+from gptlab.runs.reader import find_runs, read_run
 from tests.written_runs import MakeRun
 
 SAMPLES = "".join(
@@ -15,11 +15,11 @@ SAMPLES = "".join(
 
 
 def test_samples_are_read_back(make_run: MakeRun) -> None:
-    found = page.read_samples(read(make_run("a", samples=SAMPLES + "## step 21\n\n    the c"), "a"))
+    found = page.read_samples(read_run(make_run("a", samples=SAMPLES + "## step 21\n\n    the c"), "a"))
     assert list(found) == [3, 6, 9, 12, 15, 18, 21]
     assert found[6] == ["the cat sat\n\n## step 7\n6", "a | <b> & 6"]
     assert found[21] == ["the c"]
-    assert page.read_samples(read(make_run("b"), "b")) == {}
+    assert page.read_samples(read_run(make_run("b"), "b")) == {}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_mean_and_standard_error_over_seeds(make_run: MakeRun) -> None:
         values = np.array(better if row.group == 0 else worse, np.float64)
         assert row.mean == pytest.approx(values.mean()) and row.seeds == len(values)
         assert row.error == pytest.approx(values.std(ddof=1) / np.sqrt(len(values)))
-    assert math.isnan(found.rows[-1].val_loss or 0)
+    assert math.isnan(found.rows[-1].figures["val_loss"] or 0)
     assert found.label(found.rows[0]) == "lr=0.1" and found.label(found.rows[0], seed=True) == "lr=0.1, seed=0"
     assert "Only finished runs count for means and ranks." in found.notes
     assert "All have the same budget: steps=10." in found.notes
@@ -45,8 +45,8 @@ def test_one_run(make_run: MakeRun) -> None:
 def test_a_running_run_has_the_figures_of_its_metrics(make_run: MakeRun) -> None:
     path = make_run("a", 2.25, "running")
     (row,) = report().rows
-    assert (row.steps, row.tokens, row.val_loss, row.tokens_per_second) == (10, 1280, 2.25, 512.0)
-    assert row.seconds == pytest.approx(2.5 + 1.25)
+    assert [row.figures[key] for key in ("steps", "tokens", "val_loss", "tokens_per_second")] == [10, 1280, 2.25, 512.0]
+    assert row.figures["seconds"] == pytest.approx(2.5 + 1.25)
     assert (row.mean, row.status) == (None, "running")
     for file in path.glob("*.*"):
         os.utime(file, (0, 0))

@@ -16,7 +16,7 @@ from gptlab.model.config import GPTConfig
 from gptlab.optim.optimizers import AdamW, Muon
 from gptlab.optim.schedules import WSD, Cosine
 from gptlab.runs.config_file import LAYOUT, read_config, record, write_config
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 from gptlab.training.config import Checkpoint, TrainConfig
 from gptlab.training.loggers import Loggers
 from gptlab.training.trainer import TrainerConfig

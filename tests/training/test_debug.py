@@ -9,7 +9,7 @@ import torch
 
 from gptlab.commands.main import main
 from gptlab.config import compose
-from gptlab.data.batches.windows import Batch
+from gptlab.data.batches.batch import Batch
 from gptlab.training.module import GPTModule
 from tests.conftest import tiny_overrides
 

@@ -13,9 +13,11 @@ import gptlab
 from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.callbacks import batch_size_finder as batching
 from gptlab.training.callbacks.batch_size_finder import promises
 from gptlab.training.loss import Loss
+from gptlab.training.precision import require_precision
 from gptlab.training.run import train
 from gptlab.training.trainer import TrainerConfig
 from tests.conftest import ROOT, tiny_overrides
@@ -131,11 +133,11 @@ def test_what_bf16_true_computes() -> None:
     seen = set()
     gpt.blocks[0].mlp.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     x, y = torch.randint(11, (2, 2, 8))
-    Loss(gpt, dtype=torch.bfloat16)(x, y).sum().backward()
+    Loss(CausalLM(), gpt, dtype=torch.bfloat16)(x, y).sum().backward()
     low = {name: p.grad for name, p in gpt.named_parameters()}
     gpt.zero_grad()
     assert seen == {torch.bfloat16}
-    Loss(gpt)(x, y).sum().backward()
+    Loss(CausalLM(), gpt)(x, y).sum().backward()
     for name, p in gpt.named_parameters():
         assert low[name].dtype == torch.float32
         assert (low[name] - p.grad).norm() < 0.05 * p.grad.norm(), name
@@ -192,19 +194,19 @@ def test_auto_stops_before_a_cpu_runs_out_of_memory(monkeypatch: pytest.MonkeyPa
 def test_a_gpu_without_bf16(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     asked = TrainerConfig(precision=precision)
-    asked.require_precision(torch.device("cpu"))
+    require_precision(asked.precision, torch.device("cpu"))
     if precision == "32-true":
-        asked.require_precision(torch.device("cuda"))
+        require_precision(asked.precision, torch.device("cuda"))
         return
-    with pytest.raises(UserError, match=rf"^trainer\.precision={precision}: this GPU has no bf16; try 16-mixed"):
-        asked.require_precision(torch.device("cuda"))
+    with pytest.raises(UserError, match=rf"^trainer\.precision={precision}: this GPU does not have bf16; try 16-mixed"):
+        require_precision(asked.precision, torch.device("cuda"))
 
 
 REFUSED = {
     ("data.micro_batch_size=0",): "data.micro_batch_size=0: is no number from 1 up",
     ("data.micro_batch_size=most",): "data.micro_batch_size=most: is no number from 1 up",
     ("trainer.precision=16-true",): "trainer.precision=16-true: has no room for small gradients; try 16-mixed",
-    ("trainer.precision=16-mixed",): "trainer.precision=16-mixed: a CPU has it not; try bf16-mixed",
+    ("trainer.precision=16-mixed",): "trainer.precision=16-mixed: a CPU does not have it; try bf16-mixed",
     ("trainer.precision=8-bit",): "trainer.precision=8-bit: ",
     ("trainer.accelerator=gpu", "trainer.devices=64"): "trainer.(devices|accelerator)=(64|gpu): ",
     ("trainer=fsdp", "optimizer=muon"): "optimizer=muon: needs whole matrices",

@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 
-from gptlab.metrics import IGNORE
+from gptlab.data.batches.batch import IGNORE
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
-from gptlab.training import loss as objective
+from gptlab.tasks import cross_entropy
+from gptlab.tasks.base import Reading
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.loss import Loss
 
 PEAK = """
@@ -17,6 +19,8 @@ import re, sys, torch
 from pathlib import Path
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.tasks.base import Reading
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.loss import Loss
 torch.manual_seed(0)
 gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=16, block_size=1024, vocab_size=int(sys.argv[2])))
@@ -24,7 +28,7 @@ x, y = torch.randint(100, (2, 8, 1024))
 def peak():  # of this process alone: getrusage also counts what its parent was before the exec
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
-Loss(gpt, chunked=sys.argv[1] == "chunked")(x, y).sum().backward()
+Loss(CausalLM(), gpt, Reading(chunked=sys.argv[1] == "chunked"))(x, y).sum().backward()
 print((peak() - before) / 1024)
 """
 
@@ -35,7 +39,7 @@ def test_in_chunks_it_is_the_same(
     dtype: torch.dtype | None, separator: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 26 positions a chunk has 7, and some targets count nothing; the loss and every gradient agree."""
-    monkeypatch.setattr(objective, "CHUNK", 7)
+    monkeypatch.setattr(cross_entropy, "CHUNK", 7)
     torch.manual_seed(0)
     gpt = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=13, vocab_size=11, logit_softcap=5.0))
     x, y = torch.randint(11, (2, 2, 13))
@@ -43,7 +47,7 @@ def test_in_chunks_it_is_the_same(
     found = []
     for chunked in (False, True):
         gpt.zero_grad()
-        loss = Loss(gpt, separator, dtype, chunked)(x, y)
+        loss = Loss(CausalLM(), gpt, Reading(separator, chunked), dtype)(x, y)
         loss.sum().backward()
         found.append([loss.detach(), *(p.grad for p in gpt.parameters())])
     for one, other in zip(*found, strict=True):
@@ -61,7 +65,7 @@ def test_all_at_once(dtype: torch.dtype | None, compiled: bool) -> None:
     for plain in (True, False):
         gpt.zero_grad()
         gpt.recompute = not plain
-        objective = Loss(gpt, None, dtype, chunked=not plain)
+        objective = Loss(CausalLM(), gpt, Reading(chunked=not plain), dtype)
         if compiled and not plain:
             objective.compile()
         objective(x, y).sum().backward()

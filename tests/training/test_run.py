@@ -14,8 +14,8 @@ import gptlab
 from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
 from gptlab.errors import UserError
-from gptlab.metrics import nats
 from gptlab.runs.run_dir import LAYOUT, RunDir
+from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.training.callbacks.batch_size_finder import micro_batches
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
@@ -36,7 +36,7 @@ def test_a_run_directory_is_whole(tiny: Tiny, tmp_path: Path) -> None:
     assert summary["parameters"] == sum(p.numel() for p in gpt.parameters())
     names = {p.name.split(".")[0] for p in run.iterdir()}
     assert names == {"config", "checkpoints", "tokenizer", "events", "metrics", "samples", "summary", "held_out"}
-    files = {"best.ckpt", "last.ckpt", "step-6.ckpt", "SHA256SUMS", ".lock"}
+    files = {"best.ckpt", "last.ckpt", "step-3.ckpt", "step-6.ckpt", "SHA256SUMS", ".lock"}  # both are the best so far
     assert {p.name for p in (run / "checkpoints").iterdir()} == files
     assert (tmp_path / "outputs/latest").resolve() == run
 
@@ -208,7 +208,7 @@ def test_windows_of_documents_each_read_alone(tiny: Tiny, tmp_path: Path) -> Non
     with torch.no_grad():
         for start, stop in itertools.pairwise(starts):
             ids = torch.from_numpy(tokens[start : stop + 1].astype("int64"))
-            total += nats(gpt(ids[None, : stop - start])[:, : len(ids) - 1], ids[None, 1:], "sum").item()
+            total += cross_entropy(gpt(ids[None, : stop - start])[:, : len(ids) - 1], ids[None, 1:], "sum").item()
     assert len(starts) == 5
     assert summary["val_loss"] == pytest.approx(total / (len(tokens) - 1), abs=1e-4)
     assert evaluate(compose("evaluate", [f"run={tmp_path}/run"]))["loss"] == pytest.approx(

@@ -14,19 +14,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.datamodule import TextDataModule
-from gptlab.data.batches.windows import Batch, TrainBatches
-from gptlab.data.progress import watching
+from gptlab.data.batches.sampler import TrainBatches
 from gptlab.data.tokens.prepare import prepare
+from gptlab.data.tokens.progress import watching
 from gptlab.errors import RunFailed
 from gptlab.model.gpt import GPT
 from gptlab.optim.schedules import Constant
 from gptlab.runs.config_file import record, write_config
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.budget import Budget
 from gptlab.training.config import Checkpoint, TrainConfig
 from gptlab.training.loss import Loss
-from gptlab.training.resume import metrics_until
+from gptlab.training.metrics_file import metrics_until
 from gptlab.training.start import with_vocabulary
 
 STEPS = 4
@@ -39,7 +41,7 @@ def run_checks(config: TrainConfig) -> dict[str, Any]:
     console = Console()
     with watching(console) as watch:
         corpus = prepare(config.data, config.tokenizer, watch)
-    model = with_vocabulary(config, corpus.tokenizer.n_vocab)
+    model = with_vocabulary(config.model, corpus.tokenizer.n_vocab)
     data = dataclasses.replace(config.data, batch_size=WINDOWS, micro_batch_size=None, num_workers=0)
     datamodule = TextDataModule(corpus, data, model.block_size, config.seed)
     batch = datamodule.rows(datamodule.windows_of(1))
@@ -60,16 +62,16 @@ def run_checks(config: TrainConfig) -> dict[str, Any]:
 
 
 def _checks(gpt: GPT, batch: Batch, data: TextDataModule, runs: "Runs") -> Iterator[tuple[str, Callable[[], Finding]]]:
-    yield "causality", lambda: causal(gpt, batch[0])
+    yield "causality", lambda: causal(gpt, batch.x)
     yield "first loss near ln V", lambda: uniform(gpt, batch)
     yield "order of the data", lambda: ordered(data)
     yield "overfits one batch", lambda: overfits(runs)
     yield "micro-batches add up", lambda: runs.compare("data.micro_batch_size=1")
     yield "two processes as one", lambda: runs.compare("trainer.accelerator=cpu", "trainer.devices=2")
     yield "resume to the bit", lambda: resumes(runs)
-    yield "bf16 close to fp32", lambda: drift(gpt, batch, Loss(gpt, dtype=torch.bfloat16), 0.02)
+    yield "bf16 close to fp32", lambda: drift(gpt, batch, Loss(CausalLM(), gpt, dtype=torch.bfloat16), 0.02)
     yield "compiled as eager", lambda: compiled(gpt, batch)
-    yield "cache as no cache", lambda: cached(gpt, batch[0])
+    yield "cache as no cache", lambda: cached(gpt, batch.x)
 
 
 @torch.no_grad()
@@ -82,7 +84,7 @@ def causal(gpt: GPT, x: torch.Tensor) -> Finding:
 
 @torch.no_grad()
 def uniform(gpt: GPT, batch: Batch) -> Finding:
-    loss, expected = _loss(Loss(gpt), batch), math.log(gpt.config.vocab_size)
+    loss, expected = _loss(Loss(CausalLM(), gpt), batch), math.log(gpt.config.vocab_size)
     return abs(loss - expected) < 0.1 * expected, f"{loss:.3f}; ln V is {expected:.3f}"
 
 
@@ -95,7 +97,12 @@ def ordered(data: TextDataModule) -> Finding:
         parts = [list(TrainBatches(data.order, steps, WINDOWS, 1, rank, ranks)) for rank in range(ranks)]
         each = WINDOWS // ranks
         for step in range(steps):
-            dealt = [window for part in parts for passed in part[step * each : step * each + each] for window in passed]
+            dealt = [
+                window
+                for part in parts
+                for passed in part[step * each : step * each + each]
+                for window in passed.windows
+            ]
             if sorted(dealt) != expected[step]:
                 return False, f"step {step + 1} differs with {ranks} ranks"
     return twice == 0, f"{len(seen)} windows, {twice} of them twice"
@@ -123,12 +130,12 @@ def resumes(runs: "Runs") -> Finding:
 
 @torch.no_grad()
 def drift(gpt: GPT, batch: Batch, other: Loss, bound: float) -> Finding:
-    gap = abs(_loss(Loss(gpt), batch) - _loss(other, batch))
+    gap = abs(_loss(Loss(CausalLM(), gpt), batch) - _loss(other, batch))
     return gap < bound, f"|Δ loss| {gap:.1e}"
 
 
 def compiled(gpt: GPT, batch: Batch) -> Finding:
-    objective = Loss(gpt)
+    objective = Loss(CausalLM(), gpt)
     objective.compile()
     try:
         return drift(gpt, batch, objective, 1e-3)
@@ -191,4 +198,4 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def _loss(objective: Loss, batch: Batch) -> float:
-    return objective(*batch).sum().item() / int((batch[1] >= 0).sum())
+    return objective(batch.x, batch.y).sum().item() / int((batch.y >= 0).sum())

@@ -1,6 +1,7 @@
 """The verb `evaluate`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gptlab.data.text.sources import DataConfig
@@ -30,14 +31,28 @@ class EvaluateConfig:
 
 @command
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Score the model of a run on all of its held-out text."""
-    from gptlab.evaluation.perplexity import evaluate
-    from gptlab.evaluation.surprise import explain
+    """Score the model of a run on all of its held-out text.
+
+    Prints and returns the scores, or writes the page of a text file's surprises.
+    """
+    from rich.console import Console
+
+    from gptlab.evaluation.perplexity import evaluate as score
+    from gptlab.evaluation.surprise import file_surprises
+    from gptlab.reporting.scores import score_table
+    from gptlab.reporting.surprise import write_surprise_page
     from gptlab.runs.run_dir import RunDir
 
-    run = RunDir.find(config.run)
+    run, console = RunDir.find(config.run), Console()
     if config.text is None:
-        return evaluate(run, config.data, config.block_size, config.batch_size)
+        result = score(run, config.data, config.block_size, config.batch_size)
+        console.print(score_table(result))
+        return result
     gpt, tokenizer = run.load()
     block_size = config.block_size or gpt.config.block_size
-    return explain(run, gpt, tokenizer, config.text, block_size, config.batch_size)
+    tokens = file_surprises(gpt, tokenizer, config.text, block_size, config.batch_size)
+    page = run.path / "surprise.html"
+    line = write_surprise_page(page, Path(config.text).name, tokens, tokenizer.spell)
+    console.print(f"{line}\nthe page is {page}", markup=False, highlight=False, soft_wrap=True)
+    mean = sum(token.nats for token in tokens) / len(tokens)
+    return {"loss": mean, "tokens": len(tokens), "page": str(page)}

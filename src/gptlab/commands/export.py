@@ -1,6 +1,7 @@
 """The verb `export`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gptlab.errors import require
@@ -22,7 +23,10 @@ class ExportConfig:
 @command
 def export(config: ExportConfig) -> dict[str, Any]:
     """Turn a run into a directory that transformers loads."""
-    from gptlab.interop.exporting import export
+    from gptlab.interop.exporting import export_run
+    from gptlab.runs.run_dir import RunDir
 
     assert config.out
-    return export(config.run, config.out)
+    written = export_run(RunDir.find(config.run), Path(config.out))
+    print(f"exported {written['parameters']:,} parameters as {written['architecture']} into {config.out}")
+    return {"out": config.out, **written}

@@ -1,6 +1,7 @@
 """The verb `import`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gptlab.errors import require
@@ -23,7 +24,9 @@ class ImportConfig:
 @command
 def import_(config: ImportConfig) -> dict[str, Any]:
     """Turn a Hugging Face model into a run directory."""
-    from gptlab.interop.importing import import_
+    from gptlab.interop.importing import import_directory
 
     assert config.hf and config.out
-    return import_(config.hf, config.out)
+    summary = import_directory(config.hf, Path(config.out))
+    print(f"imported {summary['parameters']:,} parameters into {config.out}")
+    return {**summary, "run_dir": config.out}

@@ -43,8 +43,8 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
 
     from gptlab.config.record import read_typed
     from gptlab.data.batches.datamodule import TextDataModule
-    from gptlab.data.progress import watching
     from gptlab.data.tokens.prepare import prepare
+    from gptlab.data.tokens.progress import watching
     from gptlab.runs.run_dir import RunDir
 
     assert config.step is not None
@@ -58,7 +58,8 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     require(hash_before == hash_now, "data", hash_now[:12], why, todo)
     data = TextDataModule(corpus, before.data, before.model.block_size, before.seed)
     windows = data.windows_of(config.step)
-    x, y = data.rows(windows)
+    batch = data.rows(windows)
+    x, y = batch.x, batch.y
     losses = _losses(run, x, y, corpus.tokenizer.eot if before.data.mask_documents else None)
     rows = [
         {
@@ -81,14 +82,16 @@ def _losses(run: RunDir, x: torch.Tensor, y: torch.Tensor, separator: int | None
     """Mean nats per token of each row (N,), by the weights the run has now."""
     import torch
 
-    from gptlab.metrics import IGNORE, nats
+    from gptlab.data.batches.batch import IGNORE
     from gptlab.model.gpt import read_by_document
+    from gptlab.tasks.cross_entropy import cross_entropy
 
     gpt, _ = run.load()
     each = ((x[i : i + 1], y[i : i + 1]) for i in range(len(x)))
     with torch.no_grad():
         return [
-            nats(read_by_document(gpt, ids, separator), targets, "sum").item() / max(1, int((targets != IGNORE).sum()))
+            cross_entropy(read_by_document(gpt, ids, separator), targets, "sum").item()
+            / max(1, int((targets != IGNORE).sum()))
             for ids, targets in each
         ]
 

@@ -47,8 +47,8 @@ def report(config: ReportConfig) -> dict[str, Any]:
     console = Console()
     table.show(console, found)
     drawn = {name: png for name, draw in drawings.items() if (png := draw(found))} if config.pictures else {}
-    write_atomically(out / "report.md", table.markdown(found).encode())
-    write_atomically(out / "report.csv", table.comma_separated(found).encode())
+    write_atomically(out / "report.md", table.markdown(found).encode("utf-8", "backslashreplace"))
+    write_atomically(out / "report.csv", table.comma_separated(found).encode("utf-8", "backslashreplace"))
     for name, png in drawn.items():
         write_atomically(out / f"{name}.png", png)
     page.write(out / "report.html", found, drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ from gptlab.registry import command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gptlab.decoding.generate import Limits
+    from gptlab.decoding.context import Limits
     from gptlab.decoding.texts import Continuation
     from gptlab.model.gpt import GPT
-    from gptlab.tokenizers import Tokenizer
+    from gptlab.runs.run_dir import RunDir
+    from gptlab.tokenizers.base import Tokenizer
 
 
 @dataclass
@@ -33,7 +35,7 @@ class SampleConfig:
     num_samples: int = 1  # of each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
     overflow: str = "crop"  # of the context: crop (forget the oldest tokens) | refuse
-    controls: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans, before the decoder
+    logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans
     precision: str = "32-true"  # 32-true | bf16-true
     explain: bool = False  # a table and RUN/explain.html: what each token was chosen from
     seed: int = 1337
@@ -53,10 +55,20 @@ class SampleConfig:
 
 
 def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Set quality against diversity over the decoders of a sweep."""
-    from gptlab.evaluation.frontier import summarise
+    """Print and write RUN/frontier.html and .json: a row for each result of `sample`, all of one run."""
+    from rich.console import Console
 
-    return summarise(results)
+    from gptlab.evaluation.frontier import frontier_rows
+    from gptlab.reporting.frontier import frontier_table, write_frontier_page
+    from gptlab.runs.run_dir import RunDir
+
+    run, console = RunDir.find(results[0]["run"]), Console()
+    rows, page = frontier_rows(run, results), run.path / "frontier.html"
+    console.print(frontier_table(rows))
+    write_frontier_page(page, rows)
+    (run.path / "frontier.json").write_text(json.dumps(rows, indent=2) + "\n")
+    console.print(f"the page is {page}", markup=False, soft_wrap=True)
+    return {"frontier": rows, "page": str(page)}
 
 
 @command(after_sweep=frontier)
@@ -68,44 +80,49 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     """
     import torch
 
-    from gptlab.decoding.generate import Limits
+    from gptlab.decoding.context import Limits
     from gptlab.decoding.inspect import inspect
     from gptlab.decoding.onednn import pack
-    from gptlab.reporting.inspection import explain
+    from gptlab.decoding.texts import with_ids
     from gptlab.runs.run_dir import RunDir
 
     run = RunDir.find(config.run)
-    asked = config.prompts or [config.prompt or next(iter(run.sample_prompts()), "")]
-    require("" not in asked, "prompt", "null", "the run has no sample prompt", 'give one, e.g. prompt="Once upon"')
+    prompts = config.prompts or [config.prompt or next(iter(run.sample_prompts()), "")]
+    require("" not in prompts, "prompt", "null", "the run has no sample prompt", 'give one, e.g. prompt="Once upon"')
     gpt, tokenizer = run.load()
     dtype = torch.bfloat16 if config.precision == "bf16-true" else torch.float32
     gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
     pack(gpt)
     limits = Limits(config.max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab, config.overflow)
-    controls = with_ids(config.controls, tokenizer)
+    processors = with_ids(config.logits_processors, tokenizer)
     if isinstance(config.decoder, TopP) and config.decoder.p < 1 and config.decoder.temperature not in (0, 1):
         print("hint: temperature and top-p both shape the distribution; change one at a time", file=sys.stderr)
     if isinstance(config.decoder, Beam):
-        samples = _search(config, config.decoder, gpt, tokenizer, asked, limits, controls)
+        samples = [
+            found.record() for found in _search(config, config.decoder, gpt, tokenizer, prompts, limits, processors)
+        ]
     else:
-        samples, found = _draw(config, config.decoder, gpt, tokenizer, asked, limits, controls)
+        drawn = _draw(config, config.decoder, gpt, tokenizer, prompts, limits, processors)
+        samples = [found.record() for found in drawn]
         if config.explain:
-            for shown, each in zip(samples, found, strict=True):
-                shown["steps"] = [inspect(step, config.decoder) for step in each.steps]
-            explain(run, tokenizer, config.decoder, samples)
-    return {"run": str(run.path), "decoder": repr(config.decoder), "controls": controls.active, "samples": samples}
+            for record, found in zip(samples, drawn, strict=True):
+                record["steps"] = [inspect(step, config.decoder) for step in found.steps]
+            _explain(run, tokenizer, repr(config.decoder), samples)
+    told = {"run": str(run.path), "decoder": repr(config.decoder), "logits_processors": processors.active}
+    return {**told, "samples": samples}
 
 
-def with_ids(controls: LogitsProcessors, tokenizer: Tokenizer) -> LogitsProcessors:
-    """Replace banned texts by their token ids."""
-    banned = []
-    for given in controls.banned:
-        ids = [given] if isinstance(given, int) else tokenizer.encode(str(given))
-        why = f"is {len(ids)} tokens" if len(ids) != 1 else f"is not one of the {tokenizer.n_vocab} ids"
-        fits = len(ids) == 1 and 0 <= ids[0] < tokenizer.n_vocab
-        require(fits, "controls.banned", given, why, "give ids, or texts that are one token each")
-        banned += ids
-    return LogitsProcessors(**{**vars(controls), "banned": banned})
+def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[dict[str, Any]]) -> None:
+    """Print what each token was chosen from, and write it into RUN/explain.html."""
+    from rich.console import Console
+
+    from gptlab.reporting.inspection import inspection_table, write_inspection_page
+
+    console, page = Console(), run.path / "explain.html"
+    for found in samples:
+        console.print(inspection_table(found, tokenizer.spell))
+    write_inspection_page(page, decoder, samples, tokenizer.spell)
+    console.print(f"the page is {page}", markup=False, soft_wrap=True)
 
 
 def _draw(
@@ -113,20 +130,20 @@ def _draw(
     decoder: Decoder,
     gpt: GPT,
     tokenizer: Tokenizer,
-    asked: Sequence[str],
+    prompts: Sequence[str],
     limits: Limits,
-    controls: LogitsProcessors,
-) -> tuple[list[dict[str, Any]], list[Continuation]]:
-    """Draw `num_samples` texts of each prompt; a single one is shown as it comes."""
+    processors: LogitsProcessors,
+) -> list[Continuation]:
+    """Print `num_samples` texts of each prompt; a single one is shown as it comes."""
     from rich.console import Console
     from rich.text import Text
 
+    from gptlab.decoding.generate import draw_key
     from gptlab.decoding.texts import continue_prompts
 
     console = Console()
-    keys = [(config.seed, p, s) for p in range(len(asked)) for s in range(config.num_samples)]
-    prompts = [asked[p] for _, p, _ in keys]
-    alone = len(keys) == 1
+    asked = [(prompt, sample) for prompt in prompts for sample in range(config.num_samples)]
+    alone = len(asked) == 1
 
     def said(row: int, text: str) -> None:
         if alone:
@@ -134,16 +151,14 @@ def _draw(
 
     if alone:
         console.print(Text(prompts[0], style="bold"), end="", soft_wrap=True)
-    found = continue_prompts(gpt, tokenizer, prompts, keys, decoder, limits, controls, config.stop, said)
+    keys = [draw_key(config.seed, prompt, sample) for prompt, sample in asked]
+    rows = [prompt for prompt, _ in asked]
+    found = continue_prompts(gpt, tokenizer, rows, keys, decoder, limits, processors, config.stop, said)
     if alone:
         console.print()
-    samples = []
-    for prompt, each in zip(prompts, found, strict=True):
-        scored = {"logprob": each.logprob, "logprobs": [step.logprob for step in each.steps]}
-        samples.append({"prompt": prompt, "text": each.text, "ids": each.ids, **scored})
-        if not alone:
-            _show(console, prompt, each.text)
-    return samples, found
+    else:
+        _show(console, found)
+    return found
 
 
 def _search(
@@ -151,31 +166,29 @@ def _search(
     beam: Beam,
     gpt: GPT,
     tokenizer: Tokenizer,
-    asked: Sequence[str],
+    prompts: Sequence[str],
     limits: Limits,
-    controls: LogitsProcessors,
-) -> list[dict[str, Any]]:
-    """Search the `num_samples` best texts that beam search finds for each prompt."""
+    processors: LogitsProcessors,
+) -> list[Continuation]:
+    """Print the `num_samples` best texts that beam search finds for each prompt."""
     from rich.console import Console
 
     from gptlab.decoding.texts import best_continuations
 
-    console, samples = Console(), []
-    if controls.active or config.stop:
-        key = f"controls.{controls.active[0]}" if controls.active else "stop"
+    if processors.active or config.stop:
+        key = f"logits_processors.{processors.active[0]}" if processors.active else "stop"
         raise UserError(key, "given", "beam search searches the model's own distribution", "leave it out")
-    why = f"beam search with {beam.beams} beams finds no more"
-    require(config.num_samples <= beam.beams, "num_samples", config.num_samples, why, "raise decoder.beams")
-    for prompt in asked:
-        for each in best_continuations(gpt, tokenizer, prompt, beam, limits, config.num_samples):
-            scored = {"logprob": each.logprob, "score": each.score}
-            samples.append({"prompt": prompt, "text": each.text, "ids": each.ids, **scored})
-            _show(console, prompt, each.text)
+    samples = []
+    for prompt in prompts:
+        found = best_continuations(gpt, tokenizer, prompt, beam, limits, config.num_samples)
+        _show(Console(), found)
+        samples += found
     return samples
 
 
-def _show(console: Console, prompt: str, text: str) -> None:
+def _show(console: Console, samples: Sequence[Continuation]) -> None:
     from rich.text import Text
 
-    console.print(Text(prompt, style="bold") + Text(text, style="not bold"), soft_wrap=True)
-    console.rule(style="dim")
+    for found in samples:
+        console.print(Text(found.prompt, style="bold") + Text(found.text, style="not bold"), soft_wrap=True)
+        console.rule(style="dim")

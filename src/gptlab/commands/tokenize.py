@@ -1,25 +1,16 @@
 """The verb `tokenize`."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Console
-
-from gptlab.data.progress import sizes, watching
 from gptlab.data.text.sources import Bundled, DataConfig, TokenFiles
 from gptlab.errors import require
 from gptlab.files import new_folder
 from gptlab.registry import command
-from gptlab.tokenizer_options import BPE, OpenAI, TokenizerConfig, gpt2_is_here
-
-if TYPE_CHECKING:
-    from gptlab.data.tokens.prepare import Corpus
-
-COMPARED = 2_000_000  # held-out tokens that are also encoded by GPT-2's tokenizer
+from gptlab.tokenizers.base import TokenizerConfig
+from gptlab.tokenizers.bpe import BPE
 
 
 @dataclass
@@ -46,7 +37,12 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
 
     The shards go to `out`, or to the cache where `train` finds them; their sizes are printed and returned.
     """
+    from rich.console import Console
+
+    from gptlab.data.quality import tokenizer_fit
     from gptlab.data.tokens.prepare import prepare
+    from gptlab.data.tokens.progress import watching
+    from gptlab.reporting.corpus import size_table, tokenizer_lines
 
     console = Console()
     require(not isinstance(config.data, TokenFiles), "data", "tokens", "are tokens already", "give text")
@@ -66,54 +62,11 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
         "data_hash": corpus.manifest["sha256"],
         **corpus.sizes(),
         "shards": sum(len(stream.shards) for stream in corpus.train) + len(corpus.val.shards),
-        "tokenizer": fit(corpus),
+        "tokenizer": tokenizer_fit(corpus),
     }
-    _print(console, result)
-    return result
-
-
-def fit(corpus: Corpus) -> dict[str, Any]:
-    """How well a tokenizer fits its text: bytes per token on held-out text (and GPT-2's), longest and unused tokens."""
-    import numpy as np
-
-    from gptlab.data.quality import id_counts
-
-    tokenizer, val = corpus.tokenizer, corpus.manifest["val"]
-    counts = id_counts(corpus.train, tokenizer.n_vocab)
-    unused = [int(i) for i in np.flatnonzero(counts[:-1] == 0) if i != tokenizer.eot]
-    spelled = {i: tokenizer.decode_bytes([i]) for i in range(tokenizer.n_vocab) if i != tokenizer.eot}
-    longest = sorted(spelled, key=lambda i: (-len(spelled[i]), i))[:10]
-    return {
-        "n_vocab": tokenizer.n_vocab,
-        "bytes_per_token": val["bytes"] / (val["tokens"] - val["documents"]) if val["tokens"] else None,
-        "gpt2_bytes_per_token": _of_gpt2(corpus),
-        "longest": [spelled[i].decode("utf-8", "replace") for i in longest],
-        "unused": len(unused),
-        "unused_examples": [spelled[i].decode("utf-8", "replace") for i in unused[-10:]],
-    }
-
-
-def _of_gpt2(corpus: Corpus) -> float | None:
-    """What GPT-2's tokenizer needs for the same text, if it is at hand."""
-    if not gpt2_is_here():
-        return None
-    ids = corpus.val[0:COMPARED]
-    text = corpus.tokenizer.decode(ids[ids != corpus.tokenizer.eot].tolist())
-    return len(text.encode()) / max(1, len(OpenAI().build([]).encode_array(text)))
-
-
-def _print(console: Console, result: dict[str, Any]) -> None:
-    console.print(sizes(result))
-    found = result["tokenizer"]
-    lines = [f"tokenizer: {found['n_vocab']:,} tokens, {found['unused']:,} of them unused in training"]
-    if found["bytes_per_token"]:
-        others = found["gpt2_bytes_per_token"]
-        compared = f" (GPT-2's: {others:.3f})" if others else " (GPT-2's vocabulary is not here to compare with)"
-        lines.append(f"bytes per token on held-out text: {found['bytes_per_token']:.3f}{compared}")
-    lines.append("longest tokens: " + "  ".join(map(repr, found["longest"])))
-    if found["unused"]:
-        lines.append("unused tokens, e.g.: " + "  ".join(map(repr, found["unused_examples"])))
-    lines.append(
-        f"{result['shards']} shards, sha256 of the text {result['data_hash'][:12]}, in {', '.join(result['folders'])}"
-    )
+    console.print(size_table(result))
+    text, folders = result["data_hash"][:12], ", ".join(result["folders"])
+    where = f"{result['shards']} shards, sha256 of the text {text}, in {folders}"
+    lines = [*tokenizer_lines(result["tokenizer"]), where]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    return result

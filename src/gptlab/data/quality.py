@@ -1,20 +1,23 @@
-"""What can be counted in tokens and text: unused ids, copies, overlap of splits, long documents, hard characters."""
+"""Count what makes tokens and text worse: unused ids, copies, overlap of splits, long documents, hard characters."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from gptlab.data.tokens.prepare import Corpus
 from gptlab.data.tokens.shards import BLOCK, Tokens, TokenStream
-from gptlab.tokenizers import CharTokenizer, Tokenizer
+from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.openai import OpenAI, gpt2_is_here
 
 BITS = 24  # of the first, coarse look for an n-gram
+COMPARED = 2_000_000  # held-out tokens that are also encoded by GPT-2's tokenizer
 
 
 def id_counts(streams: Iterable[TokenStream], n_vocab: int) -> Tokens:
-    """How often each id occurs, (V,); in the last place all that are no ids of this vocabulary, (V + 1,)."""
+    """Count each id of the vocabulary, and in the last place all ids that are not in it, (V + 1,)."""
     counts = np.zeros(n_vocab + 1, np.int64)
     for stream in streams:
         for block in stream.blocks():
@@ -23,7 +26,7 @@ def id_counts(streams: Iterable[TokenStream], n_vocab: int) -> Tokens:
 
 
 def documents(stream: TokenStream, eot: int) -> Iterator[Tokens]:
-    """The ids of each document, without the separator."""
+    """Yield the ids of each document, without the separator."""
     starts = stream.document_starts(eot)
     for start, stop in zip(starts, [*starts[1:], len(stream)], strict=True):
         ids = stream[int(start) : int(stop)]
@@ -33,7 +36,7 @@ def documents(stream: TokenStream, eot: int) -> Iterator[Tokens]:
 
 
 def copies(streams: Iterable[TokenStream], eot: int) -> tuple[int, int]:
-    """(documents that are equal to an earlier one, their tokens); takes 16 bytes of memory a document."""
+    """Count the documents that are equal to an earlier one, and their tokens; takes 16 bytes of memory a document."""
     hashes, sizes = [], []
     for stream in streams:
         for ids in documents(stream, eot):
@@ -46,7 +49,7 @@ def copies(streams: Iterable[TokenStream], eot: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many of the distinct n-grams of held-out tokens, and of the held-out documents, are found in training."""
+    """Count the distinct n-grams of held-out tokens, and the held-out documents, and those found in training."""
 
     n: int
     ngrams: int
@@ -56,7 +59,7 @@ class Overlap:
 
 
 def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) -> Overlap:
-    """n-grams do not go across documents; takes some 20 bytes of memory per held-out token."""
+    """Look for the n-grams of held-out documents in training; takes some 20 bytes of memory per held-out token."""
     per_document = [_ngrams(ids, eot, n) for ids in documents(val, eot)]
     known = np.unique(np.concatenate([*per_document, np.empty(0, np.uint64)]))
     coarse = np.zeros(1 << BITS, bool)
@@ -74,7 +77,7 @@ def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) ->
 
 
 def _ngrams(ids: Tokens, eot: int, n: int) -> Tokens:
-    """A hash of each n ids in a row that have no separator among them, (N,) uint64."""
+    """Return a hash of each n ids in a row that have no separator among them, (N,) uint64."""
     count = len(ids) - n + 1
     if count <= 0:
         return np.empty(0, np.uint64)
@@ -90,7 +93,7 @@ def _ngrams(ids: Tokens, eot: int, n: int) -> Tokens:
 
 
 def longest(streams: Iterable[TokenStream], tokenizer: Tokenizer, how_many: int) -> list[dict[str, Any]]:
-    """The longest documents: their tokens and how they begin."""
+    """Return the longest documents: their tokens and how they begin."""
     found: list[tuple[int, str]] = []
     for stream in streams:
         starts = stream.document_starts(tokenizer.eot)
@@ -105,7 +108,7 @@ def longest(streams: Iterable[TokenStream], tokenizer: Tokenizer, how_many: int)
 
 @dataclass(frozen=True)
 class HardCharacters:
-    """Characters that are not one token each: how many different ones, their share of the text, the most frequent."""
+    """Count characters that are not one token each: different ones, their share of the text, the most frequent."""
 
     different: int
     share: float
@@ -113,6 +116,7 @@ class HardCharacters:
 
 
 def hard_characters(texts: Iterable[str], tokenizer: Tokenizer, how_many: int) -> HardCharacters:
+    """Find the characters that are not one token each, with the `how_many` most frequent."""
     counts = np.zeros(0x110000, np.int64)
     for text in texts:
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -121,8 +125,57 @@ def hard_characters(texts: Iterable[str], tokenizer: Tokenizer, how_many: int) -
     hard = []
     for point in np.flatnonzero(counts):
         ids = tokenizer.encode(chr(point))
-        if len(ids) != 1 or (isinstance(tokenizer, CharTokenizer) and ids[0] == tokenizer.unknown):
+        if len(ids) != 1 or ids[0] == tokenizer.unknown:
             hard.append((int(counts[point]), int(point), len(ids)))
     hard.sort(key=lambda item: (-item[0], item[1]))
     worst = [{"character": chr(point), "times": times, "tokens": n} for times, point, n in hard[:how_many]]
     return HardCharacters(len(hard), sum(times for times, _, _ in hard) / max(1, int(counts.sum())), worst)
+
+
+def audit_figures(corpus: Corpus, pieces: Iterable[str], ngram: int) -> dict[str, Any]:
+    """Return sizes, copies, overlap of the splits, the longest documents, ids and hard characters of a corpus.
+
+    `pieces` are all of its text; n-grams of `ngram` tokens count as overlap.
+    """
+    tokenizer, eot, streams = corpus.tokenizer, corpus.tokenizer.eot, [*corpus.train, corpus.val]
+    counts = id_counts(streams, tokenizer.n_vocab)
+    repeated, repeated_tokens = copies(streams, eot)
+    return {
+        "data_hash": corpus.manifest["sha256"],
+        **corpus.sizes(),
+        "duplicates": {"documents": repeated, "tokens": repeated_tokens},
+        "overlap": asdict(overlap(corpus.train, corpus.val, eot, ngram)),
+        "longest": longest(streams, tokenizer, 5),
+        "ids": {
+            "n_vocab": tokenizer.n_vocab,
+            "used": int(np.count_nonzero(counts[:-1])),
+            "out_of_range": int(counts[-1]),
+        },
+        "hard_characters": asdict(hard_characters(pieces, tokenizer, 10)),
+    }
+
+
+def tokenizer_fit(corpus: Corpus) -> dict[str, Any]:
+    """Return how well a tokenizer fits: bytes per token on held-out text (and GPT-2's), longest and unused tokens."""
+    tokenizer, val = corpus.tokenizer, corpus.manifest["val"]
+    counts = id_counts(corpus.train, tokenizer.n_vocab)
+    unused = [int(i) for i in np.flatnonzero(counts[:-1] == 0) if i != tokenizer.eot]
+    spelled = {i: tokenizer.decode_bytes([i]) for i in range(tokenizer.n_vocab) if i != tokenizer.eot}
+    longest_first = sorted(spelled, key=lambda i: (-len(spelled[i]), i))
+    return {
+        "n_vocab": tokenizer.n_vocab,
+        "bytes_per_token": val["bytes"] / (val["tokens"] - val["documents"]) if val["tokens"] else None,
+        "gpt2_bytes_per_token": _gpt2_bytes_per_token(corpus),
+        "longest": [spelled[i].decode("utf-8", "replace") for i in longest_first[:10]],
+        "unused": len(unused),
+        "unused_examples": [spelled[i].decode("utf-8", "replace") for i in unused[-10:]],
+    }
+
+
+def _gpt2_bytes_per_token(corpus: Corpus) -> float | None:
+    """Return the bytes that a token of GPT-2's spells in the same text; None where its vocabulary is not here."""
+    if not gpt2_is_here():
+        return None
+    ids = corpus.val[0:COMPARED]
+    text = corpus.tokenizer.decode(ids[ids != corpus.tokenizer.eot].tolist())
+    return len(text.encode()) / max(1, len(OpenAI().build([]).encode_array(text)))

@@ -1,7 +1,7 @@
 """Decoders: logits (B, V) in, the exact distribution of the next token (B, V) out (Jurafsky & Martin sec. 10.2).
 
 Ties go to the smaller token id, and temperature 0 is greedy, everywhere. Logits of -inf are tokens that cannot come.
-Only methods of tensors are used: who reads a config with a decoder in it does not wait for torch.
+Only methods of tensors are used, so that reading a config with a decoder in it does not import torch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ FIRST = 1024  # tokens among which a nucleus is looked for first
 
 
 class Decoder(Protocol):
+    """Logits (B, V) to the probabilities (B, V) of the next token."""
+
     def __call__(self, logits: Tensor) -> Tensor: ...
 
 
@@ -151,15 +153,16 @@ class Beam:
 
 
 def check(logits: Tensor) -> None:
-    """Refuse logits that are no distribution."""
+    """Refuse logits that are no distribution: NaN, +inf, or all of a row -inf."""
     finite = bool(logits.amax(-1).isfinite().all())  # NaN comes through
     require(finite, "logits", "NaN, inf or all -inf", "are no distribution", "the range is [-inf, inf), one above -inf")
 
 
 def _keep_first(probs: Tensor, logits: Tensor, last: Tensor, size: Tensor | int) -> Tensor:
-    """The renormalized `size` (B, 1) most probable tokens, ties by id; `last` (B, 1) is the smallest logit among them.
+    """Keep the `size` (B, 1) most probable tokens, ties by id, and renormalize.
 
-    Only the tokens that tie with the last one have to be told apart, so nothing is sorted.
+    `last` (B, 1) is the smallest logit among them. Only the tokens that tie with the last one have to be told apart,
+    so nothing is sorted.
     """
     above, tied = logits > last, logits == last
     first = tied.cumsum(-1) <= size - above.sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a decoder had to choose from, token by token."""
+"""Record the alternatives that a decoder had at each token."""
 
 from typing import Any
 
@@ -10,10 +10,13 @@ from gptlab.decoding.generate import Step
 
 
 def inspect(step: Step, decoder: Decoder, how_many: int = 8) -> dict[str, Any]:
-    """A step as plain numbers: the chosen token and the most probable ones, each with its probability under the model
-    (raw), after controls and temperature (tempered), and as drawn from (final)."""
+    """Return a step as plain numbers: the chosen token and the most probable ones.
+
+    Each has its probability under the model (raw), after logits processors and temperature (tempered), and in the
+    distribution that was drawn from (final).
+    """
     raw = step.logits.softmax(-1)
-    tempered = Sample(getattr(decoder, "temperature", 1.0))(step.changed[None])[0]
+    tempered = Sample(getattr(decoder, "temperature", 1.0))(step.processed[None])[0]
     top = raw.argsort(descending=True, stable=True)[:how_many].tolist()
     shown = top if step.token in top else [*top, step.token]
     return {
@@ -30,12 +33,12 @@ def inspect(step: Step, decoder: Decoder, how_many: int = 8) -> dict[str, Any]:
 
 
 def rank(probs: Tensor, token: int) -> int:
-    """1 for the most probable of (V,); ties go by id."""
+    """Return the rank of a token in probs (V,), 1 for the most probable one; ties go by id."""
     ids = torch.arange(len(probs), device=probs.device)
     ahead = (probs > probs[token]) | ((probs == probs[token]) & (ids < token))
     return int(ahead.sum()) + 1
 
 
 def entropy(probs: Tensor) -> float:
-    """Of a distribution (V,), in nats."""
+    """Return the entropy of a distribution (V,), in nats."""
     return torch.special.entr(probs.double()).sum().item()

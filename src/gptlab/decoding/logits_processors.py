@@ -1,4 +1,4 @@
-"""What is done to the logits before a decoder sees them, because of what was written already: one ordered chain."""
+"""Change the logits before a decoder sees them, because of what was written already: one ordered chain."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ STEPS = ("repetition", "presence", "frequency", "banned", "no_repeat_ngram")
 class LogitsProcessors:
     """Penalties and bans; each does nothing by default."""
 
-    order: list[str] = field(default_factory=lambda: list(STEPS))  # who comes first
+    order: list[str] = field(default_factory=lambda: list(STEPS))  # the first one comes first
     repetition: float = 1.0  # divides positive logits of tokens seen in prompt or text, multiplies negative ones
-    presence: float = 0.0  # is taken from the logit of each token of the text
-    frequency: float = 0.0  # is taken from it for each time it occurs in the text
+    presence: float = 0.0  # subtracted from the logit of each token of the text
+    frequency: float = 0.0  # subtracted once for each time it occurs in the text
     banned: list[Any] = field(default_factory=list)  # tokens that never come: ids, or texts of one token
     no_repeat_ngram: int = 0  # no n tokens in a row occur twice, in prompt and text; 0: off
 
@@ -35,12 +35,12 @@ class LogitsProcessors:
 
     @property
     def active(self) -> list[str]:
-        """The steps that do something, in their order."""
+        """Return the steps that do something, in their order."""
         off = {"repetition": 1.0, "presence": 0.0, "frequency": 0.0, "banned": [], "no_repeat_ngram": 0}
         return [step for step in self.order if getattr(self, step) != off[step]]
 
     def __call__(self, logits: Tensor, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> Tensor:
-        """Logits (B, V) after the chain; row i follows prompts[i] and texts[i], what was generated so far."""
+        """Return the logits (B, V) after the chain; row i follows prompts[i] and texts[i], generated so far."""
         if not self.active:
             return logits
         logits = logits.clone()
@@ -50,7 +50,7 @@ class LogitsProcessors:
         return logits
 
     def _repetition(self, row: Tensor, prompt: list[int], text: list[int]) -> None:
-        """Keskar et al. 2019, sec. 4.1."""
+        """Divide positive logits of seen tokens and multiply negative ones (Keskar et al. 2019, sec. 4.1)."""
         seen = _ids({*prompt, *text}, row)
         row[seen] = (row[seen] / self.repetition).where(row[seen] > 0, row[seen] * self.repetition)
 
@@ -73,7 +73,7 @@ class LogitsProcessors:
 
 
 def _ids(ids: Collection[int], row: Tensor) -> Tensor:
-    """(N,), where the row is."""
-    import torch  # not above: reading a config does not wait for it
+    """Return ids (N,) on the device of the row."""
+    import torch  # not above: reading a config does not import it
 
     return torch.tensor(list(ids), dtype=torch.int64, device=row.device)

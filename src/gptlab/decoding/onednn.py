@@ -1,4 +1,4 @@
-"""Weights laid out for reading: on a CPU, a matrix times one or a few vectors is as fast as memory, no faster.
+"""Lay out weights for fast reading: on a CPU, a matrix times one or a few vectors is limited by memory.
 
 PyTorch's linear layer reads fp32 weights with one thread and bf16 weights row by row; oneDNN reads weights that it may
 lay out itself about twice as fast (benchmarks/decode.py). Inductor calls the same operators for frozen models.

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
+from gptlab.decoding.beam import beam_search
+from gptlab.decoding.context import Limits, Model
 from gptlab.decoding.decoders import Beam, Decoder
-from gptlab.decoding.generate import Limits, Model, Step, beam_search, generate
+from gptlab.decoding.generate import Key, Step, generate
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.decoding.streaming import TextStream
+from gptlab.errors import require
 
 
 class Codec(Protocol):
-    """The two directions of a tokenizer."""
+    """A tokenizer, as far as decoding needs one."""
+
+    n_vocab: int
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -23,25 +28,31 @@ class Codec(Protocol):
 class Continuation:
     """The text that follows a prompt, its ids, and its log-probability under the model, in nats."""
 
+    prompt: str
     text: str
     ids: list[int]
     logprob: float
     score: float | None = None  # of beam search
     steps: list[Step] = field(default_factory=list)  # one for each id; none of beam search
 
+    def record(self) -> dict[str, Any]:
+        """Return it as plain values, with the log-probability of each token, or the score of the search."""
+        scored = {"logprobs": [step.logprob for step in self.steps]} if self.score is None else {"score": self.score}
+        return {"prompt": self.prompt, "text": self.text, "ids": self.ids, "logprob": self.logprob, **scored}
+
 
 def continue_prompts(
     gpt: Model,
     tokenizer: Codec,
     prompts: Sequence[str],
-    keys: Sequence[tuple[int, ...]],
+    keys: Sequence[Key],
     decoder: Decoder,
     limits: Limits,
-    controls: LogitsProcessors | None = None,
+    processors: LogitsProcessors | None = None,
     stop: Sequence[str] = (),
     said: Callable[[int, str], None] = lambda row, text: None,
 ) -> list[Continuation]:
-    """Draw one text for each prompt, in one batch; each row's draws depend on its key alone.
+    """Draw one text for each prompt, in one batch; each row's draws depend on its key alone (see `draw_key`).
 
     A text ends before the first of the `stop` strings. `said(row, text)` gets every piece of a text as soon as it is
     sure.
@@ -49,14 +60,14 @@ def continue_prompts(
     streams = [TextStream(tokenizer.decode, stop) for _ in prompts]
     steps: list[list[Step]] = [[] for _ in prompts]
     ids = [tokenizer.encode(prompt) for prompt in prompts]
-    for step in generate(gpt, ids, decoder, limits, keys, controls, lambda row, token: streams[row].stopped):
+    for step in generate(gpt, ids, decoder, limits, keys, processors, lambda row, token: streams[row].stopped):
         steps[step.row].append(step)
         said(step.row, streams[step.row].add(step.token))
     for row, stream in enumerate(streams):
         said(row, stream.end())
     return [
-        Continuation(stream.text, stream.ids, sum(step.logprob for step in row), steps=row)
-        for stream, row in zip(streams, steps, strict=True)
+        Continuation(prompt, stream.text, stream.ids, sum(step.logprob for step in row), steps=row)
+        for prompt, stream, row in zip(prompts, streams, steps, strict=True)
     ]
 
 
@@ -64,5 +75,19 @@ def best_continuations(
     gpt: Model, tokenizer: Codec, prompt: str, decoder: Beam, limits: Limits, number: int
 ) -> list[Continuation]:
     """Search the `number` most probable texts that continue a prompt, best first."""
+    why = f"beam search with {decoder.beams} beams finds no more"
+    require(number <= decoder.beams, "num_samples", number, why, "raise decoder.beams")
     found = beam_search(gpt, tokenizer.encode(prompt), decoder, limits)[:number]
-    return [Continuation(tokenizer.decode(each.ids), each.ids, each.logprob, each.score) for each in found]
+    return [Continuation(prompt, tokenizer.decode(each.ids), each.ids, each.logprob, each.score) for each in found]
+
+
+def with_ids(processors: LogitsProcessors, tokenizer: Codec) -> LogitsProcessors:
+    """Replace banned texts by their token ids; refuses texts that are not one token, and ids that do not exist."""
+    banned = []
+    for given in processors.banned:
+        ids = [given] if isinstance(given, int) else tokenizer.encode(str(given))
+        why = f"is {len(ids)} tokens" if len(ids) != 1 else f"is not one of the {tokenizer.n_vocab} ids"
+        fits = len(ids) == 1 and 0 <= ids[0] < tokenizer.n_vocab
+        require(fits, "logits_processors.banned", given, why, "give ids, or texts that are one token each")
+        banned += ids
+    return replace(processors, banned=banned)

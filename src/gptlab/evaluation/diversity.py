@@ -1,4 +1,4 @@
-"""How good and how varied generated texts are, from their tokens; `texts` are lists of ids."""
+"""Measure how varied generated texts are, and how much they copy, from their tokens; `texts` are lists of ids."""
 
 import math
 from collections import Counter
@@ -8,24 +8,27 @@ Ids = Sequence[int]
 
 
 def ngrams(ids: Ids, n: int) -> list[tuple[int, ...]]:
+    """Return all runs of n ids."""
     return [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
 
 
 def distinct(texts: Sequence[Ids], n: int) -> float:
-    """distinct-n (Li et al. 2016): different n-grams over all n-grams, of all texts together."""
+    """Return distinct-n (Li et al. 2016): different n-grams over all n-grams, of all texts together."""
     every = [gram for ids in texts for gram in ngrams(ids, n)]
     return len(set(every)) / len(every) if every else math.nan
 
 
 def repetition(texts: Sequence[Ids], n: int = 4) -> float:
-    """seq-rep-n (Welleck et al. 2020): the mean share of a text's n-grams that it has had before."""
+    """Return seq-rep-n (Welleck et al. 2020): the mean share of a text's n-grams that it has had before."""
     shares = [1 - len(set(grams)) / len(grams) for ids in texts if (grams := ngrams(ids, n))]
     return sum(shares) / len(shares) if shares else math.nan
 
 
 def bleu(text: Ids, references: Sequence[Ids], most: int = 4) -> float:
-    """BLEU (Papineni et al. 2002) of a text against references; an order without a match counts 1 / (2 x its n-grams),
-    as NIST's smoothing has it (Chen & Cherry 2014, method 3)."""
+    """Return the BLEU (Papineni et al. 2002) of a text against references.
+
+    An order without a match counts 1 / (2 x its n-grams), as NIST's smoothing has it (Chen & Cherry 2014, method 3).
+    """
     if not text or not references:
         return math.nan
     logs, missed = 0.0, 0
@@ -45,7 +48,7 @@ def bleu(text: Ids, references: Sequence[Ids], most: int = 4) -> float:
 
 
 def self_bleu(texts: Sequence[Ids]) -> float:
-    """Self-BLEU (Zhu et al. 2018): the mean BLEU of each text against all others; high means alike."""
+    """Return Self-BLEU (Zhu et al. 2018): the mean BLEU of each text against all others; high means alike."""
     if len(texts) < 2:
         return math.nan
     scores = [bleu(text, [*texts[:i], *texts[i + 1 :]]) for i, text in enumerate(texts) if text]
@@ -53,7 +56,7 @@ def self_bleu(texts: Sequence[Ids]) -> float:
 
 
 def longest_copy(text: Ids, training: bytes) -> int:
-    """The most tokens in a row of a text that stand in the training text too, given as the bytes of uint32 ids."""
+    """Return the most tokens in a row of a text that the training text, given as the bytes of uint32 ids, has too."""
     best = 0
     spelled = b"".join(int(i).to_bytes(4, "little") for i in text)
     start = 0

@@ -1,4 +1,4 @@
-"""What each document of a text costs a model, whatever its tokenizer: documents that several runs hold out, in nats."""
+"""Score the documents that several runs hold out, each by itself and in nats, whatever the tokenizers are."""
 
 import itertools
 import tempfile
@@ -11,22 +11,22 @@ import numpy as np
 
 from gptlab.data.batches.windows import held_out, protocol
 from gptlab.data.tokens.prepare import prepare
-from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for
+from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for, held_out_stream
 from gptlab.errors import UserError, require
 from gptlab.evaluation.perplexity import check_length, token_nats
 from gptlab.runs.run_dir import RunDir
-from gptlab.tokenizer_options import Saved
 from gptlab.tokenizers import Ids, Tokenizer, load_tokenizer
+from gptlab.tokenizers.saved import Saved
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-FEWEST = 20  # documents; of fewer, stretches of text are the units
+FEWEST = 20  # documents; below that, stretches of text are the units
 STRETCHES = 200  # about so many of them
 SHORTEST = 256  # bytes of a stretch
 
 
 @dataclass(frozen=True)
 class Units:
-    """What is drawn again by the bootstrap: documents, or stretches of `stretch` bytes of them. (U,) sizes in bytes."""
+    """The units that the bootstrap draws: documents, or stretches of `stretch` bytes of them; (U,) sizes in bytes."""
 
     sizes: Array
     first: list[int]  # of each document
@@ -34,7 +34,7 @@ class Units:
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> "Units":
-        """Of documents with so many bytes each; the last stretch of a document takes the rest."""
+        """Make the units of documents with these lengths in bytes; the last stretch of a document takes the rest."""
         stretch = None if len(lengths) >= FEWEST else max(SHORTEST, sum(lengths) // STRETCHES)
         sizes: list[int] = []
         first = []
@@ -59,8 +59,11 @@ class Costs:
 
 
 def common_documents(runs: Sequence[RunDir], data: Any) -> tuple[list[bytes], list[list[Ids]], int]:
-    """The documents that all runs hold out, or those of a data option: their bytes; each run's ids of each; how many
-    were left out, because another run does not hold them out or its tokenizer cannot spell them."""
+    """Return the documents that all runs hold out, or those of a data option.
+
+    They are returned as their bytes, each run's ids of each, and the number of those left out because a run does not
+    hold them out or its tokenizer cannot spell them. Raises UserError where there is none.
+    """
     tokenizers = [load_tokenizer(run.path / "tokenizer") for run in runs]
     own = [_own(run, tokenizer, data) for run, tokenizer in zip(runs, tokenizers, strict=True)]
     first = next((documents for documents in own if documents is not None), None)
@@ -86,8 +89,10 @@ def common_documents(runs: Sequence[RunDir], data: Any) -> tuple[list[bytes], li
 
 
 def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, batch_size: int) -> Costs:
-    """Score documents one after another, in windows as `evaluate` has them. A token belongs to the document in which it
-    is predicted, so that the separator behind a document is its end."""
+    """Score documents one after another, in windows as `evaluate` has them.
+
+    A token belongs to the document in which it is predicted, so that the separator behind a document is its end.
+    """
     gpt, tokenizer = run.load()
     by_documents, alone = run.windows()
     T = block_size or gpt.config.block_size
@@ -108,11 +113,11 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
 
 
 def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]] | None:
-    """The documents to score, as this run's tokenizer has them; None if the run has none of its own."""
+    """Return the documents to score, as this run's tokenizer has them; None if the run has none of its own."""
     if data is not None:
         stream = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"]).val
     elif run.has_held_out():
-        stream = run.held_out()[0]
+        stream = held_out_stream(run.path / "held_out")[0]
     else:
         return None
     bounds = [*stream.document_starts(tokenizer.eot).tolist(), len(stream)]
@@ -125,13 +130,13 @@ def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]
 
 
 def _encoded(text: bytes, tokenizer: Tokenizer) -> Ids | None:
-    """None if the tokenizer cannot spell it."""
+    """Return the ids of a text; None if the tokenizer cannot spell it."""
     ids = np.array(tokenizer.encode(text.decode("utf-8", "replace")), np.int64)
     return ids if tokenizer.decode_bytes(ids.tolist()) == text else None
 
 
 def _unit_of_inputs(ids: Sequence[Ids], units: Units, tokenizer: Tokenizer) -> Ids:
-    """The unit that the target of each input of the joined documents belongs to; a target lies where it begins."""
+    """Return the unit of the target of each input of the joined documents; a target lies where it begins."""
     found = []
     for number, (first, each) in enumerate(zip(units.first, ids, strict=True)):
         if units.stretch is None:

@@ -1,4 +1,4 @@
-"""The verb `import`: a Hugging Face directory of GPT-2 or Llama becomes a run directory."""
+"""Turn a Hugging Face directory of GPT-2 or Llama into a run directory."""
 
 import contextlib
 import json
@@ -11,21 +11,25 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gptlab import tokenizers
 from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
-from gptlab.tokenizer_options import OpenAI
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.bpe import from_gpt2_vocab
+from gptlab.tokenizers.hf import JSONTokenizer
+from gptlab.tokenizers.openai import OpenAI
 
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 
 
-def import_(name: str, folder: str) -> dict[str, Any]:
-    """Write `out` whole or not at all; returns its summary."""
-    source, out = find(name), Path(folder)
+def import_directory(name: str, out: Path) -> dict[str, Any]:
+    """Write the model of a directory, or of OWNER/NAME on the hub, into the run directory `out`, whole or not at all.
+
+    Returns the run's summary; raises UserError where the model cannot be expressed here.
+    """
+    source = find(name)
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     hf = _json(source / "config.json")
     try:
@@ -41,13 +45,11 @@ def import_(name: str, folder: str) -> dict[str, Any]:
         "take the tokenizer that belongs to it",
     )
     with new_folder(out) as work:
-        summary = _write(work, source, hf["model_type"], model_config, tokenizer, name)
-    print(f"imported {summary['parameters']:,} parameters into {out}")
-    return {**summary, "run_dir": str(out)}
+        return _write(work, source, hf["model_type"], model_config, tokenizer, name)
 
 
 def find(name: str) -> Path:
-    """A local directory as it is; any other name is a hub repository, downloaded."""
+    """Return a local directory as it is; download any other name as a hub repository."""
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     on_a_hub = "/" in name and not name.startswith((".", "/", "~"))
@@ -62,22 +64,22 @@ def find(name: str) -> Path:
 
 
 def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
-    """GPT-2's through tiktoken, from the directory's own files; any other from its tokenizer.json."""
+    """Read GPT-2's tokenizer from the directory's own files, any other from its tokenizer.json."""
     path = source / "tokenizer.json"
     if hf["model_type"] == "gpt2":
         if (source / "vocab.json").is_file():
-            return tokenizers.from_gpt2_vocab(_json(source / "vocab.json"))
+            return from_gpt2_vocab(_json(source / "vocab.json"))
         if path.is_file() and (model := _json(path)["model"])["type"] == "BPE":
-            return tokenizers.from_gpt2_vocab(model["vocab"])
+            return from_gpt2_vocab(model["vocab"])
         if not path.is_file() and hf["vocab_size"] == 50257:
             return OpenAI().build([])
     require(path.is_file(), "hf", source, "has no tokenizer.json", "give a directory with its tokenizer")
     eos = hf.get("eos_token_id")
-    return tokenizers.JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)
+    return JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:
-    """Our tensors in fp32, each read by itself, so that no second copy of the model is ever in memory."""
+    """Read our tensors in fp32, each by itself, so that no second copy of the model is ever in memory."""
     with torch.device("meta"):
         expected = GPT(config).state_dict()
     where = _where(source)
@@ -106,7 +108,7 @@ def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; a damaged one is a UserError."""
+    """Open a safetensors file; a damaged one is a UserError."""
     try:
         with safe_open(path, "pt") as file:
             yield file
@@ -115,7 +117,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _where(source: Path) -> dict[str, Path]:
-    """Tensor -> the file that holds it."""
+    """Return the file that holds each tensor."""
     index = source / "model.safetensors.index.json"
     if index.is_file():
         where = {name: source / file for name, file in _json(index)["weight_map"].items()}

@@ -1,4 +1,4 @@
-"""Which Hugging Face tensors are which of ours, and which config fields: one table for both ways."""
+"""Translate the names of tensors and config fields between Hugging Face and gptlab: one table for both ways."""
 
 import re
 from typing import Any
@@ -32,7 +32,7 @@ LLAMA = {
 
 
 def theirs(model_type: str, name: str) -> tuple[list[str], bool]:
-    """The tensors that make up our tensor `name`, and whether they are stored transposed (GPT-2's Conv1D)."""
+    """Return the tensors that make up our tensor `name`, and whether they are stored transposed (GPT-2's Conv1D)."""
     if name == "lm_head.weight":
         return ["lm_head.weight"], False
     match = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+)\.(weight|bias)", name)
@@ -45,7 +45,7 @@ def theirs(model_type: str, name: str) -> tuple[list[str], bool]:
 
 
 def config_from(hf: dict[str, Any]) -> GPTConfig:
-    """Our config of a Hugging Face config.json; what we cannot express is a UserError."""
+    """Return our config of a Hugging Face config.json; what cannot be expressed is a UserError."""
     kind = hf.get("model_type")
     if kind == "gpt2":
         _expect(hf, "activation_function", "gelu_new", ("gelu_new", "gelu_pytorch_tanh"))
@@ -98,7 +98,7 @@ def config_from(hf: dict[str, Any]) -> GPTConfig:
 
 
 def config_to(config: GPTConfig) -> dict[str, Any]:
-    """The config.json of a model that Hugging Face's GPT-2 or Llama can express; otherwise a UserError says why not."""
+    """Return the config.json of a GPT-2 or Llama that is this model; where there is none, a UserError says why."""
     kind = "gpt2" if config.positions == "learned" else "llama"
     gpt2 = kind == "gpt2"
     needed = {

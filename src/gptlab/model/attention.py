@@ -10,7 +10,7 @@ from gptlab.model.positions import Rotation, rotate
 
 
 class CausalSelfAttention(nn.Module):
-    """Every position attends to itself and to what came before it, (B, T, C) -> (B, T, C).
+    """Let every position attend to itself and to those before it, (B, T, C) -> (B, T, C).
 
     `n_head` queries share `n_kv_head` keys and values. `qk_norm` normalizes queries and keys before they are rotated.
     """
@@ -74,10 +74,11 @@ class KVCache:
 
     @property
     def batch(self) -> int:
+        """The number of rows."""
         return self.keys[0].shape[0]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (B, H, T, D) of a layer; returns all of its keys and values so far."""
+        """Add keys and values (B, H, T, D) of a layer; return all of its keys and values so far."""
         end = self.length + k.shape[2]
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, self.length : end] = k
@@ -85,12 +86,12 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def positions(self, T: int) -> Tensor:
-        """Where the next T tokens stand, (T,), or (B, T) where rows begin at different columns."""
+        """Return the positions of the next T tokens, (T,), or (B, T) where rows begin at different columns."""
         columns = torch.arange(self.length, self.length + T, device=self.keys[0].device)
         return columns if self.padding is None else (columns - self.padding[:, None]).clamp(min=0)
 
     def mask(self, T: int) -> Tensor | None:
-        """What is added to the scores of the next T tokens, (B or 1, 1, T, S); None: plain causal attention will do."""
+        """Return what is added to the scores of the next T tokens, (B or 1, 1, T, S); None: plain causal."""
         if self.padding is None and (T == 1 or self.length == 0):
             return None
         device, end = self.keys[0].device, self.length + T
@@ -102,7 +103,7 @@ class KVCache:
         return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf).unsqueeze(1)
 
     def select(self, rows: Tensor) -> None:
-        """Let row i go on from what was row `rows[i]`; there may be fewer rows then, or more."""
+        """Let row i continue what was row `rows[i]`; there may be fewer rows then, or more."""
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
         if self.padding is not None:
@@ -110,7 +111,7 @@ class KVCache:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """Causal attention of q (B, H, T, D) over k, v (B, H or fewer, S, D); T is S, or 1 for the last of S.
+    """Compute causal attention of q (B, H, T, D) over k, v (B, H or fewer, S, D); T is S, or 1 for the last of S.
 
     A `bias` on the scores, (H, T, S) or (B, 1 or H, T, S), brings its own mask.
     """
@@ -125,7 +126,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float)
 
 
 def _products_are_faster(q: Tensor) -> bool:
-    """Where the fused kernel loses by benchmarks/attention.py: in bf16 on a CPU, up to 256 tokens."""
+    """Tell where the fused kernel is slower (benchmarks/attention.py): in bf16 on a CPU, up to 256 tokens."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= 256
 
 

@@ -1,4 +1,4 @@
-"""The settings of a GPT, which say nothing to torch yet: reading a config does not wait for it."""
+"""The settings of a GPT, without torch, so that reading a config does not import it."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's way to a longer context: slow rotations are slowed down by `factor`, fast ones are kept.
+    """Llama 3.1's scaling to a longer context: slow rotations are slowed down by `factor`, fast ones are kept.
 
     `low_freq` and `high_freq` count turns within `original` positions; between the two the change is gradual.
     """
@@ -65,7 +65,7 @@ class GPTConfig:
         heads = [h for h in range(1, min(self.n_embd, 64) + 1) if self.n_embd % h == 0]
         why, todo = f"does not divide n_embd={self.n_embd}", f"choose one of {', '.join(map(str, heads))}"
         require(self.n_embd % self.n_head == 0, "n_head", self.n_head, why, todo)
-        groups = [h for h in range(1, self.n_head + 1) if self.n_head % h == 0]
+        groups = [h for h in range(1, min(self.n_head, 64) + 1) if self.n_head % h == 0]
         why, todo = f"does not divide n_head={self.n_head}", f"choose one of {', '.join(map(str, groups))}"
         require(self.n_head % self.kv_heads == 0, "n_kv_head", self.n_kv_head, why, todo)
         odd = self.positions == "rope" and self.head_dim % 2
@@ -80,14 +80,17 @@ class GPTConfig:
 
     @property
     def kv_heads(self) -> int:
+        """The number of key-value heads."""
         return self.n_head if self.n_kv_head is None else self.n_kv_head
 
     @property
     def head_dim(self) -> int:
+        """The width of a head."""
         return self.n_embd // self.n_head
 
     @property
     def rope_scaling(self) -> RopeScaling | None:
+        """The scaling of rotary positions; None where there is none."""
         if self.rope_factor == 1:
             return None
         return RopeScaling(self.rope_factor, self.rope_low_freq, self.rope_high_freq, self.rope_original)

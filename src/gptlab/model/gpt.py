@@ -17,6 +17,8 @@ from gptlab.model.positions import Rotation, alibi_bias, first_of, rotation, wit
 
 
 class Block(nn.Module):
+    """One layer: attention and feed-forward, each added to what it reads, (B, T, C) -> (B, T, C)."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         c = config
@@ -37,7 +39,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Token ids (B, T) in, next-token logits (B, T, V) out; T <= block_size where positions are learned.
 
-    With `recompute` the backward pass computes each block anew instead of keeping what is in it (activation
+    With `recompute` the backward pass computes each block again instead of keeping what is in it (activation
     checkpointing: Chen et al. 2016).
     """
 
@@ -64,7 +66,7 @@ class GPT(nn.Module):
             self.lm_head.weight = self.wte.weight
 
     def _init(self, layer: nn.Module) -> None:
-        """Normal, sd 0.02; where a layer adds to the residual stream, over sqrt(2 n_layer) or zero."""
+        """Draw weights from a normal, sd 0.02, over sqrt(2 n_layer) (or zero) where a layer adds to the residual stream."""
         if isinstance(layer, nn.Linear | nn.Embedding):
             nn.init.normal_(layer.weight, std=0.02)
         if isinstance(layer, nn.Linear) and layer.bias is not None:
@@ -77,8 +79,9 @@ class GPT(nn.Module):
         return self.logits(self.hidden(idx, documents, cache))
 
     def hidden(self, idx: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """What the head reads, (B, T, C). `documents` (B, T) numbers the documents of each row: no position then
-        attends to another one's.
+        """Return what the head reads, (B, T, C).
+
+        `documents` (B, T) numbers the documents of each row: no position then attends to another document.
 
         With a `cache`, `idx` are the tokens that follow what it holds; it then holds them too.
         """
@@ -110,20 +113,20 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., C) -> (..., V)."""
+        """Return the logits (..., V) of hidden states (..., C)."""
         logits: Tensor = self.lm_head(hidden)
         if cap := self.config.logit_softcap:
             logits = cap * torch.tanh(logits / cap)
         return logits
 
     def new_cache(self, batch: int, size: int, padding: Tensor | None = None) -> KVCache:
-        """Room for `size` tokens of each row."""
+        """Return an empty cache with room for `size` tokens of each row."""
         config = self.config
         return KVCache(config.n_layer, config.kv_heads, config.head_dim, batch, size, self.wte.weight, padding)
 
 
 def recomputed(module: nn.Module, *inputs: Any) -> Any:
-    """`module(*inputs)` which the backward pass computes again, by the weights of now should they be swapped."""
+    """Compute `module(*inputs)`, again in the backward pass, with the weights of now where they are swapped."""
     swapped: dict[str, Any] = {name: p for name, p in module.named_parameters() if not p.is_leaf}
     if swapped:
         return checkpoint(lambda *ins: functional_call(module, swapped, ins), *inputs, use_reentrant=False)
@@ -131,10 +134,10 @@ def recomputed(module: nn.Module, *inputs: Any) -> Any:
 
 
 def read_by_document(gpt: Callable[..., Tensor], x: Tensor, separator: int | None) -> Tensor:
-    """Logits (B, T, V) of ids x (B, T), each document by itself; with no `separator`, all of a row as one text."""
+    """Return logits (B, T, V) of ids x (B, T), each document by itself; without a `separator` a row is one text."""
     return gpt(x) if separator is None else gpt(x, (x == separator).cumsum(1))
 
 
 def num_params(gpt: nn.Module) -> int:
-    """Trainable numbers; tied ones count once."""
+    """Count the trainable numbers; tied ones count once."""
     return sum(p.numel() for p in gpt.parameters() if p.requires_grad)

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 def norm(kind: str, width: int, eps: float, bias: bool) -> nn.Module:
-    """`layer` (Ba et al. 2016) or `rms` (Zhang & Sennrich 2019), which has no bias."""
+    """Return a norm: `layer` (Ba et al. 2016) or `rms` (Zhang & Sennrich 2019), which has no bias."""
     return nn.LayerNorm(width, eps=eps, bias=bias) if kind == "layer" else nn.RMSNorm(width, eps=eps)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU approximated by a tanh (Hendrycks & Gimpel 2016), elementwise.
+    """Apply GELU approximated by a tanh (Hendrycks & Gimpel 2016), elementwise.
 
     (1 + tanh z) / 2 is sigmoid(2z): compiled for a CPU that takes 40% of the time of a tanh; uncompiled, PyTorch's one
     kernel is faster.

@@ -1,4 +1,4 @@
-"""How a Transformer knows where a token stands: rotary and linear-bias positions (learned ones are an embedding)."""
+"""Tell a Transformer the positions of tokens: rotary and linear-bias ones (learned ones are an embedding)."""
 
 import math
 
@@ -11,7 +11,10 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D/2) or (B, 1, T, D/2
 
 
 def rotation(at: Tensor, head_dim: int, base: float, scaling: RopeScaling | None) -> Rotation:
-    """The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15); `at` is (T,) or (B, T)."""
+    """Return the rotations of positions `at`, (T,) or (B, T).
+
+    The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15).
+    """
     frequency = base ** (-torch.arange(0, head_dim, 2, device=at.device, dtype=torch.float32) / head_dim)
     if scaling is not None:
         turns = scaling.original * frequency / (2 * math.pi)
@@ -31,7 +34,10 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 
 
 def alibi_slopes(n_head: int) -> list[float]:
-    """A geometric sequence from 2^(-8/H); for other H the powers of two below it and every second one above."""
+    """Return a geometric sequence from 2^(-8/H).
+
+    Where H is no power of two it is that of the power below it, and every second one of the power above.
+    """
     below = 2 ** math.floor(math.log2(n_head))
     slopes = [2 ** (-8 * (i + 1) / below) for i in range(below)]
     between = [2 ** (-4 * (i + 1) / below) for i in range(0, 2 * below, 2)]
@@ -39,7 +45,7 @@ def alibi_slopes(n_head: int) -> list[float]:
 
 
 def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
-    """What each head adds to its scores, (H, T, S): -slope x distance, -inf ahead (Press et al. 2022).
+    """Return what each head adds to its scores, (H, T, S): -slope x distance, -inf ahead (Press et al. 2022).
 
     `queries` (T,) and `keys` (S,) say where they stand.
     """
@@ -49,7 +55,7 @@ def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def within(documents: Tensor) -> Tensor:
-    """What is added to scores so that only what came before in the same document counts, (B, 1, T, T)."""
+    """Return what is added to scores so that only earlier positions of the same document count, (B, 1, T, T)."""
     T = documents.shape[1]
     behind = torch.ones(T, T, dtype=torch.bool, device=documents.device).tril()
     seen = behind & (documents[:, :, None] == documents[:, None, :])
@@ -57,5 +63,5 @@ def within(documents: Tensor) -> Tensor:
 
 
 def first_of(documents: Tensor) -> Tensor:
-    """Where the document of each position begins, (B, T), with its documents numbered in their order."""
+    """Return where the document of each position begins, (B, T); documents are numbered in their order."""
     return torch.searchsorted(documents, documents)

@@ -1,42 +1,44 @@
-"""metrics.csv as curves over steps, tokens, FLOPs and training time."""
+"""Read metrics.csv as curves over steps, tokens, FLOPs and training time."""
 
+import contextlib
 import csv
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from gptlab.errors import UserError
-from gptlab.model.config import GPTConfig
-from gptlab.planning.flops import flops_per_token
-from gptlab.runs.reader import Run
+from gptlab.planning.flops import flops_of_settings
+from gptlab.runs.reader import RunRecord
 
 Points = list[tuple[int, float]]  # (step, value), by step
+FARTHEST = 10**15  # a step beyond is none
 AXES = {"steps": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
 
 
 @dataclass
 class Curves:
-    """What a run has logged, and what a step was in other units."""
+    """The metrics that a run has logged, and the size of a step in other units."""
 
     metrics: dict[str, Points]
     tokens_per_step: int
     flops_per_token: float | None
 
     def last(self, metric: str) -> float | None:
-        """None if there is none."""
+        """Return the last value of a metric; None if there is none."""
         points = self.metrics.get(metric)
         return points[-1][1] if points else None
 
     @property
     def steps(self) -> int:
-        """How far the log goes."""
+        """The last step of the log."""
         return max((points[-1][0] for points in self.metrics.values() if points), default=0)
 
     def seconds_at(self, steps: list[int]) -> list[float]:
-        """Training time until each step: the tokens between two logs over `train/tokens_per_second`; linear between
-        logs, and at the last known speed after them. NaN if no speed was logged."""
+        """Return the training time until each step: the tokens between two logs over `train/tokens_per_second`.
+
+        It is linear between logs, and goes on at the last known speed after them; NaN if no speed was logged.
+        """
         logged = [(step, speed) for step, speed in self.metrics.get("train/tokens_per_second", []) if speed > 0]
         if not logged or not self.tokens_per_step:
             return [math.nan] * len(steps)
@@ -50,7 +52,7 @@ class Curves:
         return [float(seconds) for seconds in np.interp(steps, at, time)]
 
     def over(self, axis: str, metric: str) -> tuple[list[float], list[float]]:
-        """The curve of a metric: where on an axis of AXES, and the finite values there."""
+        """Return the curve of a metric: places on an axis of AXES, and the finite values there."""
         points = [(step, value) for step, value in self.metrics.get(metric, []) if math.isfinite(value)]
         steps = [step for step, _ in points]
         if axis == "seconds":
@@ -63,15 +65,16 @@ class Curves:
         return [x for x, _ in known], [value for _, value in known]
 
 
-def read_curves(run: Run) -> Curves:
-    """What there is of a run's metrics.csv; a line that is only half written is left out."""
+def read_curves(run: RunRecord) -> Curves:
+    """Read what there is of a run's metrics.csv; a line that is only half written is left out."""
     found: dict[str, dict[int, float]] = {}
-    path = run.path / "metrics.csv"
-    for row in _rows(path) if path.is_file() else []:
+    for row in _rows(run.text("metrics.csv")):
         try:
             step = int(row["step"])
             values = {key: float(value) for key, value in row.items() if key and value and key != "step"}
         except (KeyError, TypeError, ValueError):
+            continue
+        if not 0 <= step < FARTHEST:
             continue
         for key, value in values.items():
             found.setdefault(key, {})[step] = value  # the last word counts
@@ -79,18 +82,14 @@ def read_curves(run: Run) -> Curves:
     return Curves(metrics, run.tokens_per_step, _flops_per_token(run))
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        text = file.read().replace("\0", "")
-    whole, _, _ = text.rpartition("\n")  # what is behind the last line's end is being written
-    return list(csv.DictReader(whole.splitlines()))
+def _rows(text: str) -> Iterator[dict[str, str]]:
+    whole, _, _ = text.replace("\0", "").rpartition("\n")  # what is behind the last line's end is being written
+    with contextlib.suppress(csv.Error):  # of a cell that never ends
+        yield from csv.DictReader(whole.splitlines())
 
 
-def _flops_per_token(run: Run) -> float | None:
+def _flops_per_token(run: RunRecord) -> float | None:
     tokens, flops = run.figure("tokens"), run.figure("flops")
     if tokens and flops:
         return flops / tokens
-    try:
-        return float(flops_per_token(GPTConfig(**run.config["model"])))
-    except (KeyError, TypeError, UserError):  # half a config, or one of another version
-        return None
+    return flops_of_settings(run.config.get("model"))

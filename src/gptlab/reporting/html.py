@@ -1,4 +1,4 @@
-"""Self-contained web pages: tokens coloured by their surprise, with what else was likely under the pointer."""
+"""Pieces of self-contained web pages: tokens coloured by their surprise, tables, and the page around them."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -37,7 +37,7 @@ class Coloured:
 
 
 def colour(surprise: float | None) -> str:
-    """White at 0 nats, deep orange from 10 nats on."""
+    """Return the colour of a surprise: white at 0 nats, deep orange from 10 nats on."""
     if surprise is None:
         return "#e8eef7"
     depth = min(max(surprise, 0.0), 10.0) / 10
@@ -45,6 +45,7 @@ def colour(surprise: float | None) -> str:
 
 
 def coloured_text(tokens: Iterable[Coloured]) -> str:
+    """Return tokens as a text in which each has its colour, and its lines under the pointer."""
     spans = []
     for token in tokens:
         title = "" if token.surprise is None else f"{token.surprise:.2f} nats"
@@ -56,12 +57,13 @@ def coloured_text(tokens: Iterable[Coloured]) -> str:
 
 
 def scale() -> str:
+    """Return the legend of the colours."""
     steps = "".join(f'<span style="background:{colour(n)}">{n}</span>' for n in (0, 2, 4, 6, 8, 10))
     return f'<p class="scale">surprise in nats: {steps} and more</p>'
 
 
 def table(heads: Sequence[str], rows: Iterable[tuple[bool, Sequence[object]]]) -> str:
-    """A table whose first column is text; rows that are True stand out."""
+    """Return a table whose first column is text; rows that are True stand out."""
     first, *others = heads
     head = f'<th class="l">{html.escape(first)}</th>' + "".join(f"<th>{html.escape(name)}</th>" for name in others)
     body = "".join(
@@ -74,7 +76,7 @@ def table(heads: Sequence[str], rows: Iterable[tuple[bool, Sequence[object]]]) -
 
 
 def write(path: Path, title: str, what: str, *parts: str) -> None:
-    """A whole page."""
+    """Write a whole page; `what` is the line under its title."""
     name = html.escape(title)
     page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>

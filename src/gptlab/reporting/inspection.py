@@ -1,66 +1,61 @@
-"""What each generated token was chosen from: a table in the terminal, and a page in the run directory."""
+"""The alternatives that each generated token was chosen from: a table in the terminal, and a page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from gptlab.reporting import html as pages
-from gptlab.runs.run_dir import RunDir
-from gptlab.tokenizers import Tokenizer
 
 KINDS = ("raw", "tempered", "final")
 COLUMNS = ("token", *KINDS, "surprise", "rank", "entropy", "kept")
+Spell = Callable[[int], str]  # one token, for people to look at
 
 
-def explain(run: RunDir, tokenizer: Tokenizer, decoder: object, samples: Sequence[dict[str, Any]]) -> None:
-    """Show `samples`, whose `steps` are of gptlab.decoding.inspect, in the terminal and in RUN/explain.html."""
-    console, page, parts = Console(), run.path / "explain.html", [pages.scale()]
-    for found in samples:
-        console.print(_terminal(found, tokenizer))
-        given = pages.Coloured(found["prompt"], None)
-        new = [
-            pages.Coloured(tokenizer.spell(step["token"]), -step["logprob"], _about(step, tokenizer))
-            for step in found["steps"]
-        ]
-        rows = (row for step in found["steps"] for row in _rows(step, tokenizer))
-        parts += [pages.coloured_text([given, *new]), pages.table(COLUMNS, rows)]
-    what = f"{decoder}; the colour is the surprise of the model; point at a token to see what else was likely"
-    pages.write(page, "What each token was chosen from", what, *parts)
-    console.print(f"the page is {page}", markup=False, soft_wrap=True)
-
-
-def _terminal(found: dict[str, Any], tokenizer: Tokenizer) -> Table:
-    title = Text("after ") + Text(repr(found["prompt"]), style="bold")
+def inspection_table(sample: dict[str, Any], spell: Spell) -> Table:
+    """Return a sample, whose `steps` are of gptlab.decoding.inspect, as a table."""
+    title = Text("after ") + Text(repr(sample["prompt"]), style="bold")
     heads = ("token", "nats", "rank", "entropy", "kept", "likely", "raw", "temp.", "final")
     shown = Table(*(Column(name, no_wrap=True) for name in heads), title=title, show_lines=True)
-    for step in found["steps"]:
+    for step in sample["steps"]:
         likely = step["alternatives"][:3]
-        names = "\n".join(repr(tokenizer.spell(other["token"])) for other in likely)
+        names = "\n".join(repr(spell(other["token"])) for other in likely)
         columns = ("\n".join(f"{other[kind]:.3f}" for other in likely) for kind in KINDS)
-        shown.add_row(Text(repr(tokenizer.spell(step["token"]))), *_figures(step), Text(names), *columns)
+        shown.add_row(Text(repr(spell(step["token"]))), *_figures(step), Text(names), *columns)
     return shown
+
+
+def write_inspection_page(path: Path, decoder: str, samples: Sequence[dict[str, Any]], spell: Spell) -> None:
+    """Write samples of a decoder as a page: the text coloured by the model's surprise, and a table of each step."""
+    parts = [pages.scale()]
+    for sample in samples:
+        given = pages.Coloured(sample["prompt"], None)
+        new = [pages.Coloured(spell(step["token"]), -step["logprob"], _about(step, spell)) for step in sample["steps"]]
+        rows = (row for step in sample["steps"] for row in _rows(step, spell))
+        parts += [pages.coloured_text([given, *new]), pages.table(COLUMNS, rows)]
+    what = f"{decoder}; the colour is the surprise of the model; point at a token to see what else was likely"
+    pages.write(path, "What each token was chosen from", what, *parts)
 
 
 def _figures(step: dict[str, Any]) -> tuple[str, str, str, str]:
     return f"{-step['logprob']:.2f}", str(step["rank"]), f"{step['entropy']:.2f}", f"{step['kept']:,}"
 
 
-def _about(step: dict[str, Any], tokenizer: Tokenizer) -> list[str]:
-    """What is shown under the pointer."""
+def _about(step: dict[str, Any], spell: Spell) -> list[str]:
+    """Return the lines that are shown under the pointer."""
     _, rank, entropy, kept = _figures(step)
     lines = [f"rank {rank} · entropy {entropy} nats · {kept} tokens kept", "  raw  tempered final"]
     return lines + [
-        "  ".join(f"{other[kind]:.3f}" for kind in KINDS) + f"  {tokenizer.spell(other['token'])!r}"
+        "  ".join(f"{other[kind]:.3f}" for kind in KINDS) + f"  {spell(other['token'])!r}"
         for other in step["alternatives"]
     ]
 
 
-def _rows(step: dict[str, Any], tokenizer: Tokenizer) -> Iterator[tuple[bool, Sequence[str]]]:
-    """The alternatives as rows of a table; the chosen one comes first, stands out and has the figures."""
+def _rows(step: dict[str, Any], spell: Spell) -> Iterator[tuple[bool, Sequence[str]]]:
+    """Yield the alternatives as rows of a table; the chosen one comes first, stands out and has the figures."""
     for other in sorted(step["alternatives"], key=lambda other: other["token"] != step["token"]):
         chosen = other["token"] == step["token"]
         shares = (f"{other[kind]:.4f}" for kind in KINDS)
-        yield chosen, (repr(tokenizer.spell(other["token"])), *shares, *(_figures(step) if chosen else [""] * 4))
+        yield chosen, (repr(spell(other["token"])), *shares, *(_figures(step) if chosen else [""] * 4))

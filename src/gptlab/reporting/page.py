@@ -1,4 +1,4 @@
-"""The report as one web page that needs nothing else: table, pictures, and the same prompts' texts side by side."""
+"""Write a report as one web page that needs nothing else: table, pictures, and texts of each prompt side by side."""
 
 import base64
 import html
@@ -8,7 +8,7 @@ from pathlib import Path
 from gptlab.reporting import html as pages
 from gptlab.reporting import table
 from gptlab.reporting.rows import Report
-from gptlab.runs.reader import Run
+from gptlab.runs.reader import RunRecord
 
 AT_MOST = 4  # checkpoints of a run side by side
 STYLE = """<style>
@@ -30,7 +30,7 @@ img { max-width: 100%; height: auto; display: block }
 .step { color: #777; display: block }
 summary { cursor: pointer; margin-top: 1rem }
 </style>"""
-# file -> (heading, what is to be seen)
+# file -> (heading, explanation)
 CAPTIONS = {
     "curves": (
         "Loss by steps, tokens, FLOPs and time",
@@ -47,7 +47,7 @@ CAPTIONS = {
 
 
 def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
-    """The whole page; `pictures` are PNG by their names in CAPTIONS."""
+    """Write the whole page; `pictures` are PNG by their names in CAPTIONS."""
     rows = [(False, line) for line in table.lines(report)]
     parts = [STYLE, f'<div class="wide">{pages.table(table.heads(report), rows)}</div>']
     parts += [f'<p class="what">{html.escape(note)}</p>' for note in report.notes]
@@ -65,16 +65,16 @@ def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
 
 
 def _samples(report: Report) -> list[str]:
-    """A table for each prompt: a row a run, a column a checkpoint."""
+    """Return a table for each prompt: a row a run, a column a checkpoint."""
     texts = {id(row): read_samples(row.run) for row in report.rows}
     prompts: dict[str, None] = {}
     for row in report.rows:
-        prompts.update(dict.fromkeys(_prompts(row.run)))
+        prompts.update(dict.fromkeys(row.run.prompts))
     found: list[str] = []
     for prompt in prompts:
         body = []
         for row in report.rows:
-            own = _prompts(row.run)
+            own = row.run.prompts
             steps = texts[id(row)]
             if prompt not in own or not steps:
                 continue
@@ -95,18 +95,15 @@ def _samples(report: Report) -> list[str]:
     return found
 
 
-def read_samples(run: Run) -> dict[int, list[str]]:
-    """samples.md: step -> the text of each prompt."""
-    try:
-        lines = (run.path / "samples.md").read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        return {}
+def read_samples(run: RunRecord) -> dict[int, list[str]]:
+    """Read samples.md: step -> the text of each prompt."""
+    lines = run.text("samples.md").split("\n")
     found: dict[int, list[str]] = {}
     block: list[str] | None = None  # the text that is being read
     texts: list[str] = []
     for line in [*lines, ""]:
         head = line.removeprefix("## step ")
-        if head != line and head.strip().isdigit():
+        if head != line and head.strip().isdecimal() and len(head) < 20:
             texts = found.setdefault(int(head), [])
             texts.clear()
         elif line.startswith("    "):
@@ -118,15 +115,10 @@ def read_samples(run: Run) -> dict[int, list[str]]:
 
 
 def spread(steps: Sequence[int], most: int = AT_MOST) -> list[int]:
-    """At most so many of them, the first and the last among them."""
+    """Return at most `most` of the steps, evenly spaced, the first and the last among them."""
     if len(steps) <= most:
         return list(steps)
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
-
-
-def _prompts(run: Run) -> list[str]:
-    prompts = run.config.get("sample_prompts")
-    return [str(prompt) for prompt in prompts] if isinstance(prompts, list) else []
 
 
 def _highlighted(text: str, prompt: str) -> str:

@@ -1,4 +1,4 @@
-"""The pictures of a report as PNG: curves, the best so far, and the final score against what was varied."""
+"""Draw the pictures of a report as PNG: curves, the best so far, and the final score against what was varied."""
 
 import io
 import itertools
@@ -9,20 +9,19 @@ from typing import Any
 
 from gptlab.errors import UserError
 from gptlab.reporting.curves import AXES
+from gptlab.reporting.figures import FIGURES
 from gptlab.reporting.rows import Report, Row, shown
 from gptlab.runs.reader import natural
 
 # colours that people with any kind of sight can tell apart (Okabe & Ito 2008, without the yellow)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
 GREY = "#b8b8b8"
-UNITS = {"val_loss": "loss (nats per token)", "bits_per_byte": "bits per byte"}
-CURVES = {"val_loss": "val/loss", "bits_per_byte": "val/bits_per_byte"}
 MOST_PANELS = 9
 LITTLE = 0.15  # of a run
 
 
 def require_matplotlib() -> None:
-    """Say what is missing before any work is done."""
+    """Raise UserError where matplotlib is not installed, before any work is done."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -31,12 +30,12 @@ def require_matplotlib() -> None:
 
 
 def curves(report: Report) -> bytes:
-    """Held-out and training loss over steps, tokens, FLOPs and time; the best groups in colour, the rest in grey."""
+    """Draw held-out and training loss over steps, tokens, FLOPs and time; the best groups in colour, others in grey."""
     figure, panels = _panels(11, 8.6, 2, 2)
     groups = report.groups()
-    with_training = report.score == "val_loss"  # training loss is per token, whatever a token is
+    score = FIGURES[report.score]
     values: list[float] = []  # that must be seen: what the best groups score, once they have learned a little
-    best = [row.curves.over("steps", CURVES[report.score]) for group in groups[: len(COLOURS)] for row in group]
+    best = [row.curves.over("steps", str(score.metric)) for group in groups[: len(COLOURS)] for row in group]
     farthest = max((steps[-1] for steps, _ in best if steps), default=0.0)
     for steps, scores in best:
         values += [v for step, v in zip(steps, scores, strict=True) if step >= LITTLE * farthest]
@@ -47,10 +46,10 @@ def curves(report: Report) -> bytes:
         for number, group in reversed(list(enumerate(groups))):  # the best one on top
             colour = COLOURS[number] if number < len(COLOURS) else GREY
             for row in group:
-                if with_training and number < len(COLOURS):
-                    xs, ys = row.curves.over(axis, "train/loss")
+                if score.training_metric and number < len(COLOURS):
+                    xs, ys = row.curves.over(axis, score.training_metric)
                     panel.plot([x / scale for x in xs], ys, color=colour, lw=0.8, alpha=0.4)
-                xs, ys = row.curves.over(axis, CURVES[report.score])
+                xs, ys = row.curves.over(axis, str(score.metric))
                 panel.plot(
                     [x / scale for x in xs], ys, color=colour, lw=1.7, marker="o" if len(xs) < 15 else None, ms=3
                 )
@@ -64,13 +63,13 @@ def curves(report: Report) -> bytes:
         if axis == "tokens":
             panel.xaxis.set_major_formatter(_short_numbers())
         panel.set_xlabel(name)
-        panel.set_ylabel(UNITS[report.score])
+        panel.set_ylabel(score.axis)
         panel.margins(x=0.02)
     lines = [_line(COLOURS[i], 1.7) for i in range(min(len(groups), len(COLOURS)))]
     names = [_group_label(report, group) for group in groups[: len(COLOURS)]]
     if len(groups) > len(COLOURS):
         lines, names = [*lines, _line(GREY, 1.7)], [*names, f"{len(groups) - len(COLOURS)} others"]
-    if with_training:
+    if score.training_metric:
         lines, names = [*lines, _line("#555", 0.8)], [*names, "thin: in training, thick: held-out"]
     columns = 1 if max(map(len, names)) > 55 else 2 if max(map(len, names)) > 28 else 3
     figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
@@ -78,7 +77,7 @@ def curves(report: Report) -> bytes:
 
 
 def best_so_far(report: Report) -> bytes | None:
-    """The final score of each finished run in the order they were started, and the lowest up to there."""
+    """Draw the final score of each finished run in the order they were started, and the lowest up to there."""
     rows = [row for row in _scored(report) if row.run.status == "finished"]
     if len(rows) < 2:
         return None
@@ -93,14 +92,14 @@ def best_so_far(report: Report) -> bytes | None:
     panel.scatter([at[lowest]], [scores[lowest]], s=150, facecolors="none", edgecolors="#444", zorder=4)
     panel.set_title(f"lowest: {scores[lowest]:.4f} with {report.label(rows[lowest], seed=True)}"[:110], fontsize=10)
     panel.set_xlabel("finished runs, in the order they were started")
-    panel.set_ylabel(f"final held-out {UNITS[report.score]}")
+    panel.set_ylabel(f"final held-out {FIGURES[report.score].axis}")
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.legend(frameon=False)
     return _png(figure)
 
 
 def swept(report: Report) -> bytes | None:
-    """The final score against each variable but the seed; a line joins runs that differ in this variable alone."""
+    """Draw the final score against each variable but the seed; a line joins runs that differ in this variable alone."""
     keys = [key for key in report.keys if key != "seed"][:MOST_PANELS]
     rows = [row for row in _scored(report) if row.run.status == "finished"]
     if not keys or not rows:
@@ -149,7 +148,7 @@ def _sweep_panel(panel: Any, report: Report, rows: Sequence[Row], key: str) -> N
         panel.set_xticks(range(len(values)), values, **turned)
         panel.set_xlim(-0.5, len(values) - 0.5)
     panel.set_xlabel(key)
-    panel.set_ylabel(f"final held-out {UNITS[report.score]}")
+    panel.set_ylabel(f"final held-out {FIGURES[report.score].axis}")
     if few:
         panel.legend(frameon=False, fontsize=8)
 
@@ -159,7 +158,7 @@ def _scored(report: Report) -> list[Row]:
 
 
 def _score(report: Report, row: Row) -> Any:
-    return getattr(row, report.score)
+    return row.figures[report.score]
 
 
 def _standard_error(values: Sequence[float]) -> float:
@@ -177,7 +176,7 @@ def _group_label(report: Report, group: Sequence[Row]) -> str:
 
 
 def _panels(width: float, height: float, down: int = 1, across: int = 1) -> tuple[Any, list[Any]]:
-    """An empty picture, in inches, and its panels; without pyplot's global state."""
+    """Return an empty picture, sized in inches, and its panels; without pyplot's global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -190,14 +189,14 @@ def _panels(width: float, height: float, down: int = 1, across: int = 1) -> tupl
 
 
 def _short_numbers() -> Any:
-    """50k for 50,000."""
+    """Write 50k for 50,000."""
     from matplotlib.ticker import EngFormatter
 
     return EngFormatter(sep="")
 
 
 def _clock(longest: float) -> tuple[float, str]:
-    """Seconds of a unit in which a time can be read, and the name of the axis."""
+    """Return the seconds of a unit in which a time can be read, and the name of the axis."""
     unit, seconds = ("h", 3600.0) if longest > 7200 else ("min", 60.0) if longest > 240 else ("s", 1.0)
     return seconds, f"training time ({unit})"
 

@@ -1,5 +1,6 @@
-"""Many runs as rows: what was asked differently, what it took, what came of it, how much of that is the seed."""
+"""Many runs as rows: the settings that differ, what each run took and scored, and how much of that is the seed."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -7,27 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.reporting.curves import Curves, read_curves
+from gptlab.reporting.figures import FIGURES, PER_BYTE, PER_TOKEN
 from gptlab.runs.config_file import fixed_budget
-from gptlab.runs.reader import SILENT, Run, differences, same_but_seed
+from gptlab.runs.differences import differences, same_but_seed
+from gptlab.runs.reader import SILENT, RunRecord, printable
 
-SCORES = {"val_loss": "val loss", "bits_per_byte": "bits/byte"}  # what runs are ranked by
+MOST_KEYS = 40  # settings that a table has columns for
 
 
 @dataclass
 class Row:
-    """A run's figures, as far as there are any; `mean` and `error` are of its seeds' scores."""
+    """A run with its figures, as far as there are any; `mean` and `error` are of its seeds' scores."""
 
-    run: Run
+    run: RunRecord
     curves: Curves
-    asked: dict[str, Any]  # of what differs between the runs
-    steps: int
-    tokens: int
-    flops: float | None
-    seconds: float | None
-    val_loss: float | None  # NaN if the run diverged
-    perplexity: float | None
-    bits_per_byte: float | None
-    tokens_per_second: float | None
+    asked: dict[str, Any]  # the settings that differ between the runs
+    figures: dict[str, float | None]  # by their keys in FIGURES; NaN where the run diverged
     group: int = 0  # runs of one group differ in the seed alone
     mean: float | None = None
     error: float | None = None  # standard error; None of a single seed
@@ -35,42 +31,45 @@ class Row:
 
     @property
     def status(self) -> str:
+        """The run's status, with a ? where it says running and has been silent for long."""
         return self.run.status + ("?" if self.run.silent > SILENT else "")
 
 
 @dataclass
 class Report:
-    """All rows, best group first; `score` is the column they are ranked by."""
+    """All rows, best group first; `score` is the figure they are ranked by."""
 
     rows: list[Row]
-    keys: dict[str, str]  # what differs: dotted key -> its short name
+    keys: dict[str, str]  # the settings that differ: dotted key -> its short name
     score: str
     notes: list[str]
 
     def groups(self) -> list[list[Row]]:
-        """The rows by group, best first."""
+        """Return the rows by group, best first."""
         found: dict[int, list[Row]] = {}
         for row in self.rows:
             found.setdefault(row.group, []).append(row)
         return list(found.values())
 
     def label(self, row: Row, seed: bool = False) -> str:
-        """What sets a row's group apart from the others, or the row itself."""
+        """Return what sets a row's group apart from the others, or the row itself."""
         keys = [key for key in self.keys if seed or key != "seed"]
         told = [f"{self.keys[key]}={shown(row.asked[key])}" for key in keys if row.asked[key] is not None]
         return ", ".join(told) or row.run.name
 
 
-def tabulate(runs: Sequence[Run]) -> Report:
-    """The report on some runs; only finished ones count for a group's mean and rank."""
+def tabulate(runs: Sequence[RunRecord]) -> Report:
+    """Return the report on some runs; only finished ones count for a group's mean and rank."""
     differing = _by_budget(runs, differences(runs))
+    left_out = len(differing) - MOST_KEYS
+    differing = dict(itertools.islice(differing.items(), MOST_KEYS))
     tokenizers, texts = {run.tokenizer for run in runs} - {None}, {run.data_hash for run in runs} - {None}
-    score = "val_loss" if len(tokenizers) <= 1 else "bits_per_byte"
+    score = PER_TOKEN if len(tokenizers) <= 1 else PER_BYTE
     rows = [_row(run, {key: values[i] for key, values in differing.items()}) for i, run in enumerate(runs)]
     by_run = {id(row.run): row for row in rows}
     groups = [[by_run[id(run)] for run in group] for group in same_but_seed(runs)]
     for group in groups:
-        every = [getattr(row, score) for row in group if row.run.status == "finished"]
+        every = [row.figures[score] for row in group if row.run.status == "finished"]
         values = [value for value in every if value is not None and math.isfinite(value)]
         for row in group:
             row.seeds = len(values)
@@ -81,43 +80,41 @@ def tabulate(runs: Sequence[Run]) -> Report:
         for row in group:
             row.group = number
     notes = _notes(rows, len(tokenizers), len(texts))
+    if left_out > 0:
+        notes.append(f"{left_out:,} more settings differ; the table shows the first {MOST_KEYS}.")
     return Report([row for group in groups for row in group], _short(list(differing)), score, notes)
 
 
 def shown(value: Any) -> str:
-    """A setting in few characters."""
+    """Return a setting in few characters."""
     if value is None:
         return "-"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = printable(f"{value:.4g}" if isinstance(value, float) else str(value))
     return text if len(text) <= 40 else text[:18] + " ... " + text[-18:]
 
 
 def finite(value: float | None) -> float | None:
+    """Return a number, None where it is not finite."""
     return None if value is None or not math.isfinite(value) else value
 
 
-def _row(run: Run, asked: dict[str, Any]) -> Row:
-    curves, figure = read_curves(run), run.figure
-    steps = int(figure("steps") or curves.steps)
-    tokens = int(figure("tokens") or steps * curves.tokens_per_step)
-    seconds = curves.seconds_at([steps])[0]
-    return Row(
-        run=run,
-        curves=curves,
-        asked=asked,
-        steps=steps,
-        tokens=tokens,
-        flops=figure("flops", tokens * curves.flops_per_token if curves.flops_per_token else None),
-        seconds=figure("seconds", finite(seconds)),
-        val_loss=figure("val_loss", curves.last("val/loss")),
-        perplexity=figure("val_perplexity", curves.last("val/perplexity")),
-        bits_per_byte=figure("val_bits_per_byte", curves.last("val/bits_per_byte")),
-        tokens_per_second=figure("tokens_per_second", curves.last("train/tokens_per_second")),
-    )
+def _row(run: RunRecord, asked: dict[str, Any]) -> Row:
+    curves = read_curves(run)
+    steps = int(run.figure("steps") or curves.steps)
+    tokens = int(run.figure("tokens") or steps * curves.tokens_per_step)
+    otherwise = {
+        "steps": steps,
+        "tokens": tokens,
+        "flops": tokens * curves.flops_per_token if curves.flops_per_token else None,
+        "seconds": finite(curves.seconds_at([steps])[0]),
+    }
+    otherwise |= {key: curves.last(each.metric) for key, each in FIGURES.items() if each.metric}
+    figures = {key: run.figure(each.summary, otherwise[key]) for key, each in FIGURES.items()}
+    return Row(run, curves, asked, figures | {"steps": steps, "tokens": tokens})
 
 
 def _notes(rows: Sequence[Row], tokenizers: int, texts: int) -> list[str]:
-    """What a reader has to know, so as not to be misled."""
+    """Return what a reader has to know, so as not to be misled."""
     notes = []
     if tokenizers > 1:
         notes.append(
@@ -137,8 +134,8 @@ def _notes(rows: Sequence[Row], tokenizers: int, texts: int) -> list[str]:
     return notes
 
 
-def _budget(run: Run) -> str | None:
-    """The unit that was held fixed, and how much of it."""
+def _budget(run: RunRecord) -> str | None:
+    """Return the unit that was held fixed, and how much of it."""
     given = run.config.get("budget")
     if not isinstance(given, dict):
         return None
@@ -146,8 +143,8 @@ def _budget(run: Run) -> str | None:
     return f"{unit}={shown(amount)}"
 
 
-def _by_budget(runs: Sequence[Run], differing: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Where runs hold different units fixed, one column that says which, instead of one for each unit."""
+def _by_budget(runs: Sequence[RunRecord], differing: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return one column that names the unit, instead of one for each, where runs hold different units fixed."""
     units = [key for key in differing if key.startswith("budget.")]
     if len(units) < 2:
         return differing
@@ -156,7 +153,7 @@ def _by_budget(runs: Sequence[Run], differing: dict[str, list[Any]]) -> dict[str
 
 
 def _short(keys: list[str]) -> dict[str, str]:
-    """Each key by its last word, if no other ends in it; a budget's is the head of a figure, too."""
-    last = [key.rpartition(".")[2] for key in keys]
+    """Return each key by its last word, if no other ends in it; a budget's is the head of a figure, too."""
+    last = [printable(key.rpartition(".")[2]) for key in keys]
     alone = [last.count(word) == 1 and not key.startswith("budget.") for key, word in zip(keys, last, strict=True)]
-    return {key: word if clear else key for key, word, clear in zip(keys, last, alone, strict=True)}
+    return {key: word if clear else printable(key) for key, word, clear in zip(keys, last, alone, strict=True)}

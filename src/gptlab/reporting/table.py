@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,46 +10,36 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column
 from rich.table import Table as RichTable
+from rich.text import Text
 
-from gptlab.reporting.rows import SCORES, Report, Row, finite, shown
-
-# figures with their heads, in the order of the table
-FIGURES = {
-    "steps": "steps",
-    "tokens": "tokens",
-    "flops": "FLOPs",
-    "seconds": "time",
-    "val_loss": "val loss",
-    "perplexity": "perplexity",
-    "bits_per_byte": "bits/byte",
-    "tokens_per_second": "tokens/s",
-}
-# what a narrow terminal goes without
-LEAST = ("tokens_per_second", "tokens", "flops", "perplexity", "seconds", "steps", "bits_per_byte")
+from gptlab.reporting.figures import FIGURES, SPARED
+from gptlab.reporting.rows import Report, Row, finite, shown
 
 LEAST_NAME = 10  # characters of a run's name
 
 
 def heads(report: Report, figures: Sequence[str] = tuple(FIGURES)) -> list[str]:
-    score = f"mean {SCORES[report.score]} ± s.e. (seeds)"
-    return ["run", *report.keys.values(), "status", *(FIGURES[key] for key in figures), score]
+    """Return the names of the columns."""
+    score = f"mean {FIGURES[report.score].head} ± s.e. (seeds)"
+    return ["run", *report.keys.values(), "status", *(FIGURES[key].head for key in figures), score]
 
 
 def cells(report: Report, row: Row, first: bool, figures: Sequence[str] = tuple(FIGURES)) -> list[str]:
-    """A row as text; the mean stands in the first of its group."""
+    """Return a row as text; the mean stands in the first of its group."""
     asked = [shown(row.asked[key]) for key in report.keys]
-    values = [_FORMATS[key](getattr(row, key)) for key in figures]
+    values = [FIGURES[key].text(row.figures[key]) for key in figures]
     return [row.run.name, *asked, row.status, *values, mean(row) if first else ""]
 
 
 def mean(row: Row) -> str:
+    """Return the mean score of a row's group with its standard error and the number of seeds."""
     if row.mean is None:
         return "-"
     return f"{row.mean:.4f}" + ("" if row.error is None else f" ± {row.error:.4f}") + f" ({row.seeds})"
 
 
 def lines(report: Report, figures: Sequence[str] = tuple(FIGURES)) -> list[list[str]]:
-    """All rows as text."""
+    """Return all rows as text."""
     return [
         cells(report, row, i == 0 or report.rows[i - 1].group != row.group, figures)
         for i, row in enumerate(report.rows)
@@ -58,11 +47,11 @@ def lines(report: Report, figures: Sequence[str] = tuple(FIGURES)) -> list[list[
 
 
 def show(console: Console, report: Report) -> None:
-    """Print it; a terminal that is too narrow gets fewer figures, a file all of them."""
+    """Print a report; a terminal that is too narrow gets fewer figures, a file all of them."""
     figures, columns = list(FIGURES), _columns(report, list(FIGURES))
     if not console.is_terminal:
         console = Console(file=console.file, width=10_000)
-    for key in LEAST:
+    for key in SPARED:
         if _width(columns) <= console.width:
             break
         figures.remove(key)
@@ -71,13 +60,14 @@ def show(console: Console, report: Report) -> None:
     columns[0].width = max(LEAST_NAME, min(int(columns[0].max_width or 0), room - 3))
     table = RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for line in lines(report, figures):
-        table.add_row(*line)
+        table.add_row(*map(Text, line))  # square brackets are text, not markup
     console.print(table)
     for note in report.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def markdown(report: Report) -> str:
+    """Return a report as a table of Markdown."""
     names = heads(report)
     rule = ["---" if i <= len(report.keys) + 1 else "---:" for i in range(len(names))]
     every = [names, rule, *lines(report)]
@@ -87,7 +77,7 @@ def markdown(report: Report) -> str:
 
 
 def comma_separated(report: Report) -> str:
-    """CSV with full keys and unrounded figures, and the group's figures in every row."""
+    """Return a report as CSV with full keys and unrounded figures, and the group's figures in every row."""
     rows = records(report)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
@@ -97,14 +87,14 @@ def comma_separated(report: Report) -> str:
 
 
 def records(report: Report) -> list[dict[str, Any]]:
-    """The table as plain values; what is not known or not finite is None."""
+    """Return a report as plain values; what is not known or not finite is None."""
     return [
         {
             "run": row.run.name,
             "path": str(row.run.path),
             **row.asked,
             "status": row.run.status,
-            **{key: finite(getattr(row, key)) for key in FIGURES},
+            **{key: finite(row.figures[key]) for key in FIGURES},
             "group": row.group,
             "seeds": row.seeds,
             f"mean_{report.score}": row.mean,
@@ -115,47 +105,21 @@ def records(report: Report) -> list[dict[str, Any]]:
 
 
 def _columns(report: Report, figures: Sequence[str]) -> list[Column]:
-    """All as wide as they have to be, but the first, which gives way."""
+    """Return columns as wide as they have to be, but for the first, which gives way."""
     names = heads(report, figures)
     names[-1] = names[-1].replace(" ±", "\n±")
     texts = zip(*lines(report, figures), strict=True)
     widths = [max(map(cell_len, [*name.splitlines(), *column])) for name, column in zip(names, texts, strict=True)]
     left = len(report.keys) + 2
     most = min(44, widths[0])
-    first = Column(names[0], no_wrap=True, overflow="ellipsis", min_width=min(LEAST_NAME, most), max_width=most)
+    first = Column(Text(names[0]), no_wrap=True, overflow="ellipsis", min_width=min(LEAST_NAME, most), max_width=most)
     others = [
-        Column(name, justify="left" if i < left else "right", no_wrap=True, min_width=width)
+        Column(Text(name), justify="left" if i < left else "right", no_wrap=True, min_width=width)
         for i, (name, width) in enumerate(zip(names[1:], widths[1:], strict=True), 1)
     ]
     return [first, *others]
 
 
 def _width(columns: Sequence[Column]) -> int:
-    """Of a table, at least."""
+    """Return the least width of a table."""
     return sum(int(column.min_width or 0) + 2 for column in columns)
-
-
-def _number(form: str) -> Any:
-    def text(value: float | None) -> str:
-        return "-" if value is None else format(value, form) if math.isfinite(value) else "not finite"
-
-    return text
-
-
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
-_FORMATS = {
-    "steps": _number(",d"),
-    "tokens": _number(",d"),
-    "flops": _number(".2e"),
-    "seconds": _clock,
-    "val_loss": _number(".4f"),
-    "perplexity": _number(",.2f"),
-    "bits_per_byte": _number(".4f"),
-    "tokens_per_second": _number(",.0f"),
-}

@@ -16,7 +16,7 @@ import yaml
 import gptlab
 from gptlab import registry
 from gptlab.errors import UserError, reason, require
-from gptlab.files import write_atomically
+from gptlab.files import read_bounded, write_atomically
 
 LAYOUT = 2  # raise when older versions cannot read what a run leaves
 LARGEST = 1 << 20  # bytes
@@ -53,9 +53,7 @@ def read_config(path: Path) -> dict[str, Any]:
     too large or too deep, repeats parts of itself by reference, or asks for something to be run or looked up.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        _require(len(content) <= LARGEST, path, f"is larger than {LARGEST:,} bytes")
+        content = read_bounded(path, LARGEST)
         values = yaml.load(content, Loader=_Loader) if content.strip() else {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, UserError):

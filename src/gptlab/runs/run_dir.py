@@ -1,10 +1,10 @@
-"""A run directory: all that a run leaves behind, and all that another command needs of it."""
+"""A run directory: its paths, the files that a run writes, and the model that it holds."""
 
 import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
-from gptlab.data.tokens.prepare import Corpus
-from gptlab.data.tokens.shards import Shard, TokenStream, own_shards
 from gptlab.errors import UserError, reason, require
-from gptlab.files import write_atomically
+from gptlab.files import read_json, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
@@ -23,6 +21,7 @@ from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
 CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
+LARGEST = {"summary.json": 1 << 20, "held_out/manifest.json": 1 << 26}  # bytes that are read
 
 
 class RunDir:
@@ -34,24 +33,36 @@ class RunDir:
         self.checkpoint = checkpoint or self.checkpoints / "last.ckpt"
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any], corpus: Corpus) -> "RunDir":
-        """Make a new run's directory whole from the start: config, tokenizer, held-out text, `running`."""
+    def create(
+        cls,
+        path: Path,
+        config: dict[str, Any],
+        save_tokenizer: Callable[[Path], None],
+        save_held_out: Callable[[Path], None],
+    ) -> "RunDir":
+        """Make a new run's directory whole from the start: config, tokenizer, held-out text, status `running`.
+
+        `save_tokenizer` and `save_held_out` write into the folder that they are given.
+        """
         run = cls(path)
         run.require_new()
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.write_config(config)
-        for part in ("tokenizer", "held_out"):
-            (path / part).mkdir(exist_ok=True)
-        corpus.tokenizer.save(path / "tokenizer")
-        dtype = corpus.manifest["dtype"]
-        with (path / "held_out/val.bin").open("wb") as file:
-            for block in corpus.val.blocks():
-                file.write(block.astype(dtype).tobytes())
-        manifest = {**corpus.manifest, "folders": [str(folder) for folder in corpus.folders]}
-        write_atomically(path / "held_out/manifest.json", json.dumps(manifest, indent=2).encode())
+        for name, save in {"tokenizer": save_tokenizer, "held_out": save_held_out}.items():
+            (path / name).mkdir(exist_ok=True)
+            save(path / name)
         run.write_summary({"status": "running"})
         _point_latest_to(path)
         return run
+
+    @property
+    def layout(self) -> int:
+        """The number of the layout that the run was written in."""
+        return int(self.summary().get("layout", 0))
+
+    def has_checkpoint(self) -> bool:
+        """Tell whether the run has reached one yet."""
+        return any(self.checkpoints.glob("*.ckpt"))
 
     def require_new(self) -> None:
         """Refuse a directory with a run in it."""
@@ -60,7 +71,7 @@ class RunDir:
 
     @classmethod
     def go_on(cls, path: Path, config: dict[str, Any]) -> "RunDir":
-        """A run that is resumed: `running` again, with what is changed in its config."""
+        """Resume a run: its status is `running` again, and its config the one that it goes on with."""
         run = cls(path)
         run.write_config(config)
         run.write_summary({"status": "running"})
@@ -69,7 +80,7 @@ class RunDir:
 
     @classmethod
     def find(cls, name: str, without_checkpoint: bool = False) -> "RunDir":
-        """The run that a user means by `latest`, a run directory, or a checkpoint in one."""
+        """Return the run that a user means by `latest`, a run directory, or a checkpoint in one."""
         given = LATEST if name == "latest" else Path(name).expanduser()
         checkpoint = given if given.suffix == ".ckpt" else None
         path = given.parent.parent if checkpoint else given
@@ -80,7 +91,8 @@ class RunDir:
         run = cls(path, checkpoint)
         layout = run.summary().get("layout", 0)
         why = f"was made by a newer gptlab (its layout is {layout}, this one knows {LAYOUT})"
-        require(layout <= LAYOUT, "run", name, why, "pip install --upgrade gptlab")
+        known = isinstance(layout, int) and layout <= LAYOUT
+        require(known, "run", name, why, "pip install --upgrade gptlab")
         if not run.checkpoint.is_file() and not (without_checkpoint and checkpoint is None):
             others = ", ".join(sorted(p.name for p in run.checkpoints.glob("*.ckpt")))
             todo = f"it has {others}" if others else "let the training reach one"
@@ -88,18 +100,22 @@ class RunDir:
         return run
 
     def load(self) -> tuple[GPT, Tokenizer]:
-        """The model in eval mode, and its tokenizer."""
+        """Load the model in eval mode, and its tokenizer; raises UserError where they are damaged."""
         try:
             saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             config, weights = GPTConfig(**saved["model"]), saved["state_dict"]
+            if config.n_layer > len(weights):  # before so many layers are made
+                raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
             with torch.device("meta"):
                 gpt = GPT(config)
             gpt.load_state_dict({k.removeprefix("gpt."): v for k, v in weights.items()}, assign=True)
         except (
             OSError,
             EOFError,
-            KeyError,
+            LookupError,
+            AttributeError,
             TypeError,
+            ValueError,
             RuntimeError,
             pickle.UnpicklingError,
             zipfile.BadZipFile,
@@ -110,28 +126,14 @@ class RunDir:
         return gpt.eval(), load_tokenizer(self.path / "tokenizer")
 
     def has_held_out(self) -> bool:
+        """Return whether the run keeps its held-out text."""
         return (self.path / "held_out/val.bin").is_file()
 
-    def held_out(self) -> tuple[TokenStream, int]:
-        """The run's held-out ids (N,) and how many bytes of text they spell."""
-        manifest = self.held_out_manifest()
-        shard = Shard(self.path / "held_out/val.bin", manifest["dtype"], manifest["val"]["tokens"])
-        return TokenStream([shard]), manifest["val"]["bytes"]
-
     def held_out_manifest(self) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads((self.path / "held_out/manifest.json").read_text())
+        """Return what the run's text was, with its SHA-256; raises UserError where that is damaged."""
+        manifest = self._read("held_out/manifest.json")
+        require("sha256" in manifest, "run", self.path, "its held_out/manifest.json has no sha256", "take another copy")
         return manifest
-
-    def training_tokens(self, most: int) -> bytes | None:
-        """The first `most` ids of the training text as uint32, if the shards are still where they were."""
-        path = self.path / "held_out/manifest.json"
-        folders = [Path(folder) for folder in json.loads(path.read_text()).get("folders", [])] if path.exists() else []
-        if not folders or not all((folder / "manifest.json").is_file() for folder in folders):
-            return None
-        shards = []
-        for folder in folders:
-            shards += own_shards(folder, json.loads((folder / "manifest.json").read_text()), "train")
-        return TokenStream(shards)[0:most].astype("<u4").tobytes()
 
     def config(self) -> dict[str, Any]:
         """Return what config.yaml says, in the present layout."""
@@ -142,25 +144,26 @@ class RunDir:
         write_config(self.path / "config.yaml", values)
 
     def sample_prompts(self) -> Iterable[str]:
-        prompts: list[str] = self.config()["sample_prompts"]
-        return prompts
+        """Return the prompts that the run continued while it was trained."""
+        prompts = self.config().get("sample_prompts")
+        return [str(prompt) for prompt in prompts] if isinstance(prompts, list) else []
 
     def windows(self) -> tuple[bool, bool]:
-        """How this model was trained to read: (windows begin where documents do, documents are read alone)."""
-        data = self.config().get("data", {})
+        """Return how the model was trained to read: (windows begin where documents do, documents are read alone)."""
+        data = self.config().get("data")
+        data = data if isinstance(data, dict) else {}
         return data.get("packing") == "documents", bool(data.get("mask_documents"))
 
     def summary(self) -> dict[str, Any]:
-        path = self.path / "summary.json"
-        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return found
+        """Return what summary.json says, {} where there is none; raises UserError where it cannot be read."""
+        return self._read("summary.json") if (self.path / "summary.json").exists() else {}
 
     def status(self) -> str:
-        """`running`, `finished`, `stopped` or `failed`."""
+        """Return `running`, `finished`, `stopped` or `failed`."""
         return str(self.summary().get("status"))
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Returns what is written: the summary, and the layout that it is written in."""
+        """Write summary.json; return what is written: the summary, and the layout that it is written in."""
         summary = {**summary, "layout": LAYOUT}
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return summary
@@ -173,6 +176,16 @@ class RunDir:
         except Timeout as error:
             raise UserError("resume", self.path, "is still running", "stop it first, or wait for its end") from error
         return lock
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """Return the object in one of the run's JSON files."""
+        path, todo = self.path / name, "take it from another copy of the run"
+        try:
+            found = read_json(path, LARGEST[name])
+        except (OSError, ValueError) as error:
+            raise UserError("run", path, f"cannot be read ({reason(error)})", todo) from error
+        require(isinstance(found, dict), "run", path, "does not hold keys with values", todo)
+        return dict(found)
 
 
 def default_run_dir(name: str) -> Path:
@@ -188,7 +201,7 @@ def default_run_dir(name: str) -> Path:
 
 
 def _point_latest_to(path: Path) -> None:
-    """`outputs/latest` -> the run, replaced in one step."""
+    """Let `outputs/latest` point to the run, replaced in one step."""
     LATEST.parent.mkdir(exist_ok=True)
     link = LATEST.with_name(f".latest-{os.getpid()}")
     beside = os.path.relpath(path, LATEST.parent)

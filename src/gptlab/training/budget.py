@@ -35,7 +35,9 @@ class Budget:
         """The unit that is held fixed, and how much of it."""
         return fixed_budget(dataclasses.asdict(self))
 
-    def plan(self, tokens_per_step: int, tokens_per_epoch: int, parameters: int, flops_per_token: int) -> "Plan | None":
+    def plan(
+        self, tokens_per_step: float, tokens_per_epoch: int | None, parameters: int, flops_per_token: int
+    ) -> "Plan | None":
         """The nearest whole number of steps, at least one, and what it comes to in each unit.
 
         None if that is not known before a step is timed.
@@ -43,19 +45,24 @@ class Budget:
         per_step = {
             "steps": 1.0,
             "tokens": tokens_per_step,
-            "epochs": tokens_per_step / tokens_per_epoch,
+            "epochs": tokens_per_step / tokens_per_epoch if tokens_per_epoch else None,
             "flops": tokens_per_step * flops_per_token,
             "tokens_per_param": tokens_per_step / parameters,
             "minutes": self.seconds_per_step and self.seconds_per_step / 60,
         }
         ((unit, amount),) = self.fixed().items()
         one = per_step[unit]
+        endless = unit == "epochs" and one is None
+        require(
+            not endless, "budget.epochs", f"{amount:g}", "nobody knows how long an epoch of these data is", "give steps"
+        )
         if one is None:
             return None
         steps = max(1, round(amount / one))
-        tokens = steps * tokens_per_step
+        tokens = round(steps * tokens_per_step)
         fixed = f"{unit}={amount:g}" + (f" of {one * 60_000:.3g} ms a step" if unit == "minutes" else "")
-        return Plan(steps, tokens, tokens / tokens_per_epoch, tokens * flops_per_token, tokens / parameters, fixed)
+        epochs = tokens / tokens_per_epoch if tokens_per_epoch else None
+        return Plan(steps, tokens, epochs, tokens * flops_per_token, tokens / parameters, fixed)
 
 
 @dataclass(frozen=True)
@@ -64,13 +71,14 @@ class Plan:
 
     steps: int
     tokens: int
-    epochs: float
+    epochs: float | None  # None where nobody knows how long one is
     flops: int
     tokens_per_param: float
     fixed: str
 
     def __str__(self) -> str:
+        epochs = "" if self.epochs is None else f"{self.epochs:.3g} epochs, "
         return (
-            f"{self.steps:,} steps, {self.tokens:,} tokens, {self.epochs:.3g} epochs, "
+            f"{self.steps:,} steps, {self.tokens:,} tokens, {epochs}"
             f"{self.tokens_per_param:.3g} tokens per parameter, {self.flops:.2e} FLOPs; fixed: {self.fixed}"
         )

@@ -9,12 +9,14 @@ from gptlab.errors import require
 from gptlab.model.config import GPTConfig
 from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
 from gptlab.optim.schedules import Cosine, Schedule
-from gptlab.tokenizer_options import BPE, TokenizerConfig
+from gptlab.tasks.base import Task
+from gptlab.tasks.causal_lm import CausalLM
+from gptlab.tokenizers.base import TokenizerConfig
+from gptlab.tokenizers.bpe import BPE
 from gptlab.training.budget import Budget
 from gptlab.training.loggers import Loggers, Monitor
 from gptlab.training.trainer import TrainerConfig
 
-SCORES = ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")  # at the end of a run
 ON_NAN = ("stop", "skip", "rewind")
 
 
@@ -54,6 +56,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Cosine)
     decoder: Decoder = field(default_factory=TopK)  # draws the samples in training
+    task: Task = field(default_factory=CausalLM)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: Loggers = field(default_factory=Loggers)
     callbacks: Monitor = field(default_factory=Monitor)  # what else is looked at
@@ -75,8 +78,9 @@ class TrainConfig:
     json: bool = False
 
     def __post_init__(self) -> None:
-        known = f"choose one of {', '.join(SCORES)}"
-        require(self.search_metric in SCORES, "search_metric", self.search_metric, "no such metric", known)
+        known = f"choose one of {', '.join(self.task.metrics)}"
+        known_metric = self.search_metric in self.task.metrics
+        require(known_metric, "search_metric", self.search_metric, "no such metric of the task", known)
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
         require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
         require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")

@@ -1,47 +1,37 @@
-"""What a person reads before and after a run."""
+"""Show a person what is about to be trained, and what came of it."""
 
+import math
 import os
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptlab.data.batches.datamodule import TextDataModule
-from gptlab.data.tokens.prepare import Corpus
-from gptlab.training.budget import Plan
-from gptlab.training.config import TrainConfig
+from gptlab.data.batches.build import Data
+from gptlab.metrics import metrics
+from gptlab.training.build import Parts
 from gptlab.training.peak_flops import PeakFlops
+from gptlab.training.start import Start
 
 
-def header(
-    console: Console,
-    config: TrainConfig,
-    corpus: Corpus,
-    parameters: int,
-    plan: Plan | None,
-    trainer: L.Trainer,
-    datamodule: TextDataModule,
-    peak: PeakFlops,
-) -> None:
+def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> None:
     """Say what is about to be trained, on what, and where it will be."""
-    model, parts = config.model, corpus.manifest
+    config, data, trainer, plan, model = begun.config, begun.data, parts.trainer, parts.plan, begun.config.model
     rows = {
-        "model": f"{parameters:,} parameters: {model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, "
-        f"context {model.block_size}",
-        "data": f"{parts['train']['documents']:,} documents, {_bytes(parts['train'])}"
-        f"{parts['train']['tokens']:,} tokens to train on; {_bytes(parts['val'])}"
-        f"{parts['val']['tokens']:,} tokens held out; sha256 {parts['sha256'][:12]}",
-        "windows": _windows(datamodule),
-        "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {corpus.tokenizer.n_vocab:,} tokens",
+        "model": f"{parts.parameters:,} parameters: {model.n_layer} layers, {model.n_head} heads, "
+        f"width {model.n_embd}, context {model.block_size}",
+        "data": _sizes(data),
+        "windows": data.module.describe(),
+        "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens",
         "budget": str(plan) if plan else f"minutes={config.budget.minutes:g}, in steps when some have been timed",
         "batch": f"{config.data.batch_size} x {model.block_size} tokens a step on "
         f"{trainer.world_size} x {trainer.strategy.root_device.type}, {config.trainer.precision}",
         "peak": f"{peak.flops / 1e12:.3g} TFLOP/s a device ({peak.source}), for train/mfu",
-        "run": _near(str(config.path)),
+        "run": _near(str(begun.run_dir)),
     }
     grid = Table.grid(padding=(0, 2))
     for key, value in rows.items():
@@ -49,17 +39,16 @@ def header(
     console.print(grid)
 
 
-def ending(console: Console, summary: dict[str, Any], texts: list[tuple[str, str, str]]) -> None:
-    """The run in one table, `texts` (decoder, prompt, continuation), and what to type next."""
-    names = ("parameters", "tokens seen", "val loss", "perplexity", "bits/byte", "tokens/s", "time")
+def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str, str, str]]) -> None:
+    """Show the run in one table, `texts` (decoder, prompt, continuation), and what to type next."""
+    scores = [row for row in metrics() if "panel" in row.shown and row.key in summary]
+    names = ("parameters", "tokens seen", *(row.head for row in scores), "tokens/s", "time")
     table = Table(*(Column(name, justify="right", no_wrap=True) for name in names), box=box.SIMPLE_HEAD, pad_edge=False)
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     table.add_row(
         f"{summary['parameters']:,}",
         f"{summary['tokens']:,}",
-        _figure(summary["val_loss"]),
-        _figure(summary["val_perplexity"]),
-        _figure(summary["val_bits_per_byte"]),
+        *(row.text(math.nan if summary[row.key] is None else summary[row.key]) for row in scores),
         f"{summary['tokens_per_second']:,.0f}",
         f"{minutes}:{seconds:02d}",
     )
@@ -80,6 +69,18 @@ def ending(console: Console, summary: dict[str, Any], texts: list[tuple[str, str
     console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
+def _sizes(data: Data) -> str:
+    """Tell how much there is to train on and how much is held out."""
+    told = f"sha256 {data.module.data_hash[:12]}"
+    if data.corpus is None:
+        return told
+    train, val = data.corpus.manifest["train"], data.corpus.manifest["val"]
+    return (
+        f"{train['documents']:,} documents, {_bytes(train)}{train['tokens']:,} tokens to train on; "
+        f"{_bytes(val)}{val['tokens']:,} tokens held out; {told}"
+    )
+
+
 def _bytes(part: dict[str, Any]) -> str:
     return "" if part["bytes"] is None else f"{part['bytes']:,} bytes, "
 
@@ -88,23 +89,7 @@ def _tokenizer_name(tokenizer: Any) -> str:
     return getattr(tokenizer, "name", type(tokenizer).__name__.lower())
 
 
-def _windows(datamodule: TextDataModule) -> str:
-    """How many windows an epoch has, and which tokens are in none of them."""
-    windows, config = datamodule.train, datamodule.config
-    each = " + ".join(f"{len(source):,}" for source in windows)
-    dropped = sum(source.dropped for source in windows)
-    what = f"{each} of {windows[0].block_size:,} tokens an epoch"
-    if config.packing == "documents":
-        return what + f", packed by documents, {min(source.fill for source in windows):.1%} full"
-    what += f", one every {config.stride} tokens" if config.stride else ""
-    return what + (f"; {dropped:,} tokens at the end are dropped" if dropped else "")
-
-
-def _figure(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:,.3f}"
-
-
 def _near(path: str) -> str:
-    """A path as one would type it here."""
+    """Return a path as one would type it here."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative

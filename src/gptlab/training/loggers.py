@@ -34,31 +34,29 @@ class Loggers:
     def __post_init__(self) -> None:
         require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
 
+    def require_packages(self) -> None:
+        """Refuse a logger whose package is not installed."""
+        for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
+            missing = wanted and find_spec(package) is None
+            require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
+
     def build(self, run_dir: Path, name: str, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
         """`resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again."""
-        from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-        from lightning.pytorch.utilities import rank_zero_only
+        from lightning.pytorch.loggers import TensorBoardLogger
 
-        from gptlab.training.resume import metrics_until
+        from gptlab.training.metrics_file import MetricsFile, metrics_until
 
         class TensorBoard(TensorBoardLogger):
             def save(self) -> None:
                 self.experiment.flush()  # and no hparams.yaml: config.yaml has it all
 
-        for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
-            missing = wanted and find_spec(package) is None
-            require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
         loggers: list[Logger] = []
         if self.tensorboard:
             purge = None if resumed is None else resumed + 1
             loggers.append(TensorBoard(run_dir, name="", version="", default_hp_metric=False, purge_step=purge))
         if self.csv:
-            logger = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=1)
-            if before and resumed is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                kept = metrics_until(before / "metrics.csv", resumed)
-                logger.experiment.metrics = kept  # Lightning removes the file
-                logger.save()
-            loggers.append(logger)
+            kept = metrics_until(before / "metrics.csv", resumed) if before and resumed is not None else []
+            loggers.append(MetricsFile(run_dir / "metrics.csv", kept))
         title = run_dir.name if name in run_dir.name else f"{run_dir.name}-{name}"
         if self.wandb:
             from lightning.pytorch.loggers import WandbLogger
@@ -78,7 +76,8 @@ class Loggers:
 
     def _mlflow(self, run_dir: Path, title: str) -> Logger:
         from lightning.pytorch.loggers import MLFlowLogger
-        from lightning.pytorch.utilities import rank_zero_only
+
+        from gptlab.training.lightning_internals import early_rank
 
         uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
         note = run_dir / "mlflow_run_id"
@@ -90,7 +89,7 @@ class Loggers:
                     super().log_hyperparams(params)
 
         logger = MLFlow(self.project, title, uri, run_id=known)
-        if known is None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if known is None and early_rank() == 0:
             Path("outputs").mkdir(exist_ok=True)
             _kept(note, lambda: str(logger.run_id))
         return logger
@@ -98,9 +97,9 @@ class Loggers:
 
 def _kept(note: Path, new: Callable[[], str]) -> str | None:
     """A dashboard's name for a run, kept in its directory: a resumed run finds itself again. None where nobody logs."""
-    from lightning.pytorch.utilities import rank_zero_only
+    from gptlab.training.lightning_internals import early_rank
 
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+    if early_rank() != 0:
         return None
     if not note.exists():
         note.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The LightningModule: it owns the loss, what is logged, and the optimizer; the model stays a plain nn.Module."""
+"""The LightningModule: it owns the step, the optimizer and what a checkpoint holds of them."""
 
 from dataclasses import asdict
 from typing import Any
@@ -8,19 +8,27 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from gptlab.data.batches.datamodule import TextDataModule
-from gptlab.data.batches.windows import Batch
-from gptlab.distributed.ranks import whole
-from gptlab.metrics import IGNORE, Score
+from gptlab.data.batches.batch import Batch
+from gptlab.distributed.sharding import full_tensor, shard
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Schedule
+from gptlab.randomness import random_seed
+from gptlab.tasks.base import Sums
+from gptlab.training.averaging import WeightAverage
+from gptlab.training.lightning_internals import (
+    datamodule_of,
+    grad_scaler,
+    publish,
+    restart_loops_at,
+    unscales_itself,
+)
 from gptlab.training.loss import Loss
-from gptlab.training.resume import fresh_loops
+from gptlab.training.resume import read_older_checkpoint
 
 
 class NotFinite(RuntimeError):
-    """A step whose gradient is not finite."""
+    """A step has a gradient that is not finite."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -28,51 +36,66 @@ class NotFinite(RuntimeError):
 
 
 class GPTModule(L.LightningModule):
-    """A GPT in training for `steps` optimizer steps; `val_bytes` is what the held-out tokens spell,
-    `bytes_per_token` what a training token does in the mean."""
+    """A GPT in training for `steps` optimizer steps.
+
+    `val_bytes` is the length of the text that the held-out targets spell, `bytes_per_token` the mean length of a
+    training token. With `sharded` the weights are spread over the devices, and computed with in `shard_dtype`.
+    """
 
     gpt: GPT
-    objective: Loss
+    loss: Loss
 
     def __init__(
         self,
-        objective: Loss,
+        loss: Loss,
         optimizer: OptimizerConfig,
         schedule: Schedule,
         steps: int,
-        val_bytes: int,
+        val_bytes: float | None,
         clip_norm: float,
         log_every_n_steps: int,
         seed: int,
         on_nan: str = "stop",
-        bytes_per_token: float = 1.0,
+        bytes_per_token: float | None = None,
+        average: WeightAverage | None = None,
+        sharded: bool = False,
+        shard_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.gpt, self.objective = objective.gpt, objective
+        self.gpt, self.loss, self.task = loss.gpt, loss, loss.task
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
         self.log_every_n_steps, self.on_nan, self.bytes_per_token = log_every_n_steps, on_nan, bytes_per_token
-        self.left_out: int | None = None  # the step just made, if its gradient was not finite
-        self.step_losses: list[tuple[int, float]] = []  # of the steps that were logged last
-        self.val_by_position = torch.empty(0)  # (T,) nats per token at the last validation
-        self._losses: list[Tensor] = []  # of this rank, since the last log
-        self._step: dict[str, Any] = {}  # what the optimizer did last
-        self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last look
-        self._val: list[Tensor] = []  # (2, T) of each batch: nats and tokens by position
+        self.average = average or WeightAverage(None)
+        self.sharded, self.shard_dtype = sharded, shard_dtype
+        self.skipped_step: int | None = None  # the step just made, if its gradient was not finite
+        self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
+        self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log
+        self._gradients: dict[str, Any] = {}  # what clipping saw at the last step
+        self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since they were last looked at
+        self._sums: list[Sums] = []  # of this rank's held-out batches
+
+    def configure_model(self) -> None:
+        """Shard the weights, once: Lightning comes here for each of its loops."""
+        if self.sharded:
+            shard(self.gpt, self.device.type, self.trainer.world_size, self.shard_dtype)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The share of one micro-batch in the mean next-token loss of its whole step, in nats per token (J&M eq. 10.5):
-        their mean over micro-batches and ranks is exact however many targets each of them has."""
-        loss: Tensor = self.objective(*batch).sum() / self._data().targets_of(self.global_step + 1)
+        """Return the share of one micro-batch in the mean loss of its whole step, in nats per target.
+
+        The mean of these shares over micro-batches and ranks is exact however many targets each of them has, since
+        each batch knows how many the whole step has.
+        """
+        micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        loss: Tensor = self.loss(batch.x, batch.y).sum() / (step_targets(batch) / micro_batches)
         self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        x, y = batch
-        self._val.append(torch.stack([self.objective(x, y).sum(0), (y != IGNORE).sum(0).float()]))
+        self._sums.append(self.task.measure(self.loss(batch.x, batch.y), batch))
 
     def on_train_start(self) -> None:
-        """The rate of this config: a checkpoint remembers the one of the config it was made with."""
+        """Take the learning rate of this config: a checkpoint remembers the one of the config it was made with."""
         schedule: Any = self.lr_schedulers()
         schedule.base_lrs = [self.optimizer.lr] * len(schedule.base_lrs)
         for group in self.trainer.optimizers[0].param_groups:
@@ -80,68 +103,58 @@ class GPTModule(L.LightningModule):
             group["lr"] = self.optimizer.lr * self.schedule(self.global_step, self.steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # dropout's noise is a function of where we are, not of what ran before; no two ranks share it
+        """Seed dropout by where training is, not by what ran before; no two ranks share its noise."""
         part = batch_idx % self.trainer.accumulate_grad_batches
         # (torch.manual_seed would also take down a traceback for every kind of device that is not there: 1 ms)
         noise: Any = torch.default_generator if self.device.type == "cpu" else torch.get_device_module(self.device)
-        noise.manual_seed(hash((self.seed, self.global_step, part, self.global_rank)))
+        noise.manual_seed(random_seed(self.seed, "dropout", self.global_step, part, self.global_rank))
 
-    def logs_after(self, batch_idx: int) -> bool:
-        """Whether this micro-batch ends a step whose training metrics are logged."""
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:
-            return False
-        return self.global_step % self.log_every_n_steps == 0 or self.global_step == self.steps
+    def logs_at(self, step: int) -> bool:
+        """Tell whether training metrics are logged at the end of a step."""
+        return step % self.log_every_n_steps == 0 or step == self.steps
 
-    def log_training(self, more: dict[str, float]) -> None:
-        """The mean loss since the last log, and `more`: no step waits for the device in between."""
-        losses = self._mean_losses().tolist()
+    def mean_losses(self) -> list[tuple[int, float]]:
+        """Return (step, loss) of each step since the last call, over micro-batches and ranks.
+
+        No step waits for the device in between.
+        """
+        losses = self._step_losses().tolist()
         self._losses.clear()
-        first = self.global_step - len(losses) + 1
-        self.step_losses = list(enumerate(losses, first))
-        loss = sum(losses) / len(losses)
-        score = Score(loss, 1, self.bytes_per_token)
-        scores = {"train/perplexity": score.perplexity, "train/bits_per_byte": score.bits_per_byte}
-        self._record({"train/loss": loss, **scores, **self._step, **more})
+        return list(enumerate(losses, self.global_step - len(losses) + 1))
+
+    def training_metrics(self, losses: list[tuple[int, float]]) -> dict[str, float]:
+        """Return what is logged of the steps of `losses`: the task's scores of their mean, rate and gradient norm."""
+        loss = sum(value for _, value in losses) / len(losses)
+        scores = self.task.scores({"nats": loss, "targets": 1}, self.bytes_per_token)
+        return {
+            **{f"train/{name}": value for name, value in scores.items()},
+            **{name: float(value) for name, value in self._gradients.items()},
+        }
 
     def forget(self) -> None:
-        """The losses since the last log: of steps that do not count."""
+        """Drop the losses since the last log: they are of steps that do not count."""
         self._losses.clear()
 
-    def _mean_losses(self) -> Tensor:
-        """Of each whole step since the last log, over micro-batches and ranks."""
+    def _step_losses(self) -> Tensor:
+        """Return the loss of each complete step since the last log, (N,), over micro-batches and ranks."""
         parts = self.trainer.accumulate_grad_batches
-        whole = len(self._losses) // parts * parts
-        if not whole:
+        complete = len(self._losses) // parts * parts
+        if not complete:
             return torch.empty(0)
-        losses = torch.stack([loss.to(self.device) for loss in self._losses[:whole]]).view(-1, parts).mean(1)
+        losses = torch.stack([loss.to(self.device) for loss in self._losses[:complete]]).view(-1, parts).mean(1)
         return self.trainer.strategy.reduce(losses, reduce_op="mean")
 
     def on_validation_epoch_end(self) -> None:
-        """Exact over all ranks: sums of nats and of tokens, never a mean of means."""
+        """Score the held-out text exactly over all ranks: sums are summed, never means averaged."""
         exact = torch.float32 if self.device.type == "mps" else torch.float64
-        total = torch.stack(self._val).cpu().double().sum(0).to(self.device, exact)
-        self._val.clear()
-        by_position = self.trainer.strategy.reduce(total, reduce_op="sum").cpu().double()  # (2, T)
-        self.val_by_position = by_position[0] / by_position[1]
-        total_nats, tokens = by_position.sum(1).tolist()
-        score = Score(total_nats, int(tokens), self.val_bytes)
-        self._record(
-            {
-                "val/loss": score.loss,
-                "val/perplexity": score.perplexity,
-                "val/bits_per_byte": score.bits_per_byte,
-            }
-        )
-
-    def _record(self, metrics: dict[str, Any]) -> None:
-        """To the loggers by step, without Lightning's `epoch`; to callbacks (checkpoints, progress) by name.
-
-        Lightning's own log_dict takes milliseconds for that.
-        """
-        metrics = {key: float(value) for key, value in metrics.items()}
-        self.trainer.callback_metrics.update({key: torch.tensor(value) for key, value in metrics.items()})
-        for logger in self.loggers:
-            logger.log_metrics(metrics, step=self.global_step)
+        sums: Sums = {}
+        for name in sorted(self._sums[0]):
+            own = torch.stack([batch[name] for batch in self._sums]).cpu().double().sum(0).to(self.device, exact)
+            sums[name] = self.trainer.strategy.reduce(own, reduce_op="sum").cpu().double()
+        self._sums.clear()
+        self.curves = {f"val/{name}": curve for name, curve in self.task.curves(sums).items()}
+        scores = self.task.scores(sums, self.val_bytes)
+        publish(self.trainer, {f"val/{name}": value for name, value in scores.items()}, self.global_step)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer.build(self.gpt)
@@ -155,51 +168,54 @@ class GPTModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the global norm, and keep it and the rate. Lightning's own refuses fused ones under autocast."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        scaler = grad_scaler(self.trainer)
+        if scaler is not None and unscales_itself(optimizer):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
         norm = self.clip(optimizer)
-        self._step = {"optim/lr": optimizer.param_groups[0]["lr"], "optim/grad_norm": norm}
+        self._gradients = {"optim/lr": optimizer.param_groups[0]["lr"], "optim/grad_norm": norm}
         if scaler is None:  # a scaler tries scales until one fits
             self._norms.append((self.global_step + 1, norm))
         if self.on_nan != "stop" or self.device.type == "cpu":  # else at the next log: no step waits for the device
-            self.judge()
+            self.check_gradients()
 
     def clip(self, optimizer: torch.optim.Optimizer) -> Tensor:
         """Bound the global norm of the gradients; returns what it was."""
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in params])
-        total = whole(norm)
-        looks = self.device.type == "cpu"  # there it is free, and multiplying by 1 is not
-        if self.clip_norm and not (looks and total <= self.clip_norm):
+        total = full_tensor(norm)
+        on_cpu = self.device.type == "cpu"  # there a look at the norm is free, and multiplying by 1 is not
+        if self.clip_norm and not (on_cpu and total <= self.clip_norm):
             torch.nn.utils.clip_grads_with_norm_(params, self.clip_norm, norm)
         return total
 
-    def judge(self) -> None:
-        """Look at the gradients since the last look. A step whose is not finite ends the run, or is left out."""
+    def check_gradients(self) -> None:
+        """Look at the gradient norms since the last look; one that is not finite ends the run or skips its step."""
         norms, self._norms = self._norms, []
         finite = torch.stack([norm for _, norm in norms]).isfinite().tolist() if norms else []
         for (step, _), ok in zip(norms, finite, strict=True):
             if not ok and self.on_nan == "stop":
                 raise NotFinite(step)
             if not ok:
-                self.left_out = step
+                self.skipped_step = step
                 for p in self.gpt.parameters():
                     p.grad = None  # optimizers pass over these
 
-    def _data(self) -> TextDataModule:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        loops = fresh_loops(
-            self.trainer.fit_loop.state_dict(), checkpoint["global_step"], self.trainer.accumulate_grad_batches
-        )
-        checkpoint["loops"] = {"fit_loop": loops}
+        read_older_checkpoint(checkpoint, datamodule_of(self.trainer).tokens_per_step)
+        checkpoint["loops"] = restart_loops_at(self.trainer, checkpoint["global_step"])
+        self.average.load(checkpoint, "gpt.", self.gpt)
         parts = self.trainer.accumulate_grad_batches
         self._losses = [loss for loss in checkpoint["losses"] for _ in range(parts)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.judge()
+        self.check_gradients()
         checkpoint["model"] = asdict(self.gpt.config)
-        checkpoint["losses"] = list(self._mean_losses().cpu())  # of steps since the last log
+        checkpoint["losses"] = list(self._step_losses().cpu())  # of steps since the last log
+        self.average.save(checkpoint, "gpt.")
+
+
+def step_targets(batch: Batch) -> int:
+    """Return the number of targets of a batch's whole step; a step without any cannot be learned from."""
+    if batch.step_targets is None:
+        raise TypeError("the data module's batches must say how many targets their step has (Batch.step_targets)")
+    return max(1, batch.step_targets)

@@ -1,7 +1,5 @@
 """Going on with a run in its own directory: what was asked for again, what must not change, what has to be put back."""
 
-import csv
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,30 +64,19 @@ def _differences(before: Any, now: Any, key: str) -> list[tuple[str, Any, Any]]:
     return [] if before == now else [(key, before, now)]
 
 
-def fresh_loops(loops: dict[str, Any], step: int, accumulate: int) -> dict[str, Any]:
-    """Lightning's loop state as if an epoch began at `step`: its own restart inside an epoch repeats batches of the
-    loader and leaves others out; ours begins at any step (TrainBatches)."""
-    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
-    for progress in (optimizer, loops["epoch_loop.scheduler_progress"]):
-        progress["total"] = {"ready": step, "completed": step}
-    batches = loops["epoch_loop.batch_progress"]["total"]  # what validation counts by
-    loops["epoch_loop.batch_progress"]["total"] = dict.fromkeys(batches, step * accumulate)
-    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step
-    return loops
-
-
-def metrics_until(path: Path, step: int = sys.maxsize) -> list[dict[str, Any]]:
-    """The rows of metrics.csv up to a step, without empty cells; later ones will come again."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
-    return [row for row in rows if int(row["step"]) <= step]
-
-
-def samples_until(before: Path, now: Path, step: int) -> None:
-    """samples.md up to a step."""
-    if before.exists():
-        head, *sections = before.read_text(encoding="utf-8").split("## step ")
-        kept = [section for section in sections if int(section.split(maxsplit=1)[0]) <= step]
-        now.write_text("".join([head, *(f"## step {section}" for section in kept)]), encoding="utf-8")
+def read_older_checkpoint(checkpoint: dict[str, Any], tokens_per_step: float) -> None:
+    """Give the state of callbacks in a checkpoint of gptlab 0.1 the names that it has today."""
+    states = checkpoint.get("callbacks", {})
+    if "EndOfStep" in states or not states:
+        return
+    if speed := states.pop("Speed", None):
+        seconds = speed["seconds"]
+        tokens = round(speed["steps"] * tokens_per_step)
+        states["ThroughputMonitor"] = {"tokens": tokens, "all_seconds": speed.get("all_seconds", seconds)} | {
+            "seconds": seconds
+        }
+    if trouble := states.pop("Trouble", None):
+        states["StabilityMonitor"] = {"last": trouble["last"], "skipped": trouble["left_out"]}
+    best = [states.pop(name) for name in list(states) if name.startswith("ModelCheckpoint")]
+    score = best[0].get("best_model_score") if best else None
+    states["EndOfStep"] = {"best": None if score is None else (float(score), None), "metrics": {}}

@@ -1,21 +1,24 @@
-"""What a run begins with: its text, the shape of its model, and the run that it goes on from or takes weights of."""
+"""Find out all that a run begins with, before anything is built or written; mistakes are met here."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
 from rich.console import Console
 
-from gptlab.data.progress import watching
-from gptlab.data.tokens.prepare import Corpus, prepare
-from gptlab.errors import require
+from gptlab.data.batches.build import Data, build_data
+from gptlab.data.tokens.progress import watching
+from gptlab.errors import UserError, require
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.config_file import record
-from gptlab.runs.run_dir import RunDir
-from gptlab.tokenizer_options import Saved
+from gptlab.runs.run_dir import RunDir, default_run_dir
+from gptlab.tokenizers.saved import Saved
+from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
+from gptlab.training.lightning_internals import early_rank
 from gptlab.training.resume import checkpoint_of, require_same, unfinished
 
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
@@ -23,66 +26,106 @@ MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids
 
 @dataclass
 class Start:
-    """All that is known before anything is built."""
+    """A run before it is built: its resolved config, its data, and what it goes on from."""
 
-    config: TrainConfig  # as asked
-    whole: TrainConfig  # with the model's vocabulary, as config.yaml keeps it
-    corpus: Corpus
-    loaded: GPT | None  # the model that `init_from` names
-    before: RunDir | None  # the run that is resumed
-    ckpt_path: Path | None = None
-    resumed: int | None = None  # the step of that checkpoint
+    config: TrainConfig  # resolved: what config.yaml keeps
+    data: Data
+    gpt: GPT | None  # the model that `init_from` names
+    resumed_from: RunDir | None
+    checkpoint: Path | None = None  # of that run; None where it was killed before its first one
+    step: int = 0  # of that checkpoint
+    lock: BaseFileLock | None = None  # on the run that goes on; on rank 0 only
 
     @property
-    def branches(self) -> bool:
-        """Whether a new run takes it from the one before."""
-        return self.before is not None and self.before.path.resolve() != self.config.path.resolve()
+    def run_dir(self) -> Path:
+        return self.config.path
 
-    def require_more_than(self, steps: int) -> None:
-        """Refuse to resume a run that has all its steps, unless it was killed at the very end."""
+    @property
+    def in_place(self) -> bool:
+        """Whether a run goes on in its own directory; a branch begins a new run from a checkpoint of another."""
+        return self.resumed_from is not None and self.resumed_from.path.resolve() == self.run_dir.resolve()
+
+    def require_steps_left(self, plan: Plan) -> None:
+        """Refuse to resume a run that has all its steps, unless it was killed at the very end, or more than them."""
+        if self.resumed_from is None:
+            return
         ((unit, amount),) = self.config.budget.fixed().items()
-        why, todo = f"has its {steps:,} steps already", f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
-        ended = self.before is not None and self.before.status() == "finished"
-        require(self.resumed is None or self.resumed < steps or not ended, "resume", self.config.resume, why, todo)
+        todo = f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
+        ended = self.resumed_from.status() == "finished"
+        why = f"has its {plan.steps:,} steps already"
+        require(self.step < plan.steps or not ended, "resume", self.config.resume, why, todo)
+        why = f"is {plan.steps:,} steps, and the run that is resumed is at step {self.step:,}"
+        require(
+            self.step <= plan.steps, f"budget.{unit}", f"{amount:g}", why, "give more, or take an earlier checkpoint"
+        )
+
+    def release(self) -> None:
+        """Let others go on with the run."""
+        if self.lock is not None:
+            self.lock.release()
 
 
-def begin(config: TrainConfig, console: Console) -> Start:
-    """Find the run before, if any, and prepare the text; mistakes are met here."""
+def start(config: TrainConfig, console: Console) -> Start:
+    """Find the run that is resumed, if any, and prepare the data. On rank 0 the resumed run is locked first."""
+    require(config.run_dir != "", "run_dir", "", "is empty", "leave it out, or give a directory")
+    if config.run_dir is None:
+        config = dataclasses.replace(config, run_dir=str(default_run_dir(config.name)))
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
-    start_from = RunDir.find(config.init_from) if config.init_from and not before else None
-    tokenizer = Saved(str(start_from.path / "tokenizer")) if start_from else config.tokenizer
+    source = RunDir.find(config.init_from) if config.init_from and not before else None
+    tokenizer = Saved(str(source.path / "tokenizer")) if source else config.tokenizer
+    gpt = source.load()[0].train() if source else None
+    block_size = (gpt.config if gpt else config.model).block_size
     with watching(console) as watch:
-        corpus = prepare(config.data, tokenizer, watch)
-    loaded = start_from.load()[0].train() if start_from else None
-    model_config = loaded.config if loaded else with_vocabulary(config, corpus.tokenizer.n_vocab)
-    whole = dataclasses.replace(config, model=model_config, tokenizer=tokenizer)
-    if auto and (before := unfinished(plain(record(whole)), config.path)):
-        config, whole = (dataclasses.replace(c, run_dir=str(before.path)) for c in (config, whole))
+        data = build_data(config.data, tokenizer, block_size, config.seed, config.task.data_module, watch)
+    model = gpt.config if gpt else with_vocabulary(config.model, data.tokenizer.n_vocab)
+    config = dataclasses.replace(config, model=model, tokenizer=tokenizer)
+    if auto and (before := unfinished(plain(record(config)), config.path)):
+        config = dataclasses.replace(config, run_dir=str(before.path))
     if before is None:
-        return Start(config, whole, corpus, loaded, None)
+        if early_rank() == 0:
+            RunDir(config.path).require_new()
+        return Start(config, data, gpt, None)
+    return resumed(config, data, before, console, auto)
+
+
+def resumed(config: TrainConfig, data: Data, before: RunDir, console: Console, auto: bool) -> Start:
+    """Lock the run that goes on, find its checkpoint, and refuse what would make its continuation a lie."""
     if config.budget.seconds_per_step is None:
-        pace = before.config().get("budget", {}).get("seconds_per_step")
-        budget = dataclasses.replace(config.budget, seconds_per_step=pace)
-        config, whole = (dataclasses.replace(c, budget=budget) for c in (config, whole))
-    ckpt_path, resumed, damaged = checkpoint_of(before)
-    require_same(before.config(), plain(record(whole)))
-    if damaged:
-        console.print(f"{', '.join(damaged)}: damaged; {ckpt_path.name} is taken instead", highlight=False)
-    return Start(config, whole, corpus, loaded, before, ckpt_path, resumed)
+        seconds = before.config().get("budget", {}).get("seconds_per_step")
+        config = dataclasses.replace(config, budget=dataclasses.replace(config.budget, seconds_per_step=seconds))
+    begun = Start(config, data, None, before)
+    if early_rank() == 0:
+        if begun.in_place:
+            begun.lock = before.hold()
+        else:
+            RunDir(begun.run_dir).require_new()
+    try:
+        require_same(before.config(), plain(record(config)))
+        begun.checkpoint, begun.step, damaged = checkpoint_of(before)
+        if damaged:
+            console.print(f"{', '.join(damaged)}: damaged; {begun.checkpoint.name} is taken instead", highlight=False)
+        noise = "the noise of dropout goes on as this version draws it, not as the run's own did"
+        if before.layout < 2 and config.model.dropout:
+            console.print(f"{before.path}: was made by an older gptlab; {noise}", highlight=False, soft_wrap=True)
+    except UserError:
+        if not (auto and begun.in_place and not before.has_checkpoint()):
+            begun.release()
+            raise
+    return begun
 
 
-def with_vocabulary(config: TrainConfig, n_vocab: int) -> GPTConfig:
-    """The model's config with as many tokens as the tokenizer has, or padded beyond to a rounder number."""
-    asked = config.model.vocab_size or n_vocab
+def with_vocabulary(model: GPTConfig, n_vocab: int) -> GPTConfig:
+    """Return the model's config with as many tokens as the tokenizer has, or padded beyond to a rounder number."""
+    asked = model.vocab_size or n_vocab
     why = f"but the tokenizer has {n_vocab} tokens"
     todo = f"leave it out, or pad: {-(-n_vocab // 64) * 64} is a multiple of 64"
     require(n_vocab <= asked < n_vocab + MOST_PADDING, "model.vocab_size", asked, why, todo)
-    return dataclasses.replace(config.model, vocab_size=asked)
+    return dataclasses.replace(model, vocab_size=asked)
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """As YAML has it."""
+    """Return a config as YAML has it."""
     import yaml
 
     read: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))

@@ -11,9 +11,9 @@ from gptlab.errors import UserError, require
 from gptlab.registry import option
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Sequence
+
     from lightning.pytorch import Callback, Trainer
-    from lightning.pytorch.loggers import Logger
     from lightning.pytorch.profilers import PyTorchProfiler
 
 
@@ -27,7 +27,7 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"  # Lightning's, or fsdp: weights, gradients and optimizer state sharded over the devices
     precision: str = "32-true"  # bf16-mixed | 16-mixed | bf16-true: the latter with fp32 master weights
-    activation_checkpointing: bool = False  # the backward pass computes the blocks anew: less memory, more time
+    activation_checkpointing: bool = False  # the backward pass computes the blocks again: less memory, more time
     gradient_clip_val: float = 1.0  # of the global norm; 0 turns it off
     val_every_n_steps: int = 150
     max_minutes: float | None = None  # then the run stops, and can be resumed
@@ -51,29 +51,14 @@ class TrainerConfig:
     def sharded(self) -> bool:
         return self.strategy == "fsdp"
 
-    @property
-    def compute_dtype(self) -> torch.dtype | None:
-        """What the model computes in where Lightning's precision does not say so: `bf16-true` with master weights."""
-        import torch
-
-        return torch.bfloat16 if self.precision == "bf16-true" else None
-
-    def require_precision(self, device: torch.device) -> None:
-        """Refuse what the device has not: Lightning would take something else, or the device pretend to have it."""
-        import torch
-
-        half = device.type == "cpu" and self.precision == "16-mixed"
-        require(not half, "trainer.precision", "16-mixed", "a CPU has it not", "try bf16-mixed or bf16-true")
-        if device.type == "cuda" and "bf16" in self.precision:
-            there = torch.cuda.is_bf16_supported(including_emulation=False)
-            require(there, "trainer.precision", self.precision, "this GPU has no bf16", "try 16-mixed")
-
-    def build(self, steps: int, loggers: list[Logger], callbacks: list[Callback], run_dir: Path) -> Trainer:
+    def build(self, steps: int, callbacks: Sequence[Callback], run_dir: Path) -> Trainer:
+        """Build Lightning's Trainer, without loggers: they write, and not all that can be wrong was met yet."""
         import lightning as L
         from lightning.fabric.utilities.exceptions import MisconfigurationException
         from lightning.pytorch.strategies import ModelParallelStrategy
 
         from gptlab.training.callbacks.checkpointing import CheckpointFiles
+        from gptlab.training.precision import compute_dtype
 
         here, nodes = place(), self.num_nodes
         why, todo = "its processes must be started on each machine", "start them by torchrun or srun"
@@ -87,7 +72,7 @@ class TrainerConfig:
                 devices=here.per_node if here and self.devices == "auto" else self.devices,
                 num_nodes=nodes,
                 strategy=strategy,
-                precision="32-true" if self.compute_dtype else self.precision,  # type: ignore[arg-type]
+                precision="32-true" if compute_dtype(self.precision) else self.precision,  # type: ignore[arg-type]
                 plugins=[CheckpointFiles(), cluster_environment()],
                 profiler=profiler(run_dir) if self.profile else None,
                 detect_anomaly=self.detect_anomaly,
@@ -97,11 +82,11 @@ class TrainerConfig:
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,  # ours knows the ranks
                 log_every_n_steps=1,
-                logger=loggers,
-                callbacks=callbacks,
+                logger=False,
+                callbacks=list(callbacks),
                 enable_progress_bar=False,  # ours is one of the callbacks
                 enable_model_summary=False,
-                enable_checkpointing=True,
+                enable_checkpointing=True,  # ours is one of the callbacks
                 default_root_dir=run_dir,
             )
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:

@@ -1,19 +1,22 @@
+import pickle
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
+from gptlab.data.batches.batch import IGNORE, Batch
 from gptlab.data.batches.datamodule import TextDataModule, WatchedLoader
 from gptlab.data.batches.order import Order
 from gptlab.data.text.sources import Files, Mixture
 from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError
-from gptlab.metrics import IGNORE
 from gptlab.model.gpt import GPT, GPTConfig
-from gptlab.tokenizer_options import Byte
+from gptlab.tokenizers.byte import Byte
 
 T = 32
 CPU = SimpleNamespace(
@@ -36,17 +39,64 @@ def module(data: Any, block_size: int = T) -> TextDataModule:
 def test_steps_are_the_order_s_windows(files: list[str]) -> None:
     data = module(Files(files=files, batch_size=8))
     batches = list(data.train_dataloader())
-    assert [tuple(x.shape) for x, _ in batches] == [(4, T)] * 6
+    assert [tuple(batch.x.shape) for batch in batches] == [(4, T)] * 6
     (windows,) = data.train
     places = Order([len(windows)], [1.0], 1).at(range(24))
-    assert torch.equal(torch.cat([x for x, _ in batches]), windows.__getitems__([i for _, i in places])[0])
+    assert torch.equal(torch.cat([batch.x for batch in batches]), windows.__getitems__([i for _, i in places])[0])
     assert data.seconds_waited > 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_a_batch_keeps_the_targets_of_its_step_on_its_way(packing: str, workers: int, files: list[str]) -> None:
+    """Through worker processes, pinned memory and Lightning's transfer to a device."""
+    data = module(Files(files=files, batch_size=8, packing=packing, num_workers=workers), 400)
+    data.steps = 4
+    batches = list(data.train_dataloader())
+    for step in range(4):
+        parts = batches[2 * step : 2 * step + 2]
+        count = sum(int((batch.y != IGNORE).sum()) for batch in parts)
+        assert [batch.step_targets for batch in parts] == [count, count]
+        assert packing == "documents" or count == 8 * 400
+    moved = move_data_to_device(batches[0], torch.device("cpu"))
+    for found in (moved, pickle.loads(pickle.dumps(batches[0]))):
+        assert isinstance(found, Batch) and found.step_targets == batches[0].step_targets
+    assert all(batch.step_targets is None for batch in data.val_dataloader())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pins memory for a GPU")
+def test_pinned_memory_keeps_it_too() -> None:
+    batch = pin_memory(Batch(torch.zeros(1, 2), torch.zeros(1, 2), 7))
+    assert isinstance(batch, Batch) and batch.step_targets == 7 and batch.x.is_pinned()
+
+
+def test_tokens_are_targets_and_padding_is_none(files: list[str]) -> None:
+    dense = module(Files(files=files, batch_size=8))
+    (windows,) = dense.train
+    assert (dense.tokens_per_step, dense.tokens_per_epoch) == (8 * T, len(windows) * T)
+    assert isinstance(dense.tokens_per_step, int)
+    packed = module(Files(files=files, batch_size=8, packing="documents"), 400)
+    (windows,) = packed.train
+    _, y, _ = windows.__getitems__(range(len(windows)))
+    assert packed.tokens_per_epoch == int((y != IGNORE).sum()) == len(windows.tokens) - 1
+    assert packed.tokens_per_step == pytest.approx(8 * (y != IGNORE).sum().item() / len(windows))
+    assert packed.tokens_per_step < 8 * 400
+
+
+def test_tokens_of_a_step_are_counted_by_the_weights_of_sources(files: list[str]) -> None:
+    parts = {name: Files(files=files, val_fraction=fraction) for name, fraction in (("a", 0.1), ("b", 0.5))}
+    data = module(Mixture(parts=parts, weights={"b": 3.0}, batch_size=1024, packing="documents"), 400)
+    data.micro_batch_size, data.steps = 1024, 1
+    (batch,) = data.train_dataloader()
+    a, b = (windows.targets.mean() for windows in data.train)
+    assert data.tokens_per_step == pytest.approx(256 * a + 768 * b)
+    assert batch.step_targets == pytest.approx(data.tokens_per_step, rel=0.05)
 
 
 def test_a_mixture_deals_out_windows_of_every_part(files: list[str]) -> None:
     parts = {name: Files(files=files, val_fraction=fraction) for name, fraction in (("a", 0.1), ("b", 0.5))}
     data = module(Mixture(parts=parts, weights={"b": 3.0}, batch_size=256, micro_batch_size=4))
-    places = [place for batch in data.train_dataloader().batch_sampler for place in batch]
+    places = [place for batch in data.train_dataloader().batch_sampler for place in batch.windows]
     assert sum(source == 1 for source, _ in places) / len(places) == pytest.approx(0.75, abs=0.05)
     assert len(data.val.tokens) == sum(len(prepare(part, Byte()).val) for part in parts.values())
 
@@ -54,7 +104,7 @@ def test_a_mixture_deals_out_windows_of_every_part(files: list[str]) -> None:
 @pytest.mark.parametrize("packing", ["stream", "documents"])
 def test_validation_predicts_every_held_out_token_once(files: list[str], packing: str) -> None:
     data = module(Files(files=files, packing=packing))
-    y = torch.cat([y.flatten() for _, y in data.val_dataloader()])
+    y = torch.cat([batch.y.flatten() for batch in data.val_dataloader()])
     assert y[y != IGNORE].tolist() == data.val.tokens[1:].tolist()
 
 

@@ -7,12 +7,28 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gptlab.data.batches.order import BLOCK, Order, permute
+from gptlab.data.batches.order import BLOCK, ROUNDS, Order
+from gptlab.data.batches.order import permute as permute_by
 from gptlab.errors import UserError
+from gptlab.randomness import round_keys
 
 LARGE = [4095, 4096, 4097, 10**6 + 3, 2**32, 2**40 + 1, 10**12]
 WEIGHTS = st.lists(st.floats(0.01, 100), min_size=2, max_size=6)
 FEW = settings(deadline=None, max_examples=50)
+
+
+def permute(i: np.ndarray, n: int, key: tuple[int, ...]) -> np.ndarray:
+    return permute_by(i, n, round_keys(key[0], "order", *key[1:], rounds=ROUNDS))
+
+
+def test_the_order_is_that_of_all_versions() -> None:
+    """Literal numbers of the first release: a run that is resumed goes on in its order."""
+    windows = [41, 18, 37, 15, 27, 21, 47, 28, 45, 34]
+    assert Order([50], [1.0], 1337).at(range(45, 55)) == [(0, window) for window in windows]
+    mixed = [(0, 10), (0, 13), (0, 12), (0, 14), (2, 5), (0, 9), (0, 4), (2, 3), (0, 7), (0, 0)]
+    assert Order([20, 9, 7], [3, 1, 1], 5).at(range(1020, 1030)) == mixed
+    places = [22067470, 671855257, 73567428, 34825328, 416517485, 546989803, 843219676, 339027448]
+    assert permute(np.arange(8), 10**9, (3, 1, 0)).tolist() == places
 
 
 def surprise(counts: Counter[tuple[int, ...]], outcomes: int) -> float:

@@ -35,7 +35,7 @@ def chunked(draw: st.DrawFn, documents: list[str]) -> list[Chunk]:
 def sides(chunks: list[Chunk], val_fraction: float) -> tuple[list[str], list[str]]:
     """(training, held-out) documents."""
     found: dict[str, list[str]] = {"train": [], "val": []}
-    for part, (text, begins) in divide(chunks, survey(chunks, val_fraction)):
+    for part, (text, begins, _) in divide(chunks, survey(chunks, val_fraction)):
         assert text
         found[part] += [""] * begins
         found[part][-1] += text

@@ -17,8 +17,11 @@ from gptlab.data.tokens import encode as encoding
 from gptlab.data.tokens.encode import encode, jobs, write_sections
 from gptlab.data.tokens.shards import dtype_for
 from gptlab.errors import UserError
-from gptlab.tokenizer_options import BPE, Byte, Char, OpenAI
-from gptlab.tokenizers import EOT, BytePairTokenizer, Tokenizer
+from gptlab.tokenizers import EOT, Tokenizer
+from gptlab.tokenizers.bpe import BPE, BytePairTokenizer
+from gptlab.tokenizers.byte import Byte
+from gptlab.tokenizers.char import Char
+from gptlab.tokenizers.openai import OpenAI
 
 Parts = list[tuple[str, Chunk]]
 PIECES = [

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gptlab.data.tokens import prepare
 from gptlab.data.text.sources import Files
-from gptlab.tokenizer_options import BPE
+from gptlab.tokenizers.bpe import BPE
 
 if __name__ == "__main__":
     stage = done = 0

@@ -11,8 +11,11 @@ from gptlab.data.tokens import encode
 from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import TokenStream
 from gptlab.errors import UserError
-from gptlab.tokenizer_options import BPE, Byte, Char, Saved
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.bpe import BPE
+from gptlab.tokenizers.byte import Byte
+from gptlab.tokenizers.char import Char
+from gptlab.tokenizers.saved import Saved
 
 
 @pytest.fixture

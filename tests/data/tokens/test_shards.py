@@ -16,7 +16,8 @@ from gptlab.data.tokens import shards
 from gptlab.data.tokens.prepare import Corpus, prepare
 from gptlab.data.tokens.shards import Shard, TokenStream, own_shards
 from gptlab.errors import UserError
-from gptlab.tokenizer_options import Byte, OpenAI
+from gptlab.tokenizers.byte import Byte
+from gptlab.tokenizers.openai import OpenAI
 
 EOT = 0
 PIECES = st.lists(st.lists(st.integers(EOT, 3), max_size=9), min_size=1, max_size=5)

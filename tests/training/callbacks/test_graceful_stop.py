@@ -39,7 +39,7 @@ def test_signals(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Monk
     os.kill(os.getpid(), signal.SIGUSR1)  # as one that comes after those of other ranks: nobody minds
     assert signal.getsignal(signal.SIGTERM) is sigterm and signal.getsignal(signal.SIGINT) is sigint
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert (summary["status"], summary["steps"]) == ("stopped", 4)
+    assert (summary["status"], summary["steps"]) == ("stopped", 5)  # the step it came in is made whole
     assert asked == ([["scontrol", "requeue", "17"]] if name == "SIGUSR1" else [])
     resumed(tmp_path / "run")
     assert same(tmp_path / "whole", tmp_path / "run")
@@ -56,7 +56,7 @@ def test_a_warning_before_the_first_step(tiny: Tiny, tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         train(tiny(*RUN))
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert (summary["status"], summary["steps"]) == ("stopped", 0)
+    assert (summary["status"], summary["steps"]) == ("stopped", 1)
 
 
 def signal_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int) -> None:

@@ -20,7 +20,8 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
-from gptlab.tokenizer_options import Byte
+from gptlab.tasks.causal_lm import CausalLM
+from gptlab.tokenizers.byte import Byte
 from gptlab.training.callbacks.stability_monitor import Spike, Spikes, StabilityMonitor
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
@@ -48,7 +49,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch, *passes: int) -> list[torch.Tensor]
 
 
 def report(run: Path, step: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / f"trouble/step-{step}.json").read_text())
+    found: dict[str, Any] = json.loads((run / f"stability/step-{step}.json").read_text())
     return found
 
 
@@ -73,7 +74,7 @@ def test_it_stops_before_the_weights_are_spoiled(
     assert resumed(run)["status"] == "finished"  # without the fault
 
 
-def test_a_step_is_left_out(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_skipped(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 5 changes nothing; step 6 is made by the batch of step 6. SGD without momentum tells by its weights."""
     plain = [*STEADY, "optimizer=sgd", "optimizer.momentum=0", "schedule=constant", "schedule.warmup_steps=0"]
     every = ["checkpoint.every_n_steps=1", "checkpoint.keep_last=9", "on_nan=skip"]
@@ -87,7 +88,7 @@ def test_a_step_is_left_out(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Monk
         return torch.cat([w.flatten() for w in saved.values()])
 
     assert torch.equal(at(4), at(5)) and not torch.equal(at(5), at(6))
-    assert "left out" in report(tmp_path / "run", 5)["what"]
+    assert "skipped" in report(tmp_path / "run", 5)["what"]
 
 
 def test_back_to_the_last_checkpoint(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,14 +107,14 @@ def test_it_does_not_go_on_like_that(tiny: Tiny, tmp_path: Path, monkeypatch: py
         spoiled(patch, *range(6, 100))
         with pytest.raises(RunFailed, match=r"^step=16: "):
             train(tiny("budget.steps=30", "on_nan=skip"))
-    assert len(list((tmp_path / "run/trouble").iterdir())) == 10
+    assert len(list((tmp_path / "run/stability").iterdir())) == 10
 
 
 def test_where_the_look_comes_late(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU `stop` looks when it logs and when it saves: the step is named all the same, and nothing spoiled saved."""
     monkeypatch.setattr(GPTModule, "device", property(lambda self: _Elsewhere("cpu")))
     monkeypatch.setattr(torch.cpu, "manual_seed", torch.default_generator.manual_seed, raising=False)
-    monkeypatch.setattr("gptlab.training.callbacks.throughput_monitor.wait_for_device", lambda device: None)
+    monkeypatch.setattr("gptlab.training.callbacks.end_of_step.wait_for_device", lambda device: None)
     with monkeypatch.context() as patch:
         spoiled(patch, 4)
         with pytest.raises(RunFailed, match=r"^step=5: "):
@@ -124,19 +125,20 @@ def test_where_the_look_comes_late(tiny: Tiny, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_where_a_scaler_passes_over_steps(on_nan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In 16-mixed, which a CPU has not, a gradient that is not finite is everyday; a loss is not."""
+    """In 16-mixed, which a CPU does not have, a gradient that is not finite is everyday; a loss is not."""
     gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
-    module = GPTModule(Loss(gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps=3, seed=0, on_nan=on_nan)
-    module.step_losses = [(1, 2.0), (2, math.nan), (3, 2.1)]
-    monkeypatch.setattr(module, "logs_after", lambda batch_idx: True)
-    trouble = StabilityMonitor(tmp_path, Byte().build([]), on_nan, 8.0, Console(quiet=True))
+    module = GPTModule(
+        Loss(CausalLM(), gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps=3, seed=0, on_nan=on_nan
+    )
+    losses = [(1, 2.0), (2, math.nan), (3, 2.1)]
+    monitor = StabilityMonitor(tmp_path, Byte().build([]), on_nan, 8.0, Console(quiet=True))
     trainer: Any = SimpleNamespace(is_global_zero=False)
     if on_nan == "stop":
         with pytest.raises(NotFinite, match="step 2"):
-            trouble.on_train_batch_end(trainer, module, None, None, 2)
+            monitor.check_losses(trainer, module, losses)
         return
-    trouble.on_train_batch_end(trainer, module, None, None, 2)
-    assert trouble.left_out == [2] and list(trouble.spikes.last) == [2.0, 2.1]
+    monitor.check_losses(trainer, module, losses)
+    assert monitor.skipped == [2] and list(monitor.spikes.last) == [2.0, 2.1]
 
 
 class _Elsewhere(str):
@@ -167,7 +169,7 @@ def test_a_spike_is_reported(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Loss, "forward", jumps)
     train(tiny("budget.steps=30", "logger.every_n_steps=10"))
-    assert [path.name for path in (tmp_path / "run/trouble").iterdir()] == ["step-27.json"]
+    assert [path.name for path in (tmp_path / "run/stability").iterdir()] == ["step-27.json"]
     found = report(tmp_path / "run", 27)
     assert found["loss"] > 2 * found["usual"] > 2 and len(found["windows"]) == 4
 

@@ -14,19 +14,22 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.windows import held_out
 from gptlab.data.tokens.prepare import prepare
-from gptlab.metrics import IGNORE, nats
 from gptlab.model.gpt import GPT, GPTConfig
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.causal_lm import CausalLM
+from gptlab.tasks.cross_entropy import cross_entropy
+from gptlab.training.build import bytes_per_token
 from gptlab.training.callbacks.tensorboard import BINS, LayerNorms, add_curve, scalars
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.module import GPTModule
-from gptlab.training.run import bytes_per_token, train
+from gptlab.training.run import train
 
 Tiny = Callable[..., TrainConfig]
 
@@ -122,10 +125,10 @@ def positions(config: TrainConfig, run: Path) -> torch.Tensor:
     windows = held_out(val, gpt.config.block_size, tokenizer.eot, by_documents)
     total, count = torch.zeros(2, gpt.config.block_size, dtype=torch.float64)
     for i in range(len(windows)):
-        x, y = windows.__getitems__([i])
+        x, y, _ = windows.__getitems__([i])
         for t in range(y.shape[1]):
             if y[0, t] != IGNORE:
-                total[t] += nats(gpt(x)[:, t : t + 1], y[:, t : t + 1]).item()
+                total[t] += cross_entropy(gpt(x)[:, t : t + 1], y[:, t : t + 1]).item()
                 count[t] += 1
     return (total / count).nan_to_num()
 
@@ -187,7 +190,9 @@ def test_monitor_shows_norms_and_weights(tiny: Tiny, tmp_path: Path) -> None:
 def test_norms_of_scaled_gradients(fused: bool, expected: float) -> None:
     """Gradients under a loss scale of 8 when Lightning has not divided by it, as it does but for fused optimizers."""
     gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5))
-    module = GPTModule(Loss(gpt), AdamW(), Constant(), steps=9, val_bytes=1, clip_norm=1.0, log_every_n_steps=1, seed=0)
+    module = GPTModule(
+        Loss(CausalLM(), gpt), AdamW(), Constant(), steps=9, val_bytes=1, clip_norm=1.0, log_every_n_steps=1, seed=0
+    )
     gpt.ln_f.weight.grad = torch.tensor([24.0, 32.0] + [0.0] * 6)
     logged: dict[str, float] = {}
     logger = SimpleNamespace(log_metrics=lambda metrics, step: logged.update(metrics))

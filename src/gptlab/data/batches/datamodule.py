@@ -1,32 +1,97 @@
-"""The LightningDataModule: a corpus as batches (x, y), (B, T) each, for whichever rank asks."""
+"""Give a corpus as batches to whichever rank asks."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any, Protocol, TypeVar
 
 import lightning as L
 from torch.utils.data import DataLoader
 
-from gptlab.data.batches.order import Order
-from gptlab.data.batches.windows import Batch, EvalBatches, TrainBatches, TrainWindows, dense, held_out, packed
+from gptlab.data.batches.batch import Batch
+from gptlab.data.batches.order import BLOCK, Order
+from gptlab.data.batches.sampler import EvalBatches, TrainBatches
+from gptlab.data.batches.windows import TrainWindows, dense, held_out, packed, protocol
+from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import Corpus
 from gptlab.errors import require
 
+T = TypeVar("T")
 
-class TextDataModule(L.LightningDataModule):
-    """One run's batches: `steps` optimizer steps of `config.batch_size` windows, and the whole held-out split.
+
+class DataModule(Protocol):
+    """Say what training asks of a data module, whichever data it has."""
+
+    steps: int  # set before a loader is asked for: optimizer steps of the whole run,
+    micro_batch_size: int  # and sequences of a forward pass of one device
+    block_size: int
+    data_hash: str  # tells these data from others
+    separator: int | None  # the id that no position attends beyond, if documents are read alone
+
+    @property
+    def config(self) -> BatchConfig: ...
+
+    @property
+    def tokens_per_step(self) -> float:
+        """The mean number of targets of an optimizer step; an integer where it is one."""
+
+    @property
+    def tokens_per_epoch(self) -> int | None:
+        """The number of targets of an epoch, where there is such a number."""
+
+    @property
+    def seconds_waited(self) -> float:
+        """The time that training has waited for batches so far."""
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        """Return the micro-batches of this rank, from the step that the trainer is at to `steps`."""
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        """Return this rank's share of the held-out batches; all ranks have equally many."""
+
+    def describe(self) -> str:
+        """Return what an epoch is, in words."""
+
+    def protocol(self) -> dict[str, Any]:
+        """Return in words how held-out text is read: losses compare only where it is the same."""
+
+
+class KnownData(L.LightningDataModule):
+    """Remember in a checkpoint which data a run has, and refuse others when it goes on."""
+
+    def __init__(self, data_hash: str, other_data_ok: bool) -> None:
+        super().__init__()
+        self.data_hash, self.other_data_ok = data_hash, other_data_ok
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the hash of the data, for a checkpoint."""
+        return {"data_hash": self.data_hash}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to resume from a checkpoint that was trained on other data, unless other_data_ok.
+
+        Raises UserError.
+        """
+        before = state_dict["data_hash"]
+        why = f"the checkpoint was trained on other data ({before[:12]}..., this is {self.data_hash[:12]}...)"
+        todo = "give the same data, or data.other_data_ok=true"
+        require(before == self.data_hash or self.other_data_ok, "data", self.data_hash[:12], why, todo)
+
+
+class TextDataModule(KnownData):
+    """Give the batches of one run: `steps` optimizer steps of `config.batch_size` windows, and the held-out split.
 
     The whole run is one pass of the training loader; its order goes through as many epochs of the text as it takes.
-    Tell `steps` and `micro_batch_size` before a loader is asked for.
+    Set `steps` and `micro_batch_size` before asking for a loader.
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig, block_size: int, seed: int) -> None:
-        super().__init__()
+        super().__init__(corpus.manifest["sha256"], config.other_data_ok)
         self.config, self.seed, self.block_size = config, seed, block_size
         self.steps, self.micro_batch_size = 0, 1
         self.weights = corpus.weights
-        self.data_hash: str = corpus.manifest["sha256"]
+        self.separator = corpus.tokenizer.eot if config.mask_documents else None
         stride = config.stride or block_size
         why = f"skips tokens between windows of {block_size}"
         require(stride <= block_size, "data.stride", stride, why, "give at most model.block_size")
@@ -41,42 +106,66 @@ class TextDataModule(L.LightningDataModule):
                 why = f"the {name} split has {len(stream)} tokens, less than one window"
                 todo = "lower it, give more text, or change data.val_fraction"
                 require(len(stream) > block_size, "model.block_size", block_size, why, todo)
+        for name, split in {"training": self.train, "held-out": [self.val]}.items():
+            targets = sum(int(windows.targets.sum()) for windows in split if windows.masked)
+            why = f"no token of the {name} split counts in the loss"
+            ok = targets > 0 or not all(windows.masked for windows in split)
+            require(ok, "data", type(config).__name__.lower(), why, "leave some of the text unmasked")
         period = config.repeat_steps and config.repeat_steps * config.batch_size
         self.order = Order([len(windows) for windows in self.train], self.weights, seed, period)
         self.loader: WatchedLoader | None = None
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Of all training windows."""
-        return sum(len(windows) for windows in self.train) * self.block_size
+        """The number of targets of all training windows; padding is none."""
+        return sum(int(windows.targets.sum()) for windows in self.train)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """The number of targets of an optimizer step, on average over the windows in proportion to their sources.
+
+        An integer where it is one: batch_size * block_size where each window is full.
+        """
+        shares = [Fraction(int(share), BLOCK) for share in self.order.shares]
+        means = [Fraction(int(windows.targets.sum()), len(windows)) for windows in self.train]
+        found = self.config.batch_size * sum((s * mean for s, mean in zip(shares, means, strict=True)), Fraction(0))
+        return int(found) if found.denominator == 1 else float(found)
 
     def windows_of(self, step: int) -> list[tuple[int, int]]:
-        """(source, window) of everything in step 1, 2, ..., over all ranks."""
+        """Return the (source, window) pairs of step 1, 2, ..., over all ranks."""
         size = self.config.batch_size
         return self.order.at(range((step - 1) * size, step * size))
 
     def rows(self, windows: Sequence[tuple[int, int]]) -> Batch:
-        """(x, y), (N, T) each."""
-        return TrainWindows(self.train).__getitems__(windows)
-
-    def targets_of(self, step: int) -> float:
-        """How many targets a micro-batch of this step has, in the mean over its micro-batches and ranks."""
-        if self.config.packing != "documents":
-            return self.micro_batch_size * self.block_size
-        targets = sum(self.train[source].targets(window) for source, window in self.windows_of(step))
-        return targets * self.micro_batch_size / self.config.batch_size
+        """Return (source, window) pairs as a batch, (N, T) each."""
+        return TrainWindows(self.train).rows(windows)
 
     @property
     def seconds_waited(self) -> float:
-        """How long training has waited for batches so far."""
+        """The time that training has waited for batches so far."""
         return self.loader.waited if self.loader else 0.0
+
+    def describe(self) -> str:
+        """Return how many windows an epoch has, and how many tokens are in none of them."""
+        each = " + ".join(f"{len(windows):,}" for windows in self.train)
+        dropped = sum(windows.dropped for windows in self.train)
+        found = f"{each} of {self.block_size:,} tokens an epoch"
+        if self.config.packing == "documents":
+            return found + f", packed by documents, {min(windows.fill for windows in self.train):.1%} full"
+        found += f", one every {self.config.stride} tokens" if self.config.stride else ""
+        return found + (f"; {dropped:,} tokens at the end are dropped" if dropped else "")
+
+    def protocol(self) -> dict[str, Any]:
+        """Return in words how the held-out text is read."""
+        return protocol(self.block_size, self.config.packing == "documents", self.config.mask_documents)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer: Any = self.trainer
         ranks = trainer.global_rank, trainer.world_size
         first = trainer.global_step  # of a run that is resumed
-        batches = TrainBatches(self.order, self.steps, self.config.batch_size, self.micro_batch_size, *ranks, first)
-        self.loader = self._loader(TrainWindows(self.train), batches)
+        windows, B = TrainWindows(self.train), self.config.batch_size
+        batches = TrainBatches(self.order, self.steps, B, self.micro_batch_size, *ranks, first, counts=windows)
+        self.loader = self._loader(windows, batches)
         return self.loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -85,18 +174,7 @@ class TextDataModule(L.LightningDataModule):
         size = min(self.micro_batch_size, -(-len(self.val) // trainer.world_size))
         return self._loader(self.val, EvalBatches(len(self.val), size, *ranks))
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers of the data."""
-        return {"data_hash": self.data_hash}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with a checkpoint that was trained on another text, unless that is asked for."""
-        before = state_dict["data_hash"]
-        why = f"the checkpoint was trained on other data ({before[:12]}..., this is {self.data_hash[:12]}...)"
-        todo = "give the same data, or data.other_data_ok=true"
-        require(before == self.data_hash or self.config.other_data_ok, "data", self.data_hash[:12], why, todo)
-
-    def _loader(self, windows: Any, batches: TrainBatches | EvalBatches) -> "WatchedLoader":
+    def _loader(self, windows: Any, batches: Any) -> "WatchedLoader":
         return WatchedLoader(
             windows,
             batch_sampler=batches,
@@ -108,19 +186,23 @@ class TextDataModule(L.LightningDataModule):
 
 
 class WatchedLoader(DataLoader[Batch]):
-    """Knows how long its batches were waited for."""
+    """Measure the time that its batches are waited for."""
 
     waited = 0.0  # seconds
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        batches = super().__iter__()
-        while True:
-            start = time.perf_counter()
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - start
-            if batch is None:
-                return
-            yield batch
+        return watched(super().__iter__(), self)
+
+
+def watched(batches: Iterator[T], loader: Any) -> Iterator[T]:
+    """Add the time that each batch is waited for to `loader.waited`, in seconds."""
+    while True:
+        start = time.perf_counter()
+        batch = next(batches, None)
+        loader.waited += time.perf_counter() - start
+        if batch is None:
+            return
+        yield batch
 
 
 def _as_is(batch: Any) -> Batch:

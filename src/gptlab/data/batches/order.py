@@ -1,4 +1,4 @@
-"""The order in which training sees windows: a function of (seed, position) alone, in constant memory."""
+"""Put the windows of training in an order that is a function of (seed, position) alone, in constant memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from gptlab.errors import require
+from gptlab.randomness import Words, round_keys
 
 ROUNDS = 8
 BLOCK = 1024  # positions in which the sources of a mixture have their shares
@@ -13,15 +14,14 @@ BLOCK = 1024  # positions in which the sources of a mixture have their shares
 Ints = np.ndarray[Any, np.dtype[Any]]
 
 
-def permute(i: Ints, n: int, key: tuple[int, ...]) -> Ints:
-    """Where each i of 0 .. n-1 goes in a permutation of them that `key` chooses, without holding it in memory.
+def permute(i: Ints, n: int, keys: Words) -> Ints:
+    """Return the places of i (N,) in a permutation of 0 .. n-1 that `keys` choose, without holding it in memory.
 
-    A Feistel network (Luby & Rackoff 1988) permutes the next power of four; who lands beyond n goes through it again
-    until inside ("cycle walking", Black & Rogaway 2002).
+    A Feistel network (Luby & Rackoff 1988), one round a key, permutes the next power of four; a number that lands
+    beyond n goes through it again until it is inside ("cycle walking", Black & Rogaway 2002).
     """
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
-    keys = np.random.SeedSequence(key).generate_state(ROUNDS, np.uint64)
     out = np.array(i, dtype=np.uint64)
     walking = np.arange(len(out))
     while len(walking):
@@ -36,25 +36,25 @@ def permute(i: Ints, n: int, key: tuple[int, ...]) -> Ints:
 
 
 def _mix(x: Ints) -> Ints:
-    """Every bit of x (N,) uint64 changes about half of the result's: the finalizer of MurmurHash3."""
+    """Mix the bits of x (N,) uint64, each into about half of the result's: the finalizer of MurmurHash3."""
     x = (x ^ x >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
     x = (x ^ x >> np.uint64(33)) * np.uint64(0xC4CEB9FE1A85EC53)
     return x ^ x >> np.uint64(33)
 
 
 class Order:
-    """Position p of training -> (source, window).
+    """Map each position of training to the window that is read there: position -> (source, window).
 
-    Each source goes through its windows in epochs, every epoch a new permutation. Of each block of 1,024 positions a
-    source has its share by weight, at places that are drawn anew for every block. With a `period` the first so many
-    positions come again and again.
+    Each source goes through its windows in epochs, every epoch a new permutation. In each block of 1,024 positions a
+    source has its share by weight, at places that are drawn again for every block. With a `period` the first `period`
+    positions repeat.
     """
 
     def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int, period: int | None = None) -> None:
         self.lengths, self.seed, self.period = list(lengths), seed, period
         exact = np.array(weights) / np.sum(weights) * BLOCK
-        self.shares = np.floor(exact).astype(np.int64)
-        largest = np.argsort(self.shares - exact, kind="stable")  # of what rounding down left over
+        self.shares = np.floor(exact).astype(np.int64)  # positions of a block, by source
+        largest = np.argsort(self.shares - exact, kind="stable")  # by what rounding down left over
         self.shares[largest[: BLOCK - self.shares.sum()]] += 1
         why, todo = f"is less than one window in {BLOCK}", "raise it, or leave the part out"
         require(bool((self.shares > 0).all()), "data.weights", float(np.min(weights)), why, todo)
@@ -64,29 +64,38 @@ class Order:
         return self.at(range(position, position + 1))[0]
 
     def at(self, positions: range) -> list[tuple[int, int]]:
-        """What is at some consecutive positions."""
+        """Return (source, window) at each of some consecutive positions."""
+        source, window = self.arrays(positions)
+        return list(zip(source.tolist(), window.tolist(), strict=True))
+
+    def arrays(self, positions: range) -> tuple[Ints, Ints]:
+        """Return the sources and the windows at N consecutive positions, (N,) int64 each."""
         p = np.arange(positions.start, positions.stop)
         if self.period:
             p %= self.period
         if len(self.lengths) == 1:
             source, number = np.zeros(len(p), np.int64), p
         else:
-            source, number = self._of_mixture(p)
+            source, number = self._in_mixture(p)
         window = np.empty(len(p), np.int64)
         for k, n in enumerate(self.lengths):
             for epoch in np.unique(number[source == k] // n):
                 here = (source == k) & (number // n == epoch)
-                window[here] = permute(number[here] % n, n, (self.seed, int(epoch), k))
-        return list(zip(source.tolist(), window.tolist(), strict=True))
+                window[here] = permute(number[here] % n, n, self._keys(int(epoch), k))
+        return source, window
 
-    def _of_mixture(self, p: Ints) -> tuple[Ints, Ints]:
-        """(source, how many of that source came before) of each position."""
+    def _in_mixture(self, p: Ints) -> tuple[Ints, Ints]:
+        """Return the source at each position, and how many positions of that source came before."""
         source, number = np.empty(len(p), np.int64), np.empty(len(p), np.int64)
         for block in np.unique(p // BLOCK):
             here = p // BLOCK == block
-            mixed = self._slots[permute(np.arange(BLOCK), BLOCK, (self.seed, int(block), len(self.lengths)))]
+            mixed = self._slots[permute(np.arange(BLOCK), BLOCK, self._keys(int(block), len(self.lengths)))]
             before = np.empty(BLOCK, np.int64)
             for k, share in enumerate(self.shares):
                 before[mixed == k] = block * share + np.arange(share)
             source[here], number[here] = mixed[p[here] % BLOCK], before[p[here] % BLOCK]
         return source, number
+
+    def _keys(self, epoch: int, source: int) -> Words:
+        """Return the keys of an epoch of a source; of a block of the mixture, whose number is one past the sources'."""
+        return round_keys(self.seed, "order", epoch, source, rounds=ROUNDS)

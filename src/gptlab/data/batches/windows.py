@@ -1,40 +1,38 @@
-"""Token streams -> (x, y) windows, and which process computes which of them.
+"""Cut token streams into windows of ids and targets."""
 
-The order is a function of (seed, position) alone. Devices, micro-batches and workers only decide who computes what.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from gptlab.data.batches.order import Order
+from gptlab.data.batches.batch import IGNORE, Batch
+from gptlab.data.batches.order import Ints
+from gptlab.data.batches.sampler import MicroBatch
 from gptlab.data.tokens.shards import Tokens, TokenStream
-from gptlab.metrics import IGNORE
 
-Batch = tuple[Tensor, Tensor]
 Bounds = Tokens | range
-AHEAD = 4096  # positions whose order is computed at once
 
 
 class Windows(Dataset[Batch]):
-    """Window i: x = w[:-1], y = w[1:] with w the ids from starts[i] to stops[i] and the one after, T of them at most.
+    """Read window i of a stream: x = w[:-1], y = w[1:] with w the ids from starts[i] to stops[i] and the one after.
 
-    What is missing to T is padding that counts nothing, and so are windows past the end.
+    A window has at most T = block_size ids. What is missing to T is padding that counts nothing, and so are windows
+    past the end.
     """
 
     def __init__(self, tokens: TokenStream | Tokens, block_size: int, starts: Bounds, stops: Bounds) -> None:
         self.tokens, self.block_size, self.starts, self.stops = tokens, block_size, starts, stops
+        self.masked = tokens if isinstance(tokens, TokenStream) and tokens.has_mask else None
 
     def __len__(self) -> int:
         return len(self.starts)
 
     @property
     def dropped(self) -> int:
-        """Tokens at the end that no window predicts."""
+        """The number of tokens at the end that no window predicts."""
         return max(0, len(self.tokens) - 1 - int(self.stops[-1])) if len(self) else max(0, len(self.tokens) - 1)
 
     @property
@@ -43,21 +41,38 @@ class Windows(Dataset[Batch]):
         spans = [np.asarray(bounds, dtype=np.int64) for bounds in (self.starts, self.stops)]
         return float((spans[1] - spans[0]).sum() / (len(self) * self.block_size)) if len(self) else 0.0
 
+    @property
+    def full(self) -> bool:
+        """True where each position of each window has a target, which is known without looking at the windows."""
+        return isinstance(self.starts, range) and self.masked is None
+
+    @cached_property
+    def targets(self) -> Ints:
+        """The number of targets of each window, (N,) int64."""
+        if self.full:
+            return np.broadcast_to(np.int64(self.block_size), (len(self),))  # takes no memory
+        starts, stops = (np.asarray(bounds, dtype=np.int64) for bounds in (self.starts, self.stops))
+        last = np.minimum(stops, len(self.tokens) - 1)
+        if self.masked is None:
+            return last - starts
+        return self.masked.counted_before(last + 1) - self.masked.counted_before(starts + 1)
+
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A whole batch at once, (B, T) each."""
+        """Return a whole batch at once, (B, T) each."""
         return together([(self, i) for i in indices])
 
     def ids(self, i: int) -> Tokens:
-        """The ids of window i and the one after, if there is one."""
+        """Return the ids of window i and the one after, if there is one."""
         return self.tokens[int(self.starts[i]) : int(self.stops[i]) + 1]
 
-    def targets(self, i: int) -> int:
-        """How many ids window i predicts."""
-        return min(int(self.stops[i]), len(self.tokens) - 1) - int(self.starts[i])
+    def ignored(self, i: int) -> Tokens | None:
+        """Return which ids of window i after its first are no targets that count, bool; None: all count."""
+        mask = self.masked and self.masked.mask(slice(int(self.starts[i]), int(self.stops[i]) + 1))
+        return None if mask is None else mask[1:] == 0
 
 
-def together(windows: Sequence[tuple[Windows, int]]) -> Batch:
-    """Windows of one size, (B, T) each, of whatever streams."""
+def together(windows: Sequence[tuple[Windows, int]], step_targets: int | None = None) -> Batch:
+    """Return windows of one size, of any streams, as a batch of (B, T) each."""
     T = windows[0][0].block_size
     x = np.zeros((len(windows), T), np.int64)
     y = np.full((len(windows), T), IGNORE, np.int64)
@@ -66,24 +81,29 @@ def together(windows: Sequence[tuple[Windows, int]]) -> Batch:
             ids, length = source.ids(i), int(source.stops[i]) - int(source.starts[i])
             x[row, :length] = ids[:length]
             y[row, : len(ids) - 1] = ids[1:]
-    return torch.from_numpy(x), torch.from_numpy(y)
+            if (ignored := source.ignored(i)) is not None:
+                y[row, : len(ids) - 1][ignored] = IGNORE
+    return Batch(torch.from_numpy(x), torch.from_numpy(y), step_targets)
 
 
 def dense(tokens: TokenStream | Tokens, block_size: int, stride: int | None = None) -> Windows:
-    """Full windows of the stream, one every `stride` tokens (null: block_size, so that none overlap)."""
+    """Return full windows of the stream, one every `stride` tokens (None: block_size, so that none overlap)."""
     starts = range(0, len(tokens) - block_size, stride or block_size)
     return Windows(tokens, block_size, starts, range(block_size, len(tokens), stride or block_size))
 
 
 def whole(tokens: TokenStream | Tokens, block_size: int) -> Windows:
-    """Every token of the stream predicted once: the last window may be shorter."""
+    """Return windows that predict every token of the stream once: the last one may be shorter."""
     starts = np.arange(0, len(tokens) - 1, block_size)
     return Windows(tokens, block_size, starts, np.minimum(starts + block_size, len(tokens) - 1))
 
 
 def packed(tokens: TokenStream, block_size: int, eot: int) -> Windows:
-    """Windows that begin where documents begin and take as many whole ones as fit; only documents longer than a window
-    are cut. Every token of the stream is an input once, and the separator after a document is its last target."""
+    """Return windows that begin where documents begin and take as many whole ones as fit.
+
+    Only documents longer than a window are cut. Every token of the stream is an input once, and the separator after a
+    document is its last target.
+    """
     starts, at, n = [], 0, len(tokens)
     document_starts = tokens.document_starts(eot)
     while at < n:
@@ -95,64 +115,38 @@ def packed(tokens: TokenStream, block_size: int, eot: int) -> Windows:
 
 
 def held_out(tokens: TokenStream, block_size: int, eot: int, by_documents: bool) -> Windows:
-    """Every held-out token once, in windows like those of training."""
+    """Return every held-out token once, in windows like those of training."""
     return packed(tokens, block_size, eot) if by_documents else whole(tokens, block_size)
 
 
 def protocol(block_size: int, by_documents: bool, alone: bool) -> dict[str, Any]:
-    """In words, how `held_out` text is read: losses compare only where it is the same."""
+    """Return in words how `held_out` text is read: losses compare only where it is the same."""
     windows = "packed by documents" if by_documents else "one after another"
     return {"block_size": block_size, "stride": block_size, "windows": windows, "documents_read_alone": alone}
 
 
 class TrainWindows(Dataset[Batch]):
-    """The windows of all sources, by (source, window)."""
+    """Read the windows of all sources by (source, window)."""
 
     def __init__(self, sources: Sequence[Windows]) -> None:
         self.sources = list(sources)
 
-    def __getitems__(self, indices: Sequence[tuple[int, int]]) -> Batch:
-        return together([(self.sources[source], window) for source, window in indices])
+    def __getitems__(self, micro_batch: MicroBatch) -> Batch:
+        """Return the windows of a micro-batch, which says how many targets its step has."""
+        return self.rows(micro_batch.windows, micro_batch.step_targets)
 
+    def rows(self, windows: Sequence[tuple[int, int]], step_targets: int | None = None) -> Batch:
+        """Return (source, window) pairs as a batch, (N, T) each."""
+        return together([(self.sources[source], window) for source, window in windows], step_targets)
 
-class TrainBatches(Sampler[list[tuple[int, int]]]):
-    """The micro-batches of one rank: step s covers positions [s B, s B + B), dealt out micro-batch by micro-batch."""
+    def targets(self, source: Ints, window: Ints) -> Ints:
+        """Return the number of targets of each (source, window), (N,) int64."""
+        found = np.empty(len(source), np.int64)
+        for k, windows in enumerate(self.sources):
+            found[source == k] = windows.targets[window[source == k]]
+        return found
 
-    def __init__(
-        self,
-        order: Order,
-        steps: int,
-        batch_size: int,
-        micro_batch_size: int,
-        rank: int,
-        world_size: int,
-        first_step: int = 0,
-    ) -> None:
-        self.order, self.steps, self.rank, self.world_size = order, steps, rank, world_size
-        self.batch_size, self.micro_batch_size, self.first_step = batch_size, micro_batch_size, first_step
-
-    def __len__(self) -> int:
-        return (self.steps - self.first_step) * self.batch_size // (self.micro_batch_size * self.world_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        end, micro = self.steps * self.batch_size, self.micro_batch_size
-        ahead = self.batch_size * max(1, AHEAD // self.batch_size)
-        for start in range(self.first_step * self.batch_size, end, ahead):
-            places = self.order.at(range(start, min(start + ahead, end)))
-            for i in range(self.rank * micro, len(places), self.world_size * micro):
-                yield places[i : i + micro]
-
-
-class EvalBatches(Sampler[list[int]]):
-    """Each window on one rank, in batches of one size (past the end: windows that count nothing)."""
-
-    def __init__(self, n_windows: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.n_windows, self.batch_size, self.rank, self.world_size = n_windows, batch_size, rank, world_size
-
-    def __len__(self) -> int:
-        return -(-self.n_windows // (self.batch_size * self.world_size))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for i in range(len(self)):
-            start = (i * self.world_size + self.rank) * self.batch_size
-            yield list(range(start, start + self.batch_size))
+    @property
+    def full_targets(self) -> int | None:
+        """The number of targets of each window, where that is one number for all of them."""
+        return self.sources[0].block_size if all(windows.full for windows in self.sources) else None

@@ -1,4 +1,4 @@
-"""Files of text -> documents in chunks: plain text, JSON lines and Parquet, also compressed, in constant memory."""
+"""Read files as documents in chunks: plain text, JSON lines and Parquet, also compressed, in constant memory."""
 
 import codecs
 import gzip
@@ -15,14 +15,20 @@ BLOCK = 1 << 20  # bytes read at once
 
 
 class Chunk(NamedTuple):
-    """Some text, never empty, and whether it begins a document; what follows up to the next beginning belongs to it."""
+    """Hold a piece of a document, which is never empty.
+
+    A document is a chunk that `begins` and all chunks up to the next that does. The tokens of a chunk without `counts`
+    are read but are no targets: a prompt, say, whose answer is to be learned. Where `counts` changes within a document
+    a token ends; other borders of chunks leave no trace.
+    """
 
     text: str
     begins: bool
+    counts: bool = True
 
 
 class Reading(NamedTuple):
-    """How files are read; the fields are those of `Readable` in sources.py."""
+    """Say how files are read; the fields are those of `Readable` in sources.py."""
 
     column: str
     separator: str | None
@@ -30,9 +36,10 @@ class Reading(NamedTuple):
 
 
 def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Iterator[Chunk]:
-    """The documents of a file, by its name's endings; mistakes are reported as `key=path`.
+    """Yield the documents of a file, which is read by its name's endings.
 
-    `name` is what the endings are taken from, where the file is kept under another name.
+    `name` is what the endings are taken from, where the file is kept under another name. Raises UserError, as
+    `key=path`, where the file is damaged or not what its name says.
     """
     endings = [ending.lower() for ending in Path(name or path.name).suffixes]
     packing = endings.pop() if endings and endings[-1] in (".gz", ".zst") else ""
@@ -64,7 +71,7 @@ def _opened(path: Path, packing: str) -> IO[bytes]:
 
 
 class _Zstandard(io.RawIOBase):
-    """Reads frame after frame; `zstandard`'s own reader takes an archive that is cut short for a whole one."""
+    """Read frame after frame: `zstandard`'s own reader takes an archive that is cut short for a whole one."""
 
     def __init__(self, file: IO[bytes]) -> None:
         import zstandard
@@ -100,7 +107,7 @@ class _Zstandard(io.RawIOBase):
 
 
 def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[str]:
-    """Text in blocks, no character split, none of them empty; line ends stay as they are."""
+    """Yield text in blocks, no character split, none of them empty; line ends stay as they are."""
     decoder = codecs.getincrementaldecoder("utf-8")(reading.errors)
     offset, end = 0, False
     while not end:
@@ -118,7 +125,7 @@ def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator
 
 
 def _separated(blocks: Iterator[str], separator: str) -> Iterator[Chunk]:
-    """Documents between separators, without the line ends around them."""
+    """Yield the documents between separators, without the line ends around them."""
     rest = ""
     for block in blocks:
         searched = max(0, len(rest) - len(separator) + 1)

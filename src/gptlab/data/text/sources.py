@@ -1,4 +1,4 @@
-"""Where text comes from: each option of the config group `data` is a dataclass that gives documents, in chunks."""
+"""Name where text comes from: each option is a dataclass that gives documents, in chunks."""
 
 import dataclasses
 import glob
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gptlab.data.config import BatchConfig
 from gptlab.data.text import bundled, download, hub
 from gptlab.data.text.readers import Chunk, Reading, read
 from gptlab.errors import require
@@ -18,26 +19,20 @@ PACKINGS = ("stream", "documents")
 
 
 @dataclass
-class DataConfig:
-    """What every option shares: how its tokens become batches."""
+class DataConfig(BatchConfig):
+    """Say how tokens become batches: shared by every option that gives text or tokens."""
 
-    batch_size: int = 8  # sequences per optimizer step, over all devices
-    micro_batch_size: Any = None  # sequences per forward pass of one device; null: all of its share; auto: what fits
     val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
     packing: str = "stream"  # windows cut a stream of all documents | documents: they begin where documents begin
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
     mask_documents: bool = False  # no position attends to another document of its window
-    other_data_ok: bool = False  # continue a run although the text is not the one it began with
-    repeat_steps: int | None = None  # the batches of the first so many steps again and again: can it overfit them?
+    repeat_steps: int | None = None  # repeat the batches of the first steps, this many: can it overfit them?
     num_workers: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         steps = self.repeat_steps
         require(steps is None or steps >= 1, "repeat_steps", steps, "must be at least 1", "leave it out")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 8")
-        micro = self.micro_batch_size
-        known = micro in (None, "auto") or (isinstance(micro, int) and micro >= 1)
-        require(known, "micro_batch_size", micro, "is no number from 1 up", "leave it out, or try auto")
         require(0 < self.val_fraction <= 1, "val_fraction", self.val_fraction, "is not in (0, 1]", "0.1 is usual")
         todo = f"choose one of {', '.join(PACKINGS)}"
         require(self.packing in PACKINGS, "packing", self.packing, "no such option", todo)
@@ -49,24 +44,24 @@ class DataConfig:
 
 @dataclass
 class TextData(DataConfig, ABC):
-    """Text of one kind, as documents."""
+    """Give text of one kind, as documents."""
 
     @abstractmethod
     def chunks(self) -> Iterator[Chunk]:
-        """The documents that are trained on, or all of them where none are held out apart; in a fixed order."""
+        """Return the documents that are trained on, or all of them where none are held out apart; in a fixed order."""
 
     def held_out(self) -> Iterator[Chunk] | None:
-        """The documents of a held-out part that comes apart; None: it is taken from `chunks`."""
+        """Return the documents of a held-out part that comes apart; None: it is taken from `chunks`."""
         return None
 
     @abstractmethod
     def version(self) -> Any:
-        """Something cheap to find out that changes whenever the text may have changed."""
+        """Return something cheap to find out that changes whenever the text may have changed."""
 
 
 @dataclass
 class Readable(TextData):
-    """Text in files: plain, `.jsonl` or `.parquet`, also `.gz` or `.zst`; one document a file or a record."""
+    """Read text in files: plain, `.jsonl` or `.parquet`, also `.gz` or `.zst`; one document a file or a record."""
 
     column: str = "text"  # of a record
     separator: str | None = None  # what stands between the documents of one plain file, e.g. <|endoftext|>
@@ -86,7 +81,7 @@ class Readable(TextData):
 @option("data", "bundled")
 @dataclass
 class Bundled(TextData):
-    """English that every Python carries: its language reference and its standard library's docstrings, about 2 MB.
+    """Take the English that every Python carries: its language reference and its library's docstrings, about 2 MB.
 
     It differs between Python versions, so runs record its hash. Reading it takes seconds and is cached.
     """
@@ -101,7 +96,7 @@ class Bundled(TextData):
 @option("data", "text")
 @dataclass
 class Files(Readable):
-    """Your own text, by paths and globs from the current folder: data.files=[book.txt,more/*.txt]."""
+    """Take your own text, by paths and globs from the current folder: data.files=[book.txt,more/*.txt]."""
 
     files: list[str] = field(default_factory=list)
     val_files: list[str] = field(default_factory=list)  # what is held out; none: a part of `files`
@@ -115,7 +110,7 @@ class Files(Readable):
         return (chunk for path in paths for chunk in read(path, self.reading, "data.val_files")) if paths else None
 
     def version(self) -> Any:
-        """Names, sizes and times of change, as `make` has it."""
+        """Return names, sizes and times of change, as `make` has it."""
         paths = matching(self.files, "data.files")
         paths += matching(self.val_files, "data.val_files") if self.val_files else []
         return [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
@@ -124,7 +119,7 @@ class Files(Readable):
 @option("data", "download")
 @dataclass
 class Download(Readable):
-    """One file from a URL, fetched once and believed only if its SHA-256 is the one given."""
+    """Take one file from a URL, fetched once and believed only if its SHA-256 is the one given."""
 
     url: str = ""
     sha256: str = ""
@@ -143,9 +138,9 @@ class Download(Readable):
 @option("data", "hub")
 @dataclass
 class Hub(TextData):
-    """A data set of the Hugging Face hub: data.path=OWNER/NAME data.split=train data.column=text.
+    """Take a data set of the Hugging Face hub: data.path=OWNER/NAME data.split=train data.column=text.
 
-    It is streamed once into the cache; `path` may be a local folder of data files.
+    It is streamed once into the cache; `path` may be a local folder of files.
     """
 
     path: str = ""  # OWNER/NAME
@@ -153,7 +148,7 @@ class Hub(TextData):
     split: str = "train"
     val_split: str | None = None  # what is held out; null: a part of `split`
     revision: str | None = None  # a commit: the same text for ever
-    max_documents: int | None = None  # the first so many of `split`
+    max_documents: int | None = None  # only the first ones of `split`
     joined: bool = False  # the records are lines of one text
     column: str = "text"
 
@@ -182,13 +177,14 @@ class Hub(TextData):
 @option("data", "mixture")
 @dataclass
 class Mixture(DataConfig):
-    """Several sources by weight: +data@data.parts.a=verdict +data@data.parts.b=text +data.weights.b=3.
+    """Mix several sources by weight: +data@data.parts.a=verdict +data@data.parts.b=text +data.weights.b=3.
 
-    They are trained on in proportion to their weights; each goes through epochs of its own.
-    Of a part only what says where its text comes from, and its val_fraction, counts.
+    Each goes through epochs of its own.
+
+    Only where the text of a part comes from, and its val_fraction, matter of it.
     """
 
-    parts: dict[str, DataConfig] = field(default_factory=dict)  # +data@data.parts.NAME=OPTION
+    parts: dict[str, Any] = field(default_factory=dict)  # +data@data.parts.NAME=OPTION
     weights: dict[str, float] = field(default_factory=dict)  # +data.weights.NAME=2; a part that is not named weighs 1
 
     def __post_init__(self) -> None:
@@ -207,7 +203,7 @@ class Mixture(DataConfig):
 @option("data", "tokens")
 @dataclass
 class TokenFiles(DataConfig):
-    """Tokens that exist already: a folder of `gptlab tokenize`, or .bin files as nanoGPT and llm.c write them.
+    """Take tokens that exist already: a folder of `gptlab tokenize`, or .bin files as nanoGPT and llm.c write them.
 
     data.folder=DIR, or data.train=[train.bin] data.val=[val.bin].
     """
@@ -224,7 +220,7 @@ class TokenFiles(DataConfig):
 
 
 def matching(patterns: list[str], key: str) -> list[Path]:
-    """The files that paths and globs name, each once, in the order of the patterns."""
+    """Return the files that paths and globs name, each once, in the order of the patterns. Raises UserError."""
     paths: dict[str, Path] = {}
     for pattern in patterns:
         name = os.path.expanduser(pattern)
@@ -238,7 +234,7 @@ def matching(patterns: list[str], key: str) -> list[Path]:
 
 
 def identity(data: TextData) -> dict[str, Any]:
-    """What of an option decides its text: all but how it becomes batches."""
+    """Return those fields of an option that decide its text: all but how it becomes batches."""
     batching = {f.name for f in dataclasses.fields(DataConfig)} - {"val_fraction"}
     values = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name not in batching}
     return {"kind": type(data).__name__, **values}

@@ -1,4 +1,4 @@
-"""What is trained on and what is held out: a function of the text alone, the same for every seed and run."""
+"""Divide text into what is trained on and what is held out: by the text alone, the same for every seed and run."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ FEW = 1 << 16  # documents whose lengths are remembered
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over a text finds out: its size and hash, and where the held-out part is.
+    """Hold what one pass over a text finds: its size and hash, and where the held-out part is.
 
     Documents are held out by the bucket (of 65,536) that the hash of their beginning falls into: equal documents are on
     the same side, and it takes no memory to remember, however many there are.
@@ -27,27 +27,38 @@ class Survey:
 
 
 def survey(chunks: Iterable[Chunk], val_fraction: float) -> Survey:
-    """Read all of it once. The buckets are held out in their order, each that still fits into `val_fraction` of the
-    bytes. Where none fits (one book, a few long files), the end of each document is held out."""
-    content, document = hashlib.sha256(), hashlib.sha256()
+    """Read all chunks once, and choose what is held out.
+
+    The buckets are held out in their order, each that still fits into `val_fraction` of the bytes. Where none fits (one
+    book, a few long files), the end of each document is held out. Raises UserError where the documents are too many for
+    that. The hash is of the text and of which of it counts.
+    """
+    content, document, mask = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     sizes: dict[int, int] = {}
     lengths: list[int] = []
-    documents, here = 0, -1
-    for text, begins in chunks:
+    documents, here, length, counted, masked = 0, -1, 0, True, False
+    for (text, begins, counts), head in _with_heads(chunks):
         data = text.encode()
         if begins:
             if documents:
                 content.update(document.digest())
-            document, here = hashlib.sha256(), bucket(text)
+            document, here = hashlib.sha256(), bucket(head)
             documents += 1
+            length, counted = 0, True
             if documents <= FEW:
                 lengths.append(0)
+        if counts != counted:
+            mask.update(f"{documents} {length} {counts};".encode())
+            counted, masked = counts, True
         document.update(data)
         sizes[here] = sizes.get(here, 0) + len(data)
+        length += len(text)
         if documents <= FEW:
-            lengths[-1] += len(text)
+            lengths[-1] = length
     if documents:
         content.update(document.digest())
+    if masked:
+        content.update(mask.digest())
     total = sum(sizes.values())
     room = val_fraction * total
     held_out = []
@@ -63,25 +74,49 @@ def survey(chunks: Iterable[Chunk], val_fraction: float) -> Survey:
     return Survey(content.hexdigest(), documents, total, held_out, cuts)
 
 
-def bucket(text: str) -> int:
-    """Of a document, by its beginning."""
-    return int.from_bytes(hashlib.sha256(text[:HEAD].encode()).digest()[:2], "big")
+def bucket(head: str) -> int:
+    """Return the bucket of a document, by its first characters."""
+    return int.from_bytes(hashlib.sha256(head[:HEAD].encode()).digest()[:2], "big")
 
 
 def divide(chunks: Iterable[Chunk], found: Survey) -> Iterator[tuple[str, Chunk]]:
-    """Each chunk with `train` or `val`, in the order of the text; a chunk on the border is cut in two."""
+    """Yield each chunk with `train` or `val`, in the order of the text; a chunk on the border is cut in two."""
     held_out, cuts = frozenset(found.held_out), iter(found.cuts)
     part, left = "train", -1  # characters of this document that are still to be trained on; -1: it is not cut
-    for text, begins in chunks:
+    for (text, begins, counts), head in _with_heads(chunks):
         if begins:
-            part = "val" if bucket(text) in held_out else "train"
+            part = "val" if bucket(head) in held_out else "train"
             left = next(cuts, -1)
         if left < 0 or part == "val":
-            yield part, Chunk(text, begins)
+            yield part, Chunk(text, begins, counts)
             continue
         if text[:left]:
-            yield "train", Chunk(text[:left], begins)
+            yield "train", Chunk(text[:left], begins, counts)
         if text[left:]:
             part = "val"
-            yield "val", Chunk(text[left:], begins=True)
+            yield "val", Chunk(text[left:], begins=True, counts=counts)
         left -= min(left, len(text))
+
+
+def _with_heads(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, str]]:
+    """Yield each chunk, and with one that begins a document the text that chooses its side.
+
+    That is the first chunk; where some of the document's beginning does not count, the HEAD characters of all chunks: a
+    prompt that all documents share must not put them all on one side.
+    """
+    waiting: list[Chunk] = []
+    for chunk in chunks:
+        masked = waiting and not all(each.counts for each in (*waiting, chunk))
+        if masked and not chunk.begins and sum(len(each.text) for each in waiting) < HEAD:
+            waiting.append(chunk)
+            continue
+        yield from _released(waiting)
+        waiting = [chunk] if chunk.begins else []
+        if not chunk.begins:
+            yield chunk, ""
+    yield from _released(waiting)
+
+
+def _released(waiting: list[Chunk]) -> Iterator[tuple[Chunk, str]]:
+    head = "".join(chunk.text for chunk in waiting)
+    return ((chunk, head if chunk.begins else "") for chunk in waiting)

@@ -1,10 +1,8 @@
-"""Text -> shards: chunks are encoded by several processes and written in sections, so that a killed run goes on."""
+"""Encode text in several processes, and write it in sections, so that a killed run goes on."""
 
 import contextlib
 import errno
 import functools
-import hashlib
-import io
 import itertools
 import json
 import multiprocessing
@@ -22,6 +20,7 @@ import numpy as np
 
 from gptlab.data.text.readers import Chunk
 from gptlab.data.tokens.shards import dtype_for
+from gptlab.data.tokens.writer import Done, Mask, ShardWriter
 from gptlab.errors import UserError
 from gptlab.files import write_atomically
 from gptlab.tokenizers import Tokenizer, load_tokenizer
@@ -30,70 +29,77 @@ JOB = 1 << 20  # characters that are encoded at once
 SECTION = 1 << 28  # characters of a shard
 ALONE = 1 << 23  # bytes that are not worth a second process
 
-Starts = np.ndarray[Any, np.dtype[np.uint32]]
 Progress = Callable[[int], None]  # is told how many more bytes of text are done
 
 
 class Job(NamedTuple):
-    """Pieces of documents of one part, and for each whether it begins one."""
+    """Hold pieces of documents of one part: each begins a document or goes on with one, and counts or does not."""
 
     part: str
     texts: list[str]
     begins: list[bool]
-
-
-class Done(NamedTuple):
-    part: str
-    ids: bytes  # of `dtype_for(n_vocab)`
-    starts: Starts  # where in them documents begin
-    bytes: int  # of text
+    counts: list[bool]
+    before: bool  # whether the piece before the first one counts
 
 
 def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[Job]:
-    """A long document is cut only where it makes no difference to its tokens."""
-    waiting = {part: Job(part, [], []) for part in ("train", "val")}
+    """Yield the chunks as pieces to encode: a document is cut only where it makes no difference to its tokens, and
+    where its loss mask changes."""
+    waiting = {part: Job(part, [], [], [], before=True) for part in ("train", "val")}
     sizes = dict.fromkeys(waiting, 0)
 
-    def add(part: str, text: str, begins: bool) -> Iterator[Job]:
+    def add(part: str, text: str, begins: bool, counts: bool) -> Iterator[Job]:
         waiting[part].texts.append(text)
         waiting[part].begins.append(begins)
+        waiting[part].counts.append(counts)
         sizes[part] += len(text)
         if sizes[part] >= JOB:
             yield waiting[part]
-            waiting[part], sizes[part] = Job(part, [], []), 0
+            waiting[part], sizes[part] = Job(part, [], [], [], before=counts), 0
 
-    of, rest, fresh = "train", "", True  # the end of the last document, and whether it is all of it
+    of, rest, fresh, counted = "train", "", True, True  # the end of the last document, and whether it is all of it
     enough = JOB  # characters in which a place to cut is looked for; twice as many where there was none
-    for part, (text, begins) in chunks:
-        if begins and rest:
-            yield from add(of, rest, fresh)
+    for part, (text, begins, counts) in chunks:
+        if rest and (begins or counts != counted):
+            yield from add(of, rest, fresh, counted)
             rest, enough = "", JOB
         fresh = fresh if rest else begins
-        of = part
+        of, counted = part, counts
         rest += text
         if len(rest) >= enough:
             enough = 2 * len(rest)
             if cut := tokenizer.last_cut(rest):
-                yield from add(of, rest[:cut], fresh)
+                yield from add(of, rest[:cut], fresh, counted)
                 rest, fresh, enough = rest[cut:], False, JOB
     if rest:
-        yield from add(of, rest, fresh)
+        yield from add(of, rest, fresh, counted)
     yield from (job for job in waiting.values() if job.texts)
 
 
 def encode(job: Job, tokenizer: Tokenizer) -> Done:
-    """Every document behind a separator, so that its first token is predicted too."""
-    arrays, starts, at, size = [], [], 0, 0
+    """Return the ids of a job: every document behind a separator, so that its first token is predicted too.
+
+    A separator counts where the end of the document before it does.
+    """
+    arrays, starts, mask, at, size, target_bytes = [], [], list[Mask](), 0, 0, 0
+    before = job.before
     eot = np.array([tokenizer.eot], dtype_for(tokenizer.n_vocab))
-    for text, begins in zip(job.texts, job.begins, strict=True):
+    for text, begins, counts in zip(job.texts, job.begins, job.counts, strict=True):
         ids = tokenizer.encode_array(text).astype(eot.dtype)
         if begins:
             starts.append(at)
             arrays.append(eot)
+            mask.append(np.full(1, before, np.uint8))
         arrays.append(ids)
+        mask.append(np.full(len(ids), counts, np.uint8))
         at += len(ids) + begins
         size += len(text.encode())
-    return Done(job.part, np.concatenate(arrays).tobytes(), np.array(starts, np.uint32), size)
+        target_bytes += len(text.encode()) * counts
+        before = counts
+    every, masked = np.concatenate(arrays).tobytes(), not all((job.before, *job.counts))
+    return Done(
+        job.part, every, np.array(starts, np.uint32), size, np.concatenate(mask) if masked else None, target_bytes
+    )
 
 
 def write_sections(
@@ -104,7 +110,10 @@ def write_sections(
     progress: Progress,
     section: int = SECTION,
 ) -> list[dict[str, Any]]:
-    """Fill `work` with the shards of each section and what is in them; sections that are there already are kept."""
+    """Fill `work` with the shards of each section; return what is in them, by section and part.
+
+    Sections that are there already are kept. Raises UserError where the disk is full.
+    """
     tokenizer = load_tokenizer(tokenizer_folder)
     records: list[dict[str, Any]] = []
     with _encoder(tokenizer, tokenizer_folder, processes) as encoded:
@@ -128,7 +137,7 @@ def write_sections(
 
 
 def _sections(every: Iterator[Job], size: int) -> Iterator[Iterator[Job]]:
-    """Consecutive jobs of about `size` characters; each group must be used up before the next."""
+    """Group consecutive jobs of about `size` characters; each group must be used up before the next."""
 
     def group(first: Job) -> Iterator[Job]:
         seen = 0
@@ -145,39 +154,20 @@ def _sections(every: Iterator[Job], size: int) -> Iterator[Iterator[Job]]:
 def _write_section(
     work: Path, number: int, results: Iterator[Done], dtype: str, progress: Progress
 ) -> dict[str, dict[str, Any]]:
-    """`PART-NUMBER.bin` and `.starts.npy` of each part that has text here; returns what is in them."""
-    files: dict[str, Any] = {}
-    record: dict[str, dict[str, Any]] = {}
-    starts: dict[str, list[Starts]] = {}
-    digests = {part: hashlib.sha256() for part in ("train", "val")}
-    with contextlib.ExitStack() as stack:
+    """Write a shard of each part that has text here; return what is in them."""
+    writers: dict[str, ShardWriter] = {}
+    with contextlib.ExitStack() as files:
         for done in results:
-            part = done.part
-            if part not in files:
-                files[part] = stack.enter_context((work / f"{part}-{number:05d}.bin").open("wb"))
-                record[part] = {"file": f"{part}-{number:05d}.bin", "documents": 0, "bytes": 0, "tokens": 0}
-                starts[part] = []
-            counts = record[part]
-            starts[part].append(done.starts + np.uint32(counts["tokens"]))
-            files[part].write(done.ids)
-            digests[part].update(done.ids)
-            counts["documents"] += len(done.starts)
-            counts["bytes"] += done.bytes
-            counts["tokens"] += len(done.ids) // np.dtype(dtype).itemsize
+            if done.part not in writers:
+                writers[done.part] = ShardWriter(work / f"{done.part}-{number:05d}.bin", dtype, files)
+            writers[done.part].add(done)
             progress(done.bytes)
-        for part, file in files.items():
-            file.flush()
-            os.fsync(file.fileno())
-            array = io.BytesIO()  # np.save into a file does not notice a full disk
-            np.save(array, np.concatenate(starts[part]))
-            (work / f"{part}-{number:05d}.starts.npy").write_bytes(array.getvalue())
-            record[part]["sha256"] = digests[part].hexdigest()
-    return record
+        return {part: writer.finish() for part, writer in writers.items()}
 
 
 @contextlib.contextmanager
 def _encoder(tokenizer: Tokenizer, folder: Path, processes: int) -> Iterator[Callable[[Iterator[Job]], Iterator[Done]]]:
-    """A function that encodes jobs in their order, here or in a pool, with few of them in memory at once."""
+    """Give a function that encodes jobs in their order, here or in a pool, with few of them in memory at once."""
     if processes == 1:
         yield functools.partial(map, functools.partial(encode, tokenizer=tokenizer))
         return

@@ -1,4 +1,4 @@
-"""From a data option to a corpus: survey, tokenizer, shards; each is made once and found again by its content."""
+"""Turn a data option into a corpus: survey, tokenizer, shards; each is made once and found again by its content."""
 
 import codecs
 import dataclasses
@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 
 from gptlab.data.text.readers import Chunk
-from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity, matching
+from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity
 from gptlab.data.text.splits import Survey, divide, survey
 from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.data.tokens.encode import ALONE, SECTION, Progress, write_sections
-from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, foreign_shard, own_shards
+from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards
+from gptlab.data.tokens.token_files import cut, foreign_shards, spelled
 from gptlab.errors import require
 from gptlab.files import new_folder, write_atomically
-from gptlab.tokenizer_options import TokenizerConfig
-from gptlab.tokenizers import Tokenizer, fingerprint, load_tokenizer
+from gptlab.tokenizers import Tokenizer, TokenizerConfig, fingerprint, load_tokenizer
 
 LAYOUT = 2  # raise when the meaning of a cached folder changes
 PARTS = ("train", "val")
@@ -33,7 +32,7 @@ COUNTS = ("documents", "bytes", "tokens")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens for training, of one or more sources with their weights, and held out; and what went in."""
+    """Hold tokens for training, of one or more sources with their weights, and held-out ones; and say what went in."""
 
     tokenizer: Tokenizer
     manifest: dict[str, Any]
@@ -43,13 +42,44 @@ class Corpus:
     folders: list[Path]  # of shards, one a source
 
     def sizes(self) -> dict[str, dict[str, int | None]]:
-        """Documents, bytes and tokens of each part."""
+        """Return the documents, bytes and tokens of each part."""
         return {part: {key: self.manifest[part][key] for key in COUNTS} for part in PARTS}
+
+    @property
+    def val_bytes(self) -> int:
+        """The number of bytes that the held-out targets spell, which bits per byte are over."""
+        found: int = target_counts(self.manifest["val"])[1]
+        return found
+
+    @property
+    def bytes_per_target(self) -> float:
+        """The mean number of bytes that a training target spells, by the weights of the sources.
+
+        Where the text of the training tokens is not known it is that of a held-out target.
+        """
+        parts = [source["train"] for source in self.manifest.get("sources", {"": self.manifest}).values()]
+        if any(part["bytes"] is None for part in parts):
+            parts = [self.manifest["val"]] * len(parts)
+        spelled = [size / max(targets, 1) for targets, size in map(target_counts, parts)]
+        return sum(w * each for w, each in zip(self.weights, spelled, strict=True)) / sum(self.weights)
+
+    def save_held_out(self, folder: Path) -> None:
+        """Write val.bin, val.mask.bin where not all tokens count, and manifest.json (`held_out_stream` reads them)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "val.bin").open("wb") as file:
+            for block in self.val.blocks():
+                file.write(block.astype(self.manifest["dtype"]).tobytes())
+        if self.val.has_mask:
+            with (folder / "val.mask.bin").open("wb") as file:
+                for block in self.val.mask_blocks():
+                    file.write(block.tobytes())
+        manifest = {**self.manifest, "folders": [str(each) for each in self.folders]}
+        write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
 
 @dataclass
 class Watch:
-    """Whom to tell how far the work is: what is done and how many bytes it takes, then the bytes as they go by."""
+    """Be told how far the work is: what begins and how many bytes it takes, then the bytes as they go by."""
 
     begin: Callable[[str, int], None] = lambda what, size: None
     advance: Progress = lambda size: None
@@ -64,10 +94,11 @@ def prepare(
     parts: Sequence[str] = PARTS,
     any_ids: bool = False,
 ) -> Corpus:
-    """The corpus of a data option under a tokenizer, which is trained on the training text if it is to be trained.
+    """Return the corpus of a data option under a tokenizer, which is trained on the training text if it can be.
 
-    `processes` encode (null: one a core), each shard holds about `section` characters, and only `parts` are made.
-    `any_ids` lets tokens pass that the tokenizer does not have, for somebody to look at.
+    `processes` encode (None: one a core), each shard holds about `section` characters, and only `parts` are made.
+    `any_ids` lets tokens pass that the tokenizer does not have, so that they can be looked at. Raises UserError where
+    the text or the tokens are not what they should be.
     """
     watch = watch or Watch()
     if isinstance(data, TokenFiles):
@@ -87,11 +118,11 @@ def prepare(
 
 
 def texts(data: DataConfig, corpus: Corpus) -> Iterator[str]:
-    """All of a data option's text again, in pieces; of tokens, what they spell."""
+    """Yield all of a data option's text again, in pieces; of tokens, what they spell."""
     if isinstance(data, TokenFiles):
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for stream in [*corpus.train, corpus.val]:
-            yield from (decoder.decode(piece) for piece in _spelled(stream, corpus.tokenizer))
+            yield from (decoder.decode(piece) for piece in spelled(stream, corpus.tokenizer))
         return
     sources: list[Any] = list(data.parts.values()) if isinstance(data, Mixture) else [data]
     for source in sources:
@@ -113,7 +144,7 @@ def _surveyed(source: TextData, watch: Watch) -> Survey:
 
 
 def _divided(source: TextData, found: Survey) -> Iterator[tuple[str, Chunk]]:
-    """The text with its parts, `train` and `val`."""
+    """Yield the text with its parts, `train` and `val`."""
     apart = source.held_out()
     if apart is None:
         yield from divide(source.chunks(), found)
@@ -129,7 +160,7 @@ def _counted(chunks: Iterable[Chunk], watch: Watch) -> Iterator[Chunk]:
 
 
 def _tokenizer(sources: list[tuple[TextData, Survey]], config: TokenizerConfig, watch: Watch) -> Path:
-    """The folder of the tokenizer, built on the training parts."""
+    """Return the folder of the tokenizer, built on the training parts."""
     content = [(found.sha256, found.held_out, found.cuts) for _, found in sources]
     key = repr((LAYOUT, content, type(config).__name__, dataclasses.asdict(config)))
     folder = cache_dir() / "tokenizers" / short(key)
@@ -148,7 +179,7 @@ def _tokenizer(sources: list[tuple[TextData, Survey]], config: TokenizerConfig, 
 def _shards(
     source: TextData, found: Survey, tokenizer: Path, watch: Watch, processes: int, section: int, parts: Sequence[str]
 ) -> Path:
-    """The folder of a source's shards: as cached, or written, going on where a killed run stopped."""
+    """Return the folder of a source's shards: as cached, or written, going on where a killed run stopped."""
     apart = source.held_out() is not None
     split = (source.version(), identity(source)) if apart else (found.held_out, found.cuts)
     key = repr((LAYOUT, found.sha256, split, fingerprint(tokenizer), *parts))
@@ -175,14 +206,13 @@ def _shards(
 
 def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict[str, Any]]) -> dict[str, Any]:
     tokenizer = load_tokenizer(folder)
-    parts = {}
+    parts: dict[str, dict[str, Any]] = {}
     for part in PARTS:
         shards = [section[part] for section in sections if part in section]
-        totals = {key: sum(shard[key] for shard in shards) for key in COUNTS}
-        parts[part] = {**totals, "shards": shards}
+        parts[part] = {**_totals(shards), "shards": shards}
     content = found.sha256
     if source.held_out() is not None:  # the survey has not seen it
-        content = _hash([content, *(shard["sha256"] for shard in parts["val"]["shards"])])
+        content = _hash([content, *_hashes(parts["val"]["shards"])])
     return {
         "sha256": content,
         "source": identity(source),
@@ -195,45 +225,52 @@ def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict
 
 
 def _corpus(folders: list[Path], names: list[str], weights: list[float], tokenizer: Tokenizer) -> Corpus:
-    """What the folders hold, every shard found whole."""
+    """Return what the folders hold, every shard found whole."""
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
     shards: dict[str, list[list[Shard]]] = {part: [] for part in PARTS}
     for folder, manifest in zip(folders, manifests, strict=True):
         for part in PARTS:
             shards[part].append(own_shards(folder, manifest, part))
-            check(shards[part][-1], tokenizer.n_vocab, [shard["sha256"] for shard in manifest[part]["shards"]])
+            records, n_vocab = manifest[part]["shards"], tokenizer.n_vocab
+            check(shards[part][-1], n_vocab, [shard["sha256"] for shard in records])
+            masked = [shard["mask_sha256"] for shard in records if "mask_sha256" in shard]
+            check(masks(shards[part][-1]), None, masked)
     manifest = manifests[0] if len(manifests) == 1 else _combined(manifests, names, weights)
     val = TokenStream([shard for each in shards["val"] for shard in each])
     return Corpus(tokenizer, manifest, [TokenStream(each) for each in shards["train"]], weights, val, folders)
 
 
 def _combined(manifests: list[dict[str, Any]], names: list[str], weights: list[float]) -> dict[str, Any]:
-    """The manifest of a mixture."""
-    parts = {part: {key: sum(m[part][key] for m in manifests) for key in COUNTS} for part in PARTS}
+    """Return the manifest of a mixture."""
+    parts = {part: _totals([m[part] for m in manifests]) for part in PARTS}
     content = _hash([*(m["sha256"] for m in manifests), repr(weights)])
     common = {key: manifests[0][key] for key in ("tokenizer_sha256", "n_vocab", "eot", "dtype")}
     return {"sha256": content, "sources": dict(zip(names, manifests, strict=True)), **common, **parts}
 
 
 def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
-    """Tokens that exist already."""
+    """Return tokens that exist already as a corpus."""
     if data.folder is not None:
         folder = Path(data.folder).expanduser()
         why, todo = "is not a folder of tokens", "give one that `gptlab tokenize out=` has made"
         require((folder / "manifest.json").is_file(), "data.folder", data.folder, why, todo)
         return _corpus([folder], [""], [1.0], load_tokenizer(folder / "tokenizer"))
     tokenizer = config.build([])
-    train = [foreign_shard(path, tokenizer.n_vocab) for path in matching(data.train, "data.train")]
-    val = [foreign_shard(path, tokenizer.n_vocab) for path in matching(data.val, "data.val")] if data.val else []
-    hashes = check([*train, *val], None if any_ids else tokenizer.n_vocab)
+    train = foreign_shards(data.train, "data.train", tokenizer)
+    val = foreign_shards(data.val, "data.val", tokenizer) if data.val else []
+    hashes = check([*train, *val], None if any_ids else tokenizer.n_vocab) + check(masks([*train, *val]), None)
     if not val:
-        train, val = _cut(train, data.val_fraction)
+        train, val = cut(train, data.val_fraction)
     streams = {"train": TokenStream(train), "val": TokenStream(val)}
     parts: dict[str, dict[str, Any]] = {}
     for part, stream in streams.items():
         documents = sum(int((block == tokenizer.eot).sum()) for block in stream.blocks())
         parts[part] = {"documents": max(1, documents), "bytes": None, "tokens": len(stream)}
-    parts["val"]["bytes"] = sum(map(len, _spelled(streams["val"], tokenizer)))
+        if stream.has_mask:
+            parts[part]["targets"] = sum(int((block != 0).sum()) for block in stream.mask_blocks())
+    parts["val"]["bytes"] = sum(map(len, spelled(streams["val"], tokenizer)))
+    if streams["val"].has_mask:
+        parts["val"]["target_bytes"] = sum(map(len, spelled(streams["val"], tokenizer, targets_only=True)))
     manifest = {
         "sha256": _hash([*hashes, str(data.val_fraction)]),
         "n_vocab": tokenizer.n_vocab,
@@ -244,23 +281,21 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
     return Corpus(tokenizer, manifest, [streams["train"]], [1.0], streams["val"], [])
 
 
-def _spelled(stream: TokenStream, tokenizer: Tokenizer) -> Iterator[bytes]:
-    """The bytes of the text, in pieces; separators, and ids that the tokenizer does not have, spell nothing."""
-    for block in stream.blocks():
-        yield tokenizer.decode_bytes(block[(block != tokenizer.eot) & (block < tokenizer.n_vocab)].tolist())
+def target_counts(part: dict[str, Any]) -> tuple[int, Any]:
+    """Return the tokens of a manifest's part that count, and the bytes that they spell (None where unknown)."""
+    return part.get("targets", part["tokens"]), part.get("target_bytes", part["bytes"])
 
 
-def _cut(shards: list[Shard], val_fraction: float) -> tuple[list[Shard], list[Shard]]:
-    """(training, held-out) shards: the end of all tokens is held out."""
-    left = int((1 - val_fraction) * sum(shard.tokens for shard in shards))
-    train, val = [], []
-    for shard in shards:
-        n = min(left, shard.tokens)
-        width = np.dtype(shard.dtype).itemsize
-        train.append(dataclasses.replace(shard, tokens=n))
-        val.append(dataclasses.replace(shard, tokens=shard.tokens - n, offset=shard.offset + n * width))
-        left -= n
-    return train, val
+def _totals(records: list[dict[str, Any]]) -> dict[str, int]:
+    """Add up the counts of shards or parts; those of targets only where some tokens do not count."""
+    totals = {key: sum(record[key] for record in records) for key in COUNTS}
+    if any("targets" in record for record in records):
+        totals["targets"], totals["target_bytes"] = map(sum, zip(*map(target_counts, records), strict=True))
+    return totals
+
+
+def _hashes(shards: list[dict[str, Any]]) -> list[str]:
+    return [shard[key] for shard in shards for key in ("sha256", "mask_sha256") if key in shard]
 
 
 def _hash(parts: list[str]) -> str:

@@ -1,6 +1,7 @@
-"""Shards on disk as one sequence of ids: our own, and those that nanoGPT and llm.c write.
+"""Read shards on disk as one sequence of ids: our own, and those that nanoGPT and llm.c write.
 
 A shard is a plain array of ids: `np.memmap(path, dtype)`. llm.c's has 256 numbers before it, which say what it is.
+Beside NAME.bin there may be NAME.mask.bin, a byte a token: 0 where the token is no target that counts.
 """
 
 import hashlib
@@ -15,62 +16,98 @@ import numpy as np
 
 from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
-from gptlab.files import write_atomically
+from gptlab.files import read_json, write_atomically
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
+MOST_MANIFEST = 1 << 26  # bytes
 BLOCK = 1 << 22  # tokens read at once
-HEADER = 1024  # bytes before the ids of llm.c
-LLM_C = {20240520: "uint16", 20240801: "uint32"}  # its first number
+MASK = ".mask.bin"  # ends the name of a loss mask
 
 
 def dtype_for(n_vocab: int) -> str:
-    """The smallest of the two types that has room for a vocabulary."""
+    """Return the smaller of the two types that has room for a vocabulary."""
     return "uint16" if n_vocab <= 2**16 else "uint32"
 
 
 @dataclass(frozen=True)
 class Shard:
+    """Name a file of ids, and the files beside it."""
+
     path: Path
     dtype: str
     tokens: int
     offset: int = 0  # bytes
     starts: Path | None = None  # where documents begin, if somebody wrote it down
+    mask: Path | None = None  # None: all tokens count
+    mask_offset: int = 0  # bytes
 
     def map(self) -> Tokens:
-        """(N,) ids; nothing is read before it is needed."""
-        if not self.tokens:
-            return np.empty(0, self.dtype)
-        return np.asarray(np.memmap(self.path, self.dtype, "r", self.offset, (self.tokens,)))  # slicing is cheaper
+        """Return the ids (N,); nothing is read before it is needed."""
+        return _map(self.path, self.dtype, self.offset, self.tokens)
+
+    def map_mask(self) -> Tokens:
+        """Return the loss mask (N,) uint8."""
+        if self.mask is None:
+            return np.broadcast_to(np.uint8(1), (self.tokens,))  # takes no memory
+        return _map(self.mask, "uint8", self.mask_offset, self.tokens)
 
 
 class TokenStream:
-    """Shards one after another as one array of ids (N,): it has a length, and slices with a start and a stop."""
+    """Join shards to one array of ids (N,): it has a length, and slices with a start and a stop."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = list(shards)
+        self.has_mask = any(shard.mask for shard in shards)
         self._arrays = [shard.map() for shard in shards]
+        self._masks = [shard.map_mask() for shard in shards] if self.has_mask else []
         self._ends = np.cumsum([len(a) for a in self._arrays], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.shards else 0
 
     def __getitem__(self, part: slice) -> Tokens:
+        return self._slice(self._arrays, part)
+
+    def mask(self, part: slice) -> Tokens | None:
+        """Return the loss mask of the ids of a slice, (N,) uint8: 0 for no target; None where all tokens count."""
+        return self._slice(self._masks, part) if self.has_mask else None
+
+    def _slice(self, arrays: list[Tokens], part: slice) -> Tokens:
         start, stop, _ = part.indices(len(self))
         found = []
         number = int(np.searchsorted(self._ends, start, side="right"))
         while start < stop:
-            begin = int(self._ends[number]) - len(self._arrays[number])
-            found.append(self._arrays[number][start - begin : stop - begin])
+            begin = int(self._ends[number]) - len(arrays[number])
+            found.append(arrays[number][start - begin : stop - begin])
             start, number = int(self._ends[number]), number + 1
         return found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.uint16)
 
     def blocks(self) -> Iterator[Tokens]:
-        """All of it, in order, a piece at a time."""
-        for array in self._arrays:
-            yield from (array[i : i + BLOCK] for i in range(0, len(array), BLOCK))
+        """Yield all ids, in order, a piece at a time."""
+        return _pieces(self._arrays)
+
+    def mask_blocks(self) -> Iterator[Tokens]:
+        """Yield the loss mask beside `blocks`; nothing where all tokens count."""
+        return _pieces(self._masks)
+
+    def counted_before(self, positions: Tokens) -> Tokens:
+        """Return how many tokens before each position count, (P,) int64; `positions` (P,) ascend, from 0 to N."""
+        if not self.has_mask:
+            return positions
+        found, begin, total = np.empty(len(positions), np.int64), 0, 0
+        for block in self.mask_blocks():
+            sums = np.concatenate([[0], np.cumsum(block != 0)]) + total
+            first, last = np.searchsorted(positions, [begin, begin + len(block)])
+            found[first:last] = sums[positions[first:last] - begin]
+            begin, total = begin + len(block), int(sums[-1])
+        found[np.searchsorted(positions, begin) :] = total
+        return found
 
     def document_starts(self, eot: int) -> Tokens:
-        """Where documents begin, (D,) int64: as written down, or at the separators; what is before the first is one."""
+        """Return where documents begin, (D,) int64: as written down, or at the separators.
+
+        What is before the first separator is a document too.
+        """
         found, begin = [np.zeros(1, np.int64)], 0
         for shard, array in zip(self.shards, self._arrays, strict=True):
             if shard.starts is not None:
@@ -82,35 +119,52 @@ class TokenStream:
 
 
 def own_shards(folder: Path, manifest: dict[str, Any], part: str) -> list[Shard]:
-    """The shards that a manifest lists, none of them cut short."""
+    """Return the shards of a folder that a manifest lists.
+
+    Raises UserError where a file is missing or has another size.
+    """
     found = []
     for shard in manifest[part]["shards"]:
         path, dtype = folder / shard["file"], manifest["dtype"]
-        _require_size(path, shard["tokens"] * np.dtype(dtype).itemsize)
-        starts = path.with_suffix(".starts.npy")
-        found.append(Shard(path, dtype, shard["tokens"], starts=starts if starts.exists() else None))
+        require_size(path, shard["tokens"] * np.dtype(dtype).itemsize)
+        starts, mask = path.with_suffix(".starts.npy"), mask_path(path) if "mask_sha256" in shard else None
+        if mask is not None:
+            require_size(mask, shard["tokens"])
+        found.append(Shard(path, dtype, shard["tokens"], starts=starts if starts.exists() else None, mask=mask))
     return found
 
 
-def foreign_shard(path: Path, n_vocab: int) -> Shard:
-    """A .bin file as others write it."""
-    size = path.stat().st_size
-    header = np.fromfile(path, "<i4", 256) if size >= HEADER else np.zeros(256, "<i4")
-    if int(header[0]) in LLM_C:
-        dtype, tokens = LLM_C[int(header[0])], int(header[2])
-        _require_size(path, HEADER + tokens * np.dtype(dtype).itemsize)
-        return Shard(path, dtype, tokens, HEADER)
-    dtype = dtype_for(n_vocab)
-    width = np.dtype(dtype).itemsize
-    why = f"its {size:,} bytes are no whole number of {dtype} ids"
-    require(size % width == 0, "data", path, why, "see that it is whole, and made with this tokenizer")
-    return Shard(path, dtype, size // width)
+def held_out_stream(folder: Path) -> tuple[TokenStream, int]:
+    """Return the held-out tokens that `Corpus.save_held_out` wrote, and how many bytes of text their targets spell.
+
+    Raises UserError where a file is missing, damaged or of another size.
+    """
+    try:
+        manifest = read_json(folder / "manifest.json", MOST_MANIFEST)
+        dtype, part = manifest["dtype"], manifest["val"]
+        tokens, size = part["tokens"], part.get("target_bytes", part["bytes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder / "manifest.json", f"cannot be read ({type(error).__name__}: {reason(error)})") from error
+    known = dtype in ("uint16", "uint32") and all(type(n) is int and n >= 0 for n in (tokens, size))
+    require(known, "data", folder / "manifest.json", "does not say what val.bin is", "copy it again")
+    path = folder / "val.bin"
+    require_size(path, tokens * np.dtype(dtype).itemsize)
+    mask = mask_path(path) if "targets" in part else None
+    if mask is not None:
+        require_size(mask, tokens)
+    return TokenStream([Shard(path, dtype, tokens, mask=mask)]), size
+
+
+def masks(shards: Sequence[Shard]) -> list[Shard]:
+    """Return the loss masks of those shards that have one, as shards of bytes."""
+    return [Shard(shard.mask, "uint8", shard.tokens) for shard in shards if shard.mask is not None]
 
 
 def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] | None = None) -> list[str]:
-    """The SHA-256 of each shard's file; refuses other ones than `expected`, and ids that a vocabulary does not have.
+    """Return the SHA-256 of each shard's file.
 
-    Reading everything takes its time, so what was found is remembered as long as a file keeps its size and time.
+    Reading everything takes time, so the result is remembered as long as a file keeps its size and time. Raises
+    UserError where one is not the `expected`, or has ids that a vocabulary does not have.
     """
     found = []
     for number, shard in enumerate(shards):
@@ -123,7 +177,7 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
         found.append(seen["sha256"])
         if expected is not None and seen["sha256"] != expected[number]:
             why = f"its SHA-256 is {seen['sha256'][:12]}... and not the manifest's {expected[number][:12]}..."
-            raise _damaged(shard.path, why)
+            raise damaged(shard.path, why)
         if n_vocab is not None:
             why = f"it has ids up to {seen['largest']:,}, the vocabulary ends at {n_vocab - 1:,}"
             require(seen["largest"] < n_vocab, "data", shard.path, why, "take the tokenizer that made it")
@@ -140,21 +194,38 @@ def _read_through(shard: Shard) -> dict[str, Any]:
     return {"sha256": digest.hexdigest(), "largest": largest}
 
 
+def _map(path: Path, dtype: str, offset: int, size: int) -> Tokens:
+    if not size:
+        return np.empty(0, dtype)
+    return np.asarray(np.memmap(path, dtype, "r", offset, (size,)))  # slicing is cheaper than of a memmap
+
+
+def _pieces(arrays: list[Tokens]) -> Iterator[Tokens]:
+    for array in arrays:
+        yield from (array[i : i + BLOCK] for i in range(0, len(array), BLOCK))
+
+
+def mask_path(path: Path) -> Path:
+    """Return where the loss mask of a shard is, if it has one."""
+    return path.with_suffix(MASK)
+
+
 def _starts(path: Path) -> Tokens:
     try:
         starts: Tokens = np.load(path)
     except (ValueError, EOFError) as error:
-        raise _damaged(path, f"cannot be read ({reason(error)})") from error
+        raise damaged(path, f"cannot be read ({reason(error)})") from error
     return starts
 
 
-def _require_size(path: Path, size: int) -> None:
+def require_size(path: Path, size: int) -> None:
+    """Raise UserError unless a file has so many bytes."""
     if not path.is_file():
-        raise _damaged(path, "no such file")
+        raise damaged(path, "no such file")
     found = os.path.getsize(path)
     if found != size:
-        raise _damaged(path, f"has {found:,} bytes instead of {size:,}")
+        raise damaged(path, f"has {found:,} bytes instead of {size:,}")
 
 
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError("data", path, why, "copy it again; if it is in the cache, remove its folder, and it is made anew")
+def damaged(path: Path, why: str) -> UserError:
+    return UserError("data", path, why, "copy it again; if it is in the cache, remove its folder, and it is made again")

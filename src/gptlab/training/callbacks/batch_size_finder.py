@@ -1,4 +1,4 @@
-"""How a global batch is divided: sequences per forward pass of a device, and forward passes per step."""
+"""Divide a global batch: sequences per forward pass of a device, and forward passes per step."""
 
 import resource
 from typing import Any
@@ -9,11 +9,12 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from gptlab.errors import UserError
+from gptlab.training.lightning_internals import datamodule_of, set_accumulation
 from gptlab.training.module import GPTModule
 
 
 def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
-    """(sequences per forward pass, forward passes per step) of one device, for one global batch over all of them."""
+    """Return (sequences per forward pass, forward passes per step) of one device, for one global batch over all."""
     if micro_batch_size is None:
         if batch_size % world_size == 0:
             return batch_size // world_size, 1
@@ -32,8 +33,11 @@ def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int
 
 
 class BatchSizeFinder(Callback):
-    """`data.micro_batch_size=auto`: before training, one forward and backward pass of each size that divides a device's
-    share of the batch, from 1 up, until memory is short. The largest that fitted on all devices is taken."""
+    """Find the micro-batch size of `data.micro_batch_size=auto` before training starts.
+
+    Tries one forward and backward pass of each size that divides a device's share of the batch, from 1 up, until memory
+    is short, and takes the largest that fitted on all devices.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -42,7 +46,7 @@ class BatchSizeFinder(Callback):
         if stage != "fit":
             return
         assert isinstance(pl_module, GPTModule)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         share, largest = micro_batches(data.config.batch_size, None, trainer.world_size)[0], 1
         pl_module.gpt.to(trainer.strategy.root_device)
         peaks: list[tuple[int, int]] = []
@@ -57,25 +61,24 @@ class BatchSizeFinder(Callback):
         del held
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.empty_cache()
-        use(trainer, data, largest)
+        use_micro_batches(trainer, data, largest)
         self.console.print(f"{largest} of {share} sequences a forward pass fit", highlight=False)
 
 
-def use(trainer: L.Trainer, data: Any, micro_batch_size: int) -> None:
-    """Tell everybody; validation is counted in micro-batches."""
-    before = trainer.accumulate_grad_batches
-    _, trainer.accumulate_grad_batches = micro_batches(data.config.batch_size, micro_batch_size, trainer.world_size)
-    trainer.val_check_interval = int(trainer.val_check_interval or 1) // before * trainer.accumulate_grad_batches
+def use_micro_batches(trainer: L.Trainer, data: Any, micro_batch_size: int) -> None:
+    """Tell the trainer and the data module how a global batch is divided."""
+    _, parts = micro_batches(data.config.batch_size, micro_batch_size, trainer.world_size)
+    set_accumulation(trainer, parts)
     data.micro_batch_size = micro_batch_size
 
 
 def tries(trainer: L.Trainer, module: GPTModule, size: int, block_size: int) -> bool:
-    """Whether one forward and backward pass of `size` windows goes through."""
+    """Tell whether one forward and backward pass of `size` windows goes through."""
     ids = torch.zeros(size, block_size, dtype=torch.int64, device=trainer.strategy.root_device)
     module.gpt.train()
     try:
         with trainer.precision_plugin.forward_context():
-            loss = module.objective(ids, ids).sum()
+            loss = module.loss(ids, ids).sum()
         loss.backward()
     except torch.OutOfMemoryError:
         return False
@@ -89,8 +92,10 @@ def tries(trainer: L.Trainer, module: GPTModule, size: int, block_size: int) -> 
 
 
 def promises(peaks: list[tuple[int, int]], size: int) -> bool:
-    """Where memory is not refused but the process killed (a CPU): whether a straight line through the peaks (size,
-    bytes) so far leaves `size` within what is free."""
+    """Tell whether `size` is expected to fit, by a straight line through the peaks (size, bytes) so far.
+
+    On a CPU memory is not refused: the process would be killed.
+    """
     if torch.cuda.is_available() or len(peaks) < 2:
         return True
     (a, low), (b, high) = peaks[-2:]
@@ -99,17 +104,17 @@ def promises(peaks: list[tuple[int, int]], size: int) -> bool:
 
 
 def peak_memory() -> int:
-    """Of this process so far, bytes."""
+    """Return the most memory this process has had so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def memory() -> int:
-    """Of this process now, bytes."""
+    """Return the memory of this process now, in bytes."""
     return _kilobytes("/proc/self/status", "VmRSS", 0) * 1024
 
 
 def free_memory() -> int:
-    """Of the machine, bytes; where nobody knows, as much as anybody wants."""
+    """Return the free memory of the machine, in bytes; where it is not known, more than anybody wants."""
     return _kilobytes("/proc/meminfo", "MemAvailable", 1 << 50) * 1024
 
 

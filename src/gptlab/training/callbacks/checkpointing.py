@@ -1,6 +1,5 @@
-"""Checkpoint files: whole or not there, with a checksum, the newest few kept; and which of them are still whole."""
+"""Write checkpoint files whole or not at all, with checksums; keep the newest few, and tell which are still whole."""
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -12,7 +11,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import reason
@@ -22,7 +20,7 @@ SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Lightning's way to write a checkpoint, made safe: a temporary file in the same directory, flushed, renamed.
+    """Write Lightning's checkpoints safely: a temporary file in the same directory, flushed, then renamed.
 
     A full disk, or a failure like it, leaves what was there; `failure` then says why.
     """
@@ -47,10 +45,10 @@ class CheckpointFiles(TorchCheckpointIO):
             work.unlink(missing_ok=True)
 
 
-class Checkpoints(Callback):
-    """`step-N.ckpt` every so many steps or minutes, when asked to stop, and at the end; `last.ckpt` is the newest.
+class Checkpoints:
+    """Write `step-N.ckpt` when one is due, and let `last.ckpt` be the newest and `best.ckpt` the best of them.
 
-    Where a step is validated too, its checkpoint comes after that, so that nothing is lost of either.
+    A checkpoint is written at the end of a step, when all else that is due there was done, and remembers that it was.
     """
 
     def __init__(
@@ -58,76 +56,78 @@ class Checkpoints(Callback):
     ) -> None:
         self.folder, self.every_n_steps, self.every_n_minutes = folder, every_n_steps, every_n_minutes
         self.keep_last, self.ranks = keep_last, ranks
-        self._seen = self._saved = 0  # steps
-        self._since = time.monotonic()
-        self._due = False
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._seen = self._saved = trainer.global_step
+        self.saved_step = 0
         self._since = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if step == self._seen:  # within an accumulation
-            return
-        self._seen = step
-        if self.every_n_steps and step % self.every_n_steps == 0:
-            self._due = True
+    def start(self, step: int) -> None:
+        """Begin to count steps and minutes."""
+        self.saved_step, self._since = step, time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Tell whether the end of a step writes a checkpoint by its count or by the clock; all ranks must ask."""
+        due = bool(self.every_n_steps) and step % int(self.every_n_steps or 1) == 0
         if self.every_n_minutes:
-            self._due |= self.ranks.any(time.monotonic() - self._since >= 60 * self.every_n_minutes)
-        if self._due and step * trainer.accumulate_grad_batches % int(trainer.val_check_interval or 1):
-            self.save(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._due:
-            self.save(trainer)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save(trainer)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Ctrl-C within a step; of several ranks some may be gone by then, so these save only where all have agreed."""
-        if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.world_size == 1:
-            self.save(trainer)
+            due |= self.ranks.any(time.monotonic() - self._since >= 60 * self.every_n_minutes)
+        return due
 
     def save(self, trainer: L.Trainer) -> None:
-        """On all ranks; only if there were steps since the last time."""
+        """Write a checkpoint, on all ranks; only if there were steps since the last one."""
         step = trainer.global_step
-        self._due, self._since = False, time.monotonic()
-        if step == self._saved:
+        self._since = time.monotonic()
+        if step == self.saved_step:
             return
         path = self.folder / f"step-{step}.ckpt"
         trainer.save_checkpoint(path)
-        self._saved = step
+        self.saved_step = step
         if trainer.is_global_zero and path.exists():
-            work = self.folder / f".last-{os.getpid()}"
-            with contextlib.suppress(FileNotFoundError):
-                work.unlink()
-            try:
-                os.link(path, work)
-            except OSError:  # a file system without links
-                shutil.copyfile(path, work)
-            _put(work, self.folder / "last.ckpt", _sums(self.folder)[path.name][-1])
+            _link(path, self.folder / "last.ckpt")
             for old in by_step(self.folder)[self.keep_last :]:
                 old.unlink()
 
+    def mark_best(self, trainer: L.Trainer) -> None:
+        """Let the checkpoint that was just written be `best.ckpt`."""
+        path = self.folder / f"step-{trainer.global_step}.ckpt"
+        if trainer.is_global_zero and path.exists():
+            _link(path, self.folder / "best.ckpt")
 
-def best(folder: Path) -> ModelCheckpoint:
-    """`best.ckpt` by val/loss."""
-    return ModelCheckpoint(
-        folder, "best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False
-    )
+    def restore_best(self, step: int | None, earlier: Path | None) -> bool:
+        """Let `best.ckpt` be that of a step again: a kill may have come before it was marked, a branch begins without
+        one. `earlier` is the folder of the run that a branch comes from. False if it is nowhere."""
+        best = self.folder / "best.ckpt"
+        if step_of(best) == step or (step is None and best.exists()):
+            return True
+        folders = [self.folder, *([earlier] if earlier else [])]
+        for path in [folder / name for folder in folders for name in (f"step-{step}.ckpt", "best.ckpt")]:
+            if step_of(path) == step:
+                _link(path, best)
+                return True
+        best.unlink(missing_ok=True)
+        return False
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files that killed saves have left; only for the one process that holds the run."""
+    for path in [*folder.glob(".*.ckpt-*"), *folder.glob(".last-*"), *folder.glob(".best-*")]:
+        path.unlink(missing_ok=True)
+
+
+def step_of(path: Path) -> int | None:
+    """Return the step at which a checkpoint was made; None where there is none, or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return int(torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"])
+    except Exception:  # whatever a damaged file makes of torch.load
+        return None
 
 
 def by_step(folder: Path) -> list[Path]:
-    """All step-N.ckpt, the newest first."""
+    """Return all step-N.ckpt, the newest first."""
     return sorted(folder.glob("step-*.ckpt"), key=lambda path: -int(path.stem.removeprefix("step-")))
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is what was written: its digest is in the list, or, where there is no list, it loads."""
+    """Tell whether a checkpoint is what was written: its digest is in the list, or there is no list and it loads."""
     if recorded := _sums(path.parent):
         return path.is_file() and _sha256(path) in {digest for digests in recorded.values() for digest in digests}
     try:
@@ -137,8 +137,20 @@ def is_whole(path: Path) -> bool:
     return True
 
 
+def _link(path: Path, name: Path) -> None:
+    """Let `name` be the same file as a checkpoint `path`, in one step."""
+    work = name.with_name(f".{name.stem}-{os.getpid()}")
+    work.unlink(missing_ok=True)
+    try:
+        os.link(path, work)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, work)
+    recorded = _sums(path.parent).get(path.name)
+    _put(work, name, recorded[-1] if recorded else _sha256(work))
+
+
 def _put(work: Path, path: Path, digest: str) -> None:
-    """Let `work` be `path`; whenever it ends, every file that is there has its digest in the list."""
+    """Rename `work` to `path`; whenever this is interrupted, every file that is there has its digest in the list."""
     folder, sums = path.parent, _sums(path.parent)
     _write_sums(folder, {**sums, path.name: [*sums.get(path.name, []), digest]})
     os.replace(work, path)
@@ -147,7 +159,7 @@ def _put(work: Path, path: Path, digest: str) -> None:
 
 
 def _sums(folder: Path) -> dict[str, list[str]]:
-    """Digests of the list, by name."""
+    """Return the digests of the list, by name."""
     path, found = folder / SUMS, dict[str, list[str]]()
     for line in path.read_text().splitlines() if path.exists() else []:
         digest, _, name = line.partition("  ")

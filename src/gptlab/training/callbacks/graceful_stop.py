@@ -1,4 +1,4 @@
-"""Ending a run early so that it can go on: signals, a time limit, and Slurm's warning."""
+"""End a run early so that it can go on: by signals, a time limit, and Slurm's warning."""
 
 import contextlib
 import os
@@ -13,31 +13,33 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from gptlab.distributed.ranks import Ranks
-from gptlab.training.callbacks.checkpointing import Checkpoints
-
-
-class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop, and has saved its checkpoint."""
 
 
 class GracefulStop(Callback):
-    """Ctrl-C, SIGTERM, SIGUSR1 (Slurm's warning of its time limit) and `max_minutes` save and end a run after its step,
-    on all ranks at once.
+    """Note that a stop was asked for, by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 (Slurm's warning of its time limit) or
+    `max_minutes`. It takes effect at the end of a step, on all ranks at once, and only there.
 
     An exception wherever the signal arrives would leave TensorBoard's queue locked. One rank alone ends at once at a
-    second Ctrl-C (Checkpoints keeps what it learned).
+    second Ctrl-C.
     """
 
-    def __init__(self, checkpoints: Checkpoints, ranks: Ranks, max_minutes: float | None) -> None:
-        self.checkpoints, self.ranks = checkpoints, ranks
-        self.ends = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self.why: str | None = None
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self, ranks: Ranks, max_minutes: float | None) -> None:
+        self.ranks = ranks
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.why: str | None = None  # the signal's name, or trainer.max_minutes
         self._alone = True
         self._handlers: dict[signal.Signals, Any] = {}
 
+    @property
+    def signal_number(self) -> int | None:
+        """The signal that asked for the stop; None if it was not a signal."""
+        return int(signal.Signals[self.why]) if self.why and self.why in signal.Signals.__members__ else None
+
     @contextlib.contextmanager
-    def warned(self) -> Iterator[None]:
-        """Slurm's warning counts from before Lightning sets training up until after it has given the signal back."""
+    def heed_warning(self) -> Iterator[None]:
+        """Heed Slurm's warning from before Lightning sets training up until after it has given the signal back."""
         before = signal.signal(signal.SIGUSR1, self._ask)
         try:
             yield
@@ -48,20 +50,15 @@ class GracefulStop(Callback):
             signal.signal(signal.SIGUSR1, before)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Only now: Lightning takes some of these signals when training begins."""
-        own = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+        """Take the signals only now: Lightning takes some of them when training begins."""
         self._alone = trainer.world_size == 1
-        self._handlers = {number: signal.signal(number, self._ask) for number in own}
+        self._handlers = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step < trainer.max_steps:
-            self._stop_if_asked(trainer)
-
-    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.state.fn == "fit":
-            self._stop_if_asked(trainer)
+    def asked(self) -> bool:
+        """Tell whether any rank was asked to stop; all must ask at the same place."""
+        if self.why is None and self.deadline is not None and time.monotonic() >= self.deadline:
+            self.why = "trainer.max_minutes"
+        return self.ranks.any(self.why is not None)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._give_back()
@@ -74,13 +71,6 @@ class GracefulStop(Callback):
         if self._alone and name == self.why == "SIGINT":
             raise KeyboardInterrupt
         self.why = name
-
-    def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        if self.why is None and self.ends is not None and time.monotonic() >= self.ends:
-            self.why = "trainer.max_minutes"
-        if self.ranks.any(self.why is not None):
-            self.checkpoints.save(trainer)
-            raise Stopped
 
     def _give_back(self) -> None:
         for number, handler in self._handlers.items():

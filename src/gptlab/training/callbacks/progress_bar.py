@@ -1,13 +1,13 @@
 """Show one bar for the whole run, and a line for every validation."""
 
+from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gptlab.training.module import GPTModule
+from gptlab.metrics import metric, metrics
 
 
 class ProgressBar(Callback):
@@ -29,31 +29,32 @@ class ProgressBar(Callback):
         )
         self.task = self.bar.add_task("", total=None, loss="-", speed="-")
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.bar.update(self.task, total=trainer.max_steps)
         self.bar.start()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, GPTModule)
-        self.bar.update(self.task, completed=trainer.global_step)
-        if pl_module.logs_after(batch_idx):
-            shown = trainer.callback_metrics
-            speed = f"{shown['train/tokens_per_second']:,.0f}"
-            self.bar.update(self.task, loss=f"{shown['train/loss']:.3f}", speed=speed)
+    def step(self, step: int) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, completed=step)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        shown = trainer.callback_metrics
-        train = f"train loss {shown['train/loss']:.3f} · " if "train/loss" in shown else ""
-        self.console.print(
-            f"step {trainer.global_step:>{len(str(trainer.max_steps))}}/{trainer.max_steps} · {train}"
-            f"val loss {shown['val/loss']:.3f} · {shown['val/bits_per_byte']:.3f} bits/byte",
-            highlight=False,
-        )
+    def logged(self, values: Mapping[str, float]) -> None:
+        """Show what was logged of training."""
+        loss, speed = (metric(name).text(values[name]) for name in ("train/loss", "train/tokens_per_second"))
+        self.bar.update(self.task, loss=loss, speed=speed)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def validated(self, step: int, steps: int, values: Mapping[str, float]) -> None:
+        """Print the line of a validation."""
+        parts = [f"step {step:>{len(str(steps))}}/{steps}"]
+        if "train/loss" in values:
+            parts.append(f"train loss {metric('train/loss').text(values['train/loss'])}")
+        for row in metrics():
+            if "line" in row.shown and row.name in values:
+                text = row.text(values[row.name])
+                parts.append(f"{text} {row.head}" if "/" in row.head else f"{row.head} {text}")
+        self.console.print(" · ".join(parts), highlight=False)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.bar.stop()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.bar.stop()

@@ -1,58 +1,64 @@
-"""Continue the same prompts at every validation."""
+"""Draw the task's samples at every validation and keep them."""
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from gptlab.decoding.decoders import Decoder
-from gptlab.decoding.generate import Limits, continue_ids
-from gptlab.errors import UserError
+from gptlab.runs.samples import Sample, read_samples, write_markdown
+from gptlab.tasks.base import Task
 from gptlab.tokenizers import Tokenizer
-from gptlab.training.module import GPTModule
 
 
-class Samples(Callback):
-    """Continue the same prompts at every validation, into samples.md and TensorBoard's text tab."""
+class Samples:
+    """Let the task show what the model has learned for the same prompts: into samples.jsonl, which is read back,
+    samples.md for people, and TensorBoard's text tab."""
 
     def __init__(
-        self, run_dir: Path, prompts: Sequence[str], tokenizer: Tokenizer, decoder: Decoder, seed: int
+        self, run_dir: Path, task: Task, prompts: Sequence[str], tokenizer: Tokenizer, decoder: Decoder, seed: int
     ) -> None:
-        self.path, self.prompts, self.seed = run_dir / "samples.md", prompts, seed
-        self.tokenizer, self.decoder = tokenizer, decoder
+        self.run_dir, self.task, self.prompts = run_dir, task, list(prompts)
+        self.tokenizer, self.decoder, self.seed = tokenizer, decoder, seed
 
-    def continue_(self, gpt: Any, decoder: Decoder, number: int, max_new_tokens: int = 64) -> str:
-        """What the model makes of prompt `number`."""
-        ids, tokenizer = self.tokenizer.encode(self.prompts[number]), self.tokenizer
-        limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab)
-        try:
-            return tokenizer.decode(continue_ids(gpt, ids, decoder, limits, (self.seed, number, 0)))
-        except UserError as error:  # a model that has diverged does not stop its run
-            return f" ({error.why})"
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def draw(self, trainer: L.Trainer, gpt: Any) -> None:
+        """Draw one text for each prompt by the weights that the model has now."""
         together = isinstance(trainer.strategy, ModelParallelStrategy)  # a sharded model is run by all ranks
         if not (trainer.is_global_zero or together) or not self.prompts:
             return
-        assert isinstance(pl_module, GPTModule)
-        step = trainer.global_step
-        texts = [self.continue_(pl_module.gpt, self.decoder, i) for i in range(len(self.prompts))]
+        was_training = gpt.training
+        gpt.eval()
+        texts = self.task.samples(gpt, self.tokenizer, self.prompts, self.decoder, self.seed)
+        gpt.train(was_training)
         if not trainer.is_global_zero:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"## step {step}\n\n")
-            for prompt, text in zip(self.prompts, texts, strict=True):
-                file.write(f"{_as_code(prompt + text)}\n\n")
+        step = trainer.global_step
+        found = [Sample(step, prompt, text) for prompt, text in zip(self.prompts, texts, strict=True)]
+        append(self.run_dir, found)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                for i, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True)):
-                    logger.experiment.add_text(f"samples/{i}", _as_code(prompt + text), step)
+                for i, sample in enumerate(found):
+                    logger.experiment.add_text(f"samples/{i}", sample.markdown, step)
 
 
-def _as_code(text: str) -> str:
-    """Markdown that shows any text as it is, line by line."""
-    return "\n".join("    " + line for line in text.splitlines())
+def append(run_dir: Path, samples: Iterable[Sample]) -> None:
+    """Add samples to both files."""
+    samples = list(samples)
+    with (run_dir / "samples.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(sample._asdict()) + "\n" for sample in samples)
+    with (run_dir / "samples.md").open("a", encoding="utf-8") as file:
+        write_markdown(file, samples)
+
+
+def keep_until(before: Path, now: Path, step: int = sys.maxsize) -> None:
+    """Let run directory `now` have the samples of `before` up to a step: later ones will come again."""
+    kept = [sample for sample in read_samples(before) if sample.step <= step]
+    for name in ("samples.jsonl", "samples.md"):
+        (now / name).unlink(missing_ok=True)
+    if kept:
+        append(now, kept)

@@ -1,4 +1,4 @@
-"""`budget.minutes`: how long a step takes here, found before the first one, so that the run knows its length."""
+"""Time a step before the first one, so that a run of `budget.minutes` knows its length."""
 
 import contextlib
 import time
@@ -12,9 +12,11 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
-from gptlab.data.batches.windows import Batch
+from gptlab.data.batches.batch import Batch
 from gptlab.distributed.ranks import Ranks
 from gptlab.training.budget import Plan
+from gptlab.training.callbacks.throughput_monitor import wait_for_device
+from gptlab.training.lightning_internals import datamodule_of, set_steps
 from gptlab.training.module import GPTModule
 
 WARM_UP = 3  # steps; compilation is in the first
@@ -24,27 +26,24 @@ MOST = 30.0  # but no longer, if that is 3 steps
 
 
 class StepTimer(Callback):
-    """Times steps of the run's first batches, and undoes them: weights, optimizer, random numbers and the order of the
-    data are as before. All ranks take the slowest one's time. `found` is told it, and says what it comes to."""
+    """Time steps of the run's first batches and undo them: weights, optimizer, random numbers and the order of the data
+    are as before. All ranks take the slowest one's time; `found` turns it into a plan."""
 
-    def __init__(
-        self, found: Callable[[float], Plan], val_every_n_steps: int, resumed: int, ranks: Ranks, console: Console
-    ) -> None:
-        self.found, self.val_every_n_steps, self.resumed = found, val_every_n_steps, resumed
-        self.ranks, self.console = ranks, console
+    def __init__(self, found: Callable[[float, bool], Plan], resumed: int, ranks: Ranks, console: Console) -> None:
+        self.found, self.resumed, self.ranks, self.console = found, resumed, ranks, console
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The model is on its devices now, sharded or in DDP; of a checkpoint there are at most the weights."""
         assert isinstance(pl_module, GPTModule)
-        plan = self.found(self.seconds_per_step(trainer, pl_module))
+        plan = self.found(self.seconds_per_step(trainer, pl_module), trainer.is_global_zero)
         self.console.print(f"timed: {plan}", highlight=False, soft_wrap=True)
-        take(trainer, pl_module, max(plan.steps, self.resumed), self.val_every_n_steps)
+        take(trainer, pl_module, max(plan.steps, self.resumed))
 
     def seconds_per_step(self, trainer: L.Trainer, module: GPTModule) -> float:
         optimizer = trainer.optimizers[0]
         weights = [_local(p) for p in module.gpt.parameters()]
         before = [weight.to("cpu", copy=True) for weight in weights]
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         data.steps = 1 << 32  # no end
         module.gpt.train()
         with isolate_rng():
@@ -63,7 +62,7 @@ class StepTimer(Callback):
         return each
 
     def _time(self, trainer: L.Trainer, module: GPTModule, batches: Iterator[Batch], steps: int) -> float:
-        """Seconds a step."""
+        """Return the seconds that a step takes."""
         strategy, optimizer = trainer.strategy, trainer.optimizers[0]
         wait_for_device(strategy.root_device)
         start = time.perf_counter()
@@ -80,19 +79,12 @@ class StepTimer(Callback):
         return (time.perf_counter() - start) / steps
 
 
-def take(trainer: L.Trainer, module: GPTModule, steps: int, val_every_n_steps: int) -> None:
-    """Tell everybody how many steps the run has."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    trainer.fit_loop.epoch_loop.max_steps = data.steps = module.steps = steps
-    trainer.val_check_interval = min(val_every_n_steps, steps) * trainer.accumulate_grad_batches
+def take(trainer: L.Trainer, module: GPTModule, steps: int) -> None:
+    """Tell trainer, data module and module how many steps the run has."""
+    set_steps(trainer, steps)
+    datamodule_of(trainer).steps = module.steps = steps
 
 
 def _local(p: Any) -> torch.Tensor:
-    """What of a weight this rank has, outside of autograd."""
+    """Return the part of a weight that this rank has, outside of autograd."""
     return (p.to_local() if hasattr(p, "to_local") else p).detach()
-
-
-def wait_for_device(device: torch.device) -> None:
-    """Until it has done what it was given; a GPU works while the process goes on."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -1,67 +1,65 @@
-"""What a dashboard shows besides curves: the config, HParams, shared charts, loss by position, norms and weights."""
+"""Give a dashboard more than curves: the config, HParams, shared charts, loss by position, norms and weights."""
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from gptlab.distributed.ranks import whole
+from gptlab.distributed.sharding import full_tensor
+from gptlab.metrics import in_summary, metrics
 from gptlab.runs.config_file import flat
+from gptlab.training.lightning_internals import grad_scaler, unscales_itself
+from gptlab.training.metrics_file import MetricsFile
 from gptlab.training.module import GPTModule
 
 BINS = 30  # as many as TensorBoard draws, so that it shows them as they are
-CHARTS = {
-    "train and val": {
-        "loss": ["train/loss", "val/loss"],
-        "perplexity": ["train/perplexity", "val/perplexity"],
-        "bits per byte": ["train/bits_per_byte", "val/bits_per_byte"],
-    },
-    "optimizer": {"learning rate": ["optim/lr"], "gradient norm": ["optim/grad_norm"]},
-    "speed": {
-        "tokens per second": ["train/tokens_per_second"],
-        "MFU": ["train/mfu"],
-        "share of time waiting for data": ["train/data_wait"],
-    },
-}
 NOT_ASKED = ("parts", "gptlab", "run_dir", "resume", "resume_sweep", "json", "logger", "sample_prompts")  # of the model
 
 
 class TensorBoardLayout(Callback):
-    """Tells the loggers what was asked (`config`, as config.yaml has it), and TensorBoard how to show it: by which
-    `metrics` runs are compared, and which keys are `swept`."""
+    """Tell the loggers what was asked (`config`, as config.yaml has it), and TensorBoard how to show the run.
 
-    def __init__(self, config: dict[str, Any], metrics: Sequence[str], swept: Sequence[str] = ()) -> None:
-        self.config, self.metrics, self.swept = config, metrics, swept
+    Runs are compared by `first`, then by the other metrics of a summary; the keys that a sweep has chosen stand out.
+    """
+
+    def __init__(self, config: dict[str, Any], first: str, run_dir: Path) -> None:
+        self.config = config
+        self.metrics = list(dict.fromkeys([first, *(metric.name for metric in in_summary())]))
+        self.swept = swept(run_dir)
         self._laid_out = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        import yaml  # omegaconf's own
+        import yaml
 
+        assert isinstance(pl_module, GPTModule)
         asked = scalars({key: value for key, value in self.config.items() if key not in NOT_ASKED})
+        metrics = [name for name in self.metrics if name in pl_module.task.metrics]
         for writer in writers(trainer):
-            experiment, begin, _ = _session(asked, self.metrics)
-            _say_what_differs(experiment, self.swept)
+            experiment, begin, _ = _session(asked, metrics)
+            _mark_differing(experiment, self.swept)
             _write(writer, experiment)
             _write(writer, begin)
             text = yaml.safe_dump(self.config, sort_keys=False)
             writer.add_text("config", "\n".join("    " + line for line in text.splitlines()), trainer.global_step)
         for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger | CSVLogger):
+            if not isinstance(logger, TensorBoardLogger | MetricsFile):
                 logger.log_hyperparams(asked)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, GPTModule)
         for writer in writers(trainer):
-            add_curve(writer, "val/loss_by_position", pl_module.val_by_position, trainer.global_step)
+            for name, curve in pl_module.curves.items():
+                add_curve(writer, name, curve, trainer.global_step)
             self._lay_out(writer, set(trainer.callback_metrics))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -70,29 +68,40 @@ class TensorBoardLayout(Callback):
                 _write(writer, _session({}, ())[2])
 
     def _lay_out(self, writer: SummaryWriter, logged: set[str]) -> None:
-        """The charts of what is logged, once there is something of training too: none is empty."""
+        """Write the charts of what is logged, once there is something of training too: none is empty."""
         if self._laid_out or "train/loss" not in logged:
             return
         self._laid_out = True
+        charts: dict[str, dict[str, list[str]]] = {}
+        for metric in metrics():
+            if metric.chart:
+                category, title = metric.chart
+                charts.setdefault(category, {}).setdefault(title, []).append(metric.name)
         layout = {
-            category: {title: ["Multiline", tags] for title, tags in charts.items() if logged.issuperset(tags)}
-            for category, charts in CHARTS.items()
+            category: {title: ["Multiline", tags] for title, tags in titles.items() if logged.issuperset(tags)}
+            for category, titles in charts.items()
         }
         writer.add_custom_scalars(layout)
 
 
+def swept(run_dir: Path) -> list[str]:
+    """Return the keys that a sweep has chosen for this run: a job's directory is named by them."""
+    named = run_dir.name.partition("-")[2] if (run_dir / "job.json").exists() else ""
+    return [choice.partition("=")[0] for choice in named.split(",") if choice]
+
+
 class LayerNorms(Callback):
-    """The norms of each layer's gradient, before clipping, and weights."""
+    """Log the norms of each layer's gradient, before clipping, and of its weights."""
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         assert isinstance(pl_module, GPTModule)
         step = trainer.global_step + 1
-        if step % pl_module.log_every_n_steps and step != pl_module.steps:
+        if not pl_module.logs_at(step):
             return
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        scaler = grad_scaler(trainer)
+        scaled = scaler is not None and unscales_itself(optimizer)
         norms = {}
         for layer, weights in layers(pl_module.gpt):
             gradients = [p.grad for p in weights if p.grad is not None]
@@ -103,30 +112,30 @@ class LayerNorms(Callback):
 
 
 class WeightHistograms(Callback):
-    """The weights at every validation."""
+    """Log histograms of the weights at every validation."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, GPTModule)
         for name, p in pl_module.gpt.named_parameters():
-            weight = whole(p.detach())
+            weight = full_tensor(p.detach())
             for writer in writers(trainer):
                 writer.add_histogram(f"weights/{name}", weight.float().cpu(), trainer.global_step)
 
 
 def writers(trainer: L.Trainer) -> Iterator[SummaryWriter]:
-    """TensorBoard's, in the process that logs."""
+    """Yield TensorBoard's writers, in the process that logs."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             yield logger.experiment
 
 
 def scalars(values: dict[str, Any]) -> dict[str, bool | int | float | str]:
-    """The numbers, words and switches of a config by their full keys."""
+    """Return the numbers, words and switches of a config by their full keys."""
     return {key: value for key, value in flat(values).items() if isinstance(value, bool | int | float | str)}
 
 
 def add_curve(writer: SummaryWriter, tag: str, curve: Tensor, step: int) -> None:
-    """A curve (T,) as a histogram: its mean in each of 30 equal parts is a bar's height, from 0 to T."""
+    """Show a curve (T,) as a histogram: its mean in each of 30 equal parts is a bar's height, from 0 to T."""
     heights = F.adaptive_avg_pool1d(curve.nan_to_num()[None], BINS)[0].tolist()
     width = len(curve) / BINS
     rights = [width * (i + 1) for i in range(BINS)]
@@ -134,7 +143,7 @@ def add_curve(writer: SummaryWriter, tag: str, curve: Tensor, step: int) -> None
 
 
 def layers(gpt: torch.nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
-    """The weights of each block, and of each part outside them."""
+    """Yield the weights of each block, and of each part outside them."""
     named: dict[str, list[Tensor]] = {}
     for name, p in gpt.named_parameters():
         part, _, rest = name.partition(".")
@@ -144,17 +153,17 @@ def layers(gpt: torch.nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    return whole(torch.nn.utils.get_total_norm(tensors)) if tensors else torch.zeros(())
+    return full_tensor(torch.nn.utils.get_total_norm(tensors)) if tensors else torch.zeros(())
 
 
 def _session(asked: dict[str, Any], metrics: Sequence[str]) -> Any:
-    """TensorBoard's summaries of an experiment, and of the begin and the (good) end of a run in it."""
+    """Return TensorBoard's summaries of an experiment, of the start of a run in it, and of its (good) end."""
     summaries: Any = hparams
     return summaries(asked, dict.fromkeys(metrics, math.nan))
 
 
-def _say_what_differs(experiment: Any, swept: Sequence[str]) -> None:
-    """Swept keys, or all of a swept group, come first in TensorBoard's table."""
+def _mark_differing(experiment: Any, swept: Sequence[str]) -> None:
+    """Let swept keys, or all of a swept group, come first in TensorBoard's table."""
     plugin = experiment.value[0].metadata.plugin_data
     data = HParamsPluginData.FromString(plugin.content)
     for info in data.experiment.hparam_infos:

@@ -1,71 +1,84 @@
 """Measure training speed: tokens per second, model FLOPs utilization, and time spent waiting for data."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
-
-from gptlab.training.callbacks.step_timer import wait_for_device
-from gptlab.training.module import GPTModule
 
 
 class ThroughputMonitor(Callback):
-    """Training tokens per second of training time: validation, samples and checkpoints of others do not count; model
-    FLOPs utilization (Chowdhery et al. 2022); and the share of that time in which the loop waited for data. With them
-    the module logs what else it knows of training."""
+    """Count training targets per second of training time, the share of the devices' FLOPs that they take (MFU:
+    Chowdhery et al. 2022), and the share of that time in which the loop waited for data.
 
-    def __init__(self, tokens_per_step: int, waited: Callable[[], float] = lambda: 0.0) -> None:
-        self.tokens_per_step, self.waited = tokens_per_step, waited  # waited: seconds for data so far
+    Training time is all time between the first and the last step but what lies within `paused`: validation, samples
+    and checkpoints. `waited` tells the seconds for data so far.
+    """
+
+    def __init__(self, waited: Callable[[], float] = lambda: 0.0) -> None:
+        self.waited = waited
         self.share_per_token = 0.0  # of the FLOPs that all devices could do in a second
-        self.seconds = 0.0  # in training so far
-        self.steps = 0
-        self._since = (0.0, 0, 0.0)  # (seconds, steps, seconds waited) at the last log
-        self._resumed = 0.0
-        self._began, self._earlier = time.perf_counter(), 0.0  # this start of the run; seconds of the ones before
+        self.seconds = 0.0  # of training time so far
+        self.tokens = 0  # targets so far
+        self._last_log = (0.0, 0, 0.0)  # (seconds, tokens, seconds waited)
+        self._running_since = 0.0
+        self._started, self._earlier_seconds = time.perf_counter(), 0.0  # this start of the run; all starts before it
 
     @property
     def tokens_per_second(self) -> float:
-        return self.steps * self.tokens_per_step / self.seconds if self.seconds else 0.0
+        """Mean speed of the whole run."""
+        return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
     def all_seconds(self) -> float:
-        """Of the whole run, whatever they went into; without what came after the checkpoint from which it goes on."""
-        return self._earlier + time.perf_counter() - self._began
+        """Seconds of the whole run, whatever they went into, without what a resumed run had after its checkpoint."""
+        return self._earlier_seconds + time.perf_counter() - self._started
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "steps": self.steps, "all_seconds": self.all_seconds}
+        return {"seconds": self.seconds, "tokens": self.tokens, "all_seconds": self.all_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds, self.steps = state_dict["seconds"], state_dict["steps"]
-        self._earlier = state_dict.get("all_seconds", self.seconds)  # older checkpoints have none
-        self._since = (self.seconds, self.steps, self.waited())
+        self.seconds, self.tokens = state_dict["seconds"], state_dict["tokens"]
+        self._earlier_seconds = state_dict["all_seconds"]
+        self._last_log = (self.seconds, self.tokens, self.waited())
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit":
-            self._began = time.perf_counter()
+            self._started = time.perf_counter()
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._resumed = time.perf_counter()
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._running_since = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, GPTModule)
-        logs = pl_module.logs_after(batch_idx)
-        if logs:
-            wait_for_device(pl_module.device)
+    def step(self, tokens: int) -> None:
+        """Count one step's targets, and the time since the last step."""
         now = time.perf_counter()
-        self.seconds += now - self._resumed
-        self._resumed, self.steps = now, trainer.global_step
-        if logs:
-            seconds, steps, waited = self._since
-            tokens, passed = (self.steps - steps) * self.tokens_per_step, self.seconds - seconds
-            speed = tokens / passed
-            figures = {"train/tokens_per_second": speed, "train/mfu": speed * self.share_per_token}
-            pl_module.log_training(figures | {"train/data_wait": (self.waited() - waited) / passed})
-            self._since = (self.seconds, self.steps, self.waited())
+        self.seconds += now - self._running_since
+        self._running_since = now
+        self.tokens += tokens
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._resumed = time.perf_counter()
+    def metrics(self) -> dict[str, float]:
+        """Return the figures of the time since the last call."""
+        seconds, tokens, waited = self._last_log
+        passed = self.seconds - seconds
+        speed = (self.tokens - tokens) / passed
+        self._last_log = (self.seconds, self.tokens, self.waited())
+        return {
+            "train/tokens_per_second": speed,
+            "train/mfu": speed * self.share_per_token,
+            "train/data_wait": (self.waited() - waited) / passed,
+        }
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the time inside not count as training time."""
+        self.seconds += time.perf_counter() - self._running_since
+        yield
+        self._running_since = time.perf_counter()
+
+
+def wait_for_device(device: torch.device) -> None:
+    """Wait until a device has done what it was given; a GPU works while the process goes on."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -4,20 +4,20 @@ from unittest.mock import Mock
 
 import pytest
 
-from gptlab.distributed.ranks import SameConfig
 from gptlab.errors import UserError
+from gptlab.training.callbacks.config_check import ConfigCheck
 
 CONFIG = {"optimizer": {"lr": 1e-3, "betas": [0.9, 0.95]}, "seed": 1}
 
 
 def compared(monkeypatch: pytest.MonkeyPatch, *others: dict[str, object]) -> None:
     """What rank 0, with CONFIG, does when the other ranks have these."""
-    ranks = [SameConfig(config) for config in (CONFIG, *others)]
+    ranks = [ConfigCheck(config) for config in (CONFIG, *others)]
 
     def gather(mine: object) -> list[object]:
         return [rank.sha256 if isinstance(mine, str) else rank.config for rank in ranks]
 
-    monkeypatch.setattr("gptlab.distributed.ranks._gather", gather)
+    monkeypatch.setattr("gptlab.training.callbacks.config_check.gather", gather)
     ranks[0].setup(Mock(world_size=len(ranks)), Mock(), "fit")
 
 

@@ -4,12 +4,16 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer as HFTokenizer
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gptlab.errors import UserError
-from gptlab.tokenizer_options import BPE, Byte, Char, JSONFile, OpenAI, _thinned
-from gptlab.tokenizers import EOT, BytePairTokenizer, Tokenizer, load_tokenizer
+from gptlab.tokenizers import EOT, Tokenizer, load_tokenizer
+from gptlab.tokenizers.bpe import BPE, BytePairTokenizer, _thinned
+from gptlab.tokenizers.byte import Byte
+from gptlab.tokenizers.char import Char
+from gptlab.tokenizers.hf import JSONFile
+from gptlab.tokenizers.openai import OpenAI
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 TRAINING = [
     "The cat sat on the mat. The mat was the cat's.\n\n    def cat(mat): return mat\n" * 20,

@@ -1,20 +1,18 @@
-"""What the preparation of text looks like on the console: how far it is, and what came out."""
+"""Show on the console how far the preparation of text is."""
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TransferSpeedColumn as MegabytesPerSecond
-from rich.table import Table
 
-from gptlab.data.tokens.prepare import COUNTS, Watch
+from gptlab.data.tokens.prepare import Watch
 
 
 @contextlib.contextmanager
 def watching(console: Console) -> Iterator[Watch]:
-    """A bar with MB/s for each thing that is done, gone at the end; nothing where nobody watches a terminal."""
+    """Show a bar with MB/s for each thing that is done, gone at the end; nothing where there is no terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), MegabytesPerSecond())
     with Progress(
         *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal, transient=True
@@ -25,12 +23,3 @@ def watching(console: Console) -> Iterator[Watch]:
             bar.reset(task, description=what, total=size or None)
 
         yield Watch(begin, lambda size: bar.advance(task, size))
-
-
-def sizes(result: dict[str, Any]) -> Table:
-    """The sizes of a corpus (`Corpus.sizes`) as a table; `?` where nobody has counted."""
-    table = Table("", *COUNTS)
-    for part, name in {"train": "training", "val": "held out"}.items():
-        figures = (result[part][key] for key in COUNTS)
-        table.add_row(name, *("?" if figure is None else f"{figure:,}" for figure in figures))
-    return table

@@ -1,0 +1,20 @@
+"""Define the batch that every data module gives and every task takes."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+IGNORE = -100  # a target that counts in no loss: padding, or a token that the loss mask leaves out
+
+
+class Batch(NamedTuple):
+    """Hold the ids of one micro-batch, their targets, and the number of targets of its whole optimizer step.
+
+    `step_targets` counts the targets (y != IGNORE) of all micro-batches of the step on all ranks. It is known on the
+    CPU when the batch is made, so that a loss can be divided by it without waiting for a device. It is None for
+    held-out batches, and where a data module does not know it.
+    """
+
+    x: Tensor  # (B, T) int64
+    y: Tensor  # (B, T) int64; IGNORE where none counts
+    step_targets: int | None = None

@@ -1,0 +1,90 @@
+"""Deal windows out to ranks and micro-batches.
+
+The order is a function of (seed, position) alone. Devices, micro-batches and workers only decide which process computes
+which window.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from torch.utils.data import Sampler
+
+from gptlab.data.batches.order import Ints, Order
+
+AHEAD = 4096  # positions whose order is computed at once
+
+
+class MicroBatch(NamedTuple):
+    """Name the windows of one forward pass of one rank, and count the targets of their whole step."""
+
+    windows: list[tuple[int, int]]  # (source, window)
+    step_targets: int | None
+
+
+class Counts(Protocol):
+    """Say how many targets windows have (`TrainWindows`)."""
+
+    @property
+    def full_targets(self) -> int | None: ...
+
+    def targets(self, source: Ints, window: Ints) -> Ints: ...
+
+
+class TrainBatches(Sampler[MicroBatch]):
+    """Give the micro-batches of one rank: step s covers positions [s B, s B + B), dealt out micro-batch by micro-batch.
+
+    With `counts` each of them carries the number of targets of its step, over all ranks; without, None.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        steps: int,
+        batch_size: int,
+        micro_batch_size: int,
+        rank: int,
+        world_size: int,
+        first_step: int = 0,
+        counts: Counts | None = None,
+    ) -> None:
+        self.order, self.steps, self.rank, self.world_size = order, steps, rank, world_size
+        self.batch_size, self.micro_batch_size, self.first_step = batch_size, micro_batch_size, first_step
+        self.counts = counts
+
+    def __len__(self) -> int:
+        return (self.steps - self.first_step) * self.batch_size // (self.micro_batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        B, micro = self.batch_size, self.micro_batch_size
+        end, ahead = self.steps * B, B * max(1, AHEAD // B)
+        for start in range(self.first_step * B, end, ahead):
+            source, window = self.order.arrays(range(start, min(start + ahead, end)))
+            step_targets = self._step_targets(source, window)
+            places = list(zip(source.tolist(), window.tolist(), strict=True))
+            for i in range(self.rank * micro, len(places), self.world_size * micro):
+                yield MicroBatch(places[i : i + micro], step_targets[i // B])
+
+    def _step_targets(self, source: Ints, window: Ints) -> list[int | None]:
+        """Return the number of targets of each of some whole steps."""
+        steps, counts = len(source) // self.batch_size, self.counts
+        if counts is None:
+            return [None] * steps
+        if counts.full_targets is not None:
+            return [self.batch_size * counts.full_targets] * steps
+        found: list[int | None] = counts.targets(source, window).reshape(steps, -1).sum(1).tolist()
+        return found
+
+
+class EvalBatches(Sampler[list[int]]):
+    """Give each window to one rank, in batches of one size (past the end: windows that count nothing)."""
+
+    def __init__(self, n_windows: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.n_windows, self.batch_size, self.rank, self.world_size = n_windows, batch_size, rank, world_size
+
+    def __len__(self) -> int:
+        return -(-self.n_windows // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for i in range(len(self)):
+            start = (i * self.world_size + self.rank) * self.batch_size
+            yield list(range(start, start + self.batch_size))

@@ -1,0 +1,75 @@
+"""Say how data of any kind becomes batches, and what a user's own data module is."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gptlab.errors import require
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from gptlab.tokenizers import Tokenizer
+
+
+@dataclass
+class BatchConfig:
+    """Say how sequences become the batches of an optimizer step: shared by every option of the config group `data`."""
+
+    batch_size: int = 8  # sequences per optimizer step, over all devices
+    micro_batch_size: Any = None  # sequences per forward pass of one device; null: all of its share; auto: what fits
+    other_data_ok: bool = False  # continue a run although the data are not those it began with
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 8")
+        micro = self.micro_batch_size
+        known = micro in (None, "auto") or (isinstance(micro, int) and micro >= 1)
+        require(known, "micro_batch_size", micro, "is no number from 1 up", "leave it out, or try auto")
+
+
+@dataclass
+class ForeignData(BatchConfig, ABC):
+    """Describe data that come from a LightningDataModule of a user's own.
+
+    A subclass is a dataclass, registered as an option of the config group `data`, with a `build`:
+
+        @option("data", "mine")
+        @dataclass
+        class Mine(ForeignData):
+            folder: str = "."
+
+            def build(self, tokenizer, block_size, seed):
+                return MyDataModule(self.folder, block_size)
+
+    `ForeignDataModule` says which batches are understood, and how it makes the batches of a run of them.
+    """
+
+    @abstractmethod
+    def build(self, tokenizer: "Tokenizer", block_size: int, seed: int) -> "L.LightningDataModule":
+        """Return the data module, whose ids are those of the tokenizer and whose rows have at most block_size of them.
+
+        Its `prepare_data` and `setup("fit")` are called before there is a trainer, and `prepare_data` by each process,
+        one after another.
+        """
+
+    def texts(self) -> Iterable[str]:
+        """Return the text that the tokenizer is trained on, where it is one that is trained."""
+        return ()
+
+    def version(self) -> Any:
+        """Return something that changes whenever the data may have changed; by default the package's version."""
+        try:
+            return importlib.metadata.version(type(self).__module__.partition(".")[0])
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    def sha256(self) -> str:
+        """Return a hash of the class, its version, and those fields that do not say how rows become batches."""
+        batching = {f.name for f in dataclasses.fields(BatchConfig)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in batching}
+        key = repr((type(self).__module__, type(self).__qualname__, self.version(), values))
+        return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,70 @@
+"""Read tokens that others wrote, as nanoGPT and llm.c do: which ids there are, and what they spell."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.data.text.sources import matching
+from gptlab.data.tokens.shards import MASK, Shard, TokenStream, dtype_for, mask_path, require_size
+from gptlab.errors import require
+from gptlab.tokenizers import Tokenizer
+
+HEADER = 1024  # bytes before the ids of llm.c
+LLM_C = {20240520: "uint16", 20240801: "uint32"}  # its first number
+
+
+def foreign_shards(patterns: list[str], key: str, tokenizer: Tokenizer) -> list[Shard]:
+    """Return the .bin files that paths and globs name, each with its loss mask if one lies beside it.
+
+    Raises UserError where a file is missing or not whole.
+    """
+    paths = [path for path in matching(patterns, key) if not path.name.endswith(MASK)]
+    require(bool(paths), key, patterns, "names loss masks only", "name the ids; a mask is found beside them")
+    shards = [_foreign_shard(path, tokenizer.n_vocab) for path in paths]
+    for number, path in enumerate(map(mask_path, paths)):
+        if path.is_file():
+            require_size(path, shards[number].tokens)
+            shards[number] = dataclasses.replace(shards[number], mask=path)
+    return shards
+
+
+def _foreign_shard(path: Path, n_vocab: int) -> Shard:
+    """Return the ids of a .bin file as others write it.
+
+    Raises UserError where its size is not that of whole ids.
+    """
+    size = path.stat().st_size
+    header = np.fromfile(path, "<i4", 256) if size >= HEADER else np.zeros(256, "<i4")
+    if int(header[0]) in LLM_C:
+        dtype, tokens = LLM_C[int(header[0])], int(header[2])
+        require_size(path, HEADER + tokens * np.dtype(dtype).itemsize)
+        return Shard(path, dtype, tokens, HEADER)
+    dtype = dtype_for(n_vocab)
+    width = np.dtype(dtype).itemsize
+    why = f"its {size:,} bytes are no whole number of {dtype} ids"
+    require(size % width == 0, "data", path, why, "see that it is whole, and made with this tokenizer")
+    return Shard(path, dtype, size // width)
+
+
+def spelled(stream: TokenStream, tokenizer: Tokenizer, targets_only: bool = False) -> Iterator[bytes]:
+    """Yield the bytes of the text, in pieces; separators, and ids that the tokenizer does not have, spell nothing."""
+    every = itertools.repeat(np.True_) if not targets_only else (block != 0 for block in stream.mask_blocks())
+    for block, counts in zip(stream.blocks(), every, strict=False):
+        yield tokenizer.decode_bytes(block[(block != tokenizer.eot) & (block < tokenizer.n_vocab) & counts].tolist())
+
+
+def cut(shards: list[Shard], val_fraction: float) -> tuple[list[Shard], list[Shard]]:
+    """Return training and held-out shards: the end of all tokens is held out."""
+    left = int((1 - val_fraction) * sum(shard.tokens for shard in shards))
+    train, val = [], []
+    for shard in shards:
+        n = min(left, shard.tokens)
+        width = np.dtype(shard.dtype).itemsize
+        train.append(dataclasses.replace(shard, tokens=n))
+        rest, offset = shard.tokens - n, shard.offset + n * width
+        val.append(dataclasses.replace(shard, tokens=rest, offset=offset, mask_offset=shard.mask_offset + n))
+        left -= n
+    return train, val

@@ -1,0 +1,53 @@
+"""Beam search: the most probable texts that can be found by following a few at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from gptlab.decoding.context import Context, Limits, Model
+from gptlab.decoding.decoders import Beam
+from gptlab.errors import require
+
+
+@dataclass(order=True)
+class Hypothesis:
+    """A text that beam search has found; a better one compares as greater."""
+
+    score: float  # log-probability / length ** length_penalty
+    ids: list[int] = field(compare=False)
+    logprob: float = field(compare=False)
+
+
+@torch.no_grad()
+def beam_search(gpt: Model, prompt: Sequence[int], decoder: Beam, limits: Limits) -> list[Hypothesis]:
+    """Return the best texts found, best first: those that ended with limits.eot, and those of full length.
+
+    The `beams` most probable unfinished texts are continued at each step; ties go to the earlier beam and token id.
+    """
+    require(len(prompt) > 0, "prompt", "", "is empty", 'give some text, e.g. prompt="Once upon"')
+    context, width = Context(gpt, limits), decoder.beams
+    texts: list[list[int]] = [[]]
+    scores = torch.zeros(1, dtype=torch.float64)
+    ended: list[Hypothesis] = []
+
+    def hypothesis(ids: list[int], logprob: float, length: int) -> Hypothesis:
+        return Hypothesis(logprob / length**decoder.length_penalty, ids, logprob)
+
+    for _ in range(limits.max_new_tokens):
+        logprobs = context.read([[*prompt, *text] for text in texts]).double().log_softmax(-1).cpu()
+        total = scores[:, None] + logprobs  # (beams, V)
+        if limits.eot is not None:
+            for text, score in zip(texts, total[:, limits.eot].tolist(), strict=True):
+                ended.append(hypothesis(text, score, len(text) + 1))
+            total[:, limits.eot] = -torch.inf
+        n_vocab, flat = total.shape[1], total.flatten()
+        best = flat.argsort(descending=True, stable=True)[: min(width, int((flat > -torch.inf).sum()))]
+        if not len(best):
+            return sorted(ended, reverse=True)[:width]
+        rows, tokens = (best // n_vocab).tolist(), (best % n_vocab).tolist()
+        texts = [[*texts[row], token] for row, token in zip(rows, tokens, strict=True)]
+        scores = flat[best]
+        context.keep(rows)
+    ended += [hypothesis(text, score, len(text)) for text, score in zip(texts, scores.tolist(), strict=True)]
+    return sorted(ended, reverse=True)[:width]

@@ -1,0 +1,58 @@
+"""The texts that a model is writing, read token by token with a cache as long as they fit into the context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Model = Any  # a GPT: ids (B, T) in, logits (B, T, V) out, of what follows if it has a cache from new_cache()
+
+
+@dataclass
+class Limits:
+    """The limits of a text: where it ends, and what happens when it outgrows the context."""
+
+    max_new_tokens: int
+    block_size: int  # the context: how many of the last ids the model sees
+    eot: int | None = None  # ends a text, and is not part of it
+    n_vocab: int | None = None  # how many ids the tokenizer has, where the model's vocabulary is padded beyond
+    overflow: str = "crop"  # crop: forget the oldest ids | refuse
+
+
+class Context:
+    """Reads texts that grow by a token at a time, each token once as long as they fit into the context."""
+
+    def __init__(self, gpt: Model, limits: Limits) -> None:
+        self.gpt, self.limits = gpt, limits
+        self.device = next(gpt.parameters()).device
+        self.cache: Any = None
+
+    def read(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Return the logits (B, V) of what follows each text."""
+        block_size = self.limits.block_size
+        longest = max(map(len, texts))
+        if longest > block_size:  # every token moves to another position: all is read again
+            logits = self._read_all([text[-block_size:] for text in texts], block_size)
+            self.cache = None
+        elif self.cache is None:
+            logits = self._read_all(texts, min(block_size, longest + self.limits.max_new_tokens))
+        else:
+            last = torch.tensor([[text[-1]] for text in texts], device=self.device)
+            logits = self.gpt(last, cache=self.cache)
+        return logits[:, -1, : self.limits.n_vocab].float()
+
+    def _read_all(self, texts: Sequence[Sequence[int]], size: int) -> Tensor:
+        """Read texts of unequal length, padded on the left, into a new cache."""
+        longest = max(map(len, texts))
+        gaps = [longest - len(text) for text in texts]
+        idx = torch.tensor([[0] * gap + list(text) for gap, text in zip(gaps, texts, strict=True)], device=self.device)
+        padding = torch.tensor(gaps, device=self.device) if any(gaps) else None
+        self.cache = self.gpt.new_cache(len(texts), size, padding)
+        return self.gpt(idx, cache=self.cache)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows, in this order."""
+        if self.cache is not None and list(rows) != list(range(self.cache.batch)):
+            self.cache.select(torch.tensor(rows, device=self.device))

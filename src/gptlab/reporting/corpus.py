@@ -1,0 +1,42 @@
+"""A corpus in words: its sizes, what an audit found, and how the tokenizer fits it."""
+
+from typing import Any
+
+from rich.table import Table
+
+
+def size_table(result: dict[str, Any]) -> Table:
+    """Return the sizes of a corpus (`Corpus.sizes`) as a table; `?` where one is not counted."""
+    table = Table("", *result["train"])
+    for part, name in {"train": "training", "val": "held out"}.items():
+        table.add_row(name, *("?" if figure is None else f"{figure:,}" for figure in result[part].values()))
+    return table
+
+
+def audit_lines(result: dict[str, Any]) -> list[str]:
+    """Return what `gptlab.data.quality.audit_figures` found, in lines."""
+    repeated, common, hard, ids = (result[key] for key in ("duplicates", "overlap", "hard_characters", "ids"))
+    return [
+        f"copies of an earlier document: {repeated['documents']:,} ({repeated['tokens']:,} tokens)",
+        f"held-out {common['n']}-grams of tokens that are in the training text too: {common['ngrams_seen']:,} of "
+        f"{common['ngrams']:,} ({common['ngrams_seen'] / max(1, common['ngrams']):.2%}), in "
+        f"{common['documents_seen']:,} of {common['documents']:,} documents",
+        f"ids: {ids['used']:,} of {ids['n_vocab']:,} are used; {ids['out_of_range']:,} tokens are out of range",
+        f"characters that are not one token: {hard['different']:,} different ones, {hard['share']:.3%} of the text"
+        + "".join(f"\n  {c['character']!r} {c['times']:,} times, {c['tokens']} tokens" for c in hard["worst"]),
+        "longest documents:" + "".join(f"\n  {d['tokens']:>12,} tokens  {d['begins']!r}" for d in result["longest"]),
+        f"sha256 of the text: {result['data_hash']}",
+    ]
+
+
+def tokenizer_lines(found: dict[str, Any]) -> list[str]:
+    """Return what `gptlab.data.quality.tokenizer_fit` found, in lines."""
+    lines = [f"tokenizer: {found['n_vocab']:,} tokens, {found['unused']:,} of them unused in training"]
+    if found["bytes_per_token"]:
+        others = found["gpt2_bytes_per_token"]
+        compared = f" (GPT-2's: {others:.3f})" if others else " (GPT-2's vocabulary is not here to compare with)"
+        lines.append(f"bytes per token on held-out text: {found['bytes_per_token']:.3f}{compared}")
+    lines.append("longest tokens: " + "  ".join(map(repr, found["longest"])))
+    if found["unused"]:
+        lines.append("unused tokens, e.g.: " + "  ".join(map(repr, found["unused_examples"])))
+    return lines

@@ -1,0 +1,85 @@
+"""Quality against diversity over a sweep of decoders: a table, and a page with a picture."""
+
+import html
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Column, Table
+from rich.text import Text
+
+from gptlab.reporting import html as pages
+
+COLUMNS = {
+    "perplexity": "perplexity",
+    "distinct_1": "dist-1",
+    "distinct_2": "dist-2",
+    "distinct_3": "dist-3",
+    "self_bleu": "self-BLEU",
+    "repetition": "rep-4",
+    "longest_copy": "copy",
+}
+EXPLANATION = (
+    "Perplexity is that of the texts under the model itself. dist-n is the share of different n-grams, rep-4 of "
+    "4-grams that a text has had before. self-BLEU likens the texts to each other. copy is the most tokens in a "
+    "row that the training text has too."
+)
+
+
+def frontier_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the rows of `gptlab.evaluation.frontier` as a table."""
+    columns = (Column(name, justify="right", no_wrap=True) for name in COLUMNS.values())
+    table = Table(Column("decoder", no_wrap=True), *columns)
+    for row in rows:
+        table.add_row(Text(str(row["decoder"])), *(_shown(row[key]) for key in COLUMNS))
+    return table
+
+
+def write_frontier_page(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows as a page, with a picture of those whose perplexity and diversity are defined."""
+    cells = [(False, [row["decoder"], *(_shown(row[key]) for key in COLUMNS)]) for row in rows]
+    points = [
+        (float(row["distinct_2"]), float(row["perplexity"]), str(row["decoder"]))
+        for row in rows
+        if row["distinct_2"] is not None and row["perplexity"] is not None
+    ]
+    x_name = "diversity: the share of different pairs of tokens (dist-2)"
+    picture = scatter(points, x_name, "perplexity under the model") if points else ""
+    table = pages.table(["decoder", *COLUMNS.values()], cells)
+    pages.write(path, "Quality against diversity", EXPLANATION, picture, table)
+
+
+def scatter(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str) -> str:
+    """Return a picture (SVG) of labelled points with x in [0, 1]; the vertical axis is logarithmic."""
+    width, height, left, bottom = 720, 420, 70, 50
+    xs, ys = [x for x, _, _ in points], [math.log(y) for _, y, _ in points]
+    y_low, y_high = min(ys) - 0.2, max(ys) + 0.2
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = left + x * (width - left - 150)
+        return across, (height - bottom) * (1 - (y - y_low) / (y_high - y_low)) + 10
+
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" font-family="system-ui" font-size="12">']
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = y_low + share * (y_high - y_low)
+        (across, _), (_, down) = at(share, y_low), at(0.0, y)
+        parts.append(f'<line x1="{left}" x2="{width - 140}" y1="{down:.0f}" y2="{down:.0f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 8}" y="{down + 4:.0f}" text-anchor="end">{math.exp(y):.3g}</text>')
+        parts.append(f'<text x="{across:.0f}" y="{height - bottom + 30}" text-anchor="middle">{share:.2f}</text>')
+    labels: list[tuple[float, float]] = []  # where they are
+    for x, y, label in sorted(zip(xs, ys, (label for _, _, label in points), strict=True), key=lambda p: -p[1]):
+        across, down = at(x, y)
+        parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="5" fill="#c4551b"/>')
+        while any(abs(across - other) < 100 and abs(down - level) < 13 for other, level in labels):
+            down += 1  # not over another one
+        labels.append((across, down))
+        parts.append(f'<text x="{across + 9:.1f}" y="{down + 4:.1f}">{html.escape(label)}</text>')
+    parts.append(f'<text x="{(width - 70) / 2:.0f}" y="{height - 4}" text-anchor="middle">{html.escape(x_name)}</text>')
+    parts.append(f'<text x="14" y="{height / 2:.0f}" text-anchor="middle" transform="rotate(-90 14 {height / 2:.0f})">')
+    parts.append(f"{html.escape(y_name)}</text></svg>")
+    return "".join(parts)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

@@ -1,0 +1,104 @@
+"""Causal language modelling: predict each token from those before it (Jurafsky & Martin sec. 10.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gptlab.errors import UserError
+from gptlab.metrics import Score
+from gptlab.registry import option
+from gptlab.tasks.base import Reading, Sums
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from gptlab.data.batches.batch import Batch
+    from gptlab.decoding.decoders import Decoder
+    from gptlab.tokenizers import Tokenizer
+
+SAMPLE_TOKENS = 64  # of a sample drawn in training
+
+
+@option("task", "causal_lm")
+@dataclass
+class CausalLM:
+    """Predict each token of a text from those before it."""
+
+    @property
+    def better(self) -> str:
+        """Runs are ranked by their loss on held-out text."""
+        return "val/loss"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Loss in training and on held-out text, and what follows from the latter."""
+        return ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
+
+    def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
+        """Windows of the corpus: a batch is ids x and the ids one place further on, y."""
+        from gptlab.data.batches.datamodule import TextDataModule
+
+        return TextDataModule(corpus, data, block_size, seed)
+
+    def head(self, gpt: nn.Module) -> nn.Module:
+        """The language modelling head is the model's own."""
+        return gpt
+
+    def losses(self, gpt: Any, x: Tensor, y: Tensor, reading: Reading) -> Tensor:
+        """Cross-entropy at each target, (B, T), in nats (J&M eq. 10.5)."""
+        from gptlab.model.gpt import read_by_document
+        from gptlab.tasks.cross_entropy import chunked_cross_entropy, cross_entropy
+
+        if reading.chunked:
+            return chunked_cross_entropy(gpt, read_by_document(gpt.hidden, x, reading.separator), y)
+        return cross_entropy(read_by_document(gpt, x, reading.separator).float(), y, reduction="none").view_as(y)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Every id of y but IGNORE is one."""
+        from gptlab.data.batches.batch import IGNORE
+
+        return (batch.y != IGNORE).sum()
+
+    def measure(self, losses: Tensor, batch: Batch) -> Sums:
+        """Nats and targets at each position of the window, (T,)."""
+        from gptlab.data.batches.batch import IGNORE
+
+        return {"nats": losses.sum(0), "targets": (batch.y != IGNORE).sum(0)}
+
+    def scores(self, sums: Mapping[str, Any], n_bytes: float | None) -> dict[str, float]:
+        """Mean loss, perplexity, and bits per byte where the length of the text is known."""
+        nats, targets = (_total(sums[name]) for name in ("nats", "targets"))
+        score = Score(nats, int(targets), n_bytes or 0)
+        found = {"loss": score.loss, "perplexity": score.perplexity}
+        return found | ({"bits_per_byte": score.bits_per_byte} if n_bytes else {})
+
+    def curves(self, sums: Sums) -> dict[str, Tensor]:
+        """Mean loss at each position: how much the context helps."""
+        return {"loss_by_position": sums["nats"] / sums["targets"]}
+
+    def samples(
+        self, gpt: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], decoder: Decoder, seed: int
+    ) -> list[str]:
+        """A continuation of each prompt."""
+        return [continuation(gpt, tokenizer, prompt, decoder, seed) for prompt in prompts]
+
+
+def continuation(
+    gpt: Any, tokenizer: Tokenizer, prompt: str, decoder: Decoder, seed: int, max_new_tokens: int = SAMPLE_TOKENS
+) -> str:
+    """Return the new text; where the model has diverged, a note in its place: that does not stop a run."""
+    from gptlab.decoding.context import Limits
+    from gptlab.decoding.generate import continue_ids, draw_key
+
+    limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab)
+    try:
+        ids = continue_ids(gpt, tokenizer.encode(prompt), decoder, limits, draw_key(seed, prompt, 0))
+        return tokenizer.decode(ids)
+    except UserError as error:
+        return f" ({error.why})"
+
+
+def _total(figure: Any) -> float:
+    return float(figure.sum()) if hasattr(figure, "sum") else float(figure)

@@ -1,0 +1,145 @@
+"""The tokenizer that all kinds share: text to ids and back, saved to a folder and loaded again by its kind."""
+
+import hashlib
+import importlib
+import json
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from gptlab.errors import UserError, reason
+from gptlab.files import read_bounded, read_json
+from gptlab.registry import options
+
+EOT = "<|endoftext|>"  # stands before every document
+MOST_BYTES = 1 << 28  # of a file of a saved tokenizer
+Ids = np.ndarray[Any, np.dtype[Any]]
+
+
+class Tokenizer(ABC):
+    """Turn text into ids and back: ids are 0 .. n_vocab-1, and `eot` separates documents.
+
+    Text that spells a special token is ordinary text.
+
+    A subclass with a `kind` can be saved: `class Words(Tokenizer, kind="words")` is loaded where tokenizer.json says
+    so.
+    """
+
+    kinds: ClassVar[dict[str, type["Tokenizer"]]] = {}
+    kind: ClassVar[str] = ""
+
+    n_vocab: int
+    eot: int
+    unknown: int | None = None  # stands for every character that the vocabulary does not have
+    special: str | None = EOT  # spells `eot` in an exported vocabulary; None: the vocabulary says so itself
+
+    def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not kind:
+            return
+        taken = Tokenizer.kinds.get(kind)
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"tokenizers of kind {kind} are loaded by {taken.__module__}.{taken.__qualname__} already")
+        Tokenizer.kinds[kind] = cls
+        cls.kind = kind
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text."""
+
+    @abstractmethod
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Return the UTF-8 bytes that ids spell."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return what `load` needs besides the files of `save`, as JSON has it."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, state: dict[str, Any]) -> "Tokenizer":
+        """Build the tokenizer that was saved in a folder with this state."""
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer into a folder: tokenizer.json with its kind and state."""
+        (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, **self.state()}))
+
+    def hf_definition(self) -> str:
+        """Return the same tokenizer as the tokenizer.json of Hugging Face; raises UserError where there is none."""
+        raise UserError("run", "its tokenizer", f"is a {type(self).__name__}", "it cannot be exported")
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        return self.encode_batch([text])[0]
+
+    def encode_array(self, text: str) -> Ids:
+        """Return the same ids as `encode`, (N,)."""
+        return np.array(self.encode(text), np.uint32)
+
+    def last_cut(self, text: str) -> int:
+        """Return the last place where `text` can be cut without a change of its tokens; 0 if that is not known."""
+        return 0
+
+    def spell(self, token: int) -> str:
+        """Return one token by itself, for people to look at; bytes that are no whole character are written \\x.. ."""
+        return self.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+class TokenizerConfig(Protocol):
+    """A config dataclass of the group `tokenizer`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        """Build the tokenizer, from the training text (of about `size` bytes) where it is to be trained."""
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load the tokenizer that `save` wrote into a folder; raises UserError where it is damaged or its kind unknown."""
+    try:
+        saved = read_json(folder / "tokenizer.json", MOST_BYTES)
+        kind = str(saved.pop("kind"))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _unreadable(folder, error) from error
+    loader = _loader(kind)
+    if loader is None:
+        todo = "enable the package that has it"
+        raise UserError("tokenizer", folder, f"is of kind {kind}, which is not known here", todo)
+    try:
+        return loader.load(folder, saved)
+    except UserError:
+        raise
+    except Exception as error:  # each library raises its own
+        raise _unreadable(folder, error) from error
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the SHA-256 of a saved tokenizer: of its files in the order of their names, hidden ones left out."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            digest.update(read_bounded(path, MOST_BYTES))
+    return digest.hexdigest()
+
+
+def _loader(kind: str) -> type[Tokenizer] | None:
+    """Return the class of a kind: one of this folder, else one of the packages that are enabled."""
+    if kind not in Tokenizer.kinds:
+        for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+            importlib.import_module(f"{__package__}.{module.name}")
+    if kind not in Tokenizer.kinds:
+        options("tokenizer")
+    return Tokenizer.kinds.get(kind)
+
+
+def _unreadable(folder: Path, error: Exception) -> UserError:
+    why = f"cannot be read ({type(error).__name__}: {reason(error)})"
+    return UserError("tokenizer", folder, why, "take it from another copy of the run")

@@ -1,0 +1,158 @@
+"""Byte-pair encoding, trained on the text and served by `tiktoken`."""
+
+import base64
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+from tiktoken_ext import openai_public
+
+from gptlab.errors import require
+from gptlab.files import read_bounded
+from gptlab.registry import option
+from gptlab.tokenizers.base import EOT, MOST_BYTES, Ids, Tokenizer
+
+GPT2_SPLIT = openai_public.r50k_pat_str  # GPT-2's words: the pieces in which bytes are merged
+_WORD_END = re.compile(r"[^\W\d_](?=[ \n。，])")
+
+
+@option("tokenizer", "bpe")
+@dataclass
+class BPE:
+    """Byte-pair encoding trained on the text (Sennrich et al. 2016); `vocab_size` counts the special token."""
+
+    vocab_size: int = 2048
+    max_bytes: int = 1_000_000_000  # of text that is looked at, evenly spread over all of it
+
+    def __post_init__(self) -> None:
+        require(self.max_bytes >= 1, "max_bytes", self.max_bytes, "must be at least 1", "1_000_000_000 is plenty")
+        require(
+            self.vocab_size >= 257,
+            "vocab_size",
+            self.vocab_size,
+            "is less than the 256 bytes and one document separator",
+            "give at least 257, such as 4096",
+        )
+
+    def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        """Train the tokenizer on an evenly spaced part of the texts, `max_bytes` of their `size`."""
+        from tokenizers import Tokenizer as HFTokenizer
+        from tokenizers import models, pre_tokenizers, trainers
+
+        trained = HFTokenizer(models.BPE())
+        trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # splits by GPT-2's pattern
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size - 1, initial_alphabet=alphabet, special_tokens=[], show_progress=False
+        )
+        trained.train_from_iterator(_thinned(texts, self.max_bytes / max(size, 1)), trainer)
+        return from_gpt2_vocab(trained.get_vocab())
+
+
+class BytePairTokenizer(Tokenizer, kind="byte_pair"):
+    """Byte-level byte-pair encoding: `ranks` gives the id of each token; smaller ids are merged earlier."""
+
+    def __init__(
+        self, ranks: dict[bytes, int], split: str = GPT2_SPLIT, eot: int | None = None, n_vocab: int | None = None
+    ) -> None:
+        self.ranks, self.split = ranks, split
+        self.eot = len(ranks) if eot is None else eot
+        self.n_vocab = self.eot + 1 if n_vocab is None else n_vocab
+        self.encoding = tiktoken.Encoding(
+            "gptlab", pat_str=split, mergeable_ranks=ranks, special_tokens={EOT: self.eot}
+        )
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.encoding.encode_ordinary_batch(list(texts))
+
+    def encode_array(self, text: str) -> Ids:
+        return self.encoding.encode_to_numpy(text, disallowed_special=())
+
+    def last_cut(self, text: str) -> int:
+        """Return the last place between a letter and a space, a line's end or a full-width stop.
+
+        A word ends there in all patterns used here, and none of them looks behind itself.
+        """
+        for end in range(len(text), 0, -4096):
+            begin = max(0, end - 4096 - 1)
+            if found := [match.end() for match in _WORD_END.finditer(text, begin, end)]:
+                return found[-1]
+        return 0
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """Return the bytes of ids; ids between the tokens and n_vocab, which no text has, are spelled as nothing."""
+        if self.n_vocab > self.eot + 1 or self.eot > len(self.ranks):
+            ids = [i for i in ids if i < len(self.ranks) or i == self.eot]
+        return self.encoding.decode_bytes(ids)
+
+    def vocab_and_merges(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """Return the encoding as GPT-2's files have it: ids by letters, and the two tokens each was merged from."""
+        letter_of = {byte: letter for letter, byte in _byte_of_letter().items()}
+        spelled = {token: "".join(letter_of[b] for b in token) for token in self.ranks}
+        merges = [
+            (spelled[left], spelled[right])
+            for token, rank in sorted(self.ranks.items(), key=lambda item: item[1])
+            if len(token) > 1
+            for left, right in [self._merged_from(token, rank)]
+        ]
+        return {spelled[token]: rank for token, rank in self.ranks.items()}, merges
+
+    def _merged_from(self, token: bytes, rank: int) -> tuple[bytes, bytes]:
+        """Encode the token with all earlier merges, which leaves two parts."""
+        parts = [bytes([b]) for b in token]
+        while len(parts) > 2:
+            pairs = [self.ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
+            at = pairs.index(min(pairs))
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        return parts[0], parts[1]
+
+    def hf_definition(self) -> str:
+        from tokenizers import Tokenizer as HFTokenizer
+        from tokenizers import decoders, models, pre_tokenizers
+
+        vocab, merges = self.vocab_and_merges()
+        hf = HFTokenizer(models.BPE(vocab, merges))
+        hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        hf.decoder = decoders.ByteLevel()
+        hf.add_special_tokens([EOT])
+        definition: str = hf.to_str()
+        return definition
+
+    def state(self) -> dict[str, Any]:
+        return {"split": self.split, "eot": self.eot, "n_vocab": self.n_vocab}
+
+    def save(self, folder: Path) -> None:
+        """Write `ranks.tiktoken` too, in tiktoken's own format: a token in base64 and its id on each line."""
+        lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in self.ranks.items()]
+        (folder / "ranks.tiktoken").write_text("".join(lines))
+        super().save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, state: dict[str, Any]) -> "BytePairTokenizer":
+        lines = read_bounded(folder / "ranks.tiktoken", MOST_BYTES).splitlines()
+        pairs = (line.split() for line in lines)
+        ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        return cls(ranks, state["split"], state.get("eot"), state.get("n_vocab"))
+
+
+def from_gpt2_vocab(vocab: dict[str, int]) -> BytePairTokenizer:
+    """Build the tokenizer of a vocab.json as GPT-2 has it: letters for bytes, ids in the order of merging."""
+    byte_of = _byte_of_letter()
+    ranks = {bytes(byte_of[letter] for letter in token): i for token, i in vocab.items() if token != EOT}
+    return BytePairTokenizer(dict(sorted(ranks.items(), key=lambda item: item[1])))
+
+
+def _byte_of_letter() -> dict[str, int]:
+    """Return GPT-2's letters for the 256 bytes: printable ones stand for themselves, the rest for U+0100 and up."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(hidden)}
+
+
+def _thinned(texts: Iterable[str], share: float) -> Iterator[str]:
+    """Yield a share of the texts, evenly spaced; always the first one."""
+    return (text for i, text in enumerate(texts) if share >= 1 or i * share // 1 > (i - 1) * share // 1)

@@ -1,0 +1,77 @@
+"""Exponential moving average of the weights, which is then what is validated, sampled and saved."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Average the weights over steps: after the first step a copy, then decay * average + (1 - decay) * weights.
+
+    (Polyak & Juditsky 1992; the exponential form as in Tarvainen & Valpola 2017.) A `decay` of None averages nothing.
+    """
+
+    def __init__(self, decay: float | None) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}  # by parameter name; empty before the first step
+
+    @torch.no_grad()
+    def update(self, gpt: nn.Module) -> None:
+        """Take in the weights after an optimizer step."""
+        if self.decay is None:
+            return
+        weights = dict(gpt.named_parameters())
+        if not self.average:
+            self.average = {name: p.detach().clone() for name, p in weights.items()}
+            return
+        averaged, current = list(self.average.values()), [weights[name].detach() for name in self.average]
+        torch._foreach_lerp_(averaged, current, 1 - self.decay)
+
+    @contextlib.contextmanager
+    def applied(self, gpt: nn.Module) -> Iterator[None]:
+        """Let the model have the averaged weights inside; its own come back whatever happens."""
+        if not self.average:
+            yield
+            return
+        weights = dict(gpt.named_parameters())
+        own = {name: weights[name].detach().clone() for name in self.average}
+        try:
+            self._copy(weights, self.average)
+            yield
+        finally:
+            self._copy(weights, own)
+
+    def apply(self, gpt: nn.Module) -> None:
+        """Let the model have the averaged weights for good: the run is over."""
+        self._copy(dict(gpt.named_parameters()), self.average)
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(weights: dict[str, Any], values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            weights[name].copy_(value)
+
+    def save(self, checkpoint: dict[str, Any], prefix: str) -> None:
+        """Put the average where other commands look for weights, and the trained weights beside it."""
+        if not self.average:
+            return
+        trained = checkpoint["state_dict"]
+        checkpoint["current_model_state"] = trained
+        named = {f"{prefix}{name}": value for name, value in self.average.items()}
+        # a tied head is one parameter under two names
+        by_memory = {trained[name].data_ptr(): value for name, value in named.items()}
+        checkpoint["state_dict"] = {name: by_memory.get(w.data_ptr(), w) for name, w in trained.items()}
+
+    def load(self, checkpoint: dict[str, Any], prefix: str, gpt: nn.Module) -> None:
+        """Take the average out of a checkpoint, and leave the trained weights in `state_dict`."""
+        averaged = checkpoint["state_dict"]
+        trained = checkpoint.pop("current_model_state", None)
+        if trained is None:
+            return
+        checkpoint["state_dict"] = trained
+        if self.decay is not None:
+            device = next(gpt.parameters()).device
+            self.average = {name: averaged[f"{prefix}{name}"].clone().to(device) for name, _ in gpt.named_parameters()}

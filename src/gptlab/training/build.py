@@ -1,0 +1,173 @@
+"""Build all that a run needs from what it begins with; nothing is written."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+
+from gptlab.data.batches.build import Data
+from gptlab.data.tokens.prepare import Corpus
+from gptlab.distributed.ranks import Ranks
+from gptlab.errors import require
+from gptlab.model.gpt import GPT, num_params
+from gptlab.planning.flops import flops_per_token
+from gptlab.runs.config_file import record
+from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.base import Reading
+from gptlab.training.averaging import WeightAverage
+from gptlab.training.budget import Budget, Plan
+from gptlab.training.callbacks.batch_size_finder import BatchSizeFinder, micro_batches, use_micro_batches
+from gptlab.training.callbacks.checkpointing import Checkpoints
+from gptlab.training.callbacks.config_check import ConfigCheck
+from gptlab.training.callbacks.end_of_step import EndOfStep
+from gptlab.training.callbacks.graceful_stop import GracefulStop
+from gptlab.training.callbacks.progress_bar import ProgressBar
+from gptlab.training.callbacks.samples import Samples
+from gptlab.training.callbacks.stability_monitor import StabilityMonitor
+from gptlab.training.callbacks.step_timer import StepTimer
+from gptlab.training.callbacks.tensorboard import TensorBoardLayout
+from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
+from gptlab.training.config import TrainConfig
+from gptlab.training.lightning_internals import take_over_validation
+from gptlab.training.loss import Loss
+from gptlab.training.memory import keep_freed_pages
+from gptlab.training.module import GPTModule
+from gptlab.training.precision import compute_dtype, require_precision
+from gptlab.training.start import Start
+
+
+@dataclass
+class Parts:
+    """The parts of a run that is about to be trained."""
+
+    datamodule: Any
+    module: GPTModule
+    trainer: L.Trainer
+    end_of_step: EndOfStep
+    plan: Plan | None  # None until a step was timed
+    parameters: int
+    flops_per_token: int
+
+
+def build(begun: Start, console: Console) -> Parts:
+    """Build data module, model, callbacks and trainer; mistakes about devices and precision are met here."""
+    config, datamodule = begun.config, begun.data.module
+    with torch.device("meta"):
+        parameters = num_params(GPT(config.model))
+    flops = flops_per_token(config.model)
+    sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
+    plan = config.budget.plan(*sizes)
+    if plan:
+        begun.require_steps_left(plan)
+    steps = plan.steps if plan else max(1, begun.step)  # until they are timed
+
+    ranks = Ranks()
+    throughput = ThroughputMonitor(lambda: datamodule.seconds_waited)
+    end_of_step = _end_of_step(begun, throughput, ranks, console)
+    callbacks = [
+        ConfigCheck(record(config)),
+        throughput,
+        TensorBoardLayout(record(config), config.search_metric, begun.run_dir),
+        *config.callbacks.build(),
+        end_of_step.stability,
+        end_of_step.bar,
+        end_of_step.stop,
+        *([BatchSizeFinder(console)] if config.data.micro_batch_size == "auto" else []),
+        *([] if plan else [StepTimer(_timed(config, sizes), begun.step, ranks, console)]),
+        end_of_step,
+    ]
+    trainer = config.trainer.build(steps, callbacks, begun.run_dir)
+    take_over_validation(trainer)
+    datamodule.steps = steps
+    asked = config.data.micro_batch_size
+    size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
+    use_micro_batches(trainer, datamodule, size)
+
+    device = trainer.strategy.root_device
+    require_precision(config.trainer.precision, device)
+    config.logger.require_packages()
+    if config.compile:
+        require_compiler()
+    if device.type == "cpu":
+        keep_freed_pages()
+    L.seed_everything(config.seed, verbose=False)
+    module = as_module(config, begun.gpt or GPT(config.model), begun.data, steps)  # last: mistakes must not wait for it
+    return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops)
+
+
+def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console) -> EndOfStep:
+    config, run_dir, tokenizer, every = begun.config, begun.run_dir, begun.data.tokenizer, begun.config.checkpoint
+    folder = run_dir / "checkpoints"
+    return EndOfStep(
+        throughput,
+        StabilityMonitor(run_dir, tokenizer, config.on_nan, config.spike_sigmas, console),
+        Samples(run_dir, config.task, config.sample_prompts, tokenizer, config.decoder, config.seed),
+        Checkpoints(folder, every.every_n_steps, every.every_n_minutes, every.keep_last, ranks),
+        ProgressBar(console, config.trainer.enable_progress_bar),
+        GracefulStop(ranks, config.trainer.max_minutes),
+        config.trainer.val_every_n_steps,
+        branched_from=begun.resumed_from.path if begun.resumed_from and not begun.in_place else None,
+    )
+
+
+def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Callable[[float, bool], Plan]:
+    """Return what makes a plan of the seconds of a step and writes them down, so that a run that goes on or is repeated
+    has it too."""
+
+    def timed(seconds_per_step: float, writes: bool) -> Plan:
+        budget: Budget = dataclasses.replace(config.budget, seconds_per_step=seconds_per_step)
+        if writes:
+            RunDir(config.path).write_config(record(dataclasses.replace(config, budget=budget)))
+        plan = budget.plan(*sizes)
+        assert plan is not None
+        return plan
+
+    return timed
+
+
+def as_module(config: TrainConfig, gpt: GPT, data: Data, steps: int) -> GPTModule:
+    """Return what Lightning trains, by the task, precision, sharding and compilation that are asked for."""
+    trainer = config.trainer
+    gpt.recompute = trainer.activation_checkpointing
+    reading = Reading(data.module.separator, config.loss == "chunked")
+    dtype = compute_dtype(trainer.precision)
+    loss = Loss(config.task, config.task.head(gpt), reading, None if trainer.sharded else dtype)
+    if config.compile:
+        loss.compile()
+    return GPTModule(
+        loss,
+        config.optimizer,
+        config.schedule,
+        steps,
+        data.corpus.val_bytes if data.corpus else None,
+        trainer.gradient_clip_val,
+        config.logger.every_n_steps,
+        config.seed,
+        config.on_nan,
+        bytes_per_token(data.corpus) if data.corpus else None,
+        WeightAverage(config.ema),
+        sharded=trainer.sharded,
+        shard_dtype=dtype,
+    )
+
+
+def require_compiler() -> None:
+    """Refuse `compile` where nothing can compile."""
+    found = torch.cuda.is_available() or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    require(found, "compile", "true", "needs a C++ compiler on a CPU", "install g++, or leave it out")
+
+
+def bytes_per_token(corpus: Corpus) -> float:
+    """Return the mean length in bytes of a training token, by the weights of the sources; where the text of the tokens
+    is not known, that of a held-out token."""
+    parts = [source["train"] for source in corpus.manifest.get("sources", {"": corpus.manifest}).values()]
+    if any(part["bytes"] is None for part in parts):
+        parts = [corpus.manifest["val"]] * len(parts)
+    spelled = [part["bytes"] / part["tokens"] for part in parts]
+    return sum(w * each for w, each in zip(corpus.weights, spelled, strict=True)) / sum(corpus.weights)

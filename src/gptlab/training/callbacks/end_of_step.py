@@ -1,0 +1,133 @@
+"""Do what is due at the end of an optimizer step, in one written order."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from gptlab.data.batches.batch import Batch
+from gptlab.errors import Stopped
+from gptlab.metrics import HIGHER, metric
+from gptlab.training.callbacks.checkpointing import Checkpoints
+from gptlab.training.callbacks.graceful_stop import GracefulStop
+from gptlab.training.callbacks.progress_bar import ProgressBar
+from gptlab.training.callbacks.samples import Samples
+from gptlab.training.callbacks.stability_monitor import StabilityMonitor
+from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor, wait_for_device
+from gptlab.training.lightning_internals import publish, validate
+from gptlab.training.module import GPTModule
+
+
+class EndOfStep(Checkpoint):
+    """Own the order at the end of a step; a Checkpoint is what Lightning calls after all other callbacks.
+
+        optimizer step -> weight average -> log -> validation, with the averaged weights -> samples -> best
+        -> checkpoint, which remembers that all of this was done -> stop, if it was asked for
+
+    A stop asked for at any time takes effect at the end of this row and only there. A killed run goes on from its last
+    checkpoint, which lies at the end of a row; what came after it comes again.
+    """
+
+    def __init__(
+        self,
+        throughput: ThroughputMonitor,
+        stability: StabilityMonitor,
+        samples: Samples,
+        checkpoints: Checkpoints,
+        bar: ProgressBar,
+        stop: GracefulStop,
+        val_every_n_steps: int,
+        branched_from: Path | None = None,
+    ) -> None:
+        self.throughput, self.stability, self.samples = throughput, stability, samples
+        self.checkpoints, self.bar, self.stop = checkpoints, bar, stop
+        self.val_every_n_steps, self.branched_from = val_every_n_steps, branched_from
+        self.best: tuple[float, int | None] | None = None  # (score, step); runs of gptlab 0.1 do not know the step
+        self.metrics: dict[str, float] = {}  # the last value of each
+        self.complete = False  # whether the row of the last step was done: then its weights may be saved
+        self._step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        best = state_dict["best"]
+        self.best = None if best is None else (best[0], best[1])
+        self.metrics = dict(state_dict["metrics"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step, self.complete = trainer.global_step, True
+        self.checkpoints.start(self._step)
+        if self.best is not None:
+            earlier = self.branched_from / "checkpoints" if self.branched_from else None
+            found = trainer.is_global_zero and self.checkpoints.restore_best(self.best[1], earlier)
+            if not trainer.strategy.broadcast(found):  # all ranks must know the same best
+                self.best = None
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        self.complete = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:  # within an accumulation
+            return
+        assert isinstance(pl_module, GPTModule)
+        self._step = trainer.global_step
+        self._end_of_step(trainer, pl_module, batch)
+
+    def _end_of_step(self, trainer: L.Trainer, module: GPTModule, batch: Batch) -> None:
+        step, last = self._step, self._step == trainer.max_steps
+        module.average.update(module.gpt)
+        self.stability.check_step(trainer, module)
+        if module.logs_at(step):
+            wait_for_device(module.device)
+        self.throughput.step(batch.step_targets or 0)
+        self.bar.step(step)
+        if module.logs_at(step):
+            self._log(trainer, module)
+        improved = False
+        if last or trainer.should_stop or step % self.val_every_n_steps == 0:
+            with self.throughput.paused(), module.average.applied(module.gpt):
+                validate(trainer)
+                self._remember(trainer)
+                self.bar.validated(step, trainer.max_steps, self.metrics)
+                self.samples.draw(trainer, module.gpt)
+            improved = self._improved(module.task.better)
+        stop = self.stop.asked() and not last
+        if improved or stop or last or trainer.should_stop or self.checkpoints.due(step):
+            with self.throughput.paused():
+                self.checkpoints.save(trainer)
+        if improved:
+            self.checkpoints.mark_best(trainer)
+        self.complete = True
+        if stop:
+            raise Stopped(self.stop.signal_number)
+
+    def _log(self, trainer: L.Trainer, module: GPTModule) -> None:
+        """Log the steps since the last log, and look at them."""
+        losses = module.mean_losses()
+        publish(trainer, {**module.training_metrics(losses), **self.throughput.metrics()}, self._step)
+        self._remember(trainer)
+        self.bar.logged(self.metrics)
+        self.stability.check_losses(trainer, module, losses)
+
+    def _remember(self, trainer: L.Trainer) -> None:
+        self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def _improved(self, name: str) -> bool:
+        """Tell whether the validation of this step is the best so far; the first of equals stays."""
+        score = self.metrics.get(name)
+        if score is None or score != score:
+            return False
+        sign = -1 if metric(name).better == HIGHER else 1
+        if self.best is not None and sign * score >= sign * self.best[0]:
+            return False
+        self.best = (score, self._step)
+        return True
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Save at a second Ctrl-C, unless it came in the middle of a row; of several ranks some may be gone by then."""
+        if self.complete and isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.world_size == 1:
+            self.checkpoints.save(trainer)

@@ -1,0 +1,105 @@
+"""Write what a run has come to, and show it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.strategies import ModelParallelStrategy
+from rich.console import Console
+from rich.text import Text
+
+from gptlab.decoding.decoders import Greedy
+from gptlab.errors import RunFailed
+from gptlab.metrics import in_summary
+from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.causal_lm import continuation
+from gptlab.tokenizers import fingerprint
+from gptlab.training.build import Parts
+from gptlab.training.console import ending
+from gptlab.training.lightning_internals import write_failure
+from gptlab.training.start import Start
+
+
+def measure_end(parts: Parts) -> None:
+    """Let the model have its averaged weights, and see to it that the end was measured.
+
+    It is, unless the run was resumed after its last step from a checkpoint of gptlab 0.1.
+    """
+    module, end_of_step = parts.module, parts.end_of_step
+    module.average.apply(module.gpt)
+    if module.task.better not in end_of_step.metrics:
+        parts.trainer.validate(module, parts.datamodule, verbose=False)
+        end_of_step.metrics |= {name: float(value) for name, value in parts.trainer.callback_metrics.items()}
+
+
+def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
+    """Return what summary.json holds, and write it on rank 0."""
+    config, throughput, run_dir = begun.config, parts.end_of_step.throughput, begun.run_dir
+    values = parts.end_of_step.metrics
+    summary = {
+        "status": status,
+        "parameters": parts.parameters,
+        "steps": parts.trainer.global_step,
+        "tokens": throughput.tokens,
+        "flops": throughput.tokens * parts.flops_per_token,
+        "seconds": throughput.all_seconds,
+        "tokens_per_second": throughput.tokens_per_second,
+        **{metric.key: _finite(values.get(metric.name)) for metric in in_summary(config.task.metrics)},
+        "budget": config.budget.fixed(),
+        "protocol": begun.data.module.protocol(),
+        "tokenizer_hash": fingerprint(run_dir / "tokenizer"),
+        "data_hash": begun.data.module.data_hash,
+        "seed": config.seed,
+        "name": config.name,
+        "run_dir": str(run_dir),
+    }
+    if parts.trainer.is_global_zero:
+        summary = RunDir(run_dir).write_summary(summary)
+    return summary
+
+
+def finish(begun: Start, parts: Parts, summary: dict[str, Any], console: Console) -> dict[str, Any] | None:
+    """Show the end of a run; returns its summary, or None in a process that is not rank 0.
+
+    Raises RunFailed where a checkpoint could not be written.
+    """
+    texts = _texts(begun, parts)
+    if not parts.trainer.is_global_zero:
+        return None
+    ending(console, summary, texts)
+    if failure := write_failure(parts.trainer):
+        todo = f"make room, then: gptlab train resume={begun.run_dir}"
+        raise RunFailed(f"checkpoint={begun.run_dir / 'checkpoints'}: cannot be written ({failure}); {todo}")
+    return summary
+
+
+def _texts(begun: Start, parts: Parts) -> Sequence[tuple[str, str, str]]:
+    """Return (decoder, prompt, continuation) of the first prompt, greedy and by the run's own decoder."""
+    config, gpt = begun.config, parts.module.gpt.eval()
+    together = isinstance(parts.trainer.strategy, ModelParallelStrategy)  # a sharded model is run by all ranks
+    if not config.sample_prompts or not (parts.trainer.is_global_zero or together):
+        return []
+    prompt = config.sample_prompts[0]
+    decoders = (("greedy", Greedy()), (_name(config.decoder), config.decoder))
+    return [
+        (how, prompt, continuation(gpt, begun.data.tokenizer, prompt, decoder, config.seed))
+        for how, decoder in decoders
+    ]
+
+
+def stopped(begun: Start, parts: Parts, console: Console) -> None:
+    """Say at which step a run was stopped, and how it goes on."""
+    path = begun.run_dir
+    line = (
+        f"stopped at step {parts.trainer.global_step}; what was learned is in {path}; go on: gptlab train resume={path}"
+    )
+    console.print(Text(line), soft_wrap=True)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _name(decoder: object) -> str:
+    fields = ", ".join(f"{k}={v}" for k, v in vars(decoder).items())
+    return f"{type(decoder).__name__.lower()} ({fields})" if fields else type(decoder).__name__.lower()

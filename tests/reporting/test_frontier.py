@@ -1,0 +1,26 @@
+from pathlib import Path
+
+from rich.console import Console
+
+from gptlab.reporting.frontier import COLUMNS, frontier_table, write_frontier_page
+
+
+def row(decoder: str, **figures: float | None) -> dict[str, object]:
+    return {"decoder": decoder, **dict.fromkeys(COLUMNS, None), **figures}
+
+
+def test_texts_without_tokens_have_no_point(tmp_path: Path) -> None:
+    """A decoder whose texts are empty has no perplexity: it is in the table, and not in the picture."""
+    rows = [row("a<b>", perplexity=3.0, distinct_2=0.5, longest_copy=1200), row("stop=[x]")]
+    write_frontier_page(tmp_path / "page.html", rows)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<circle") == 1 and "a&lt;b&gt;" in page and "<b>" not in page
+    write_frontier_page(tmp_path / "none.html", rows[1:])
+    assert "<svg" not in (tmp_path / "none.html").read_text()
+
+
+def test_square_brackets_are_text() -> None:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(frontier_table([row("stop=[red]", longest_copy=1200), row("stop=[/x]")]))
+    assert "stop=[red]" in captured.get() and "stop=[/x]" in captured.get() and "1,200" in captured.get()
