@@ -5,11 +5,10 @@ from typing import Any
 
 from gptlab.commands.configs import ExportConfig
 from gptlab.interop.exporting import export_run
-from gptlab.runs.run_dir import RunDir
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
     """Write `out` whole or not at all; return what was written."""
-    written = export_run(RunDir.find(config.run), Path(config.out))
+    written = export_run(config.run, Path(config.out))
     print(f"exported {written['parameters']:,} parameters as {written['architecture']} into {config.out}")
     return {"out": config.out, **written}
