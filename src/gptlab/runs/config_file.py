@@ -55,9 +55,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = read_bounded(path, LARGEST)
         values = yaml.load(content, Loader=_Loader) if content.strip() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except Exception as error:  # PyYAML has bare ones for values of the wrong kind
         raise _refusal(path, f"cannot be read ({reason(error)})") from error
     _require(isinstance(values, dict), path, "does not hold keys with values")
     layout = values.get("gptlab", {}).get("layout", LAYOUT) if isinstance(values.get("gptlab"), dict) else 1
@@ -110,7 +108,7 @@ def _parts(config: Any, within: str = "") -> Iterator[tuple[str, str]]:
         key, named = f"{within}{name}", registry.option_of(value)
         if named:
             yield key, named[1]
-        elif dataclasses.is_dataclass(value) and key.partition(".")[0] in registry.groups():
+        elif dataclasses.is_dataclass(value) and (key in registry.groups() or isinstance(config, dict)):
             kind = type(value).__name__
             raise UserError(key, kind, "is not registered", f'put @gptlab.option("{name}", NAME) above class {kind}')
         yield from _parts(value, f"{key}.")
