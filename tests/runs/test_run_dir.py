@@ -37,7 +37,7 @@ def test_a_run_without_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     last.unlink()
     with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt; it has best\.ckpt"):
         RunDir.find("latest")
-    for name in ("best", "step-6"):
+    for name in ("best", "step-3", "step-6"):
         (tmp_path / f"run/checkpoints/{name}.ckpt").unlink()
     with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt; let the training reach one"):
         RunDir.find("latest")

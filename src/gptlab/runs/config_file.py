@@ -54,7 +54,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         content = read_bounded(path, LARGEST)
-        values = yaml.load(content, Loader=_Loader) if content.strip() else {}
+        values = yaml.load(content, Loader=_Loader)
     except Exception as error:  # PyYAML has bare ones for values of the wrong kind
         raise _refusal(path, f"cannot be read ({reason(error)})") from error
     _require(isinstance(values, dict), path, "does not hold keys with values")
