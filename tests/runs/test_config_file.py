@@ -36,8 +36,9 @@ def test_it_names_every_part_and_who_wrote_it(tmp_path: Path) -> None:
     saved = yaml.safe_load(path.read_text())
     assert saved["parts"] == {
         **{"model": "gpt", "data": "mixture", "data.parts.a": "text", "data.parts.b": "bundled", "tokenizer": "bpe"},
-        **{"optimizer": "adamw", "schedule": "cosine", "decoder": "top_p", "trainer": "default"},
-        **{"logger": "tensorboard", "callbacks": "monitor", "task": "causal_lm"},
+        **{"optimizer": "adamw", "schedule": "cosine", "decoder": "top_p", "task": "causal_lm"},
+        **{"trainer": "default"},
+        **{"logger": "tensorboard", "callbacks": "monitor"},
     }
     assert saved["gptlab"]["layout"] == LAYOUT and saved["gptlab"]["plugins"] == {}
     assert not {"defaults", "hydra", "run_dir"} & set(saved) and "schema" not in path.read_text()
