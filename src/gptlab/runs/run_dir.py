@@ -196,7 +196,8 @@ def default_run_dir(name: str) -> Path:
     """
     chosen = os.environ.get(CHOSEN)
     if chosen is None or os.environ.get("LOCAL_RANK", "0") == "0":
-        first = Path("outputs", f"{datetime.now():%Y-%m-%d}", f"{datetime.now():%H-%M-%S}-{name}").absolute()
+        now = datetime.now()
+        first = Path("outputs", f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}-{name}").absolute()
         others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
         chosen = str(next(path for path in itertools.chain([first], others) if not path.exists()))
         os.environ[CHOSEN] = chosen
