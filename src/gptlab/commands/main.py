@@ -1,4 +1,4 @@
-"""`gptlab VERB key=value ...`: finds the verb, nothing else."""
+"""Find the verb of `gptlab VERB key=value ...` and run it."""
 
 import os
 import re

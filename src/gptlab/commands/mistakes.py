@@ -1,4 +1,4 @@
-"""Mistakes in what was asked, in the user's words."""
+"""Explain mistakes in what was asked in the user's words."""
 
 import dataclasses
 import difflib
@@ -65,7 +65,7 @@ def _any_of(names: list[str]) -> str:
 
 
 def _example(error: ValidationError) -> str:
-    """A value that would do: the field's default."""
+    """Return a value that would do: the field's default."""
     owner, name = error.object_type, str(error.key)
     if dataclasses.is_dataclass(owner):
         for f in dataclasses.fields(owner):

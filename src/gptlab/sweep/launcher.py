@@ -1,4 +1,4 @@
-"""What the launcher of `train -m` does: every job in processes of its own, packed on the devices of this machine."""
+"""Launch the jobs of `train -m`, each in its own processes, packed on the devices of this machine."""
 
 import os
 import time
@@ -78,14 +78,14 @@ def _prepare(
 
 
 class Machine:
-    """What of this machine is taken: each GPU has `places` jobs, and so have the cores where no GPU is used."""
+    """Keep track of the places for jobs: `places` on each GPU, and on the cores where no GPU is used."""
 
     def __init__(self, places: int, gpus: list[str]) -> None:
         self.places, self.gpus = places, gpus
         self._taken: dict[Job, list[str]] = {}
 
     def devices(self, trainer: Devices) -> tuple[int, bool]:
-        """How many devices a job wants, and whether they are GPUs; `auto` is one."""
+        """Return the number of devices that a job wants, and whether they are GPUs; `auto` is one."""
         on_gpu = bool(self.gpus) and trainer.accelerator in ("auto", "gpu", "cuda")
         wanted = str(trainer.devices)
         why, todo = "a sweep chooses the devices of its jobs", "give their number"
@@ -98,7 +98,7 @@ class Machine:
         return number, on_gpu
 
     def take(self, job: Job, trainer: Devices) -> dict[str, str] | None:
-        """The environment in which the job has its devices for itself; None as long as there are none."""
+        """Return an environment in which the job has its devices for itself; None while there are none."""
         number, on_gpu = self.devices(trainer)
         taken = [place for places in self._taken.values() for place in places]
         every = self.gpus if on_gpu else ["cores"]
@@ -113,7 +113,7 @@ class Machine:
 
 
 def threads(processes: int) -> dict[str, str]:
-    """The cores shared by so many processes; one process alone decides for itself."""
+    """Return an environment in which some processes share the cores; one process alone decides for itself."""
     if processes == 1:
         return {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -122,7 +122,7 @@ def threads(processes: int) -> dict[str, str]:
 
 
 def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
-    """Run the jobs in their order, as many at a time as there are places for. Ctrl-C ends them all."""
+    """Run the jobs in their order, as many at once as there are places; Ctrl-C ends them all."""
     running: list[Job] = []
     try:
         while waiting or running:
@@ -143,7 +143,7 @@ def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
 
 
 def end_all(jobs: list[Job]) -> None:
-    """Let them save, and see to it that nothing of them is left."""
+    """Let jobs save and end, and leave none of their processes."""
     for job in jobs:
         job.stop()
     deadline = time.monotonic() + GRACE
