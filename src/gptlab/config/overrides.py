@@ -7,30 +7,26 @@ import types
 import typing
 from typing import Any, Union
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from gptlab import registry
+from gptlab.config.hydra_internals import VALUE_FLAGS, in_quotes, parsed
 from gptlab.config.schema import field_types
 
-# Hydra's own options that have a value after them
-VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _OVERRIDE = re.compile(r"(?P<mark>\+{0,2})(?P<key>[\w$][\w$./@:-]*)=(?P<value>.*)", re.DOTALL)
 
 
 def quoted(text: str) -> str:
     """Return a text as the value of an override, whatever characters are in it."""
     literal = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", text)  # no interpolation
-    return QuotedString(literal, Quote.single).with_quotes()
+    return in_quotes(literal)
 
 
 def unquoted(value: str) -> str:
     """Return the text that a value of an override stands for."""
     if not _is_quoted(value):
         return value
-    text: str = OverridesParser.create().parse_override(f"key={value}").value()  # type: ignore[assignment]
-    return re.sub(r"(\\*)\\\$\{", lambda match: match[1][::2] + "${", text)
+    return re.sub(r"(\\*)\\\$\{", lambda match: match[1][::2] + "${", parsed(value))
 
 
 def quote_values(argv: list[str], config_type: type, multirun: bool = False) -> list[str]:
@@ -88,7 +84,7 @@ def _alternatives(kind: Any) -> set[Any]:
 def _reads(value: str) -> bool:
     """Whether Hydra's grammar takes a value as it is."""
     try:
-        OverridesParser.create().parse_override(f"key={value}")
+        parsed(value)
     except HydraException:
         return False
     return True
@@ -98,7 +94,7 @@ def _is_quoted(value: str) -> bool:
     if value[:1] not in ("'", '"'):
         return False
     try:
-        return isinstance(OverridesParser.create().parse_override(f"key={value}").value(), str) and _is_whole(value)
+        return isinstance(parsed(value), str) and _is_whole(value)
     except HydraException:
         return False
 
