@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gptlab.errors import require
 from gptlab.registry import option
@@ -42,18 +42,12 @@ class Loggers:
 
     def build(self, run_dir: Path, name: str, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
         """`resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again."""
-        from lightning.pytorch.loggers import TensorBoardLogger
-
+        from gptlab.training.lightning_internals import tensorboard_logger
         from gptlab.training.metrics_file import MetricsFile, metrics_until
-
-        class TensorBoard(TensorBoardLogger):
-            def save(self) -> None:
-                self.experiment.flush()  # and no hparams.yaml: config.yaml has it all
 
         loggers: list[Logger] = []
         if self.tensorboard:
-            purge = None if resumed is None else resumed + 1
-            loggers.append(TensorBoard(run_dir, name="", version="", default_hp_metric=False, purge_step=purge))
+            loggers.append(tensorboard_logger(run_dir, None if resumed is None else resumed + 1))
         if self.csv:
             kept = metrics_until(before / "metrics.csv", resumed) if before and resumed is not None else []
             loggers.append(MetricsFile(run_dir / "metrics.csv", kept))
@@ -75,20 +69,12 @@ class Loggers:
             wandb.finish(exit_code=0 if good else 1)
 
     def _mlflow(self, run_dir: Path, title: str) -> Logger:
-        from lightning.pytorch.loggers import MLFlowLogger
-
-        from gptlab.training.lightning_internals import early_rank
+        from gptlab.training.lightning_internals import early_rank, mlflow_logger
 
         uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
         note = run_dir / "mlflow_run_id"
         known = note.read_text() if note.exists() else None
-
-        class MLFlow(MLFlowLogger):
-            def log_hyperparams(self, params: Any) -> None:
-                if known is None:  # else it has them, and MLflow lets none be changed
-                    super().log_hyperparams(params)
-
-        logger = MLFlow(self.project, title, uri, run_id=known)
+        logger = mlflow_logger(self.project, title, uri, known)
         if known is None and early_rank() == 0:
             Path("outputs").mkdir(exist_ok=True)
             _kept(note, lambda: str(logger.run_id))
