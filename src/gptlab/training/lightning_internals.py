@@ -23,13 +23,10 @@ from torch import Tensor
 
 # warnings whose advice does not fit here
 ADVICE = (
-    "The dirpath has changed",
     "does not have many workers",
-    "exists and is not empty",
     "treespec, LeafSpec",
     "The `srun` command is available",
     "You're resuming from a checkpoint that ended before the epoch ended",
-    "It is recommended to use `self.log",
     "Total length of .* across ranks is zero",
 )
 # what the constructor of a Trainer raises where the machine does not have what was asked for: one line, no traceback
