@@ -63,7 +63,7 @@ def test_a_sweep_goes_on_with_its_own_command_line() -> None:
         (["seed=1", "hydra.launcher.jobs_per_device=0"], "error: hydra.launcher.jobs_per_device=0: must be"),
         (
             ["seed=1,2", "search_metric=joy"],
-            "error: search_metric=joy: no such metric; choose one of train/loss, val/loss",
+            "error: search_metric=joy: no such metric of the task; choose one of train/loss, val/loss",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from gptlab.config.hydra_internals import complete_job, prepare_job, start_launcher
 from gptlab.config.tree import typed_config
+from gptlab.distributed.devices import gpus
 from gptlab.errors import require
 from gptlab.sweep.job import GRACE, Devices, Job, RunConfig
 
@@ -98,15 +99,6 @@ class Machine:
 
     def give_back(self, job: Job) -> None:
         del self._taken[job]
-
-
-def gpus() -> list[str]:
-    """The names of the GPUs that we may use, as CUDA_VISIBLE_DEVICES has them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    import torch
-
-    names = [str(i) for i in range(torch.cuda.device_count())]
-    return visible.split(",")[: len(names)] if visible else names
 
 
 def threads(processes: int) -> dict[str, str]:
