@@ -623,10 +623,9 @@ APP = """
 import sys
 from gptlab.config import hydra_internals
 from hydra_plugins.contract_launcher import prepare
-from tests.test_contracts import Part, Whole
 
-for node in (Whole, Part):
-    hydra_internals.store(node.__name__, node, "contract")
+hydra_internals.store("Whole", {"part": {"n": 1}}, "contract")
+hydra_internals.store("Part", {}, "contract")
 hydra_internals.store("ours", {"_target_": "hydra_plugins.contract_launcher.Ours"}, "hydra/launcher")
 try:
     hydra_internals.run_command_line(sys.argv.pop(), "main", prepare)
@@ -643,8 +642,7 @@ def test_hydra_runs_a_command_line_for_us(conf: Path, tmp_path: Path) -> None:
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins/contract_launcher.py").write_text(LAUNCHER)
     (tmp_path / "app.py").write_text(APP)
-    root = Path(__file__).resolve().parents[1]
-    path = os.pathsep.join([str(tmp_path), str(root), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
 
     def run(*argv: str) -> str:
         quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
