@@ -194,7 +194,7 @@ class _Run:
 
 
 def _split(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
-    """Where the config comes from, and the overrides; None where a command line asks for more than one run."""
+    """Return the flags that name a config, and the overrides; None where a line asks for more than one run."""
     found, overrides, rest = dict[str, str](), list[str](), iter(argv)
     for arg in rest:
         flag, given, value = arg.partition("=")

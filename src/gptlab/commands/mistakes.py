@@ -38,7 +38,7 @@ def explain(error: Exception, argv: list[str]) -> str:
 
 
 def _of_key(mistake: KeyMistake, argv: list[str]) -> str:
-    """A key that is not there, or a value that does not fit."""
+    """Return the line of a key that is not there, or of a value that does not fit."""
     key, _, owner, why = mistake
     given = f"{key}={_value(key, argv)}"
     if why is not None:
@@ -65,7 +65,7 @@ def _any_of(names: list[str]) -> str:
 
 
 def _example(mistake: KeyMistake) -> str:
-    """A value that would do: the field's default."""
+    """Return what to do: give a value such as the field's default."""
     if dataclasses.is_dataclass(mistake.owner):
         for f in dataclasses.fields(mistake.owner):
             if f.name == mistake.name and f.default not in (dataclasses.MISSING, None, "???"):

@@ -1,4 +1,4 @@
-"""A command line's `key=value`, so that Hydra's grammar takes any text as it was typed."""
+"""Quote the values of a command line, so that Hydra's grammar takes any text as it was typed."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def _single(value: str, kinds: set[Any]) -> str:
 
 
 def _alternatives(kind: Any) -> set[Any]:
-    """The types of an annotation but None."""
+    """Return the types of an annotation but None."""
     union = typing.get_origin(kind) in (Union, types.UnionType)
     return set(typing.get_args(kind) if union else (kind,)) - {type(None)}
 
 
 def _reads(value: str) -> bool:
-    """Whether Hydra's grammar takes a value as it is."""
+    """Tell whether Hydra's grammar takes a value as it is."""
     try:
         parsed(value)
     except HydraException:
@@ -100,12 +100,12 @@ def _is_quoted(value: str) -> bool:
 
 
 def _is_whole(value: str) -> bool:
-    """Whether a quote at the beginning ends at the end."""
+    """Tell whether a quote at the beginning ends at the end."""
     return re.fullmatch(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", value, re.DOTALL) is not None
 
 
 def _elements(text: str) -> list[str]:
-    """What stands between commas, those in quotes left out."""
+    """Return what stands between commas; a comma in quotes does not count."""
     found = re.findall(r"\s*('(?:[^'\\]|\\.)*'(?=\s*(?:,|$))|\"(?:[^\"\\]|\\.)*\"(?=\s*(?:,|$))|[^,]*)(?:,|$)", text)
     elements = [each.strip() for each in found]
     return elements[:-1] if not text.rstrip().endswith(",") and elements and elements[-1] == "" else elements

@@ -19,7 +19,7 @@ RECORDED = "as_recorded"  # in each group, the option of the run whose config.ya
 
 
 def _slug(text: str) -> str:
-    """A text as part of a file name."""
+    """Return a text as part of a file name."""
     return re.sub(r"[^\w.,=+-]+", "_", text)[:150]
 
 
@@ -87,7 +87,7 @@ def primary(verb: str, argv: list[str]) -> tuple[str, list[str]]:
 
 
 def takes_run_configs(verb: str) -> bool:
-    """Whether a verb is asked what a run is asked, so that it takes a run's config.yaml."""
+    """Tell whether a verb is asked what a run is asked, so that it takes a run's config.yaml."""
     return registry.find_command(verb).config_type is registry.find_command("train").config_type
 
 

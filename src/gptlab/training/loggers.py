@@ -1,4 +1,4 @@
-"""Where a run's metrics go, and what else of it is looked at; Lightning's loggers are imported when they are built."""
+"""Choose where metrics go, and what else of a run is looked at; Lightning's loggers are imported when built."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @option("logger", "tensorboard")
 @dataclass
 class Loggers:
-    """Where metrics go: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow."""
+    """Send metrics to TensorBoard events and metrics.csv in the run directory, to Weights & Biases, to MLflow."""
 
     tensorboard: bool = True
     csv: bool = True
@@ -41,7 +41,10 @@ class Loggers:
             require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
 
     def build(self, run_dir: Path, name: str, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
-        """`resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again."""
+        """Build the loggers of a run.
+
+        `resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again.
+        """
         from gptlab.training.lightning_internals import tensorboard_logger
         from gptlab.training.metrics_file import MetricsFile, metrics_until
 
@@ -82,7 +85,7 @@ class Loggers:
 
 
 def _kept(note: Path, new: Callable[[], str]) -> str | None:
-    """A dashboard's name for a run, kept in its directory: a resumed run finds itself again. None where nobody logs."""
+    """Return a dashboard's name for a run, kept in its directory for a resumed run; None where nobody logs."""
     from gptlab.training.lightning_internals import early_rank
 
     if early_rank() != 0:
@@ -96,7 +99,7 @@ def _kept(note: Path, new: Callable[[], str]) -> str | None:
 @option("callbacks", "monitor")
 @dataclass
 class Monitor:
-    """What else of the model is looked at."""
+    """Choose what else of the model is looked at."""
 
     norms: bool = False  # of gradients (before clipping) and weights, by layer, with the training metrics
     histograms: bool = False  # of every weight, at each validation, in TensorBoard

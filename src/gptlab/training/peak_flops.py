@@ -1,4 +1,4 @@
-"""How many floating-point operations a device could do in a second: model FLOPs utilization (MFU) is a share of it."""
+"""Find the FLOPs that a device could do in a second: model FLOPs utilization (MFU) is a share of them."""
 
 import functools
 import time

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @option("trainer", "default")
 @dataclass
 class TrainerConfig:
-    """What of Lightning's Trainer a run chooses; names and meanings are Lightning's."""
+    """Choose what of Lightning's Trainer a run may choose; names and meanings are Lightning's."""
 
     accelerator: str = "auto"
     devices: Any = "auto"  # on each machine: a number, a list, or auto: all (those torchrun or srun has started)
