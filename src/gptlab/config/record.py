@@ -1,4 +1,4 @@
-"""What a run's config.yaml says, as a typed config again."""
+"""Read a run's config.yaml as a typed config again."""
 
 from __future__ import annotations
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
+from gptlab.config.hydra_internals import complete_job, prepare_job, start_launcher
 from gptlab.config.tree import typed_config
 from gptlab.distributed.devices import gpus
 from gptlab.errors import require
@@ -28,8 +29,7 @@ def launch(
 ) -> list[JobReturn]:
     """Run the jobs of these overrides, numbered from `first`; each returns its search metric."""
     require(per_device >= 1, "hydra.launcher.jobs_per_device", per_device, "must be at least 1", "try 1 or 2")
-    setup_globals()
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    start_launcher(config)
     machine = Machine(per_device, gpus())
     prepared = [_prepare(context, config, list(o), first + i, machine, explain) for i, o in enumerate(job_overrides)]
     waiting: list[tuple[Job, Devices]] = []
@@ -42,8 +42,7 @@ def launch(
             waiting.append((job, wanted.trainer))
     run_all(waiting, machine)
     for ret, job, wanted in prepared:
-        ret.status = JobStatus.COMPLETED
-        ret.return_value = job.search_value(wanted.search_metric if wanted else "")
+        complete_job(ret, job.search_value(wanted.search_metric if wanted else ""))
     return [ret for ret, _, _ in prepared]
 
 
@@ -51,9 +50,6 @@ def _prepare(
     context: HydraContext, config: DictConfig, overrides: list[str], num: int, machine: "Machine", explain: Explain
 ) -> tuple[JobReturn, Job, RunConfig | None]:
     """Compose a job's config and write it down; None if something is wrong with it."""
-    cfg = context.config_loader.load_sweep_config(config, overrides)
-    with open_dict(cfg):
-        cfg.hydra.job.id = cfg.hydra.job.num = num
     jobs: list[Job] = []
 
     def prepare(cfg: DictConfig) -> RunConfig:
@@ -64,17 +60,10 @@ def _prepare(
         jobs[0].prepare(typed)
         return typed
 
-    ret = run_job(
-        task_function=prepare,
-        config=cfg,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-        hydra_context=context,
-    )
-    if ret.status == JobStatus.FAILED:
-        jobs[0].refuse(explain(ret._return_value, overrides))
-        return ret, jobs[0], None
-    return ret, jobs[0], ret.return_value
+    ret, typed, error = prepare_job(context, config, overrides, num, prepare)
+    if error is not None:
+        jobs[0].refuse(explain(error, overrides))
+    return ret, jobs[0], typed
 
 
 class Machine:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptlab.config.overrides import VALUE_FLAGS, quoted, unquoted
+from gptlab.config.hydra_internals import VALUE_FLAGS, swept_keys
+from gptlab.config.overrides import quoted, unquoted
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
 from gptlab.runs.config_file import fixed_budget, given_budget, read_config
@@ -126,10 +126,9 @@ def _figures(result: dict[str, Any]) -> tuple[str, str, str]:
 def _fixed(argv: list[str]) -> list[str]:
     """Return the keys that have one value in all jobs; the names of jobs leave them out."""
     try:
-        overrides = OverridesParser.create().parse_overrides([arg for arg in argv if "=" in arg and arg[0] != "-"])
+        swept = swept_keys([arg for arg in argv if "=" in arg and arg[0] != "-"])
     except HydraException:
         return []  # Hydra will say so
-    swept = {override.get_key_element(): override.is_sweep_override() for override in overrides}  # the last one counts
     return [key for key, is_swept in swept.items() if not is_swept]
 
 

@@ -1,4 +1,4 @@
-"""Where a run's metrics go, and what else of it is looked at; Lightning's loggers are imported when they are built."""
+"""Choose where metrics go, and what else of a run is looked at; Lightning's loggers are imported when built."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gptlab.errors import require
 from gptlab.registry import option
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @option("logger", "tensorboard")
 @dataclass
 class Loggers:
-    """Where metrics go: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow."""
+    """Send metrics to TensorBoard events and metrics.csv in the run directory, to Weights & Biases, to MLflow."""
 
     tensorboard: bool = True
     csv: bool = True
@@ -41,19 +41,16 @@ class Loggers:
             require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
 
     def build(self, run_dir: Path, name: str, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
-        """`resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again."""
-        from lightning.pytorch.loggers import TensorBoardLogger
+        """Build the loggers of a run.
 
+        `resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again.
+        """
+        from gptlab.training.lightning_internals import tensorboard_logger
         from gptlab.training.metrics_file import MetricsFile, metrics_until
-
-        class TensorBoard(TensorBoardLogger):
-            def save(self) -> None:
-                self.experiment.flush()  # and no hparams.yaml: config.yaml has it all
 
         loggers: list[Logger] = []
         if self.tensorboard:
-            purge = None if resumed is None else resumed + 1
-            loggers.append(TensorBoard(run_dir, name="", version="", default_hp_metric=False, purge_step=purge))
+            loggers.append(tensorboard_logger(run_dir, None if resumed is None else resumed + 1))
         if self.csv:
             kept = metrics_until(before / "metrics.csv", resumed) if before and resumed is not None else []
             loggers.append(MetricsFile(run_dir / "metrics.csv", kept))
@@ -75,20 +72,12 @@ class Loggers:
             wandb.finish(exit_code=0 if good else 1)
 
     def _mlflow(self, run_dir: Path, title: str) -> Logger:
-        from lightning.pytorch.loggers import MLFlowLogger
-
-        from gptlab.training.lightning_internals import early_rank
+        from gptlab.training.lightning_internals import early_rank, mlflow_logger
 
         uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
         note = run_dir / "mlflow_run_id"
         known = note.read_text() if note.exists() else None
-
-        class MLFlow(MLFlowLogger):
-            def log_hyperparams(self, params: Any) -> None:
-                if known is None:  # else it has them, and MLflow lets none be changed
-                    super().log_hyperparams(params)
-
-        logger = MLFlow(self.project, title, uri, run_id=known)
+        logger = mlflow_logger(self.project, title, uri, known)
         if known is None and early_rank() == 0:
             Path("outputs").mkdir(exist_ok=True)
             _kept(note, lambda: str(logger.run_id))
@@ -96,7 +85,7 @@ class Loggers:
 
 
 def _kept(note: Path, new: Callable[[], str]) -> str | None:
-    """A dashboard's name for a run, kept in its directory: a resumed run finds itself again. None where nobody logs."""
+    """Return a dashboard's name for a run, kept in its directory for a resumed run; None where nobody logs."""
     from gptlab.training.lightning_internals import early_rank
 
     if early_rank() != 0:
@@ -110,7 +99,7 @@ def _kept(note: Path, new: Callable[[], str]) -> str | None:
 @option("callbacks", "monitor")
 @dataclass
 class Monitor:
-    """What else of the model is looked at."""
+    """Choose what else of the model is looked at."""
 
     norms: bool = False  # of gradients (before clipping) and weights, by layer, with the training metrics
     histograms: bool = False  # of every weight, at each validation, in TensorBoard

@@ -14,7 +14,7 @@ from gptlab.training.callbacks.samples import keep_until
 from gptlab.training.config import TrainConfig
 from gptlab.training.console import header
 from gptlab.training.finish import finish, measure_end, stopped, summarise
-from gptlab.training.lightning_internals import early_rank, silence_advice
+from gptlab.training.lightning_internals import device_of, early_rank, silence_advice
 from gptlab.training.module import NotFinite
 from gptlab.training.peak_flops import peak_flops
 from gptlab.training.start import Start, start
@@ -70,7 +70,7 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
             keep_until(before.path, begun.run_dir, begun.step)
             console.print(f"going on after step {begun.step:,}")
         trainer = parts.trainer
-        peak = peak_flops(trainer.strategy.root_device, bf16="bf16" in config.trainer.precision)
+        peak = peak_flops(device_of(trainer), bf16="bf16" in config.trainer.precision)
         parts.end_of_step.throughput.share_per_token = parts.flops_per_token / (peak.flops * trainer.world_size)
         header(console, begun, parts, peak)
     parts.trainer.loggers = config.logger.build(
