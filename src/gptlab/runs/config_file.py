@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-import gptlab
 from gptlab import registry
 from gptlab.errors import UserError, reason, require
 from gptlab.files import read_bounded, write_atomically
+from gptlab.version import __version__
 
 LAYOUT = 2  # raise when older versions cannot read what a run leaves
 LARGEST = 1 << 20  # bytes
@@ -37,7 +37,7 @@ def record(config: Any) -> dict[str, Any]:
     for key, value in flat(values).items():
         held = "${" in str(value)
         require(not held, key, value, "has ${ in it, which config.yaml cannot hold", "give it another name")
-    written = {"version": gptlab.__version__, "layout": LAYOUT, "plugins": {}}
+    written = {"version": __version__, "layout": LAYOUT, "plugins": {}}
     return {"parts": dict(_parts(config)), **values, "gptlab": written}
 
 

@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gptlab.config.tree import typed_config
+from gptlab.distributed.devices import gpus
 from gptlab.errors import UserError, require
 from gptlab.sweep.job import Job, RunConfig
-from gptlab.sweep.launcher import Explain, Machine, gpus, run_all
+from gptlab.sweep.launcher import Explain, Machine, run_all
 
 
 def run_one(hydra_config: HydraConf, cfg: DictConfig, train: Callable[..., Any], explain: Explain) -> float:
@@ -43,7 +44,7 @@ def run_one(hydra_config: HydraConf, cfg: DictConfig, train: Callable[..., Any],
         traceback.print_exc()
         if first:
             job.fail(f"{type(error).__name__}: {error}")
-    return job.search_value(cfg.search_metric)
+    return job.search_value()
 
 
 class _Task:

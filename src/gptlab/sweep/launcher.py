@@ -11,8 +11,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from gptlab.config.tree import typed_config
+from gptlab.distributed.devices import gpus
 from gptlab.errors import require
-from gptlab.sweep.job import GRACE, Devices, Job, RunConfig
+from gptlab.sweep.job import GRACE, Devices, Job, RunConfig, score_text
 
 Explain = Callable[[Exception, list[str]], str]  # a mistake in one line
 
@@ -40,9 +41,9 @@ def launch(
         else:
             waiting.append((job, wanted.trainer))
     run_all(waiting, machine)
-    for ret, job, wanted in prepared:
+    for ret, job, _ in prepared:
         ret.status = JobStatus.COMPLETED
-        ret.return_value = job.search_value(wanted.search_metric if wanted else "")
+        ret.return_value = job.search_value()
     return [ret for ret, _, _ in prepared]
 
 
@@ -111,15 +112,6 @@ class Machine:
         del self._taken[job]
 
 
-def gpus() -> list[str]:
-    """The names of the GPUs that we may use, as CUDA_VISIBLE_DEVICES has them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    import torch
-
-    names = [str(i) for i in range(torch.cuda.device_count())]
-    return visible.split(",")[: len(names)] if visible else names
-
-
 def threads(processes: int) -> dict[str, str]:
     """The cores shared by so many processes; one process alone decides for itself."""
     if processes == 1:
@@ -171,7 +163,6 @@ def _say(line: str) -> None:
 
 def _outcome(job: Job) -> str:
     result = job.result()
-    loss = result.get("val_loss")
     if "error" in result:
         return f"{result['status']}: {result['error']}; see {os.path.relpath(job.path / 'job.log')}"
-    return result["status"] + (f", val loss {loss:.3f}" if loss is not None else ", val loss not finite")
+    return f"{result['status']}, {job.search_metric.head} {score_text(result)}"
