@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "sweep": {"runs", "config", "distributed"},
     "training": {"tasks", "data", "model", "optim", "decoding", "tokenizers", "distributed", "runs", "planning"},
     "evaluation": {"tasks", "data", "model", "optim", "decoding", "tokenizers", "distributed", "runs"},
-    "reporting": {"runs", "evaluation", "planning"},
+    "reporting": {"runs", "evaluation", "planning", "tasks"},
     "interop": {"model", "tokenizers", "runs"},
     "distributed": {"runs"},
     "runs": {"model", "tokenizers"},
@@ -183,15 +183,11 @@ def test_every_room_is_in_the_list() -> None:
 
 
 def test_arrows_point_down() -> None:
-    wrong = wrong_arrows(graph_of(SRC)) | wrong_libraries(SRC)
-    assert wrong - set(KNOWN) == set()
-    assert set(KNOWN) - wrong == set(), "these are mended: take them out of KNOWN"
+    assert wrong_arrows(graph_of(SRC)) | wrong_libraries(SRC) == set()
 
 
 def test_no_circle_of_files() -> None:
-    found = circles(graph_of(SRC))
-    assert [sorted(each) for each in found if each not in KNOWN_CIRCLES] == []
-    assert [each for each in KNOWN_CIRCLES if each not in found] == [], "these are mended: take them out"
+    assert [sorted(each) for each in circles(graph_of(SRC))] == []
 
 
 @pytest.mark.parametrize("module", registered(SRC))

@@ -45,11 +45,13 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     from gptlab.data.batches.datamodule import TextDataModule
     from gptlab.data.tokens.prepare import prepare
     from gptlab.data.tokens.progress import watching
+    from gptlab.evaluation.model import require_next_tokens
     from gptlab.runs.run_dir import RunDir
 
     assert config.step is not None
     console = Console()
     run = RunDir.find(config.run)
+    require_next_tokens(run)
     before = read_typed(run.path / "config.yaml")
     with watching(console) as watch:
         corpus = prepare(before.data, before.tokenizer, watch)
@@ -83,10 +85,11 @@ def _losses(run: RunDir, x: torch.Tensor, y: torch.Tensor, separator: int | None
     import torch
 
     from gptlab.data.batches.batch import IGNORE
+    from gptlab.evaluation.model import load_language_model
     from gptlab.model.gpt import read_by_document
     from gptlab.tasks.cross_entropy import cross_entropy
 
-    gpt, _ = run.load()
+    gpt, _ = load_language_model(run)
     each = ((x[i : i + 1], y[i : i + 1]) for i in range(len(x)))
     with torch.no_grad():
         return [

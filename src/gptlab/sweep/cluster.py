@@ -44,7 +44,7 @@ def run_one(hydra_config: HydraConf, cfg: DictConfig, train: Callable[..., Any],
         traceback.print_exc()
         if first:
             job.fail(f"{type(error).__name__}: {error}")
-    return job.search_value(cfg.search_metric)
+    return job.search_value()
 
 
 class _Task:

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 from gptlab.config.overrides import quoted
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
-from gptlab.runs.config_file import record, write_config
+from gptlab.metrics import Metric, metric
+from gptlab.runs.config_file import read_config, record, write_config
 
 GRACE = 30  # seconds that a stopped job has to save what it learned
 LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
@@ -41,7 +42,7 @@ class RunConfig(Protocol):
 
     run_dir: str | None
     resume: str | None
-    search_metric: str
+    search_metric: str | None
 
 
 class Job:
@@ -140,18 +141,33 @@ class Job:
             self.fail(f"killed by {signal.Signals(-code).name}" if code < 0 else self._last_words())
 
     def result(self) -> dict[str, Any]:
-        """Return the job's summary and overrides; `status` is a run's, `waiting` or `refused`; `error` says why."""
+        """Return the job's summary, overrides and search metric.
+
+        `status` is a run's, `waiting` or `refused`; `error` says why.
+        """
         noted, summary = self._read("job.json"), self._read("summary.json")
         error = noted.get("refused") or noted.get("error")
         status = "refused" if "refused" in noted else summary.get("status", "failed" if error else "waiting")
         result = {**summary, "status": status, "overrides": self.overrides, "run_dir": str(self.path.resolve())}
+        result["search_metric"] = self.search_metric.name
         return {**result, "error": error} if error else result
 
-    def search_value(self, metric: str) -> float:
-        """Return what a search minimises: a metric, or infinity where there is none (Optuna 2.10 fails on NaN)."""
-        result = self.result()
-        value = result.get(metric.replace("/", "_"))
-        return math.inf if value is None or result["status"] != "finished" else float(value)
+    @property
+    def search_metric(self) -> Metric:
+        """The metric by which a search ranks the job."""
+        named = None
+        with contextlib.suppress(UserError):  # a job that was refused has no config
+            named = read_config(self.path / "config.yaml").get("search_metric")
+        return metric(str(named or "val/loss"))
+
+    def search_value(self) -> float:
+        """Return what a search minimises: the metric, negated where higher is better.
+
+        It is infinity where there is none (Optuna 2.10 fails on NaN).
+        """
+        result, row = self.result(), self.search_metric
+        value = result.get(row.key)
+        return math.inf if value is None or result["status"] != "finished" else row.sign * float(value)
 
     def _own(self) -> None:
         """Refuse a directory in which another sweep or run has left something."""
@@ -181,6 +197,18 @@ def jobs_in(folder: Path) -> list[Job]:
     """Return the jobs of a sweep's directory, in their order."""
     notes = [(path.parent, json.loads(path.read_text())) for path in folder.glob("*/job.json")]
     return sorted((Job(path, note["job"], note["overrides"]) for path, note in notes), key=lambda job: job.num)
+
+
+def score_of(result: dict[str, Any]) -> float | None:
+    """Return the search metric of a job's result; None where there is none, or it is not finite."""
+    value = result.get(metric(result["search_metric"]).key)
+    return None if value is None else float(value)
+
+
+def score_text(result: dict[str, Any]) -> str:
+    """Return the search metric of a job that has ended as people read it."""
+    score = score_of(result)
+    return metric(result["search_metric"]).text(math.nan if score is None else score)
 
 
 def follow_the_sweep() -> None:

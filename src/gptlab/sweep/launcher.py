@@ -14,7 +14,7 @@ from gptlab.config.hydra_internals import complete_job, prepare_job, start_launc
 from gptlab.config.tree import typed_config
 from gptlab.distributed.devices import gpus
 from gptlab.errors import require
-from gptlab.sweep.job import GRACE, Devices, Job, RunConfig
+from gptlab.sweep.job import GRACE, Devices, Job, RunConfig, score_text
 
 Explain = Callable[[Exception, list[str]], str]  # a mistake in one line
 
@@ -41,8 +41,8 @@ def launch(
         else:
             waiting.append((job, wanted.trainer))
     run_all(waiting, machine)
-    for ret, job, wanted in prepared:
-        complete_job(ret, job.search_value(wanted.search_metric if wanted else ""))
+    for ret, job, _ in prepared:
+        complete_job(ret, job.search_value())
     return [ret for ret, _, _ in prepared]
 
 
@@ -152,7 +152,6 @@ def _say(line: str) -> None:
 
 def _outcome(job: Job) -> str:
     result = job.result()
-    loss = result.get("val_loss")
     if "error" in result:
         return f"{result['status']}: {result['error']}; see {os.path.relpath(job.path / 'job.log')}"
-    return result["status"] + (f", val loss {loss:.3f}" if loss is not None else ", val loss not finite")
+    return f"{result['status']}, {job.search_metric.head} {score_text(result)}"

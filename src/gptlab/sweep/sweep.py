@@ -18,8 +18,9 @@ from gptlab.config.hydra_internals import VALUE_FLAGS, swept_keys
 from gptlab.config.overrides import quoted, unquoted
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
+from gptlab.metrics import metric
 from gptlab.runs.config_file import fixed_budget, given_budget, read_config
-from gptlab.sweep.job import jobs_in
+from gptlab.sweep.job import jobs_in, score_of, score_text
 
 
 class Sweep:
@@ -86,7 +87,9 @@ class Sweep:
     def report(self, results: list[dict[str, Any]]) -> None:
         """Print one table of all jobs, what they had in common, and how to run what is missing."""
         fixed = _fixed(self._asked)
-        columns = [Column(name, justify="right", no_wrap=True) for name in ("steps", "val loss", "seconds")]
+        scores = dict.fromkeys(metric(result["search_metric"]).head for result in results)
+        names = ("steps", " or ".join(scores), "seconds")
+        columns = [Column(name, justify="right", no_wrap=True) for name in names]
         table = Table("job", Column("overrides", overflow="fold"), "status", *columns)
         for job, result in zip(jobs_in(self.path), results, strict=True):
             swept = Text(" ".join(o for o in result["overrides"] if o.partition("=")[0] not in fixed))
@@ -110,17 +113,16 @@ class Sweep:
 
 
 def exit_code(results: list[dict[str, Any]]) -> int:
-    """Return 2 if a job was refused, 1 if one has not ended well (also with a loss that is not finite), else 0."""
+    """Return 2 if a job was refused, 1 if one has not ended well (also with a score that is not finite), else 0."""
     if any(result["status"] == "refused" for result in results):
         return 2
-    return int(any(result["status"] != "finished" or result.get("val_loss") is None for result in results))
+    return int(any(result["status"] != "finished" or score_of(result) is None for result in results))
 
 
 def _figures(result: dict[str, Any]) -> tuple[str, str, str]:
     if "steps" not in result:
         return "", "", ""
-    loss = result["val_loss"]
-    return f"{result['steps']:,}", "not finite" if loss is None else f"{loss:.3f}", f"{result['seconds']:,.0f}"
+    return f"{result['steps']:,}", score_text(result), f"{result['seconds']:,.0f}"
 
 
 def _fixed(argv: list[str]) -> list[str]:

@@ -59,7 +59,7 @@ def build(begun: Start, console: Console) -> Parts:
     """Build data module, model, callbacks and trainer; mistakes about devices and precision are met here."""
     config, datamodule = begun.config, begun.data.module
     with torch.device("meta"):
-        parameters = num_params(GPT(config.model))
+        parameters = num_params(config.task.head(GPT(config.model)))
     flops = flops_per_token(config.model)
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
@@ -73,7 +73,7 @@ def build(begun: Start, console: Console) -> Parts:
     callbacks = [
         ConfigCheck(record(config)),
         throughput,
-        TensorBoardLayout(record(config), config.search_metric, begun.run_dir),
+        TensorBoardLayout(record(config), config.search_metric or config.task.better, begun.run_dir),
         *config.callbacks.build(),
         end_of_step.stability,
         end_of_step.bar,

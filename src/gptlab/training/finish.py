@@ -11,7 +11,6 @@ from gptlab.decoding.decoders import Greedy
 from gptlab.errors import RunFailed
 from gptlab.metrics import in_summary
 from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.causal_lm import continuation
 from gptlab.tokenizers import fingerprint
 from gptlab.training.build import Parts
 from gptlab.training.console import ending
@@ -81,7 +80,7 @@ def _texts(begun: Start, parts: Parts) -> Sequence[tuple[str, str, str]]:
     prompt = config.sample_prompts[0]
     decoders = (("greedy", Greedy()), (_name(config.decoder), config.decoder))
     return [
-        (how, prompt, continuation(gpt, begun.data.tokenizer, prompt, decoder, config.seed))
+        (how, prompt, config.task.samples(gpt, begun.data.tokenizer, [prompt], decoder, config.seed)[0])
         for how, decoder in decoders
     ]
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from gptlab.data.batches.batch import Batch
+from gptlab.data.batches.batch import Batch, tensors
 from gptlab.distributed.sharding import full_tensor, shard
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
@@ -88,12 +88,12 @@ class GPTModule(L.LightningModule):
         each batch knows how many the whole step has.
         """
         micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        loss: Tensor = self.loss(batch.x, batch.y).sum() / (step_targets(batch) / micro_batches)
+        loss: Tensor = self.loss(*tensors(batch)).sum() / (step_targets(batch) / micro_batches)
         self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._sums.append(self.task.measure(self.loss(batch.x, batch.y), batch))
+        self._sums.append(self.task.measure(self.loss.figures(*tensors(batch)), batch))
 
     def on_train_start(self) -> None:
         """Take the learning rate of this config: a checkpoint remembers the one of the config it was made with."""
