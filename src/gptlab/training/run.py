@@ -61,11 +61,13 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
     """Make the run directory, or put that of a resumed run back to where its checkpoint is; then attach the loggers."""
     config, data, before = begun.config, begun.data, begun.resumed_from
     if parts.trainer.is_global_zero:
-        if before and begun.in_place:
+        if before and begun.in_place and begun.checkpoint:
             RunDir.go_on(begun.run_dir, record(config))
-            remove_unfinished(begun.run_dir / "checkpoints")
-        else:
-            begun.lock = RunDir.create(begun.run_dir, record(config), data.tokenizer.save, data.save_held_out).hold()
+        else:  # a run that was killed before its first checkpoint is made again, in its own directory
+            again = before is not None and begun.in_place
+            run = RunDir.create(begun.run_dir, record(config), data.tokenizer.save, data.save_held_out, again)
+            begun.lock = begun.lock or run.hold()
+        remove_unfinished(begun.run_dir / "checkpoints")
         if before:
             keep_until(before.path, begun.run_dir, begun.step)
             console.print(f"going on after step {begun.step:,}")
