@@ -28,7 +28,7 @@ from gptlab.commands.mistakes import explain
 from gptlab.commands.usage import usage
 from gptlab.config.hydra_internals import run_command_line
 from gptlab.config.overrides import quote_values, quoted, unquoted
-from gptlab.config.tree import compose, conf_dir, primary, takes_run_configs, typed_config
+from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
 from gptlab.errors import RunFailed, UserError, require
 from gptlab.sweep.cluster import run_one
@@ -124,6 +124,8 @@ class _Run:
         name, argv = primary(self.command.name, self.argv)
         multirun = bool({"-m", "--multirun"}.intersection(argv))
         sys.argv = [self.program[0], *quote_values(argv, self.command.config_type, multirun)]
+        if (presets := search_path()) and not any(arg.startswith("hydra.searchpath=") for arg in argv):
+            sys.argv.append(presets)
         with contextlib.ExitStack() as stack:
             if multirun and self.command.name != "train":  # what Hydra writes of its sweep is not kept
                 folder = stack.enter_context(tempfile.TemporaryDirectory())

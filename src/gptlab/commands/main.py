@@ -5,11 +5,18 @@ import re
 import sys
 
 from gptlab import registry
+from gptlab.errors import UserError
+from gptlab.plugins import enable_all
 
 
 def main(argv: list[str] | None = None) -> int:
     """Answer a command line (after the program's name) with an exit code; `train.py` comes here too."""
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        argv = enable_all(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     verb = argv[0] if argv else "--help"
     if verb in ("-h", "--help"):
         print("gptlab VERB key=value ...\n")
@@ -44,6 +51,11 @@ def run(verb: str, argv: list[str], program: list[str]) -> int:
     """Run one verb; `program` is the command line that leads to it."""
     from gptlab.commands.command import run_command
 
+    try:
+        argv = enable_all(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return run_command(verb, program, argv)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gptlab import registry
+from gptlab import plugins, registry
 from gptlab.config import hydra_internals
 from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.record import read_nodes
@@ -109,10 +110,19 @@ def compose(
     name, given = primary(verb, given)
     if config_dir:
         require(config_dir.is_dir(), "--config-dir", config_dir, "no such directory", "give a folder of options")
-        given.append(f"hydra.searchpath=[{quoted(f'file://{config_dir.absolute()}')}]")
+    if (presets := search_path([config_dir] if config_dir else [])) and "hydra.searchpath" not in " ".join(given):
+        given.append(presets)
     given = quote_values(given, registry.find_command(verb).config_type)
     with hydra_internals.composed(str(conf_dir()), config_name or name, given) as (cfg, run_dir):
         return typed_config(cfg, str(Path(run_dir).absolute()))
+
+
+def search_path(more: Sequence[Path] = ()) -> str | None:
+    """Return the override that lets Hydra find the presets of plugins, of the project, and of `more` folders."""
+    folders = [*more, *plugins.conf_dirs()]
+    if not folders:
+        return None
+    return f"hydra.searchpath=[{','.join(quoted(f'file://{folder.absolute()}') for folder in folders)}]"
 
 
 def typed_config(cfg: DictConfig, run_dir: str) -> Any:

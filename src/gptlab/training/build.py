@@ -91,7 +91,6 @@ def build(begun: Start, console: Console) -> Parts:
 
     device = device_of(trainer)
     require_precision(config.trainer.precision, device)
-    config.logger.require_packages()
     if config.compile:
         require_compiler()
     if device.type == "cpu":

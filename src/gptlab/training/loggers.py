@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import require
 from gptlab.registry import option
+from gptlab.training.named_parts import checked, found, made
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
     from lightning.pytorch.loggers import Logger
+
+
+CALLBACKS, LOGGERS = "lightning.pytorch.callbacks", "lightning.pytorch.loggers"
 
 
 @option("logger", "tensorboard")
@@ -30,12 +34,15 @@ class Loggers:
     project: str = "gptlab"  # of W&B; the experiment of MLflow
     mlflow_uri: str | None = None  # null: MLFLOW_TRACKING_URI, or the file outputs/mlflow.db
     every_n_steps: int = 10
+    others: dict[str, Any] = field(default_factory=dict)  # +logger.others.NAME._target_=CLASS
 
     def __post_init__(self) -> None:
         require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
 
     def require_packages(self) -> None:
-        """Refuse a logger whose package is not installed."""
+        """Refuse a logger whose package is not installed, or that cannot be found."""
+        for name, each in self.others.items():
+            found(each, LOGGERS, "logger", f"logger.others.{name}")
         for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
             missing = wanted and find_spec(package) is None
             require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
@@ -48,7 +55,8 @@ class Loggers:
         from gptlab.training.lightning_internals import tensorboard_logger
         from gptlab.training.metrics_file import MetricsFile, metrics_until
 
-        loggers: list[Logger] = []
+        others = ((name, each) for name, each in self.others.items())
+        loggers: list[Logger] = [made(each, LOGGERS, "logger", f"logger.others.{name}") for name, each in others]
         if self.tensorboard:
             loggers.append(tensorboard_logger(run_dir, None if resumed is None else resumed + 1))
         if self.csv:
@@ -103,8 +111,20 @@ class Monitor:
 
     norms: bool = False  # of gradients (before clipping) and weights, by layer, with the training metrics
     histograms: bool = False  # of every weight, at each validation, in TensorBoard
+    others: dict[str, Any] = field(default_factory=dict)  # +callbacks.others.NAME._target_=CLASS or .option=NAME
+
+    def __post_init__(self) -> None:
+        self.others = {name: checked(each, CALLBACKS, f"others.{name}") for name, each in self.others.items()}
+
+    def require_classes(self) -> None:
+        """Refuse callbacks that cannot be found, before any data is read."""
+        for name, each in self.others.items():
+            found(each, CALLBACKS, "callback", f"callbacks.others.{name}")
 
     def build(self) -> list[Callback]:
+        """Return the callbacks, those of other people behind our own."""
         from gptlab.training.callbacks.tensorboard import LayerNorms, WeightHistograms
 
-        return [kind() for kind, wanted in ((LayerNorms, self.norms), (WeightHistograms, self.histograms)) if wanted]
+        own = [kind() for kind, wanted in ((LayerNorms, self.norms), (WeightHistograms, self.histograms)) if wanted]
+        others = [made(each, CALLBACKS, "callback", f"callbacks.others.{name}") for name, each in self.others.items()]
+        return [*own, *others]
