@@ -30,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in registry.verbs():
         print(f"error: {verb}: no such verb; choose one of {', '.join(registry.verbs())}", file=sys.stderr)
         return 2
+    if verb == "new" and len(argv) > 1 and argv[1][:1] != "-" and "=" not in argv[1]:
+        argv = [verb, f"dir={argv[1]}", *argv[2:]]  # gptlab new DIR
     return run(verb, argv[1:], [sys.argv[0], verb])
 
 

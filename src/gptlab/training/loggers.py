@@ -38,6 +38,7 @@ class Loggers:
 
     def __post_init__(self) -> None:
         require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
+        self.others = {name: checked(each, LOGGERS, f"others.{name}") for name, each in self.others.items()}
 
     def require_packages(self) -> None:
         """Refuse a logger whose package is not installed, or that cannot be found."""

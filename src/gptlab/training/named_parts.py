@@ -28,9 +28,8 @@ def found(values: dict[str, Any], package: str, group: str, key: str) -> Any:
     if "class" in values:
         return find_class(values["class"], package, key)
     options, name = registry.options(group), values["option"]
-    require(
-        name in options, key, name, "no such option", f"choose one of {', '.join(options) or 'none: no plugin has one'}"
-    )
+    todo = f"choose one of {', '.join(options)}" if options else "enable the plugin that has it: plugins=[NAME]"
+    require(name in options, key, name, "no such option", todo)
     return options[name]
 
 
