@@ -21,11 +21,12 @@ from gptlab.training.start import Start
 
 
 def measure_end(parts: Parts) -> None:
-    """Let the model have its averaged weights, and see to it that the end was measured.
+    """Let the model have its averaged weights, and see to it that the end was measured and best.ckpt is there.
 
-    It is, unless the run was resumed after its last step from a checkpoint of gptlab 0.1.
+    The end was measured unless the run was resumed after its last step from a checkpoint of gptlab 0.1.
     """
     module, end_of_step = parts.module, parts.end_of_step
+    end_of_step.complete_checkpoint(parts.trainer)
     module.average.apply(module.gpt)
     if module.task.better not in end_of_step.metrics:
         parts.trainer.validate(module, parts.datamodule, verbose=False)

@@ -131,7 +131,7 @@ def test_where_a_scaler_passes_over_steps(on_nan: str, tmp_path: Path, monkeypat
         Loss(CausalLM(), gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps=3, seed=0, on_nan=on_nan
     )
     losses = [(1, 2.0), (2, math.nan), (3, 2.1)]
-    monitor = StabilityMonitor(tmp_path, Byte().build([]), on_nan, 8.0, Console(quiet=True))
+    monitor = StabilityMonitor(tmp_path, Byte().build([]), on_nan, 8.0, Console(quiet=True), lambda: None)
     trainer: Any = SimpleNamespace(is_global_zero=False)
     if on_nan == "stop":
         with pytest.raises(NotFinite, match="step 2"):
