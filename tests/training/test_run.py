@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import gptlab
 from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
+from gptlab.data.tokens.shards import held_out_stream
 from gptlab.errors import UserError
 from gptlab.runs.run_dir import LAYOUT
 from gptlab.tasks.cross_entropy import cross_entropy
