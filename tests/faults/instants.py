@@ -158,6 +158,7 @@ def in_fork(work: Callable[[], Any]) -> tuple[int, str]:
     The code is 128+n where signal n has stopped a run, and 70 after any error.
     """
     log = Path("child.log").absolute()
+    log.write_text("")
     sys.stdout.flush()
     child = os.fork()
     if child == 0:

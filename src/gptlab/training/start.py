@@ -50,14 +50,12 @@ class Start:
         if self.resumed_from is None:
             return
         ((unit, amount),) = self.config.budget.fixed().items()
-        todo = f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
-        ended = self.resumed_from.status() == "finished"
-        why = f"has its {plan.steps:,} steps already"
-        require(self.step < plan.steps or not ended, "resume", self.config.resume, why, todo)
         why = f"is {plan.steps:,} steps, and the run that is resumed is at step {self.step:,}"
-        require(
-            self.step <= plan.steps, f"budget.{unit}", f"{amount:g}", why, "give more, or take an earlier checkpoint"
-        )
+        todo = "give more, or take an earlier checkpoint"
+        require(self.step <= plan.steps, f"budget.{unit}", f"{amount:g}", why, todo)
+        ended = self.resumed_from.status() == "finished"
+        why, todo = f"has its {plan.steps:,} steps already", f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
+        require(self.step < plan.steps or not ended, "resume", self.config.resume, why, todo)
 
     def release(self) -> None:
         """Let others go on with the run."""
