@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gptlab.errors import RunFailed, Stopped
+from gptlab.errors import Stopped
 from gptlab.files import remove_unfinished
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
@@ -16,7 +16,7 @@ from gptlab.training.callbacks.graceful_stop import requeue
 from gptlab.training.callbacks.samples import keep_until
 from gptlab.training.config import TrainConfig
 from gptlab.training.console import header
-from gptlab.training.finish import finish, measure_end, stopped, summarise
+from gptlab.training.finish import finish, measure_end, not_finite, stopped, summarise
 from gptlab.training.lightning_internals import early_rank, silence_advice
 from gptlab.training.metrics_file import metrics_until, write_rows
 from gptlab.training.module import NotFinite
@@ -47,9 +47,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
             stopped(begun, parts, console)
             raise Stopped(stop.signal_number) from None  # a sweep ends too
         except NotFinite as error:
-            look = f"what was in it: gptlab replay run={begun.run_dir} step={error.step}"
-            todo = f"lower optimizer.lr, or on_nan=skip; {look}"
-            raise RunFailed(f"step={error.step}: its gradient is not finite; {todo}") from error
+            raise not_finite(begun, error.step) from error
         finally:
             begun.config.logger.close(status == "finished")
             summary = summarise(begun, parts, status)
