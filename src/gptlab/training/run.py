@@ -1,6 +1,7 @@
 """Train: start, build, fit, finish."""
 
 import functools
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
             status = "stopped"
             stopped(begun, parts, console)
-            raise Stopped(stop.signal_number) from None  # a sweep ends too
+            # a sweep ends too; with nothing noted it was Ctrl-C before the first step
+            raise Stopped(stop.signal_number if stop.why else signal.SIGINT) from None
         except NotFinite as error:
             raise not_finite(begun, error.step) from error
         finally:
@@ -63,13 +65,13 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
     """Make the run directory, or put that of a resumed run back to where its checkpoint is; then attach the loggers."""
     config, data, run = begun.config, begun.data, RunDir(begun.run_dir)
     if parts.trainer.is_global_zero:
+        begun.lock = begun.lock or run.hold("run_dir")
+        for folder in ("", "checkpoints", "tokenizer", "held_out"):
+            remove_unfinished(run.path / folder)
         if begun.in_place:
-            remove_unfinished(run.path)
-            remove_unfinished(run.checkpoints)
             put_back(begun, run.path)
             run.go_on(record(config))
         else:
-            begun.lock = run.hold("run_dir")
             run.create(record(config), data.tokenizer.save, data.save_held_out, functools.partial(put_back, begun))
         if begun.resumed_from:
             again = "there was no checkpoint yet: it begins again"

@@ -266,6 +266,18 @@ def test_a_signal_before_the_first_step_saves_after_it(
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
 
 
+def test_ctrl_c_before_the_first_step(texts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to save: it ends at once."""
+
+    def configure_optimizers(self: GPTModule) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GPTModule, "configure_optimizers", configure_optimizers)
+    assert main(["train", *tiny_overrides(texts), "run_dir=run"]) == 128 + signal.SIGINT
+    assert json.loads(Path("run/summary.json").read_text())["status"] == "stopped"
+    assert not list(Path("run/checkpoints").glob("*.ckpt"))
+
+
 def test_all_ranks_know_why() -> None:
     """The largest number that any has been asked by; the time limit is the least."""
 
