@@ -12,7 +12,14 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 EVERYTHING = {""}
-GROUND = {"metrics", "errors", "files", "registry", "randomness"}  # for everybody, and of these only for errors
+GROUND = {
+    "metrics",
+    "errors",
+    "files",
+    "registry",
+    "randomness",
+    "version",
+}  # for everybody, and of these only for errors
 # a room, or one of its files, -> the rooms, or their files, that it may import besides itself and the ground
 MAY_IMPORT = {
     "commands": EVERYTHING,
@@ -20,12 +27,23 @@ MAY_IMPORT = {
     "__init__": EVERYTHING,
     "__main__": {"commands"},
     "sweep": {"runs", "config", "distributed"},
-    "training": {"tasks", "data", "model", "optim", "decoding", "tokenizers", "distributed", "runs", "planning"},
+    "training": {
+        "tasks",
+        "data",
+        "model",
+        "optim",
+        "decoding",
+        "tokenizers",
+        "distributed",
+        "runs",
+        "planning",
+        "plugins",
+    },
     "evaluation": {"tasks", "data", "model", "optim", "decoding", "tokenizers", "distributed", "runs"},
-    "reporting": {"runs", "evaluation", "planning"},
+    "reporting": {"runs", "evaluation", "planning", "tasks"},
     "interop": {"model", "tokenizers", "runs"},
     "distributed": {"runs"},
-    "runs": {"model", "tokenizers"},
+    "runs": {"model", "tokenizers", "plugins"},
     "tasks": {"model", "data/batches", "decoding", "tokenizers"},
     "data": {"tokenizers"},
     "tokenizers": set(),
@@ -33,16 +51,18 @@ MAY_IMPORT = {
     "model": set(),
     "optim": set(),
     "decoding": set(),
-    "config": set(),
+    "config": {"runs/config_file", "plugins"},  # which imports nothing but the ground
     "metrics": set(),
     "errors": set(),
     "files": set(),
     "registry": set(),
     "randomness": set(),
+    "version": set(),
+    "plugins": set(),
 }
 # a library -> the rooms, or their files, that may import it
 ONLY_IN = {
-    "lightning": {"training", "data/batches", "distributed/processes"},
+    "lightning": {"training", "data/batches", "data/config", "distributed/processes"},
     "hydra": {"config", "commands", "sweep"},
     "omegaconf": {"config", "commands", "sweep"},
     "rich": {"commands", "reporting", "sweep", "training", "data/progress", "data/tokens/progress"},
@@ -61,37 +81,7 @@ ONLY_IN = {
     "pyarrow": {"data"},
 }
 # arrows that point the wrong way and are about to go: (file, what it imports)
-KNOWN: dict[tuple[str, str], str] = {
-    # the config tree lists parts and verbs by hand, until the registry finds them
-    **{
-        ("config/tree", f"tokenizers/{kind}"): "the registry"
-        for kind in ("bpe", "byte", "char", "hf", "openai", "saved")
-    },
-    ("config/tree", "commands/configs"): "the registry",
-    ("config/tree", "data/text/sources"): "the registry",
-    ("config/tree", "decoding/decoders"): "the registry",
-    ("config/tree", "model/config"): "the registry",
-    ("config/tree", "optim/optimizers"): "the registry",
-    ("config/tree", "optim/schedules"): "the registry",
-    ("config/tree", "training/loggers"): "the registry",
-    ("config/tree", "training/trainer"): "the registry",
-    # TrainConfig passes through config/
-    ("config/__init__", "training/config"): "TrainConfig is imported from training",
-    ("config/record", "training/config"): "runs/config_file writes a run's config",
-    ("training/config", "omegaconf"): "defaults become real values",
-    ("training/console", "config/__init__"): "TrainConfig is imported from training",
-    ("training/run", "config/__init__"): "TrainConfig is imported from training",
-    ("training/run", "config/record"): "runs/config_file writes a run's config",
-    ("training/start", "config/__init__"): "TrainConfig is imported from training",
-    ("training/start", "config/record"): "runs/config_file writes a run's config",
-    # a callback of Lightning's stands in distributed/
-    ("distributed/ranks", "lightning"): "SameConfig moves to training/callbacks",
-    # a sweep explains mistakes, and counts GPUs by the trainer's config
-    ("sweep/cluster", "commands/mistakes"): "mistakes are explained by the command",
-    ("sweep/launcher", "commands/mistakes"): "mistakes are explained by the command",
-    ("sweep/launcher", "torch"): "devices are counted in distributed/",
-    ("sweep/launcher", "training/trainer"): "devices are counted in distributed/",
-}
+KNOWN: dict[tuple[str, str], str] = {}
 # files that import each other in a circle and are about to be parted
 KNOWN_CIRCLES: list[set[str]] = []
 
@@ -205,15 +195,11 @@ def test_every_room_is_in_the_list() -> None:
 
 
 def test_arrows_point_down() -> None:
-    wrong = wrong_arrows(graph_of(SRC)) | wrong_libraries(SRC)
-    assert wrong - set(KNOWN) == set()
-    assert set(KNOWN) - wrong == set(), "these are mended: take them out of KNOWN"
+    assert wrong_arrows(graph_of(SRC)) | wrong_libraries(SRC) == set()
 
 
 def test_no_circle_of_files() -> None:
-    found = circles(graph_of(SRC))
-    assert [sorted(each) for each in found if each not in KNOWN_CIRCLES] == []
-    assert [each for each in KNOWN_CIRCLES if each not in found] == [], "these are mended: take them out"
+    assert [sorted(each) for each in circles(graph_of(SRC))] == []
 
 
 @pytest.mark.parametrize("module", registered(SRC))

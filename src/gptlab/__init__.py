@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.registry import command, option
+from gptlab.version import VERSION
 
 if TYPE_CHECKING:
     from gptlab.data.text.sources import DataConfig
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gptlab.training.config import TrainConfig
 
 __all__ = ["command", "compose", "evaluate", "generate", "load", "option", "train"]
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def load(run: str | Path = "latest") -> tuple[GPT, Tokenizer]:

@@ -1,11 +1,11 @@
 """Define every metric once: its name, unit and format, which way is better, and where it is shown.
 
-Console, TensorBoard's charts, summaries, tables, reports and comparison read this table. A new metric is one row here
-(or one `register` in another package) and its computation.
+Console, TensorBoard's charts, summaries, tables, reports, comparison and sweeps read this table. A new metric is one
+row here (or one `register` in another package) and its computation.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 LOWER, HIGHER = "lower", "higher"
@@ -24,11 +24,37 @@ class Metric:
     chart: tuple[str, str] | None = None  # TensorBoard's custom scalars: (category, title); one chart may hold several
     summary: bool = False  # is in summary.json and in HParams
     shown: frozenset[str] = frozenset()  # line (of a validation) | panel (at a run's end) | evaluate | report | compare
+    per: str = ""  # token | byte: what its nats are divided by; one per token compares only with the same tokenizer
 
     @property
     def key(self) -> str:
         """Its name in summary.json and JSON output, such as val_loss."""
         return self.name.replace("/", "_")
+
+    @property
+    def quantity(self) -> str:
+        """The last part of its name, such as bits_per_byte."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def axis(self) -> str:
+        """The name of an axis that it is drawn on."""
+        words = self.quantity.replace("_", " ")
+        return f"{words} ({self.unit})" if self.unit not in ("", words) else words
+
+    @property
+    def sign(self) -> int:
+        """The factor by which a value becomes one of which the lowest is best."""
+        return -1 if self.better == HIGHER else 1
+
+    @property
+    def most(self) -> str:
+        """The word for its best value."""
+        return "highest" if self.better == HIGHER else "lowest"
+
+    def best(self, values: Iterable[float]) -> float:
+        """Return the best of some values."""
+        return min(values, key=lambda value: self.sign * value)
 
     def text(self, value: float | None, precise: bool = False) -> str:
         """The value as people read it: `-` where it is not known, `not finite` for NaN and infinities."""
@@ -64,15 +90,32 @@ def _scores() -> list[Metric]:
                     ("train and val", quantity.replace("_", " ")),
                     summary=split == "val" or quantity == "loss",
                     shown=frozenset(where | ({"line"} if name in line else set())),
+                    per="byte" if quantity == "bits_per_byte" else "token",
                 )
             )
     return found
+
+
+def _of_samples() -> list[Metric]:
+    """Return what is measured of generated texts: gptlab.evaluation.frontier."""
+    rows = {
+        "perplexity": ("perplexity", ".3f"),
+        "distinct_1": ("dist-1", ".3f"),
+        "distinct_2": ("dist-2", ".3f"),
+        "distinct_3": ("dist-3", ".3f"),
+        "self_bleu": ("self-BLEU", ".3f"),
+        "repetition": ("rep-4", ".3f"),
+        "longest_copy": ("copy", ",.0f"),
+    }
+    shown = frozenset({"frontier"})
+    return [Metric(f"samples/{name}", head, "", form, form, shown=shown) for name, (head, form) in rows.items()]
 
 
 _TABLE = {
     metric.name: metric
     for metric in [
         *_scores(),
+        *_of_samples(),
         Metric("optim/lr", "learning rate", "", ".3g", ".3g", chart=("optimizer", "learning rate")),
         Metric("optim/grad_norm", "grad norm", "", ".3f", ".4f", chart=("optimizer", "gradient norm")),
         Metric(
@@ -104,6 +147,11 @@ def metrics() -> list[Metric]:
 def metric(name: str) -> Metric:
     """Return the row of a metric; one that nobody described is shown with four digits."""
     return _TABLE.get(name) or Metric(name, name, "", ".4g", ".4g")
+
+
+def shown_in(place: str, names: Collection[str] | None = None) -> list[Metric]:
+    """Return the metrics that are shown in a place, those of `names` only where they are given (a task's own)."""
+    return [each for each in _TABLE.values() if place in each.shown and (names is None or each.name in names)]
 
 
 def in_summary(names: Collection[str] | None = None) -> list[Metric]:

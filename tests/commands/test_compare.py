@@ -163,7 +163,7 @@ def test_too_little_text(tiny: Tiny, tmp_path: Path) -> None:
         (["a=two-*", "b=one"], r"a=two-\*: no such directory; "),
         (["b=one"], r"a=null: is needed; give a=RUN"),
         (["a=[]", "b=one"], r"a=\[\]: is empty; "),
-        (["a=one", "b=one", "metric=loss"], "metric=loss: no such option; choose one of bits_per_byte, perplexity"),
+        (["a=one", "b=one", "metric=joy"], "metric=joy: no such option; choose one of loss, perplexity, bits_per_byte"),
         (["a=one", "b=one", "resamples=9"], "resamples=9: is too few; "),
         (["a=one", "b=one", "batch_size=0"], "batch_size=0: must be at least 1; "),
         (["a=one", "b=one", "block_size=0"], "block_size=0: must be at least 1; "),

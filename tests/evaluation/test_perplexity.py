@@ -12,8 +12,9 @@ from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
 from gptlab.data.batches.windows import whole
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import check_length, score_windows
+from gptlab.evaluation.perplexity import check_length, measure
 from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
@@ -37,11 +38,12 @@ def test_every_token_counts_once_and_equally(n: int, batch_size: int) -> None:
         start = (t - 1) // T * T
         logits = model(torch.from_numpy(tokens[None, start:t].astype(np.int64)))[0, -1].double()
         expected -= logits.log_softmax(-1)[tokens[t]].item()
-    score = score_windows(model, whole(tokens, T), 50, batch_size)
-    assert score.tokens == n - 1
-    assert score.nats == pytest.approx(expected, rel=1e-5)
-    assert score.perplexity == pytest.approx(math.exp(expected / (n - 1)), rel=1e-4)
-    assert score.bits_per_byte == pytest.approx(expected / math.log(2) / 50, rel=1e-5)
+    sums = measure(model, CausalLM(), whole(tokens, T), batch_size)
+    assert sums["targets"].sum() == n - 1
+    assert sums["nats"].sum().item() == pytest.approx(expected, rel=1e-5)
+    scores = CausalLM().scores(sums, 50)
+    assert scores["perplexity"] == pytest.approx(math.exp(expected / (n - 1)), rel=1e-4)
+    assert scores["bits_per_byte"] == pytest.approx(expected / math.log(2) / 50, rel=1e-5)
 
 
 def test_alibi_trained_at_one_length_is_evaluated_at_four_times_it(
@@ -86,7 +88,7 @@ def test_a_run_s_own_score_needs_nothing_but_the_run(
         "windows": "one after another",
         "documents_read_alone": False,
     }
-    assert "nats/token" in capsys.readouterr().out
+    assert "val loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["short", "dtype", "no manifest", "garbage"])

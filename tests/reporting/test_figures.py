@@ -1,4 +1,9 @@
-from gptlab.reporting.figures import FIGURES, PER_BYTE, PER_TOKEN, SPARED
+from gptlab.metrics import HIGHER, metric
+from gptlab.reporting.figures import figures_of, in_order_of_need, in_training
+from gptlab.tasks.causal_lm import CausalLM
+
+FIGURES = figures_of(CausalLM().metrics)
+LOSS, BITS = metric("val/loss"), metric("val/bits_per_byte")
 
 
 def test_figures_are_written_in_few_characters() -> None:
@@ -7,7 +12,7 @@ def test_figures_are_written_in_few_characters() -> None:
         "flops": 1.28e18,
         "seconds": 3725.0,
         "val_loss": 2.5,
-        "perplexity": 12345.678,
+        "val_perplexity": 12345.678,
         "tokens_per_second": 1e6,
     }
     assert [FIGURES[key].text(value) for key, value in told.items()] == [
@@ -18,9 +23,17 @@ def test_figures_are_written_in_few_characters() -> None:
 
 
 def test_a_narrow_terminal_keeps_the_score() -> None:
-    assert SPARED[-1] == PER_BYTE and PER_TOKEN not in SPARED and len(SPARED) == len(FIGURES) - 1
+    for score in (LOSS, BITS):
+        spared = in_order_of_need(FIGURES, score)
+        assert score.key not in spared and len(spared) == len(FIGURES) - 1 and spared[0] == "tokens_per_second"
+    assert in_order_of_need(FIGURES, LOSS)[-1] == BITS.key
 
 
 def test_what_ranks_runs_has_a_curve_and_an_axis() -> None:
-    for key in (PER_TOKEN, PER_BYTE):
-        assert FIGURES[key].metric and FIGURES[key].axis
+    assert (LOSS.axis, BITS.axis) == ("loss (nats per token)", "bits per byte")
+    assert in_training(LOSS) == metric("train/loss") and in_training(BITS) is None
+
+
+def test_a_run_s_figures_are_those_of_its_task() -> None:
+    assert [key for key in figures_of(["val/loss"]) if key.startswith("val")] == ["val_loss"]
+    assert metric("train/tokens_per_second").better == HIGHER

@@ -2,11 +2,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gptlab.reporting.frontier import COLUMNS, frontier_table, write_frontier_page
+from gptlab.metrics import shown_in
+from gptlab.reporting.frontier import frontier_table, write_frontier_page
 
 
 def row(decoder: str, **figures: float | None) -> dict[str, object]:
-    return {"decoder": decoder, **dict.fromkeys(COLUMNS, None), **figures}
+    return {"decoder": decoder, **dict.fromkeys((each.quantity for each in shown_in("frontier")), None), **figures}
 
 
 def test_texts_without_tokens_have_no_point(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_runs_with_several_tokenizers_are_ranked_by_bits_per_byte(make_run: Make
     make_run("a", 2.0, tokenizer="one")
     make_run("b", 1.0, tokenizer="two", seed=2, summary={"val_bits_per_byte": 3.0, "data_hash": "e"})
     found = report()
-    assert found.score == "bits_per_byte" and [row.run.name for row in found.rows] == ["a", "b"]
-    assert "There are 2 tokenizers: losses and perplexities do not compare between them" in found.notes[0]
+    assert found.score.name == "val/bits_per_byte" and [row.run.name for row in found.rows] == ["a", "b"]
+    assert found.notes[0] == "There are 2 tokenizers: val loss and perplexity do not compare between them."
     assert found.notes[1] == "There are 2 different texts: compare only runs on the same one."
 
 

@@ -1,5 +1,6 @@
 """A job's directory: what is written, kept, refused."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.runs.config_file import record
-from gptlab.sweep.job import Job, jobs_in
+from gptlab.sweep.job import Job, jobs_in, score_text
 from gptlab.training.config import TrainConfig
 
 
@@ -78,12 +79,14 @@ def test_what_a_job_cannot_be_asked(
 
 def test_the_search_metric_of_a_job(job: Job, config: TrainConfig) -> None:
     job.prepare(config)
-    assert job.search_value("val/loss") == math.inf
+    assert job.search_metric.name == "val/loss" and job.search_value() == math.inf
     summary(job, status="finished", val_loss=2.5, val_perplexity=None)
-    assert job.search_value("val/loss") == 2.5
-    assert job.search_value("val/perplexity") == math.inf  # NaN
+    assert job.search_value() == 2.5 and score_text(job.result()) == "2.500"
     summary(job, status="failed", val_loss=2.5)
-    assert job.search_value("val/loss") == math.inf
+    assert job.search_value() == math.inf
+    job.prepare(dataclasses.replace(config, search_metric="val/perplexity"))
+    summary(job, status="finished", val_loss=2.5, val_perplexity=None)  # NaN
+    assert job.search_value() == math.inf and score_text(job.result()) == "not finite"
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from gptlab.distributed.devices import gpus
 from gptlab.errors import UserError
 from gptlab.sweep.job import Job
-from gptlab.sweep.launcher import Machine, gpus, threads
+from gptlab.sweep.launcher import Machine, threads
 from gptlab.training.trainer import TrainerConfig
 
 

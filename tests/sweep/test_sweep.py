@@ -13,7 +13,7 @@ from gptlab.errors import UserError
 from gptlab.sweep.sweep import Sweep, exit_code
 from tests.conftest import tiny_overrides
 
-FINE = {"status": "finished", "val_loss": 2.0}
+FINE = {"status": "finished", "search_metric": "val/loss", "val_loss": 2.0}
 
 
 def test_only_a_multirun_is_a_sweep() -> None:
@@ -63,7 +63,7 @@ def test_a_sweep_goes_on_with_its_own_command_line() -> None:
         (["seed=1", "hydra.launcher.jobs_per_device=0"], "error: hydra.launcher.jobs_per_device=0: must be"),
         (
             ["seed=1,2", "search_metric=joy"],
-            "error: search_metric=joy: no such metric; choose one of train/loss, val/loss",
+            "error: search_metric=joy: no such metric of the task; choose one of train/loss, val/loss",
         ),
     ],
 )
@@ -104,7 +104,7 @@ def test_what_is_not_installed(option: str, extra: str) -> None:
 
 def test_the_exit_code_tells() -> None:
     assert exit_code([FINE, FINE]) == 0
-    assert exit_code([FINE, {"status": "finished", "val_loss": None}]) == 1
+    assert exit_code([FINE, {**FINE, "val_loss": None}]) == 1
     for status in ("failed", "stopped", "waiting", "running"):
         assert exit_code([FINE, {"status": status}]) == 1
     assert exit_code([{"status": "failed"}, {"status": "refused"}]) == 2

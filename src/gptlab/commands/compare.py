@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.data.text.sources import DataConfig
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
+from gptlab.metrics import shown_in
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class CompareConfig:
     a: str | list[str] | None = None  # a run, or several seeds of one config: [RUN,RUN], or with *
     b: str | list[str] | None = None
     data: DataConfig | None = None  # null: the documents that all of them hold out
-    metric: str = "bits_per_byte"  # bits_per_byte | perplexity, which needs one tokenizer and one protocol
+    metric: str = "bits_per_byte"  # or one per token, such as perplexity: that needs one tokenizer and one protocol
     batch_size: int = 16
     block_size: int | None = None  # tokens per window; null: the context each model was trained with
     resamples: int = 10_000  # of the bootstrap
@@ -39,8 +40,8 @@ class CompareConfig:
             given = getattr(self, side)
             require(given is not None, side, "null", "is needed", f"give {side}=RUN")
             require(bool(self.runs(side)) and all(self.runs(side)), side, given, "is empty", "give a run, or [RUN,RUN]")
-        why, todo = "no such option", "choose one of bits_per_byte, perplexity"
-        require(self.metric in ("bits_per_byte", "perplexity"), "metric", self.metric, why, todo)
+        known = [each.quantity for each in shown_in("compare") if each.per]
+        require(self.metric in known, "metric", self.metric, "no such option", f"choose one of {', '.join(known)}")
         require(self.resamples >= 100, "resamples", self.resamples, "is too few", "10000 is usual")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
         size = self.block_size

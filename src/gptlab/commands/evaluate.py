@@ -37,6 +37,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from gptlab.evaluation.model import load_language_model
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.evaluation.surprise import file_surprises
     from gptlab.reporting.scores import score_table
@@ -48,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         result = score(run, config.data, config.block_size, config.batch_size)
         console.print(score_table(result))
         return result
-    gpt, tokenizer = run.load()
+    gpt, tokenizer = load_language_model(run)
     block_size = config.block_size or gpt.config.block_size
     tokens = file_surprises(gpt, tokenizer, config.text, block_size, config.batch_size)
     page = run.path / "surprise.html"

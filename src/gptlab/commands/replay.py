@@ -46,11 +46,13 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     from gptlab.data.text.sources import DataConfig
     from gptlab.data.tokens.prepare import prepare
     from gptlab.data.tokens.progress import watching
+    from gptlab.evaluation.model import require_next_tokens
     from gptlab.runs.run_dir import RunDir
 
     assert config.step is not None
     console = Console()
     run = RunDir.find(config.run)
+    require_next_tokens(run)
     before = read_typed(run.path / "config.yaml")
     why, todo = "was trained on rows of its own data module", "replay knows windows of text only"
     require(isinstance(before.data, DataConfig), "run", config.run, why, todo)
@@ -82,14 +84,15 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
 
 
 def _losses(run: RunDir, x: torch.Tensor, y: torch.Tensor, separator: int | None) -> list[float]:
-    """Mean nats per token of each row (N,), by the weights the run has now."""
+    """Return the mean nats per token of each row, (N,), by the weights that the run has now."""
     import torch
 
     from gptlab.data.batches.batch import IGNORE
+    from gptlab.evaluation.model import load_language_model
     from gptlab.model.gpt import read_by_document
     from gptlab.tasks.cross_entropy import cross_entropy
 
-    gpt, _ = run.load()
+    gpt, _ = load_language_model(run)
     each = ((x[i : i + 1], y[i : i + 1]) for i in range(len(x)))
     with torch.no_grad():
         return [

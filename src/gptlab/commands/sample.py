@@ -50,6 +50,7 @@ class SampleConfig:
         for key, choices in {"overflow": ("crop", "refuse"), "precision": ("32-true", "bf16-true")}.items():
             value = getattr(self, key)
             require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
+        require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         for key in ("max_new_tokens", "num_samples"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")
 
@@ -84,12 +85,13 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.decoding.inspect import inspect
     from gptlab.decoding.onednn import pack
     from gptlab.decoding.texts import with_ids
+    from gptlab.evaluation.model import load_language_model
     from gptlab.runs.run_dir import RunDir
 
     run = RunDir.find(config.run)
     prompts = config.prompts or [config.prompt or next(iter(run.sample_prompts()), "")]
     require("" not in prompts, "prompt", "null", "the run has no sample prompt", 'give one, e.g. prompt="Once upon"')
-    gpt, tokenizer = run.load()
+    gpt, tokenizer = load_language_model(run)
     dtype = torch.bfloat16 if config.precision == "bf16-true" else torch.float32
     gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
     pack(gpt)

@@ -11,8 +11,9 @@ import numpy as np
 from gptlab.data.text.sources import DataConfig
 from gptlab.errors import UserError, require
 from gptlab.evaluation.documents import Costs, Units, common_documents, cost
+from gptlab.evaluation.model import require_next_tokens
 from gptlab.evaluation.statistics import LEVEL, noise_floor, paired_bootstrap, seed_test, seeds_needed
-from gptlab.metrics import Score
+from gptlab.metrics import Metric, Score, metric, shown_in
 from gptlab.runs.differences import differences, same_but_seed
 from gptlab.runs.reader import find_runs, read_run
 from gptlab.runs.run_dir import RunDir
@@ -20,6 +21,12 @@ from gptlab.tokenizers import Ids, fingerprint
 
 BITS = 1 / math.log(2)  # in a nat
 SIDES = ("a", "b")
+LOSS = metric("val/loss")  # what is compared where a score is per token
+
+
+def compared() -> list[Metric]:
+    """Return the metrics that runs are compared by, document by document: nats per byte, or per token."""
+    return sorted((each for each in shown_in("compare") if each.per), key=lambda each: each.per)
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,9 @@ class Scored:
         name = self.run.path.resolve().name
         return name if self.run.checkpoint.name == "last.ckpt" else f"{name}-{self.run.checkpoint.stem}"
 
-    def value(self, metric: str) -> float:
-        """Return the score: bits per byte, or nats per token."""
-        return self.score.bits_per_byte if metric == "bits_per_byte" else self.score.loss
+    def value(self, which: Metric) -> float:
+        """Return one of the scores that runs are compared by."""
+        return float(getattr(self.score, which.quantity))
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Comparison:
 def compare_runs(
     sides: Mapping[str, Sequence[RunDir]],
     data: DataConfig | None = None,
-    metric: str = "bits_per_byte",
+    by: str = compared()[0].quantity,
     block_size: int | None = None,
     batch_size: int = 16,
     resamples: int = 10_000,
@@ -63,9 +70,15 @@ def compare_runs(
 ) -> Comparison:
     """Compare side b with side a, each a run or several seeds of one config, on the documents that all hold out.
 
+    `by` is the quantity of one of `compared()`. Where it is per token, the difference is in nats per token.
     Raises UserError where the runs have too little text in common, or their perplexities do not compare.
     """
+    asked = next(each for each in compared() if each.quantity == by)
+    per_byte = asked.per == "byte"
+    which = asked if per_byte else LOSS
     runs = [(side, run) for side in SIDES for run in sides[side]]
+    for side, run in runs:
+        require_next_tokens(run, side)
     texts, ids, left_out = common_documents([run for _, run in runs], data)
     units = Units.of([len(text) for text in texts])
     size = sum(map(len, texts))
@@ -73,22 +86,23 @@ def compare_runs(
     require(len(units.sizes) > 1, "data", "held-out", why, todo)
     every = [_scored(side, run, own, units, block_size, batch_size) for (side, run), own in zip(runs, ids, strict=True)]
     refusal = _refusal(every)
-    if metric == "perplexity" and refusal:
-        todo = "compare bits per byte instead: metric=bits_per_byte"
-        raise UserError("metric", "perplexity", f"perplexities do not compare: {refusal}", todo)
+    if not per_byte and refusal:
+        other = compared()[0]
+        todo = f"compare {other.unit} instead: metric={other.quantity}"
+        raise UserError("metric", by, f"{asked.head} does not compare: {refusal}", todo)
 
-    per_byte = metric == "bits_per_byte"
     nats = {side: np.mean([each.costs.nats for each in every if each.side == side], axis=0) for side in SIDES}
     over = units.sizes if per_byte else every[0].costs.tokens
     difference = paired_bootstrap(nats["a"], nats["b"], over, resamples, seed)
-    values = {side: [each.value(metric) for each in every if each.side == side] for side in SIDES}
+    values = {side: [each.value(which) for each in every if each.side == side] for side in SIDES}
     tested = seed_test(values["a"], values["b"])
-    seeds, whose = _seeds(every, values, metric)
+    seeds, whose = _seeds(every, values, which.key)
     floor = noise_floor(seeds)
     scaled = difference.scaled(BITS if per_byte else 1.0)
     result: dict[str, Any] = {
-        "metric": metric,
-        "unit": "bits per byte" if per_byte else "nats per token",
+        "metric": by,
+        "unit": which.unit,
+        "better": which.better,
         "difference": asdict(scaled),
         "nats_per_byte": asdict(difference) if per_byte else None,
         "perplexity_ratio": None if per_byte else {k: math.exp(v) for k, v in asdict(difference).items()},
@@ -134,11 +148,13 @@ def _refusal(every: Sequence[Scored]) -> str | None:
     return None
 
 
-def _seeds(every: Sequence[Scored], given: dict[str, list[float]], metric: str) -> tuple[list[list[float]], str | None]:
-    """Return the scores of runs that differ in the seed alone, and whose they are: those given, or what is beside."""
+def _seeds(every: Sequence[Scored], given: dict[str, list[float]], key: str) -> tuple[list[list[float]], str | None]:
+    """Return the scores of runs that differ in the seed alone, and whose they are: those given, or what is beside.
+
+    `key` is that of the score in summary.json.
+    """
     if any(len(values) > 1 for values in given.values()):
         return list(given.values()), "the runs given"
-    key = "val_bits_per_byte" if metric == "bits_per_byte" else "val_loss"
     found: dict[str, list[float]] = {}  # by the group's first run: both sides may be of one group
     for each in every:
         path = each.run.path.resolve()
@@ -163,9 +179,8 @@ def _record(each: Scored) -> dict[str, Any]:
         "checkpoint": each.run.checkpoint.name,
         "seed": each.run.config().get("seed"),
         **asdict(each.score),
-        "nats_per_byte": each.score.bits_per_byte / BITS,
-        "bits_per_byte": each.score.bits_per_byte,
-        "loss": each.score.loss,
+        "nats_per_byte": each.score.nats / each.score.bytes,
+        **{row.quantity: each.value(row) for row in compared()},
         "protocol": each.costs.protocol,
         "tokenizer_hash": each.tokenizer,
         "data_hash": each.run.held_out_manifest()["sha256"] if known else None,

@@ -13,6 +13,7 @@ from gptlab.data.batches.windows import held_out, protocol
 from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for, held_out_stream
 from gptlab.errors import UserError, require
+from gptlab.evaluation.model import load_language_model
 from gptlab.evaluation.perplexity import check_length, token_nats
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Ids, Tokenizer, load_tokenizer
@@ -93,7 +94,7 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
 
     A token belongs to the document in which it is predicted, so that the separator behind a document is its end.
     """
-    gpt, tokenizer = run.load()
+    gpt, tokenizer = load_language_model(run)
     by_documents, alone = run.windows()
     T = block_size or gpt.config.block_size
     dtype = dtype_for(tokenizer.n_vocab)

@@ -1,22 +1,24 @@
-"""Score the model of a run on held-out text, all of it."""
+"""Score the model of a run on held-out text, all of it, by the run's task."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from gptlab.data.batches.batch import IGNORE
+from gptlab.data.batches.batch import IGNORE, tensors
 from gptlab.data.batches.sampler import EvalBatches
-from gptlab.data.batches.windows import Windows, held_out, protocol
+from gptlab.data.batches.windows import Windows, protocol
 from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import Tokens, TokenStream, held_out_stream
 from gptlab.errors import require
-from gptlab.metrics import Score
-from gptlab.model.gpt import GPT, read_by_document
+from gptlab.evaluation.model import load_with_task
+from gptlab.model.gpt import GPT
 from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.cross_entropy import cross_entropy
+from gptlab.tasks.base import Figures, HeldOut, Reading, Sums, Task
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizers import fingerprint
 from gptlab.tokenizers.saved import Saved
 
@@ -28,10 +30,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the model of a run on held-out text: the run's own, or that of a data option, in windows of `context`.
 
-    Returns loss (nats per token), perplexity, bits per byte, and the tokens and bytes they are over; and what they hold
-    for: how the text was read, and hashes of tokenizer and text.
+    Returns the scores of the run's task (for causal_lm the loss in nats per token, perplexity and bits per byte), the
+    tokens (targets) and bytes they are over; and what they hold for: how the text was read, and hashes of tokenizer
+    and text.
     """
-    gpt, tokenizer = run.load()
+    task, gpt, tokenizer = load_with_task(run)
     if data is None:
         why, todo = "the run has no held-out text of its own", "say which: data=text data.files=[...]"
         require(run.has_held_out(), "data", "null", why, todo)
@@ -44,21 +47,19 @@ def evaluate(
     by_documents, alone = run.windows()
     block_size = context or gpt.config.block_size
     check_length(gpt, tokens, block_size)
-    windows = held_out(tokens, block_size, tokenizer.eot, by_documents)
-    score = score_windows(gpt, windows, size, batch_size, tokenizer.eot if alone else None)
+    examples = task.held_out(tokens, block_size, tokenizer.eot, by_documents)
+    sums = measure(gpt, task, examples, batch_size, Reading(tokenizer.eot if alone else None))
     return {
-        "loss": score.loss,
-        "perplexity": score.perplexity,
-        "bits_per_byte": score.bits_per_byte,
-        "tokens": score.tokens,
-        "bytes": score.bytes,
+        **task.scores(sums, size),
+        "tokens": int(sums["targets"].sum()),
+        "bytes": size,
         "protocol": protocol(block_size, by_documents, alone),
         "tokenizer_hash": fingerprint(run.path / "tokenizer"),
         "data_hash": data_hash,
     }
 
 
-def check_length(gpt: GPT, tokens: Tokens | TokenStream, block_size: int) -> None:
+def check_length(gpt: Any, tokens: Tokens | TokenStream, block_size: int) -> None:
     """Refuse windows that the model or the text is too short for."""
     context = gpt.config.block_size
     require(
@@ -77,25 +78,32 @@ def check_length(gpt: GPT, tokens: Tokens | TokenStream, block_size: int) -> Non
     )
 
 
-def score_windows(gpt: GPT, windows: Windows, size: int, batch_size: int, separator: int | None = None) -> Score:
-    """Score every target of the windows once; `size` is the bytes they spell.
+def measure(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading | None = None) -> Sums:
+    """Return a task's sums over all examples, each of them once, in float64."""
+    total: Sums = {}
+    for batch, figures in _figures(gpt, task, examples, batch_size, reading or Reading()):
+        for name, sums in task.measure(figures, batch).items():
+            total[name] = total.get(name, 0) + sums.double()
+    return total
+
+
+def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
+    """Yield the cost of every target in nats, in the order of the text, (N,) a batch.
 
     With a `separator` no position attends beyond the last one before it.
     """
-    total, count = 0.0, 0
-    for each in token_nats(gpt, windows, batch_size, separator):
-        total += float(each.sum())
-        count += len(each)
-    return Score(total, count, size)
+    for batch, figures in _figures(gpt, CausalLM(), windows, batch_size, Reading(separator)):
+        yield figures["loss"][batch.y != IGNORE].numpy()
 
 
 @torch.no_grad()
-def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
-    """Yield the cost of every target in nats, in the order of the text, (N,) a batch."""
+def _figures(
+    gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading
+) -> Iterator[tuple[Any, Figures]]:
+    """Yield each batch with the figures of its targets in float64; both are on the CPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpt = gpt.to(device)
-    for indices in EvalBatches(len(windows), min(batch_size, len(windows))):
-        batch = windows.__getitems__(indices)
-        x, y = batch.x.to(device), batch.y.to(device)
-        costs = cross_entropy(read_by_document(gpt, x, separator), y, reduction="none")  # (B*T,)
-        yield costs[y.flatten() != IGNORE].double().cpu().numpy()
+    for indices in EvalBatches(len(examples), min(batch_size, len(examples))):
+        batch = examples.__getitems__(indices)
+        figures = task.losses(gpt, *(each.to(device) for each in tensors(batch)), reading=reading)
+        yield batch, {name: values.cpu().double() for name, values in figures.items()}

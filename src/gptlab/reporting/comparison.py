@@ -1,4 +1,4 @@
-"""The comparison of two runs as a table and in sentences."""
+"""Show the comparison of two runs as a table and in sentences."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,24 +7,24 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptlab.evaluation.comparison import BITS, Scored
+from gptlab.evaluation.comparison import Scored, compared
 from gptlab.evaluation.statistics import LEVEL
+from gptlab.metrics import HIGHER
 from gptlab.runs.reader import printable
 
 
 def comparison_table(every: Sequence[Scored], perplexities: bool, width: int) -> Table:
     """Return the scores of all runs as a table; the runs' names get the room that is left."""
-    more = ["nats/token", "perplexity"] if perplexities else []
-    names = ["", "run", "nats/byte", "bits/byte", *more, "context"]
+    shown = [each for each in compared() if each.per == "byte" or perplexities]
+    names = ["", "run", "nats/byte", *(each.head for each in shown), "context"]
     room = width - sum(len(name) + 2 for name in names if name != "run") - 4
     columns = [Column(name, justify="left" if i < 2 else "right", no_wrap=True) for i, name in enumerate(names)]
     columns[1].overflow = "ellipsis"
     columns[1].width = max(10, min(room, max(len(printable(each.name)) for each in every)))
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for each in every:
-        score = each.score
-        figures = [f"{score.bits_per_byte / BITS:.4f}", f"{score.bits_per_byte:.4f}"]
-        figures += [f"{score.loss:.4f}", f"{score.perplexity:,.2f}"] if perplexities else []
+        nats = f"{each.score.nats / each.score.bytes:.4f}"
+        figures = [nats, *(row.text(each.value(row), precise=True) for row in shown)]
         name = Text(printable(each.name), overflow="ellipsis")
         table.add_row(each.side, name, *figures, f"{each.costs.protocol['block_size']:,}")
     return table
@@ -32,16 +32,16 @@ def comparison_table(every: Sequence[Scored], perplexities: bool, width: int) ->
 
 def sentences(result: dict[str, Any]) -> list[str]:
     """Return the difference in words: how large, how sure, and what it takes to be surer."""
-    unit = result["unit"]
+    unit, sign = result["unit"], -1 if result["better"] == HIGHER else 1
     size = f"{result['units']['what']} ({result['bytes']:,} bytes)"
-    lines = [f"b - a: {_interval(result['difference'], unit)} over {size}"]
+    lines = [f"b - a: {_interval(result['difference'], unit, sign)} over {size}"]
     if "stretches" in size:
         lines.append(f"There are few documents ({result['documents']}), so stretches of them are drawn again.")
     if result["documents_left_out"]:
         lines.append(f"{result['documents_left_out']} documents are left out: not all runs hold out or spell them.")
     if tested := result["seed_test"]:
         welch = f"Welch's t-test, {tested['degrees_of_freedom']:.1f} degrees of freedom, p = {tested['p']:.2g}"
-        lines.append(f"over seeds: {_interval(tested['difference'], unit)} ({welch})")
+        lines.append(f"over seeds: {_interval(tested['difference'], unit, sign)} ({welch})")
     else:
         lines.append("The interval is about these runs, not about their configs: that takes seeds, a=[RUN,RUN].")
     if floor := result["noise_floor"]:
@@ -63,7 +63,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _interval(difference: dict[str, float], unit: str) -> str:
+def _interval(difference: dict[str, float], unit: str, sign: int) -> str:
     value, low, high = difference["value"], difference["low"], difference["high"]
-    better = "too close to call" if low <= 0 <= high else f"{'b' if value < 0 else 'a'} is better"
+    better = "too close to call" if low <= 0 <= high else f"{'b' if sign * value < 0 else 'a'} is better"
     return f"{value:+.4f} {unit}, {LEVEL:.0%} interval {low:+.4f} to {high:+.4f}: {better}"

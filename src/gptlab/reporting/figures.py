@@ -1,13 +1,25 @@
-"""The figures of a run that reports show: where each is found, its name, how it is written, and its unit."""
+"""The figures of a run that reports show: how far it has come, and the metrics of its task by gptlab.metrics."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-Text = Callable[[float | None], str]
+from gptlab.metrics import Metric, metric, shown_in
+
+SPEED = metric("train/tokens_per_second")
 
 
-def _number(form: str) -> Text:
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a run."""
+
+    head: str  # above its column, and in sentences
+    text: Callable[[float | None], str]  # writes a value in few characters
+    spared: int  # a narrow terminal goes without the lowest first
+    metric: Metric | None = None  # its curve in metrics.csv; the last value stands for a summary's
+
+
+def _number(form: str) -> Callable[[float | None], str]:
     def text(value: float | None) -> str:
         return "-" if value is None else format(value, form) if math.isfinite(value) else "not finite"
 
@@ -21,34 +33,31 @@ def _clock(seconds: float | None) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure of a run."""
+def figures_of(names: Collection[str]) -> dict[str, Figure]:
+    """Return the figures of runs whose tasks have the metrics `names`, by their keys in summary.json, in the order of
+    the table."""
+    found = {
+        "steps": Figure("steps", _number(",.0f"), 6),
+        "tokens": Figure("tokens", _number(",.0f"), 2),
+        "flops": Figure("FLOPs", _number(".2e"), 3),
+        "seconds": Figure("time", _clock, 5),
+    }
+    for each in shown_in("report", names):
+        found[each.key] = Figure(each.head, _precise(each), 7 if "line" in each.shown else 4, each)
+    found["tokens_per_second"] = Figure(SPEED.head, SPEED.text, 1, SPEED)
+    return found
 
-    head: str  # above its column, and in sentences
-    text: Text  # writes a value in few characters
-    summary: str  # its key in summary.json
-    spared: int  # a narrow terminal goes without the lowest first
-    metric: str | None = None  # its curve in metrics.csv; the last value stands for a summary's
-    training_metric: str | None = None  # the same measured in training, where that compares
-    axis: str = ""  # names an axis of a picture
+
+def _precise(row: Metric) -> Callable[[float | None], str]:
+    return lambda value: row.text(value, precise=True)
 
 
-# in the order of the table
-FIGURES = {
-    "steps": Figure("steps", _number(",.0f"), "steps", 6),
-    "tokens": Figure("tokens", _number(",.0f"), "tokens", 2),
-    "flops": Figure("FLOPs", _number(".2e"), "flops", 3),
-    "seconds": Figure("time", _clock, "seconds", 5),
-    "val_loss": Figure(
-        "val loss", _number(".4f"), "val_loss", 8, "val/loss", "train/loss", axis="loss (nats per token)"
-    ),
-    "perplexity": Figure("perplexity", _number(",.2f"), "val_perplexity", 4, "val/perplexity"),
-    "bits_per_byte": Figure(
-        "bits/byte", _number(".4f"), "val_bits_per_byte", 7, "val/bits_per_byte", axis="bits per byte"
-    ),
-    "tokens_per_second": Figure("tokens/s", _number(",.0f"), "tokens_per_second", 1, "train/tokens_per_second"),
-}
-PER_TOKEN = "val_loss"  # ranks runs of one tokenizer
-PER_BYTE = "bits_per_byte"  # ranks runs of several
-SPARED = sorted((key for key in FIGURES if key != PER_TOKEN), key=lambda key: FIGURES[key].spared)
+def in_order_of_need(figures: dict[str, Figure], score: Metric) -> list[str]:
+    """Return the keys of the figures that a narrow terminal can go without, the first of them first; never `score`."""
+    return sorted((key for key in figures if key != score.key), key=lambda key: figures[key].spared)
+
+
+def in_training(score: Metric) -> Metric | None:
+    """Return the same metric measured in training, where it compares: the tasks' summaries have it."""
+    found = metric(f"train/{score.quantity}")
+    return found if found.summary else None

@@ -1,4 +1,4 @@
-"""Quality against diversity over a sweep of decoders: a table, and a page with a picture."""
+"""Show quality against diversity over a sweep of decoders: a table, and a page with a picture."""
 
 import html
 import math
@@ -9,17 +9,9 @@ from typing import Any
 from rich.table import Column, Table
 from rich.text import Text
 
+from gptlab.metrics import Metric, shown_in
 from gptlab.reporting import html as pages
 
-COLUMNS = {
-    "perplexity": "perplexity",
-    "distinct_1": "dist-1",
-    "distinct_2": "dist-2",
-    "distinct_3": "dist-3",
-    "self_bleu": "self-BLEU",
-    "repetition": "rep-4",
-    "longest_copy": "copy",
-}
 EXPLANATION = (
     "Perplexity is that of the texts under the model itself. dist-n is the share of different n-grams, rep-4 of "
     "4-grams that a text has had before. self-BLEU likens the texts to each other. copy is the most tokens in a "
@@ -29,16 +21,16 @@ EXPLANATION = (
 
 def frontier_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the rows of `gptlab.evaluation.frontier` as a table."""
-    columns = (Column(name, justify="right", no_wrap=True) for name in COLUMNS.values())
+    columns = (Column(each.head, justify="right", no_wrap=True) for each in _columns())
     table = Table(Column("decoder", no_wrap=True), *columns)
     for row in rows:
-        table.add_row(Text(str(row["decoder"])), *(_shown(row[key]) for key in COLUMNS))
+        table.add_row(Text(str(row["decoder"])), *_cells(row))
     return table
 
 
 def write_frontier_page(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows as a page, with a picture of those whose perplexity and diversity are defined."""
-    cells = [(False, [row["decoder"], *(_shown(row[key]) for key in COLUMNS)]) for row in rows]
+    cells = [(False, [row["decoder"], *_cells(row)]) for row in rows]
     points = [
         (float(row["distinct_2"]), float(row["perplexity"]), str(row["decoder"]))
         for row in rows
@@ -46,7 +38,7 @@ def write_frontier_page(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     ]
     x_name = "diversity: the share of different pairs of tokens (dist-2)"
     picture = scatter(points, x_name, "perplexity under the model") if points else ""
-    table = pages.table(["decoder", *COLUMNS.values()], cells)
+    table = pages.table(["decoder", *(each.head for each in _columns())], cells)
     pages.write(path, "Quality against diversity", EXPLANATION, picture, table)
 
 
@@ -81,5 +73,9 @@ def scatter(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str
     return "".join(parts)
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+def _columns() -> list[Metric]:
+    return shown_in("frontier")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [each.text(row[each.quantity]) for each in _columns()]

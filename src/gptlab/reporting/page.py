@@ -33,14 +33,14 @@ summary { cursor: pointer; margin-top: 1rem }
 # file -> (heading, explanation)
 CAPTIONS = {
     "curves": (
-        "Loss by steps, tokens, FLOPs and time",
+        "Score by steps, tokens, FLOPs and time",
         "The best groups have colours, in the order of the table. Tokens and FLOPs are steps times those of a step. "
         "Time is training time: the tokens between two logs over train/tokens_per_second; validation, samples and "
         "checkpoints do not count.",
     ),
     "best_so_far": ("Best so far", "Each dot is a finished run, with the colours of the curves."),
     "swept": (
-        "Final loss against what was varied",
+        "Final score against what was varied",
         "Dots are means over seeds with their standard error; a line joins runs that differ in this variable alone.",
     ),
 }

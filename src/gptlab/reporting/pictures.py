@@ -9,7 +9,7 @@ from typing import Any
 
 from gptlab.errors import UserError
 from gptlab.reporting.curves import AXES
-from gptlab.reporting.figures import FIGURES
+from gptlab.reporting.figures import in_training
 from gptlab.reporting.rows import Report, Row, shown
 from gptlab.runs.reader import natural
 
@@ -30,12 +30,15 @@ def require_matplotlib() -> None:
 
 
 def curves(report: Report) -> bytes:
-    """Draw held-out and training loss over steps, tokens, FLOPs and time; the best groups in colour, others in grey."""
+    """Draw the held-out score, and the same in training, over steps, tokens, FLOPs and time.
+
+    The best groups are in colour, others in grey.
+    """
     figure, panels = _panels(11, 8.6, 2, 2)
     groups = report.groups()
-    score = FIGURES[report.score]
+    score, training = report.score, in_training(report.score)
     values: list[float] = []  # that must be seen: what the best groups score, once they have learned a little
-    best = [row.curves.over("steps", str(score.metric)) for group in groups[: len(COLOURS)] for row in group]
+    best = [row.curves.over("steps", score.name) for group in groups[: len(COLOURS)] for row in group]
     farthest = max((steps[-1] for steps, _ in best if steps), default=0.0)
     for steps, scores in best:
         values += [v for step, v in zip(steps, scores, strict=True) if step >= LITTLE * farthest]
@@ -46,10 +49,10 @@ def curves(report: Report) -> bytes:
         for number, group in reversed(list(enumerate(groups))):  # the best one on top
             colour = COLOURS[number] if number < len(COLOURS) else GREY
             for row in group:
-                if score.training_metric and number < len(COLOURS):
-                    xs, ys = row.curves.over(axis, score.training_metric)
+                if training and number < len(COLOURS):
+                    xs, ys = row.curves.over(axis, training.name)
                     panel.plot([x / scale for x in xs], ys, color=colour, lw=0.8, alpha=0.4)
-                xs, ys = row.curves.over(axis, str(score.metric))
+                xs, ys = row.curves.over(axis, score.name)
                 panel.plot(
                     [x / scale for x in xs], ys, color=colour, lw=1.7, marker="o" if len(xs) < 15 else None, ms=3
                 )
@@ -59,7 +62,8 @@ def curves(report: Report) -> bytes:
         if values:
             low, high = min(values), max(values)
             room = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
-            panel.set_ylim(low - 3 * room, high + room)
+            below, above = (3, 1) if score.sign > 0 else (1, 3)  # more room where better values will be
+            panel.set_ylim(low - below * room, high + above * room)
         if axis == "tokens":
             panel.xaxis.set_major_formatter(_short_numbers())
         panel.set_xlabel(name)
@@ -69,7 +73,7 @@ def curves(report: Report) -> bytes:
     names = [_group_label(report, group) for group in groups[: len(COLOURS)]]
     if len(groups) > len(COLOURS):
         lines, names = [*lines, _line(GREY, 1.7)], [*names, f"{len(groups) - len(COLOURS)} others"]
-    if score.training_metric:
+    if training:
         lines, names = [*lines, _line("#555", 0.8)], [*names, "thin: in training, thick: held-out"]
     columns = 1 if max(map(len, names)) > 55 else 2 if max(map(len, names)) > 28 else 3
     figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
@@ -77,22 +81,23 @@ def curves(report: Report) -> bytes:
 
 
 def best_so_far(report: Report) -> bytes | None:
-    """Draw the final score of each finished run in the order they were started, and the lowest up to there."""
+    """Draw the final score of each finished run in the order they were started, and the best up to there."""
     rows = [row for row in _scored(report) if row.run.status == "finished"]
     if len(rows) < 2:
         return None
     rows.sort(key=lambda row: natural(str(row.run.path)))
     scores = [_score(report, row) for row in rows]
-    best = list(itertools.accumulate(scores, min))
+    best = list(itertools.accumulate(scores, lambda a, b: report.score.best([a, b])))
     at = list(range(1, len(rows) + 1))
     figure, (panel,) = _panels(8, 4)
-    panel.step(at, best, where="post", color="#444", lw=1.5, label="lowest so far")
+    panel.step(at, best, where="post", color="#444", lw=1.5, label=f"{report.score.most} so far")
     panel.scatter(at, scores, color=[_colour(row.group) for row in rows], s=36, zorder=3)
-    lowest = scores.index(min(scores))
-    panel.scatter([at[lowest]], [scores[lowest]], s=150, facecolors="none", edgecolors="#444", zorder=4)
-    panel.set_title(f"lowest: {scores[lowest]:.4f} with {report.label(rows[lowest], seed=True)}"[:110], fontsize=10)
+    first = scores.index(best[-1])
+    panel.scatter([at[first]], [scores[first]], s=150, facecolors="none", edgecolors="#444", zorder=4)
+    text, label = report.score.text(scores[first], precise=True), report.label(rows[first], seed=True)
+    panel.set_title(f"{report.score.most}: {text} with {label}"[:110], fontsize=10)
     panel.set_xlabel("finished runs, in the order they were started")
-    panel.set_ylabel(f"final held-out {FIGURES[report.score].axis}")
+    panel.set_ylabel(f"final held-out {report.score.axis}")
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.legend(frameon=False)
     return _png(figure)
@@ -148,7 +153,7 @@ def _sweep_panel(panel: Any, report: Report, rows: Sequence[Row], key: str) -> N
         panel.set_xticks(range(len(values)), values, **turned)
         panel.set_xlim(-0.5, len(values) - 0.5)
     panel.set_xlabel(key)
-    panel.set_ylabel(f"final held-out {FIGURES[report.score].axis}")
+    panel.set_ylabel(f"final held-out {report.score.axis}")
     if few:
         panel.legend(frameon=False, fontsize=8)
 
@@ -158,7 +163,7 @@ def _scored(report: Report) -> list[Row]:
 
 
 def _score(report: Report, row: Row) -> Any:
-    return row.figures[report.score]
+    return row.figures[report.score.key]
 
 
 def _standard_error(values: Sequence[float]) -> float:

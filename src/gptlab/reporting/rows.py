@@ -1,5 +1,9 @@
-"""Many runs as rows: the settings that differ, what each run took and scored, and how much of that is the seed."""
+"""Lay out many runs as rows: the settings that differ, what each run took and scored, and how much of it is the seed.
 
+A run's task says which metrics it has, and by which of them it is ranked; gptlab.metrics says which way is better.
+"""
+
+import contextlib
 import itertools
 import math
 import statistics
@@ -7,11 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gptlab.errors import UserError
+from gptlab.metrics import Metric, metric
 from gptlab.reporting.curves import Curves, read_curves
-from gptlab.reporting.figures import FIGURES, PER_BYTE, PER_TOKEN
+from gptlab.reporting.figures import Figure, figures_of
 from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.differences import differences, same_but_seed
 from gptlab.runs.reader import SILENT, RunRecord, printable
+from gptlab.tasks.base import Task
+from gptlab.tasks.causal_lm import CausalLM
+from gptlab.tasks.saved import task_of
 
 MOST_KEYS = 40  # settings that a table has columns for
 
@@ -23,7 +32,7 @@ class Row:
     run: RunRecord
     curves: Curves
     asked: dict[str, Any]  # the settings that differ between the runs
-    figures: dict[str, float | None]  # by their keys in FIGURES; NaN where the run diverged
+    figures: dict[str, float | None]  # by their keys in the report's figures; NaN where the run diverged
     group: int = 0  # runs of one group differ in the seed alone
     mean: float | None = None
     error: float | None = None  # standard error; None of a single seed
@@ -37,11 +46,12 @@ class Row:
 
 @dataclass
 class Report:
-    """All rows, best group first; `score` is the figure they are ranked by."""
+    """All rows, best group first; `score` is the metric they are ranked by."""
 
     rows: list[Row]
     keys: dict[str, str]  # the settings that differ: dotted key -> its short name
-    score: str
+    figures: dict[str, Figure]
+    score: Metric
     notes: list[str]
 
     def groups(self) -> list[list[Row]]:
@@ -64,25 +74,29 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
     left_out = len(differing) - MOST_KEYS
     differing = dict(itertools.islice(differing.items(), MOST_KEYS))
     tokenizers, texts = {run.tokenizer for run in runs} - {None}, {run.data_hash for run in runs} - {None}
-    score = PER_TOKEN if len(tokenizers) <= 1 else PER_BYTE
-    rows = [_row(run, {key: values[i] for key, values in differing.items()}) for i, run in enumerate(runs)]
+    tasks = _tasks(runs) or [CausalLM()]
+    figures = figures_of({name for task in tasks for name in task.metrics})
+    score = _score(tasks[0], figures, len(tokenizers))
+    rows = [_row(run, {key: values[i] for key, values in differing.items()}, figures) for i, run in enumerate(runs)]
     by_run = {id(row.run): row for row in rows}
     groups = [[by_run[id(run)] for run in group] for group in same_but_seed(runs)]
     for group in groups:
-        every = [row.figures[score] for row in group if row.run.status == "finished"]
+        every = [row.figures[score.key] for row in group if row.run.status == "finished"]
         values = [value for value in every if value is not None and math.isfinite(value)]
         for row in group:
             row.seeds = len(values)
             row.mean = statistics.mean(values) if values else None
             row.error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    groups.sort(key=lambda group: math.inf if group[0].mean is None else group[0].mean)
+    groups.sort(key=lambda group: math.inf if group[0].mean is None else score.sign * group[0].mean)
     for number, group in enumerate(groups):
         for row in group:
             row.group = number
-    notes = _notes(rows, len(tokenizers), len(texts))
+    notes = _notes(rows, figures, len(tokenizers), len(texts))
+    if len(tasks) > 1:
+        notes.insert(0, f"There are {len(tasks)} tasks: runs are ranked by {score.head}, and compare only within one.")
     if left_out > 0:
         notes.append(f"{left_out:,} more settings differ; the table shows the first {MOST_KEYS}.")
-    return Report([row for group in groups for row in group], _short(list(differing)), score, notes)
+    return Report([row for group in groups for row in group], _short(list(differing)), figures, score, notes)
 
 
 def shown(value: Any) -> str:
@@ -98,7 +112,26 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
-def _row(run: RunRecord, asked: dict[str, Any]) -> Row:
+def _tasks(runs: Sequence[RunRecord]) -> list[Task]:
+    """Return the tasks of the runs, one of each kind, that of most runs first; one not known here is left out."""
+    found: dict[type, list[Task]] = {}
+    for run in runs:
+        with contextlib.suppress(UserError):
+            task = task_of(run.config)
+            found.setdefault(type(task), []).append(task)
+    return [same[0] for same in sorted(found.values(), key=len, reverse=True)]
+
+
+def _score(task: Task, figures: dict[str, Figure], tokenizers: int) -> Metric:
+    """Return what ranks runs: what the task calls better, unless it is per token and there are several tokenizers."""
+    own = metric(task.better)
+    if tokenizers <= 1 or own.per != "token":
+        return own
+    others = [each.metric for each in figures.values() if each.metric and each.metric.name in task.metrics]
+    return next((each for each in others if each.per != "token"), own)
+
+
+def _row(run: RunRecord, asked: dict[str, Any], shown: dict[str, Figure]) -> Row:
     curves = read_curves(run)
     steps = int(run.figure("steps") or curves.steps)
     tokens = int(run.figure("tokens") or steps * curves.tokens_per_step)
@@ -108,18 +141,17 @@ def _row(run: RunRecord, asked: dict[str, Any]) -> Row:
         "flops": tokens * curves.flops_per_token if curves.flops_per_token else None,
         "seconds": finite(curves.seconds_at([steps])[0]),
     }
-    otherwise |= {key: curves.last(each.metric) for key, each in FIGURES.items() if each.metric}
-    figures = {key: run.figure(each.summary, otherwise[key]) for key, each in FIGURES.items()}
+    otherwise |= {key: curves.last(each.metric.name) for key, each in shown.items() if each.metric}
+    figures = {key: run.figure(key, otherwise[key]) for key in shown}
     return Row(run, curves, asked, figures | {"steps": steps, "tokens": tokens})
 
 
-def _notes(rows: Sequence[Row], tokenizers: int, texts: int) -> list[str]:
+def _notes(rows: Sequence[Row], figures: dict[str, Figure], tokenizers: int, texts: int) -> list[str]:
     """Return what a reader has to know, so as not to be misled."""
     notes = []
-    if tokenizers > 1:
-        notes.append(
-            f"There are {tokenizers} tokenizers: losses and perplexities do not compare between them, bits per byte do."
-        )
+    per_token = [each.head for each in figures.values() if each.metric and each.metric.per == "token"]
+    if tokenizers > 1 and per_token:
+        notes.append(f"There are {tokenizers} tokenizers: {' and '.join(per_token)} do not compare between them.")
     if texts > 1:
         notes.append(f"There are {texts} different texts: compare only runs on the same one.")
     budgets = {_budget(row.run) for row in rows}

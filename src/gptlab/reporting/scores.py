@@ -1,20 +1,16 @@
-"""The scores of one run on held-out text, as a table."""
+"""Show the scores of one run on held-out text as a table."""
 
 from typing import Any
 
 from rich.table import Table
 
-HEADS = {
-    "loss": ("nats/token", ".4f"),
-    "perplexity": ("perplexity", ",.2f"),
-    "bits_per_byte": ("bits/byte", ".4f"),
-    "tokens": ("tokens", ","),
-    "bytes": ("bytes", ","),
-}
+from gptlab.metrics import shown_in
 
 
 def score_table(result: dict[str, Any]) -> Table:
     """Return what `gptlab.evaluation.perplexity.evaluate` found as a table of one row."""
-    table = Table(*(head for head, _ in HEADS.values()))
-    table.add_row(*(format(result[key], form) for key, (_, form) in HEADS.items()))
+    scores = [row for row in shown_in("evaluate") if row.quantity in result]
+    sizes = ("tokens", "bytes")
+    table = Table(*(row.head for row in scores), *sizes)
+    table.add_row(*(row.text(result[row.quantity], precise=True) for row in scores), *(f"{result[k]:,}" for k in sizes))
     return table

@@ -1,4 +1,4 @@
-"""The rows as a table: in a terminal, as Markdown, as CSV and as plain values."""
+"""Show the rows as a table: in a terminal, as Markdown, as CSV and as plain values."""
 
 import csv
 import io
@@ -12,33 +12,35 @@ from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from gptlab.reporting.figures import FIGURES, SPARED
+from gptlab.reporting.figures import in_order_of_need
 from gptlab.reporting.rows import Report, Row, finite, shown
 
 LEAST_NAME = 10  # characters of a run's name
 
 
-def heads(report: Report, figures: Sequence[str] = tuple(FIGURES)) -> list[str]:
-    """Return the names of the columns."""
-    score = f"mean {FIGURES[report.score].head} ± s.e. (seeds)"
-    return ["run", *report.keys.values(), "status", *(FIGURES[key].head for key in figures), score]
+def heads(report: Report, figures: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the columns; `figures` are all of the report's where they are not given."""
+    score = f"mean {report.score.head} ± s.e. (seeds)"
+    names = [report.figures[key].head for key in figures or report.figures]
+    return ["run", *report.keys.values(), "status", *names, score]
 
 
-def cells(report: Report, row: Row, first: bool, figures: Sequence[str] = tuple(FIGURES)) -> list[str]:
+def cells(report: Report, row: Row, first: bool, figures: Sequence[str] | None = None) -> list[str]:
     """Return a row as text; the mean stands in the first of its group."""
     asked = [shown(row.asked[key]) for key in report.keys]
-    values = [FIGURES[key].text(row.figures[key]) for key in figures]
-    return [row.run.name, *asked, row.status, *values, mean(row) if first else ""]
+    values = [report.figures[key].text(row.figures[key]) for key in figures or report.figures]
+    return [row.run.name, *asked, row.status, *values, mean(report, row) if first else ""]
 
 
-def mean(row: Row) -> str:
+def mean(report: Report, row: Row) -> str:
     """Return the mean score of a row's group with its standard error and the number of seeds."""
     if row.mean is None:
         return "-"
-    return f"{row.mean:.4f}" + ("" if row.error is None else f" ± {row.error:.4f}") + f" ({row.seeds})"
+    text, error = (report.score.text(value, precise=True) for value in (row.mean, row.error))
+    return text + ("" if row.error is None else f" ± {error}") + f" ({row.seeds})"
 
 
-def lines(report: Report, figures: Sequence[str] = tuple(FIGURES)) -> list[list[str]]:
+def lines(report: Report, figures: Sequence[str] | None = None) -> list[list[str]]:
     """Return all rows as text."""
     return [
         cells(report, row, i == 0 or report.rows[i - 1].group != row.group, figures)
@@ -48,10 +50,10 @@ def lines(report: Report, figures: Sequence[str] = tuple(FIGURES)) -> list[list[
 
 def show(console: Console, report: Report) -> None:
     """Print a report; a terminal that is too narrow gets fewer figures, a file all of them."""
-    figures, columns = list(FIGURES), _columns(report, list(FIGURES))
+    figures, columns = list(report.figures), _columns(report, list(report.figures))
     if not console.is_terminal:
         console = Console(file=console.file, width=10_000)
-    for key in SPARED:
+    for key in in_order_of_need(report.figures, report.score):
         if _width(columns) <= console.width:
             break
         figures.remove(key)
@@ -94,11 +96,11 @@ def records(report: Report) -> list[dict[str, Any]]:
             "path": str(row.run.path),
             **row.asked,
             "status": row.run.status,
-            **{key: finite(row.figures[key]) for key in FIGURES},
+            **{key: finite(row.figures[key]) for key in report.figures},
             "group": row.group,
             "seeds": row.seeds,
-            f"mean_{report.score}": row.mean,
-            f"standard_error_{report.score}": row.error,
+            f"mean_{report.score.key}": row.mean,
+            f"standard_error_{report.score.key}": row.error,
         }
         for row in report.rows
     ]

@@ -1,5 +1,6 @@
 """A run directory: its paths, the files that a run writes, and the model that it holds."""
 
+import itertools
 import json
 import os
 import pickle
@@ -99,8 +100,11 @@ class RunDir:
             raise UserError("run", name, f"has no checkpoint {run.checkpoint.name}", todo)
         return run
 
-    def load(self) -> tuple[GPT, Tokenizer]:
-        """Load the model in eval mode, and its tokenizer; raises UserError where they are damaged."""
+    def load(self, head: Callable[[GPT], Any] = lambda gpt: gpt) -> tuple[Any, Tokenizer]:
+        """Load the model in eval mode, and its tokenizer; raises UserError where they are damaged.
+
+        `head` gives the model the head of the run's task (`Task.head`).
+        """
         try:
             saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             config, weights = GPTConfig(**saved["model"]), saved["state_dict"]
@@ -108,7 +112,9 @@ class RunDir:
                 raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
             with torch.device("meta"):
                 gpt = GPT(config)
-            gpt.load_state_dict({k.removeprefix("gpt."): v for k, v in weights.items()}, assign=True)
+                model = head(gpt)
+                tied = getattr(getattr(gpt, "lm_head", None), "weight", None) is gpt.wte.weight
+            model.load_state_dict({k.removeprefix("gpt."): v for k, v in weights.items()}, assign=True)
         except (
             OSError,
             EOFError,
@@ -122,8 +128,9 @@ class RunDir:
         ) as error:
             why = f"is not a whole gptlab checkpoint ({reason(error)})"
             raise UserError("run", self.checkpoint, why, "take another one of this run") from error
-        gpt.tie()
-        return gpt.eval(), load_tokenizer(self.path / "tokenizer")
+        if tied:
+            gpt.tie()
+        return model.eval(), load_tokenizer(self.path / "tokenizer")
 
     def has_held_out(self) -> bool:
         """Return whether the run keeps its held-out text."""
@@ -196,7 +203,10 @@ def default_run_dir(name: str) -> Path:
     """
     chosen = os.environ.get(CHOSEN)
     if chosen is None or os.environ.get("LOCAL_RANK", "0") == "0":
-        chosen = str(Path(datetime.now().strftime(f"outputs/%Y-%m-%d/%H-%M-%S-{name.replace('%', '%%')}")).absolute())
+        now = datetime.now()
+        first = Path("outputs", f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}-{name}").absolute()
+        others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+        chosen = str(next(path for path in itertools.chain([first], others) if not path.exists()))
         os.environ[CHOSEN] = chosen
     return Path(chosen)
 

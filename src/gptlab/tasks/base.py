@@ -6,17 +6,17 @@ modelling is one task; a task of another package registers itself by `@gptlab.op
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gptlab.data.batches.batch import Batch
     from gptlab.decoding.decoders import Decoder
     from gptlab.tokenizers import Tokenizer
 
+Figures = Mapping[str, "Tensor"]  # by name, of each target, example or pair of one batch; `loss` is among them
 Sums = dict[str, "Tensor"]  # float64 figures of some batches that add up over batches and ranks
 
 
@@ -28,8 +28,21 @@ class Reading:
     chunked: bool = False
 
 
+class HeldOut(Protocol):
+    """Held-out examples, which are asked for by their numbers; one past the end is an example without targets."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Any: ...
+
+
 class Task(Protocol):
-    """What a model learns, and how well it does. Configs of tasks are dataclasses with these methods."""
+    """What a model learns, and how well it does. Configs of tasks are dataclasses with these methods.
+
+    A batch is a NamedTuple of tensors and of `step_targets`, the number of targets of its whole optimizer step over all
+    ranks, which the data module knows when it makes the batch: `gptlab.data.batches.batch.Batch`, or one of the task's
+    own with other tensors (labels of examples, pairs of texts, what a reference model has said of them).
+    """
 
     @property
     def better(self) -> str:
@@ -39,23 +52,46 @@ class Task(Protocol):
     def metrics(self) -> tuple[str, ...]:
         """Name the metrics of gptlab.metrics that a run of this task ends with."""
 
+    @property
+    def predicts_tokens(self) -> bool:
+        """Tell whether the model, with this task's head, gives logits of the next token, (B, T, V).
+
+        Then it continues prompts, and each token of a text has a cost: sample, compare, replay and surprise ask for it.
+        """
+
     def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
         """Make the data module whose batches this task learns from: it says what a batch is."""
 
-    def head(self, gpt: nn.Module) -> nn.Module:
-        """Return the model with the head that this task trains; the same model where it needs no other."""
+    def held_out(self, tokens: Any, block_size: int, eot: int, by_documents: bool) -> HeldOut:
+        """Return the held-out examples of a stream of tokens, as evaluation and the data module's validation have them.
 
-    def losses(self, gpt: Any, x: Tensor, y: Tensor, reading: Reading) -> Tensor:
-        """Return the loss of every target in nats, zero where there is none: their sum is the loss of the batch."""
+        `eot` is the id before each document; examples begin where documents do if `by_documents`.
+        """
 
-    def targets(self, batch: Batch) -> Tensor:
-        """Count the targets of a batch: what its summed loss is divided by."""
+    def head(self, gpt: Any) -> nn.Module:
+        """Return the model with the head that this task trains; the same model where it needs no other.
 
-    def measure(self, losses: Tensor, batch: Batch) -> Sums:
-        """Return the figures of one held-out batch, which are then summed over all batches and ranks."""
+        What it returns has the model's `config`. A checkpoint holds all of its parameters, also those that are not
+        trained, such as a reference model's: a run goes on, and is evaluated, with what is in the checkpoint.
+        """
+
+    @property
+    def losses(self) -> Callable[..., Figures]:
+        """losses(gpt, *tensors, reading): the figures of one batch, of which `loss` is what is minimised, in nats.
+
+        `tensors` are those of the batch in their order. The sum of `loss` over the batch is divided by the number of
+        targets of the step, so it is zero where there is no target. Other figures are for `measure`, such as whether
+        each example is right; a model in training (`gpt.training`) is not asked for them.
+        """
+
+    def measure(self, figures: Figures, batch: Any) -> Sums:
+        """Return sums over one held-out batch, which are then summed over all batches and ranks.
+
+        `targets`, the number of targets, and `nats`, their summed loss, are among them.
+        """
 
     def scores(self, sums: Mapping[str, Any], n_bytes: float | None) -> dict[str, float]:
-        """Turn summed figures into this task's metrics, by the last part of their names: loss, perplexity ...
+        """Turn sums into this task's metrics, by the last part of their names: loss, perplexity ...
 
         `n_bytes` is the length of the text that the targets spell; None where nobody knows it. In training only `nats`
         and `targets` are summed.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.errors import UserError
 from gptlab.metrics import Score
 from gptlab.registry import option
-from gptlab.tasks.base import Reading, Sums
+from gptlab.tasks.base import Figures, HeldOut, Reading, Sums
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,36 +36,43 @@ class CausalLM:
         """Loss in training and on held-out text, and what follows from the latter."""
         return ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
 
+    @property
+    def predicts_tokens(self) -> bool:
+        """It learns nothing else."""
+        return True
+
     def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
         """Windows of the corpus: a batch is ids x and the ids one place further on, y."""
         from gptlab.data.batches.datamodule import TextDataModule
 
         return TextDataModule(corpus, data, block_size, seed)
 
-    def head(self, gpt: nn.Module) -> nn.Module:
-        """The language modelling head is the model's own."""
-        return gpt
+    def held_out(self, tokens: Any, block_size: int, eot: int, by_documents: bool) -> HeldOut:
+        """Windows that predict every token once."""
+        from gptlab.data.batches.windows import held_out
 
-    def losses(self, gpt: Any, x: Tensor, y: Tensor, reading: Reading) -> Tensor:
+        return held_out(tokens, block_size, eot, by_documents)
+
+    def head(self, gpt: Any) -> nn.Module:
+        """The language modelling head is the model's own."""
+        model: nn.Module = gpt
+        return model
+
+    def losses(self, gpt: Any, x: Tensor, y: Tensor, reading: Reading) -> Figures:
         """Cross-entropy at each target, (B, T), in nats (J&M eq. 10.5)."""
         from gptlab.model.gpt import read_by_document
         from gptlab.tasks.cross_entropy import chunked_cross_entropy, cross_entropy
 
         if reading.chunked:
-            return chunked_cross_entropy(gpt, read_by_document(gpt.hidden, x, reading.separator), y)
-        return cross_entropy(read_by_document(gpt, x, reading.separator).float(), y, reduction="none").view_as(y)
+            return {"loss": chunked_cross_entropy(gpt, read_by_document(gpt.hidden, x, reading.separator), y)}
+        logits = read_by_document(gpt, x, reading.separator).float()
+        return {"loss": cross_entropy(logits, y, reduction="none").view_as(y)}
 
-    def targets(self, batch: Batch) -> Tensor:
-        """Every id of y but IGNORE is one."""
-        from gptlab.data.batches.batch import IGNORE
-
-        return (batch.y != IGNORE).sum()
-
-    def measure(self, losses: Tensor, batch: Batch) -> Sums:
+    def measure(self, figures: Figures, batch: Batch) -> Sums:
         """Nats and targets at each position of the window, (T,)."""
         from gptlab.data.batches.batch import IGNORE
 
-        return {"nats": losses.sum(0), "targets": (batch.y != IGNORE).sum(0)}
+        return {"nats": figures["loss"].sum(0), "targets": (batch.y != IGNORE).sum(0)}
 
     def scores(self, sums: Mapping[str, Any], n_bytes: float | None) -> dict[str, float]:
         """Mean loss, perplexity, and bits per byte where the length of the text is known."""

@@ -34,7 +34,7 @@ from gptlab.training.callbacks.step_timer import StepTimer
 from gptlab.training.callbacks.tensorboard import TensorBoardLayout
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 from gptlab.training.config import TrainConfig
-from gptlab.training.lightning_internals import leave_signals, take_over_validation
+from gptlab.training.lightning_internals import device_of, leave_signals, take_over_validation
 from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule
@@ -59,7 +59,7 @@ def build(begun: Start, console: Console) -> Parts:
     """Build data module, model, callbacks and trainer; mistakes about devices and precision are met here."""
     config, datamodule = begun.config, begun.data.module
     with torch.device("meta"):
-        parameters = num_params(GPT(config.model))
+        parameters = num_params(config.task.head(GPT(config.model)))
     flops = flops_per_token(config.model)
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
@@ -73,7 +73,7 @@ def build(begun: Start, console: Console) -> Parts:
     callbacks = [
         ConfigCheck(record(config)),
         throughput,
-        TensorBoardLayout(record(config), config.search_metric, begun.run_dir),
+        TensorBoardLayout(record(config), config.search_metric or config.task.better, begun.run_dir),
         *config.callbacks.build(),
         end_of_step.stability,
         end_of_step.bar,
@@ -90,9 +90,8 @@ def build(begun: Start, console: Console) -> Parts:
     size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
     use_micro_batches(trainer, datamodule, size)
 
-    device = trainer.strategy.root_device
+    device = device_of(trainer)
     require_precision(config.trainer.precision, device)
-    config.logger.require_packages()
     if config.compile:
         require_compiler()
     if device.type == "cpu":

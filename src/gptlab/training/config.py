@@ -73,11 +73,12 @@ class TrainConfig:
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
     spike_sigmas: float = 8.0  # report steps whose loss is so many robust standard deviations up; 0 turns it off
     init_from: str | None = None  # a run, whose model, weights and tokenizer are taken instead of new ones
-    search_metric: str = "val/loss"  # what a search (hydra/sweeper=optuna) minimises
+    search_metric: str | None = None  # what a search (hydra/sweeper=optuna) makes better; null: the task's own
     seed: int = 1337
     json: bool = False
 
     def __post_init__(self) -> None:
+        self.search_metric = self.search_metric or self.task.better
         known = f"choose one of {', '.join(self.task.metrics)}"
         known_metric = self.search_metric in self.task.metrics
         require(known_metric, "search_metric", self.search_metric, "no such metric of the task", known)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gptlab.model.gpt import GPT
-from gptlab.tasks.base import Reading, Task
+from gptlab.tasks.base import Figures, Reading, Task
 
 
 class Loss(nn.Module):
@@ -17,35 +17,52 @@ class Loss(nn.Module):
     themselves, their gradients and the optimizer's state stay in fp32 (master weights: Micikevicius et al. 2018).
     """
 
-    _loss: "_TaskLoss"
+    figures: "_Figures"  # all that the task says of a batch; the loss is one of them
 
     def __init__(self, task: Task, gpt: Any, reading: Reading | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         # the model is no submodule of this one: a checkpoint names each weight once
-        object.__setattr__(self, "_loss", _TaskLoss(task, gpt, reading or Reading()))
-        self.dtype = dtype
+        object.__setattr__(self, "figures", _Figures(_TaskLosses(task, gpt, reading or Reading()), dtype))
 
     @property
     def task(self) -> Task:
-        return self._loss.task
+        return self.figures.losses.task
 
     @property
     def gpt(self) -> GPT:
-        return self._loss.gpt
+        return self.figures.losses.gpt
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what computes the figures, which training and validation share."""
+        self.figures.compile(*args, **kwargs)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.figures(*tensors)["loss"]
+
+
+class _Figures(nn.Module):
+    """Compute the figures of a batch, with rounded weights where there is a `dtype`."""
+
+    losses: "_TaskLosses"
+
+    def __init__(self, losses: "_TaskLosses", dtype: torch.dtype | None) -> None:
+        super().__init__()
+        object.__setattr__(self, "losses", losses)
+        self.dtype = dtype
+
+    def forward(self, *tensors: Tensor) -> Any:
         if self.dtype is None:
-            return self._loss(x, y)
-        rounded: dict[str, Any] = {name: p.to(self.dtype) for name, p in self._loss.named_parameters()}
-        return functional_call(self._loss, rounded, (x, y))
+            return self.losses(*tensors)
+        rounded: dict[str, Any] = {name: p.to(self.dtype) for name, p in self.losses.named_parameters()}
+        return functional_call(self.losses, rounded, tensors)
 
 
-class _TaskLoss(nn.Module):
+class _TaskLosses(nn.Module):
     """Compute the same with the weights as they are."""
 
     def __init__(self, task: Task, gpt: Any, reading: Reading) -> None:
         super().__init__()
         self.task, self.gpt, self.reading = task, gpt, reading
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.task.losses(self.gpt, x, y, self.reading)
+    def forward(self, *tensors: Tensor) -> Figures:
+        return self.task.losses(self.gpt, *tensors, reading=self.reading)

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from gptlab.data.batches.batch import Batch
+from gptlab.data.batches.batch import Batch, tensors
 from gptlab.distributed.sharding import full_tensor, shard
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
@@ -20,6 +20,7 @@ from gptlab.training.lightning_internals import (
     datamodule_of,
     grad_scaler,
     publish,
+    reduced,
     restart_loops_at,
     unscales_itself,
 )
@@ -88,12 +89,12 @@ class GPTModule(L.LightningModule):
         each batch knows how many the whole step has.
         """
         micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        loss: Tensor = self.loss(batch.x, batch.y).sum() / (step_targets(batch) / micro_batches)
+        loss: Tensor = self.loss(*tensors(batch)).sum() / (step_targets(batch) / micro_batches)
         self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._sums.append(self.task.measure(self.loss(batch.x, batch.y), batch))
+        self._sums.append(self.task.measure(self.loss.figures(*tensors(batch)), batch))
 
     def on_train_start(self) -> None:
         """Take the learning rate of this config: a checkpoint remembers the one of the config it was made with."""
@@ -144,7 +145,7 @@ class GPTModule(L.LightningModule):
         if not complete:
             return self._earlier_losses
         losses = torch.stack(self._losses[:complete]).view(-1, parts).mean(1)
-        return torch.cat([self._earlier_losses, self.trainer.strategy.reduce(losses, reduce_op="mean").cpu()])
+        return torch.cat([self._earlier_losses, reduced(self.trainer, losses, "mean").cpu()])
 
     def on_validation_epoch_end(self) -> None:
         """Score the held-out text exactly over all ranks: sums are summed, never means averaged."""
@@ -152,7 +153,7 @@ class GPTModule(L.LightningModule):
         sums: Sums = {}
         for name in sorted(self._sums[0]):
             own = torch.stack([batch[name] for batch in self._sums]).cpu().double().sum(0).to(self.device, exact)
-            sums[name] = self.trainer.strategy.reduce(own, reduce_op="sum").cpu().double()
+            sums[name] = reduced(self.trainer, own, "sum").cpu().double()
         self._sums.clear()
         self.curves = {f"val/{name}": curve for name, curve in self.task.curves(sums).items()}
         scores = self.task.scores(sums, self.val_bytes)

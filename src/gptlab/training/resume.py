@@ -31,8 +31,10 @@ def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
 
 
 def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
-    """Return the newest run of this config (`record`, as YAML has it) that can go on: the one in `run_dir` if there is
-    one, which may have no checkpoint yet, else one of outputs/."""
+    """Return the newest run of this config (`record`, as YAML has it) that can go on; None if there is none.
+
+    It is the one in `run_dir`, whether it has a checkpoint yet or not, else one of outputs/ that has one.
+    """
     own = (run_dir / "config.yaml").exists()
     below = "/".join("*" for _ in Path(str(values["name"])).parts)  # a name may have folders in it
     found = [run_dir] if own else [path.parent for path in Path("outputs").glob(f"*/{below}/config.yaml")]

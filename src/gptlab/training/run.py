@@ -18,7 +18,7 @@ from gptlab.training.callbacks.samples import keep_until
 from gptlab.training.config import TrainConfig
 from gptlab.training.console import header
 from gptlab.training.finish import finish, measure_end, not_finite, stopped, summarise
-from gptlab.training.lightning_internals import early_rank, silence_advice
+from gptlab.training.lightning_internals import device_of, early_rank, silence_advice
 from gptlab.training.metrics_file import metrics_until, write_rows
 from gptlab.training.module import NotFinite
 from gptlab.training.peak_flops import peak_flops
@@ -77,7 +77,7 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
             again = "there was no checkpoint yet: it begins again"
             console.print(f"going on after step {begun.step:,}" if begun.checkpoint else again)
         trainer = parts.trainer
-        peak = peak_flops(trainer.strategy.root_device, bf16="bf16" in config.trainer.precision)
+        peak = peak_flops(device_of(trainer), bf16="bf16" in config.trainer.precision)
         parts.end_of_step.throughput.share_per_token = parts.flops_per_token / (peak.flops * trainer.world_size)
         header(console, begun, parts, peak)
     before = (begun.step, run.path) if begun.resumed_from else ()

@@ -1,6 +1,7 @@
-"""Define the batch that every data module gives and every task takes."""
+"""Define the batch of ids and targets, and what a batch of any task is to training."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,3 +19,8 @@ class Batch(NamedTuple):
     x: Tensor  # (B, T) int64
     y: Tensor  # (B, T) int64; IGNORE where none counts
     step_targets: int | None = None
+
+
+def tensors(batch: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors of a batch, which is a NamedTuple of any task, in their order."""
+    return [each for each in batch if isinstance(each, Tensor)]

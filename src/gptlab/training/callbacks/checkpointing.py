@@ -11,12 +11,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import reason
 from gptlab.files import UNFINISHED, sync, sync_folder, write_atomically
-from gptlab.training.lightning_internals import write_failure
+from gptlab.training.lightning_internals import from_rank_0, write_failure
 
 SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 
@@ -98,7 +98,7 @@ class Checkpoints:
         if written:
             _link(path, self.folder / "last.ckpt")
             self._keep({step, *self.regular}, sys.maxsize)
-        return trainer.strategy.broadcast(written)
+        return bool(from_rank_0(trainer, written))
 
     def mark_best(self, trainer: L.Trainer) -> None:
         """Let the checkpoint that was just written be `best.ckpt`."""

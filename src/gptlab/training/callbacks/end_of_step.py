@@ -14,7 +14,7 @@ from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.samples import Samples
 from gptlab.training.callbacks.stability_monitor import StabilityMonitor
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor, wait_for_device
-from gptlab.training.lightning_internals import publish, validate
+from gptlab.training.lightning_internals import from_rank_0, publish, validate
 from gptlab.training.module import GPTModule
 
 
@@ -64,7 +64,7 @@ class EndOfStep(Checkpoint):
         self.checkpoints.start(self._step)
         self.complete_checkpoint(trainer)
         # killed between its last checkpoint and its summary
-        trainer.should_stop = trainer.strategy.broadcast(self.ended and not self.goes_on_after_end)
+        trainer.should_stop = from_rank_0(trainer, self.ended and not self.goes_on_after_end)
 
     def complete_checkpoint(self, trainer: L.Trainer) -> None:
         """Do what a kill may have left undone after the checkpoint that a run goes on from was written.
@@ -75,7 +75,7 @@ class EndOfStep(Checkpoint):
             self.checkpoints.remove_old(trainer.global_step)
         if self.best is not None:
             found = trainer.is_global_zero and self.checkpoints.restore_best(self.best[1])
-            if not trainer.strategy.broadcast(found):  # all ranks must know the same best
+            if not from_rank_0(trainer, found):  # all ranks must know the same best
                 self.best = None
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:

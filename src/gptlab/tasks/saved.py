@@ -1,0 +1,27 @@
+"""Find the task of a run by its config.yaml."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gptlab import registry
+from gptlab.errors import UserError
+from gptlab.tasks.base import Task
+
+USUAL = "causal_lm"  # runs of layout 1 and imported models name no task
+
+
+def task_of(config: Mapping[str, Any]) -> Task:
+    """Return the task that a run's config (`read_config`) names, with its settings.
+
+    Raises UserError where it is not an option here, or does not take the settings.
+    """
+    parts, values = config.get("parts"), config.get("task")
+    name = parts.get("task", USUAL) if isinstance(parts, Mapping) else USUAL
+    kind = registry.options("task").get(name)
+    if kind is None:
+        raise UserError("task", name, "is not an option here", "enable the plugin that it comes from")
+    try:
+        task: Task = kind(**(values if isinstance(values, Mapping) else {}))
+    except TypeError as error:
+        raise UserError("task", name, str(error), "take the config.yaml of a run as gptlab wrote it") from error
+    return task
