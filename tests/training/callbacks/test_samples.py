@@ -1,12 +1,17 @@
 """Samples are kept as they are, whatever prompts and models write."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gptlab.runs.samples import Sample, read_samples
 from gptlab.training.callbacks.samples import append, keep_until
+from gptlab.training.config import TrainConfig
+from gptlab.training.run import train
 
 ODD = [
     "## step 7\n\n    other",
@@ -29,6 +34,22 @@ def test_texts_that_look_like_something_else(tmp_path: Path) -> None:
     keep_until(tmp_path, tmp_path, 3)
     assert read_samples(tmp_path) == early
     assert [(tmp_path / name).read_bytes() for name in ("samples.jsonl", "samples.md")] == before
+
+
+def test_a_run_with_odd_prompts_goes_on(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    """The samples of all its validations are those of a run that was not resumed."""
+    prompts = [text for text in ODD if text]
+
+    def asked(run: str, steps: int, **more: Any) -> TrainConfig:
+        config = tiny("schedule=constant", f"budget.steps={steps}", f"run_dir={tmp_path}/{run}")
+        return dataclasses.replace(config, sample_prompts=prompts, **more)
+
+    train(asked("whole", 6))
+    train(asked("run", 3))
+    train(asked("run", 6, resume=str(tmp_path / "run")))
+    for name in ("samples.jsonl", "samples.md"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert [sample.prompt for sample in read_samples(tmp_path / "run")] == 2 * prompts
 
 
 def test_only_one_heading_is_a_step(tmp_path: Path) -> None:
