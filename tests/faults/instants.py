@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -165,6 +166,8 @@ def in_fork(work: Callable[[], Any]) -> tuple[int, str]:
         code, error = 0, ""
         try:
             sys.stdout = sys.stderr = io.StringIO()
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup,
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # or in the background of a shell
             work()
         except Stopped as stop:
             code = 128 + (stop.signal_number or 0)

@@ -146,17 +146,19 @@ def test_a_stop_at_every_instant(every: int, begin: Callable[..., None]) -> None
 def check_stops(begin: Callable[..., None], instants: list[Instant], every: int) -> None:
     assert in_fork(lambda: begin("whole", every)) == (0, "")
     numbers = itertools.cycle([signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-    wrong = []
+    wrong, stopped = [], 0
     for instant, number in zip(instants, numbers, strict=False):
         shutil.rmtree("run", ignore_errors=True)
         code = signalled(instant, number, lambda: begin("run", every))
         # 128 + n: it has stopped by itself; -n: the training was over, and the signal has ended the process
         found = [] if code in (128 + number, -number, 0) else [f"exit {code}"]
+        stopped += code == 128 + number
         if not is_finished(Path("run")) and (went_on := in_fork(lambda: go_on("run"))) != (0, ""):
             found.append(went_on[1])
         if found := found or differences(Path("whole"), Path("run")):
             wrong.append((instant, number.name, found))
     assert not wrong, "\n".join(f"{name} {instant}: {found[0]}, {len(found)} in all" for instant, name, found in wrong)
+    assert stopped > len(instants) // 2  # the others were in the last step or after it
 
 
 def test_a_kill_at_some_instants(begin: Callable[..., None]) -> None:
