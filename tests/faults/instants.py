@@ -171,6 +171,8 @@ def in_fork(work: Callable[[], Any]) -> tuple[int, str]:
             work()
         except Stopped as stop:
             code = 128 + (stop.signal_number or 0)
+        except KeyboardInterrupt:  # outside of training
+            code = 128 + signal.SIGINT
         except BaseException:
             code, error = 70, traceback.format_exc()
         finally:

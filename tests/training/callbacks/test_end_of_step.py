@@ -158,7 +158,7 @@ def check_stops(begin: Callable[..., None], instants: list[Instant], every: int)
         if found := found or differences(Path("whole"), Path("run")):
             wrong.append((instant, number.name, found))
     assert not wrong, "\n".join(f"{name} {instant}: {found[0]}, {len(found)} in all" for instant, name, found in wrong)
-    assert stopped > len(instants) // 2  # the others were in the last step or after it
+    assert stopped >= len(instants) // 2  # the others were in the last step or after it
 
 
 def test_a_kill_at_some_instants(begin: Callable[..., None]) -> None:
