@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 
 from gptlab.config import compose
 from gptlab.training import run as training
 from gptlab.training.callbacks.checkpointing import is_whole
+from gptlab.training.loggers import Monitor
 from gptlab.training.peak_flops import PeakFlops
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
@@ -194,3 +196,17 @@ def test_sigkill(instant: Instant, begin: Callable[..., None]) -> None:
     assert signalled(instant, signal.SIGKILL, lambda: begin("run", 3)) == -signal.SIGKILL
     assert in_fork(lambda: go_on("run")) == (0, "")
     assert differences(Path("whole"), Path("run")) == []
+
+
+def test_a_kill_after_a_callback_has_ended_the_run(begin: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed it is at its end, as it was; asked again when it has finished, it goes on."""
+    monkeypatch.setattr(Monitor, "build", lambda self: [EarlyStopping("val/loss", stopping_threshold=1e9)])
+    assert in_fork(lambda: begin("whole", 3)) == (0, "")
+    assert json.loads(Path("whole/summary.json").read_text())["steps"] == 4  # its first validation
+    for instant in (("before summary", 1), ("after checkpoint", 2), ("after samples", 1)):
+        shutil.rmtree("run", ignore_errors=True)
+        assert signalled(instant, signal.SIGKILL, lambda: begin("run", 3)) == -signal.SIGKILL
+        assert in_fork(lambda: go_on("run")) == (0, "")
+        assert differences(Path("whole"), Path("run")) == []
+    assert in_fork(lambda: go_on("run")) == (0, "")
+    assert json.loads(Path("run/summary.json").read_text())["steps"] == 8
