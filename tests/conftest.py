@@ -96,10 +96,11 @@ def tiny(texts: str, tmp_path: Path) -> Callable[..., TrainConfig]:
 
 
 def start(command: list[str], stderr: int | None = None) -> subprocess.Popen[str]:
-    """A command that heeds Ctrl-C: a shell lets what it runs in the background, such as all of these tests, ignore it."""
+    """Start a command that heeds Ctrl-C and SIGHUP, which a shell or nohup may let all of these tests ignore."""
 
     def heed() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=heed)
 

@@ -231,18 +231,18 @@ def test_the_end_of_step_is_the_last_callback(tmp_path: Path) -> None:
     assert kinds == ["First", "Second", "Last", "Last"]
 
 
-def test_a_stop_reaches_on_exception_and_signals_are_given_back(tmp_path: Path) -> None:
-    """Ctrl-C, SIGTERM, SIGUSR1 and a time limit end a run so that it can go on, and leave the process as it was.
+def test_a_stop_reaches_on_exception_and_signals_stay_ours(tmp_path: Path) -> None:
+    """Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and a time limit end a run so that it can go on, at the end of a step only.
 
-    Lightning takes SIGTERM before `on_train_start`, where ours go over it, and makes SystemExit of KeyboardInterrupt.
+    Left alone, Lightning takes SIGTERM and ends a run between two micro-batches. It makes SystemExit of
+    KeyboardInterrupt, and lets Ctrl-C be ignored from then on.
     """
 
     class Stopped(KeyboardInterrupt): ...
 
     class Stops(Callback):
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            self.taken = signal.getsignal(signal.SIGTERM)
-            signal.signal(signal.SIGUSR1, lambda *args: None)
+            self.during = {number: signal.getsignal(number) for number in numbers}
 
         def on_train_batch_end(self, *args: Any) -> None:
             raise Stopped
@@ -250,15 +250,17 @@ def test_a_stop_reaches_on_exception_and_signals_are_given_back(tmp_path: Path) 
         def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
             self.seen = exception
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
     stops, before = Stops(), {number: signal.getsignal(number) for number in numbers}
     trainer = make_trainer(tmp_path, 3, [stops])
+    lightning_internals.leave_signals(trainer)
     try:
         with pytest.raises(SystemExit):
             trainer.fit(Module(), datamodule=Data(3))
         assert isinstance(stops.seen, Stopped) and trainer.global_step == 1
-        assert stops.taken != before[signal.SIGTERM]
-        assert all(signal.getsignal(number) == before[number] for number in (signal.SIGTERM, signal.SIGUSR1))
+        assert stops.during == before
+        assert all(signal.getsignal(number) == before[number] for number in numbers if number != signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -319,14 +321,16 @@ def test_weights_and_optimizer_may_be_taken_back_in_mid_run(tmp_path: Path) -> N
                 trainer.save_checkpoint(tmp_path / "a.ckpt")
                 self.weights = pl_module.layer.weight.detach().clone()
             if batch_idx == 2:
-                self.step = lightning_internals.load_weights_and_optimizer(trainer, tmp_path / "a.ckpt")
+                self.step = lightning_internals.load_weights_and_optimizer(trainer, tmp_path / "a.ckpt", seen.append)
                 self.same = torch.equal(pl_module.layer.weight, self.weights)
                 self.updates = trainer.optimizers[0].state[pl_module.layer.weight]["step"].item()
 
+    seen: list[dict[str, Any]] = []
     rewinds = Rewinds()
     trainer = make_trainer(tmp_path, 3, [rewinds])
     trainer.fit(Module(), datamodule=Data(3))
     assert (rewinds.step, rewinds.same, rewinds.updates, trainer.global_step) == (1, True, 1.0, 3)
+    assert "state_dict" in seen[0]
 
 
 # --- Lightning: strategy, precision, loggers --------------------------------------------------------------------------

@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from gptlab.files import new_folder, write_atomically
+from gptlab.files import new_folder, remove_unfinished, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +31,26 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (work / "a").write_text("1")
         raise RuntimeError
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["good"]
+
+
+def test_what_a_kill_leaves_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill lets nobody clean up: the temporary file stays until the next start of the run."""
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *args: os._exit(9))
+        child = os.fork()
+        if child == 0:
+            write_atomically(tmp_path / "summary.json", b"new")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    write_atomically(tmp_path / "config.yaml", b"x")
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda file: (done.append("sync"), sync(file))[1])
+    monkeypatch.setattr("os.replace", lambda a, b: (done.append("rename"), replace(a, b))[1])
+    write_atomically(tmp_path / "file", b"content")
+    assert done == ["sync", "rename", "sync"]

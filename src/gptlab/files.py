@@ -8,16 +8,50 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+UNFINISHED = ".unfinished"  # how the name of a temporary file ends
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write all of `content`, in one step, in place of what was there."""
+    """Write all of `content`, in one step, in place of what was there; it is on disk when this returns.
+
+    A kill leaves a temporary file beside it, which `remove_unfinished` finds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", suffix=UNFINISHED, delete=False) as file:
+        try:
+            file.write(content)
+            sync(file)
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    sync_folder(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files that killed writes have left in a folder; only for who alone writes there."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
+def sync(file: IO[Any]) -> None:
+    """Wait until all that was written to an open file is on disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_files(*paths: Path) -> None:
+    """Wait until files are on disk, and all files in folders; those that are not there are passed over."""
+    for path in paths:
+        if path.is_dir():
+            sync_files(*path.iterdir())
+            sync_folder(path)
+        elif path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:

@@ -65,6 +65,14 @@ def test_wsd_is_flat_then_falls() -> None:
     assert WSD(warmup_steps=0, decay_share=0.2, shape="sqrt")(85, 101) == pytest.approx(1 - 0.25**0.5)
 
 
+def test_the_decay_of_wsd_is_a_share_of_the_whole_run() -> None:
+    """11 steps, 0 to 10, of which 4 warm up: half of the run is its last 5 steps, not half of the 6 after warm-up."""
+    rates = [WSD(warmup_steps=4, decay_share=0.5)(s, 11) for s in range(11)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 0.8, 0.6, 0.4, 0.2, 0])
+    rates = [WSD(warmup_steps=4, decay_share=1.0)(s, 11) for s in range(4, 11)]
+    assert rates == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])  # the warm-up is not cut short
+
+
 def test_decays_of_one_stable_run_branch_off_it() -> None:
     """Longer runs share all that came before the shorter one's decay."""
     schedule = WSD(warmup_steps=5, decay_share=0.2)

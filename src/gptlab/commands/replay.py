@@ -43,6 +43,7 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
 
     from gptlab.config.record import read_typed
     from gptlab.data.batches.datamodule import TextDataModule
+    from gptlab.data.text.sources import DataConfig
     from gptlab.data.tokens.prepare import prepare
     from gptlab.data.tokens.progress import watching
     from gptlab.evaluation.model import require_next_tokens
@@ -53,6 +54,8 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     run = RunDir.find(config.run)
     require_next_tokens(run)
     before = read_typed(run.path / "config.yaml")
+    why, todo = "was trained on rows of its own data module", "replay knows windows of text only"
+    require(isinstance(before.data, DataConfig), "run", config.run, why, todo)
     with watching(console) as watch:
         corpus = prepare(before.data, before.tokenizer, watch)
     hash_before, hash_now = run.held_out_manifest()["sha256"], corpus.manifest["sha256"]

@@ -69,7 +69,7 @@ class Linear(Cosine):
 @option("schedule", "wsd")
 @dataclass
 class WSD(Cosine):
-    """Warm up, stay flat, then decay to `min_ratio` over the last `decay_share` of the run (Hu et al. 2024)."""
+    """Warm up, stay flat, then decay to `min_ratio` over the last `decay_share` of the whole run (Hu et al. 2024)."""
 
     min_ratio: float = 0.0
     decay_share: float = 0.2
@@ -80,10 +80,13 @@ class WSD(Cosine):
         require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "is not in (0, 1]", "0.2 is usual")
         require(self.shape in ("linear", "sqrt"), "shape", self.shape, "no such option", "choose one of linear, sqrt")
 
-    def after(self, step: int, last: int) -> float:
-        way = max(0.0, 1 - (last - step) / max(1.0, self.decay_share * last))
-        fall = min(1.0, way) ** (0.5 if self.shape == "sqrt" else 1)
-        return 1 + (self.min_ratio - 1) * fall
+    def __call__(self, step: int, steps: int) -> float:
+        warmup, last = self.warmup(steps), steps - 1
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        decay = max(1.0, min(self.decay_share * last, last - warmup))  # in steps; none of the warm-up's
+        way = min(1.0, max(0.0, 1 - (last - step) / decay))
+        return 1 + (self.min_ratio - 1) * way ** (0.5 if self.shape == "sqrt" else 1)
 
 
 @option("schedule", "inverse_sqrt")

@@ -14,7 +14,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_json, write_atomically
+from gptlab.files import read_json, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
@@ -33,31 +33,27 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.checkpoint = checkpoint or self.checkpoints / "last.ckpt"
 
-    @classmethod
     def create(
-        cls,
-        path: Path,
+        self,
         config: dict[str, Any],
         save_tokenizer: Callable[[Path], None],
         save_held_out: Callable[[Path], None],
-        again: bool = False,
-    ) -> "RunDir":
-        """Make a new run's directory whole from the start: config, tokenizer, held-out text, status `running`.
+        take_over: Callable[[Path], None] = lambda run_dir: None,
+    ) -> None:
+        """Write a new run's directory: config, tokenizer, held-out text, status `running`.
 
-        `save_tokenizer` and `save_held_out` write into the folder that they are given. With `again` there may be a run
-        already, one that has reached no checkpoint.
+        `save_tokenizer` and `save_held_out` write into the folder that they are given, `take_over` into the run's what
+        it has from another run. The status comes last: a directory that a kill left without it is written again.
         """
-        run = cls(path)
-        if not again:
-            run.require_new()
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        run.write_config(config)
+        self.require_new()
+        self.write_config(config)
         for name, save in {"tokenizer": save_tokenizer, "held_out": save_held_out}.items():
-            (path / name).mkdir(exist_ok=True)
-            save(path / name)
-        run.write_summary({"status": "running"})
-        _point_latest_to(path)
-        return run
+            (self.path / name).mkdir(exist_ok=True)
+            save(self.path / name)
+            sync_files(self.path / name)
+        take_over(self.path)
+        self.write_summary({"status": "running"})
+        _point_latest_to(self.path)
 
     @property
     def layout(self) -> int:
@@ -68,19 +64,20 @@ class RunDir:
         """Tell whether the run has reached one yet."""
         return any(self.checkpoints.glob("*.ckpt"))
 
+    def is_begun(self) -> bool:
+        """Tell whether all was written that a run begins with."""
+        return (self.path / "summary.json").exists() or self.has_checkpoint()
+
     def require_new(self) -> None:
         """Refuse a directory with a run in it."""
         there = (self.path / "summary.json").exists()
         require(not there, "run_dir", self.path, "holds a run already", "give a new directory")
 
-    @classmethod
-    def go_on(cls, path: Path, config: dict[str, Any]) -> "RunDir":
+    def go_on(self, config: dict[str, Any]) -> None:
         """Resume a run: its status is `running` again, and its config the one that it goes on with."""
-        run = cls(path)
-        run.write_config(config)
-        run.write_summary({"status": "running"})
-        _point_latest_to(path)
-        return run
+        self.write_config(config)
+        self.write_summary({"status": "running"})
+        _point_latest_to(self.path)
 
     @classmethod
     def find(cls, name: str, without_checkpoint: bool = False) -> "RunDir":
@@ -178,13 +175,14 @@ class RunDir:
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return summary
 
-    def hold(self) -> BaseFileLock:
-        """Keep others from going on with this run; the lock ends with its process."""
+    def hold(self, key: str = "resume") -> BaseFileLock:
+        """Keep others from this run until this process ends; raises UserError, for `key`, where another holds it."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.checkpoints / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
-            raise UserError("resume", self.path, "is still running", "stop it first, or wait for its end") from error
+            raise UserError(key, self.path, "is still running", "stop it first, or wait for its end") from error
         return lock
 
     def _read(self, name: str) -> dict[str, Any]:

@@ -17,8 +17,9 @@ class Sample(NamedTuple):
 
     @property
     def markdown(self) -> str:
-        """Prompt and text as a code block, which shows any text as it is."""
-        return "\n".join("    " + line for line in (self.prompt + self.text).splitlines())
+        """Prompt and text as a code block, which shows any text as it is; half a surrogate pair becomes `?`."""
+        text = (self.prompt + self.text).encode("utf-8", "replace").decode()
+        return "\n".join("    " + line for line in text.splitlines())
 
 
 def read_samples(run_dir: Path) -> list[Sample]:

@@ -27,8 +27,12 @@ class WeightAverage:
         if not self.average:
             self.average = {name: p.detach().clone() for name, p in weights.items()}
             return
-        averaged, current = list(self.average.values()), [weights[name].detach() for name in self.average]
-        torch._foreach_lerp_(averaged, current, 1 - self.decay)
+        current = [weights[name].detach() for name in self.average]
+        # a checkpoint is read before the model is on its device
+        self.average = {
+            name: value.to(weight.device) for (name, value), weight in zip(self.average.items(), current, strict=True)
+        }
+        torch._foreach_lerp_(list(self.average.values()), current, 1 - self.decay)
 
     @contextlib.contextmanager
     def applied(self, gpt: nn.Module) -> Iterator[None]:
@@ -73,8 +77,6 @@ class WeightAverage:
         trained = checkpoint.pop("current_model_state", None)
         if trained is None:
             return
-        averaged = checkpoint["state_dict"]
-        checkpoint["state_dict"] = trained
+        averaged, checkpoint["state_dict"] = checkpoint["state_dict"], trained
         if self.decay is not None:
-            device = next(gpt.parameters()).device
-            self.average = {name: averaged[f"{prefix}{name}"].clone().to(device) for name, _ in gpt.named_parameters()}
+            self.average = {name: averaged[f"{prefix}{name}"].clone() for name, _ in gpt.named_parameters()}

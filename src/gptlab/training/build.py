@@ -34,7 +34,7 @@ from gptlab.training.callbacks.step_timer import StepTimer
 from gptlab.training.callbacks.tensorboard import TensorBoardLayout
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 from gptlab.training.config import TrainConfig
-from gptlab.training.lightning_internals import device_of, take_over_validation
+from gptlab.training.lightning_internals import device_of, leave_signals, take_over_validation
 from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule
@@ -84,6 +84,7 @@ def build(begun: Start, console: Console) -> Parts:
     ]
     trainer = config.trainer.build(steps, callbacks, begun.run_dir)
     take_over_validation(trainer)
+    leave_signals(trainer)
     datamodule.steps = steps
     asked = config.data.micro_batch_size
     size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
@@ -102,16 +103,18 @@ def build(begun: Start, console: Console) -> Parts:
 
 def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console) -> EndOfStep:
     config, run_dir, tokenizer, every = begun.config, begun.run_dir, begun.data.tokenizer, begun.config.checkpoint
-    folder = run_dir / "checkpoints"
+    folder, before = run_dir / "checkpoints", begun.resumed_from
+    checkpoints = Checkpoints(folder, every.every_n_steps, every.every_n_minutes, every.keep_last, ranks)
+    last = checkpoints.last_regular
     return EndOfStep(
         throughput,
-        StabilityMonitor(run_dir, tokenizer, config.on_nan, config.spike_sigmas, console),
+        StabilityMonitor(run_dir, tokenizer, config.on_nan, config.spike_sigmas, console, last),
         Samples(run_dir, config.task, config.sample_prompts, tokenizer, config.decoder, config.seed),
-        Checkpoints(folder, every.every_n_steps, every.every_n_minutes, every.keep_last, ranks),
+        checkpoints,
         ProgressBar(console, config.trainer.enable_progress_bar),
         GracefulStop(ranks, config.trainer.max_minutes),
         config.trainer.val_every_n_steps,
-        branched_from=begun.resumed_from.path if begun.resumed_from and not begun.in_place else None,
+        goes_on_after_end=before is not None and (not begun.in_place or before.status() == "finished"),
     )
 
 

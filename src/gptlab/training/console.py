@@ -54,6 +54,7 @@ def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str,
         f"{minutes}:{seconds:02d}",
     )
     console.print(table)
+    texts = [(how, _shown(prompt), _shown(text)) for how, prompt, text in texts]
     for how, prompt, text in texts:
         console.print(
             Text(f"{how}: ", style="dim") + Text(prompt, style="bold") + Text(text.rstrip(), style="not bold")
@@ -88,6 +89,11 @@ def _bytes(part: dict[str, Any]) -> str:
 
 def _tokenizer_name(tokenizer: Any) -> str:
     return getattr(tokenizer, "name", type(tokenizer).__name__.lower())
+
+
+def _shown(text: str) -> str:
+    """Return a text that can be printed: half a surrogate pair, as an argument that is no UTF-8 has it, becomes `?`."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _near(path: str) -> str:

@@ -19,11 +19,12 @@ from gptlab.training.start import Start
 
 
 def measure_end(parts: Parts) -> None:
-    """Let the model have its averaged weights, and see to it that the end was measured.
+    """Let the model have its averaged weights, and see to it that the end was measured and best.ckpt is there.
 
-    It is, unless the run was resumed after its last step from a checkpoint of gptlab 0.1.
+    The end was measured unless the run was resumed after its last step from a checkpoint of gptlab 0.1.
     """
     module, end_of_step = parts.module, parts.end_of_step
+    end_of_step.complete_checkpoint(parts.trainer)
     module.average.apply(module.gpt)
     if module.task.better not in end_of_step.metrics:
         parts.trainer.validate(module, parts.datamodule, verbose=False)
@@ -92,6 +93,14 @@ def stopped(begun: Start, parts: Parts, console: Console) -> None:
         f"stopped at step {parts.trainer.global_step}; what was learned is in {path}; go on: gptlab train resume={path}"
     )
     console.print(Text(line), soft_wrap=True)
+
+
+def not_finite(begun: Start, step: int) -> RunFailed:
+    """Return the error that ends a run whose step had a gradient that is not finite."""
+    todo = "lower optimizer.lr, or on_nan=skip"
+    if begun.data.corpus is not None:  # nobody can ask another data module for the rows of a step
+        todo += f"; what was in it: gptlab replay run={begun.run_dir} step={step}"
+    return RunFailed(f"step={step}: its gradient is not finite; {todo}")
 
 
 def _finite(value: float | None) -> float | None:

@@ -6,7 +6,7 @@ tests/test_contracts.py asserts what each of them takes for granted: raising Lig
 import contextlib
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ def take_over_validation(trainer: L.Trainer) -> None:
     """Let Lightning never validate by itself: `validate` does, in the order of the end of a step."""
     loop: Any = trainer.fit_loop.epoch_loop
     loop._should_check_val_fx = lambda data_fetcher: False
+
+
+def leave_signals(trainer: L.Trainer) -> None:
+    """Let Lightning take no signal: on SIGTERM it would end a run between any two micro-batches."""
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 def validate(trainer: L.Trainer) -> None:
@@ -206,11 +211,14 @@ def datamodule_of(trainer: L.Trainer) -> Any:
     return trainer.datamodule  # type: ignore[attr-defined]
 
 
-def load_weights_and_optimizer(trainer: L.Trainer, path: Path) -> int:
-    """Take weights and optimizer of a checkpoint in mid-run, and nothing else; returns the step it was made at."""
+def load_weights_and_optimizer(trainer: L.Trainer, path: Path, read: Callable[[dict[str, Any]], None]) -> int:
+    """Take weights and optimizer of a checkpoint in mid-run, and nothing else; returns the step it was made at.
+
+    `read` is given the checkpoint first, and may change what its weights are.
+    """
     checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
-    weights = checkpoint.get("current_model_state", checkpoint.get("state_dict", {}))  # the former beside averaged ones
-    trainer.strategy.load_model_state_dict({"state_dict": weights})
+    read(checkpoint)
+    trainer.strategy.load_model_state_dict({"state_dict": checkpoint.get("state_dict", {})})
     trainer.strategy.load_optimizer_state_dict(checkpoint)
     return int(checkpoint["global_step"])
 

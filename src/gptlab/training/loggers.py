@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import require
+from gptlab.files import write_atomically
 from gptlab.registry import option
 from gptlab.training.named_parts import checked, found, made
 
@@ -100,8 +101,7 @@ def _kept(note: Path, new: Callable[[], str]) -> str | None:
     if early_rank() != 0:
         return None
     if not note.exists():
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(new())
+        write_atomically(note, new().encode())
     return note.read_text()
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from gptlab.files import write_atomically
+from gptlab.files import sync_files, write_atomically
 
 
 class MetricsFile(Logger):
     """Append a row to metrics.csv at each log; a metric that comes first rewrites the file in one step.
 
-    `rows` are those that a resumed run has kept. A kill leaves at most the last line half written.
+    `rows` are those that a resumed run has kept. A kill or a full disk leaves at most the last line half written.
     """
 
     def __init__(self, path: Path, rows: Sequence[dict[str, Any]] = ()) -> None:
@@ -46,6 +46,11 @@ class MetricsFile(Logger):
             self._write([*metrics_until(self.path), row])
 
     @rank_zero_only
+    def save(self) -> None:
+        """Wait until all rows are on disk."""
+        sync_files(self.path)
+
+    @rank_zero_only
     def _begin(self, rows: Sequence[dict[str, Any]]) -> None:
         if rows:
             self._write(rows)
@@ -53,19 +58,28 @@ class MetricsFile(Logger):
             self.path.unlink(missing_ok=True)
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write the whole file, with a column for each metric that has been logged."""
-        self._columns = sorted({name for row in rows for name in row})
-        out = io.StringIO()
-        writer = csv.DictWriter(out, self._columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path, out.getvalue().encode())
+        self._columns = write_rows(self.path, rows)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Write a whole metrics.csv; returns its columns, one for each metric that a row has."""
+    columns = sorted({name for row in rows for name in row})
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, out.getvalue().encode())
+    return columns
 
 
 def metrics_until(path: Path, step: int = sys.maxsize) -> list[dict[str, Any]]:
-    """Return the rows of metrics.csv up to a step, without empty cells; later ones will come again."""
+    """Return the rows of metrics.csv up to a step, without empty cells; later ones will come again.
+
+    A last line without an end is half written, and left out.
+    """
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = [{key: value for key, value in row.items() if key and value} for row in csv.DictReader(file)]
+        lines = [line for line in file if line.endswith("\n")]
+    rows = [{key: value for key, value in row.items() if key and value} for row in csv.DictReader(lines)]
     return [row for row in rows if str(row.get("step", "")).isdecimal() and int(row["step"]) <= step]

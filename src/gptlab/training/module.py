@@ -71,7 +71,8 @@ class GPTModule(L.LightningModule):
         self.sharded, self.shard_dtype = sharded, shard_dtype
         self.skipped_step: int | None = None  # the step just made, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
-        self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log
+        self._earlier_losses = torch.empty(0)  # of steps since the last log before a checkpoint, over all ranks, (N,)
+        self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or that checkpoint
         self._gradients: dict[str, Any] = {}  # what clipping saw at the last step
         self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since they were last looked at
         self._sums: list[Sums] = []  # of this rank's held-out batches
@@ -120,6 +121,7 @@ class GPTModule(L.LightningModule):
         No step waits for the device in between.
         """
         losses = self._step_losses().tolist()
+        self._earlier_losses = torch.empty(0)
         self._losses.clear()
         return list(enumerate(losses, self.global_step - len(losses) + 1))
 
@@ -133,17 +135,17 @@ class GPTModule(L.LightningModule):
         }
 
     def forget(self) -> None:
-        """Drop the losses since the last log: they are of steps that do not count."""
+        """Drop the losses of the steps so far: they do not count."""
         self._losses.clear()
 
     def _step_losses(self) -> Tensor:
-        """Return the loss of each complete step since the last log, (N,), over micro-batches and ranks."""
+        """Return the loss of each complete step since the last log, (N,), over micro-batches and ranks, on the CPU."""
         parts = self.trainer.accumulate_grad_batches
         complete = len(self._losses) // parts * parts
         if not complete:
-            return torch.empty(0)
-        losses = torch.stack([loss.to(self.device) for loss in self._losses[:complete]]).view(-1, parts).mean(1)
-        return reduced(self.trainer, losses, "mean")
+            return self._earlier_losses
+        losses = torch.stack(self._losses[:complete]).view(-1, parts).mean(1)
+        return torch.cat([self._earlier_losses, reduced(self.trainer, losses, "mean").cpu()])
 
     def on_validation_epoch_end(self) -> None:
         """Score the held-out text exactly over all ranks: sums are summed, never means averaged."""
@@ -205,13 +207,12 @@ class GPTModule(L.LightningModule):
         read_older_checkpoint(checkpoint, datamodule_of(self.trainer).tokens_per_step)
         checkpoint["loops"] = restart_loops_at(self.trainer, checkpoint["global_step"])
         self.average.load(checkpoint, "gpt.", self.gpt)
-        parts = self.trainer.accumulate_grad_batches
-        self._losses = [loss for loss in checkpoint["losses"] for _ in range(parts)]
+        self._earlier_losses = torch.tensor([float(loss) for loss in checkpoint["losses"]])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_gradients()
         checkpoint["model"] = asdict(self.gpt.config)
-        checkpoint["losses"] = list(self._step_losses().cpu())  # of steps since the last log
+        checkpoint["losses"] = list(self._step_losses())  # of steps since the last log
         self.average.save(checkpoint, "gpt.")
 
 

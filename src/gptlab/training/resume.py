@@ -1,4 +1,4 @@
-"""Going on with a run in its own directory: what was asked for again, what must not change, what has to be put back."""
+"""Find the run that goes on and its checkpoint, and refuse what must not change between its starts."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other
 
 
 def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
-    """Where a run is to go on: the checkpoint that is asked for, else the newest that is whole; after how many steps;
-    and the names of newer ones that are damaged."""
+    """Return the checkpoint that a run goes on from, the one asked for or else the newest that is whole; its step; and
+    the names of newer ones that are damaged. Raises UserError where there is none."""
     folder, damaged = run.checkpoints, list[str]()
     newest = [folder / "last.ckpt", *by_step(folder), folder / "best.ckpt"]
     for path in newest if run.checkpoint == newest[0] else [run.checkpoint]:
@@ -33,15 +33,20 @@ def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
 def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
     """Return the newest run of this config (`record`, as YAML has it) that can go on; None if there is none.
 
-    It is the one in `run_dir`, whether it has a checkpoint yet or not, else one below outputs/ that has one.
+    It is the one in `run_dir`, whether it has a checkpoint yet or not, else one of outputs/ that has one.
     """
     own = (run_dir / "config.yaml").exists()
-    found = [run_dir] if own else [path.parent for path in Path("outputs").rglob("config.yaml")]
+    below = "/".join("*" for _ in Path(str(values["name"])).parts)  # a name may have folders in it
+    found = [run_dir] if own else [path.parent for path in Path("outputs").glob(f"*/{below}/config.yaml")]
     for path in sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True):
         run = RunDir(path.resolve())
-        if run.status() == "finished" or _asked(run.config()) != _asked(values):
+        try:
+            same = run.status() != "finished" and _asked(run.config()) == _asked(values)
+        except UserError:  # it is damaged
+            if own:
+                raise
             continue
-        if own or run.has_checkpoint():
+        if same and run.is_begun() and (own or run.has_checkpoint()):
             return run
     return None
 

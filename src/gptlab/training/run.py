@@ -1,20 +1,25 @@
 """Train: start, build, fit, finish."""
 
+import functools
+import signal
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from gptlab.errors import RunFailed, Stopped
+from gptlab.errors import Stopped
+from gptlab.files import remove_unfinished
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.build import Parts, build
-from gptlab.training.callbacks.checkpointing import remove_unfinished
+from gptlab.training.callbacks.checkpointing import go_on_from
 from gptlab.training.callbacks.graceful_stop import requeue
 from gptlab.training.callbacks.samples import keep_until
 from gptlab.training.config import TrainConfig
 from gptlab.training.console import header
-from gptlab.training.finish import finish, measure_end, stopped, summarise
+from gptlab.training.finish import finish, measure_end, not_finite, stopped, summarise
 from gptlab.training.lightning_internals import device_of, early_rank, silence_advice
+from gptlab.training.metrics_file import metrics_until, write_rows
 from gptlab.training.module import NotFinite
 from gptlab.training.peak_flops import peak_flops
 from gptlab.training.start import Start, start
@@ -34,18 +39,17 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         open_run(begun, parts, console)  # from here on something is written
         status, stop = "failed", parts.end_of_step.stop
         try:
-            with stop.heed_warning():
+            with stop.heed_signals():
                 parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
             measure_end(parts)
             status = "finished"
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
             status = "stopped"
             stopped(begun, parts, console)
-            raise Stopped(stop.signal_number) from None  # a sweep ends too
+            # a sweep ends too; with nothing noted it was Ctrl-C before the first step
+            raise Stopped(stop.signal_number if stop.why else signal.SIGINT) from None
         except NotFinite as error:
-            look = f"what was in it: gptlab replay run={begun.run_dir} step={error.step}"
-            todo = f"lower optimizer.lr, or on_nan=skip; {look}"
-            raise RunFailed(f"step={error.step}: its gradient is not finite; {todo}") from error
+            raise not_finite(begun, error.step) from error
         finally:
             begun.config.logger.close(status == "finished")
             summary = summarise(begun, parts, status)
@@ -59,22 +63,33 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
 def open_run(begun: Start, parts: Parts, console: Console) -> None:
     """Make the run directory, or put that of a resumed run back to where its checkpoint is; then attach the loggers."""
-    config, data, before = begun.config, begun.data, begun.resumed_from
+    config, data, run = begun.config, begun.data, RunDir(begun.run_dir)
     if parts.trainer.is_global_zero:
-        if before and begun.in_place and begun.checkpoint:
-            RunDir.go_on(begun.run_dir, record(config))
-        else:  # a run that was killed before its first checkpoint is made again, in its own directory
-            again = before is not None and begun.in_place
-            run = RunDir.create(begun.run_dir, record(config), data.tokenizer.save, data.save_held_out, again)
-            begun.lock = begun.lock or run.hold()
-        remove_unfinished(begun.run_dir / "checkpoints")
-        if before:
-            keep_until(before.path, begun.run_dir, begun.step)
-            console.print(f"going on after step {begun.step:,}")
+        begun.lock = begun.lock or run.hold("run_dir")
+        for folder in ("", "checkpoints", "tokenizer", "held_out"):
+            remove_unfinished(run.path / folder)
+        if begun.in_place:
+            put_back(begun, run.path)
+            run.go_on(record(config))
+        else:
+            run.create(record(config), data.tokenizer.save, data.save_held_out, functools.partial(put_back, begun))
+        if begun.resumed_from:
+            again = "there was no checkpoint yet: it begins again"
+            console.print(f"going on after step {begun.step:,}" if begun.checkpoint else again)
         trainer = parts.trainer
         peak = peak_flops(device_of(trainer), bf16="bf16" in config.trainer.precision)
         parts.end_of_step.throughput.share_per_token = parts.flops_per_token / (peak.flops * trainer.world_size)
         header(console, begun, parts, peak)
-    parts.trainer.loggers = config.logger.build(
-        begun.run_dir, config.name, begun.step if before else None, before.path if before else None
-    )
+    before = (begun.step, run.path) if begun.resumed_from else ()
+    parts.trainer.loggers = config.logger.build(run.path, config.name, *before)
+
+
+def put_back(begun: Start, run_dir: Path) -> None:
+    """Let a run directory have what belongs before the checkpoint of a resumed run; what comes later comes again."""
+    if begun.resumed_from is None:
+        return
+    if begun.checkpoint:
+        go_on_from(begun.checkpoint, begun.step, run_dir / "checkpoints")
+    keep_until(begun.resumed_from.path, run_dir, begun.step)
+    if not begun.in_place and (rows := metrics_until(begun.resumed_from.path / "metrics.csv", begun.step)):
+        write_rows(run_dir / "metrics.csv", rows)

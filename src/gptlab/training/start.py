@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gptlab.data.batches.build import Data, build_data
 from gptlab.data.tokens.progress import watching
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.config_file import record
@@ -30,9 +30,9 @@ class Start:
 
     config: TrainConfig  # resolved: what config.yaml keeps
     data: Data
-    gpt: GPT | None  # the model that `init_from` names
+    gpt: GPT | None  # the model that `init_from` names, for a run that has no checkpoint
     resumed_from: RunDir | None
-    checkpoint: Path | None = None  # of that run; None where it was killed before its first one
+    checkpoint: Path | None = None  # of that run; None where it was killed before its first one: it begins again
     step: int = 0  # of that checkpoint
     lock: BaseFileLock | None = None  # on the run that goes on; on rank 0 only
 
@@ -50,14 +50,12 @@ class Start:
         if self.resumed_from is None:
             return
         ((unit, amount),) = self.config.budget.fixed().items()
-        todo = f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
-        ended = self.resumed_from.status() == "finished"
-        why = f"has its {plan.steps:,} steps already"
-        require(self.step < plan.steps or not ended, "resume", self.config.resume, why, todo)
         why = f"is {plan.steps:,} steps, and the run that is resumed is at step {self.step:,}"
-        require(
-            self.step <= plan.steps, f"budget.{unit}", f"{amount:g}", why, "give more, or take an earlier checkpoint"
-        )
+        todo = "give more, or take an earlier checkpoint"
+        require(self.step <= plan.steps, f"budget.{unit}", f"{amount:g}", why, todo)
+        ended = self.resumed_from.status() == "finished"
+        why, todo = f"has its {plan.steps:,} steps already", f"lengthen it, e.g. budget.{unit}={2 * amount:g}"
+        require(self.step < plan.steps or not ended, "resume", self.config.resume, why, todo)
 
     def release(self) -> None:
         """Let others go on with the run."""
@@ -74,7 +72,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     config.logger.require_packages()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
-    source = RunDir.find(config.init_from) if config.init_from and not before else None
+    source = RunDir.find(config.init_from) if config.init_from and not (before and before.has_checkpoint()) else None
     tokenizer = Saved(str(source.path / "tokenizer")) if source else config.tokenizer
     gpt = source.load()[0].train() if source else None
     block_size = (gpt.config if gpt else config.model).block_size
@@ -84,19 +82,24 @@ def start(config: TrainConfig, console: Console) -> Start:
     config = dataclasses.replace(config, model=model, tokenizer=tokenizer)
     if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
+    if before and not before.is_begun() and before.path.resolve() == config.path.resolve():
+        before = None  # killed before all was written that it begins with
     if before is None:
         if early_rank() == 0:
             RunDir(config.path).require_new()
         return Start(config, data, gpt, None)
-    return resumed(config, data, before, console, auto)
+    return resumed(config, data, gpt, before, console)
 
 
-def resumed(config: TrainConfig, data: Data, before: RunDir, console: Console, auto: bool) -> Start:
-    """Lock the run that goes on, find its checkpoint, and refuse what would make its continuation a lie."""
+def resumed(config: TrainConfig, data: Data, gpt: GPT | None, before: RunDir, console: Console) -> Start:
+    """Lock the run that goes on, find its checkpoint, and refuse what would make its continuation a lie.
+
+    A run that was killed before its first checkpoint begins again in its directory.
+    """
     if config.budget.seconds_per_step is None:
         seconds = before.config().get("budget", {}).get("seconds_per_step")
         config = dataclasses.replace(config, budget=dataclasses.replace(config.budget, seconds_per_step=seconds))
-    begun = Start(config, data, None, before)
+    begun = Start(config, data, gpt, before)
     if early_rank() == 0:
         if begun.in_place:
             begun.lock = before.hold()
@@ -104,16 +107,17 @@ def resumed(config: TrainConfig, data: Data, before: RunDir, console: Console, a
             RunDir(begun.run_dir).require_new()
     try:
         require_same(before.config(), plain(record(config)))
+        if begun.in_place and not before.has_checkpoint() and before.status() != "finished":
+            return begun
         begun.checkpoint, begun.step, damaged = checkpoint_of(before)
         if damaged:
             console.print(f"{', '.join(damaged)}: damaged; {begun.checkpoint.name} is taken instead", highlight=False)
         noise = "the noise of dropout goes on as this version draws it, not as the run's own did"
         if before.layout < 2 and config.model.dropout:
             console.print(f"{before.path}: was made by an older gptlab; {noise}", highlight=False, soft_wrap=True)
-    except UserError:
-        if not (auto and begun.in_place and not before.has_checkpoint()):
-            begun.release()
-            raise
+    except BaseException:
+        begun.release()
+        raise
     return begun
 
 

@@ -1,279 +1,212 @@
-"""A run that is stopped or killed at any instant, and resumed, ends as one that never was: in every file."""
+"""A run that is stopped or killed at any instant, and resumed, equals one that never was."""
 
+import itertools
 import json
-import os
+import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 
-from gptlab.errors import Stopped
-from gptlab.training import metrics_file
-from gptlab.training.averaging import WeightAverage
-from gptlab.training.callbacks import checkpointing, end_of_step, samples
-from gptlab.training.callbacks.checkpointing import CheckpointFiles, Checkpoints
-from gptlab.training.callbacks.end_of_step import EndOfStep
-from gptlab.training.callbacks.graceful_stop import GracefulStop
-from gptlab.training.config import TrainConfig
-from gptlab.training.module import GPTModule
+from gptlab.config import compose
+from gptlab.training import run as training
+from gptlab.training.callbacks.checkpointing import is_whole
+from gptlab.training.loggers import Monitor
+from gptlab.training.peak_flops import PeakFlops
 from gptlab.training.run import train
-from tests.training.test_resume import resumed, rows, stop_at
+from tests.conftest import tiny_overrides
+from tests.faults.instants import HOOKS, Instant, in_fork, instants_of, left_by_kills, signalled
+from tests.training.test_resume import rows
 
-Tiny = Callable[..., TrainConfig]
-# 3 micro-batches a step; steps that are only logged, only validated, only saved, all of them, and none
-RUN = ["ema=0.9", "data.batch_size=6", "data.micro_batch_size=2", "model.dropout=0.2", "budget.steps=7"]
-RUN += ["trainer.val_every_n_steps=3", "checkpoint.every_n_steps=2", "logger.every_n_steps=2"]
-# what is done in a step, each a place in front of which and behind which a run may end
-PLACES: list[tuple[Any, str]] = [
-    (GPTModule, "training_step"),
-    (GPTModule, "on_train_batch_start"),
-    (GPTModule, "validation_step"),
-    (GPTModule, "on_validation_epoch_end"),
-    (WeightAverage, "update"),
-    (EndOfStep, "_log"),
-    (EndOfStep, "_improved"),
-    (end_of_step, "validate"),
-    (samples, "append"),
-    (samples, "write_markdown"),
-    (metrics_file, "write_atomically"),
-    (CheckpointFiles, "save_checkpoint"),
-    (checkpointing, "_put"),
-    (Checkpoints, "save"),
-    (Checkpoints, "mark_best"),
+# averages, accumulation of three, dropout; steps that log, validate and save fall together at some steps only
+ASK = [
+    *("ema=0.9", "data.batch_size=6", "data.micro_batch_size=2", "model.dropout=0.2", "budget.steps=8"),
+    *("data.val_fraction=0.03", "logger=csv", "logger.every_n_steps=3", "optimizer.lr=0.01"),
+    *("trainer.val_every_n_steps=4", "sample_prompts=[the cat,a bird]", "checkpoint.keep_last=1"),
 ]
-
-
-def instrument(patch: pytest.MonkeyPatch, at: int, act: Callable[[], None]) -> list[str]:
-    """Let `act` be called at the instant number `at`; returns the names of the instants that passed."""
-    passed: list[str] = []
-
-    def instant(name: str) -> None:
-        if len(passed) == at:
-            act()
-        passed.append(name)
-
-    for owner, name in PLACES:
-        whole = getattr(owner, name)
-
-        def watched(*args: Any, _whole: Any = whole, _name: str = name, **kwargs: Any) -> Any:
-            instant(f"before {_name}")
-            found = _whole(*args, **kwargs)
-            instant(f"after {_name}")
-            return found
-
-        patch.setattr(owner, name, watched)
-    return passed
-
-
-def left_by(run: Path) -> dict[str, Any]:
-    """All that must not depend on whether a run was stopped."""
-    summary = json.loads((run / "summary.json").read_text())
-    checkpoints = {}
-    for name in ("last", "best"):
-        saved = torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)
-        checkpoints[name] = {
-            "step": saved["global_step"],
-            "averaged": {key: value.tolist() for key, value in saved["state_dict"].items()},
-            "trained": {key: value.tolist() for key, value in saved["current_model_state"].items()},
-            "score": saved["callbacks"]["EndOfStep"]["best"],
-        }
-    return {
-        "rows": rows(run),
-        "samples.md": (run / "samples.md").read_text(),
-        "samples.jsonl": (run / "samples.jsonl").read_text(),
-        "summary": {key: summary[key] for key in summary if key.startswith(("train_", "val_", "steps", "tokens", "st"))}
-        | {"tokens_per_second": None},
-        "unfinished": [path.name for path in (run / "checkpoints").glob(".*-*")],
-        **checkpoints,
-    }
-
-
-def go_on(run: Path, tiny: Tiny) -> None:
-    """Resume a run as its user would: one that never reached a checkpoint begins again."""
-    if not (run / "summary.json").exists():
-        train(tiny(*RUN))
-    elif not any((run / "checkpoints").glob("*.ckpt")):
-        train(tiny(*RUN, "resume=auto"))
-    else:
-        resumed(run)
+EVERY = {"together": 4, "apart": 3}  # steps from one checkpoint to the next
+NOT_COMPARED = {"seconds", "tokens_per_second", "run_dir"}
 
 
 @pytest.fixture
-def expected(tiny: Tiny, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """What an uninterrupted run leaves, and how many instants it has."""
-    with pytest.MonkeyPatch.context() as patch:
-        passed = instrument(patch, -1, lambda: None)
-        train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
-    yield left_by(tmp_path / "whole") | {"instants": passed}
+def begin(texts: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Start a run: begin(folder, steps between checkpoints, *overrides)."""
+    monkeypatch.setattr(training, "peak_flops", lambda device, bf16: PeakFlops(1e12, "a test"))  # saves measuring it
+
+    def begin(folder: str, every: int, *more: str) -> None:
+        ask = [*tiny_overrides(texts), *ASK, f"checkpoint.every_n_steps={every}", f"run_dir={folder}", *more]
+        train(compose("train", ask))
+
+    return begin
 
 
-def chosen(instants: list[str], part: int, of: int) -> list[int]:
-    """Some of the instants, spread over all of them."""
-    return list(range(part, len(instants), of))
+def go_on(folder: str, *more: str) -> None:
+    train(compose("train", [f"run_dir={folder}", f"resume={folder}", *more], run=folder))
 
 
-def asked_to_stop(at: int, tiny: Tiny) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        stops: list[GracefulStop] = []
-        whole = GracefulStop.on_train_start
-
-        def on_train_start(self: GracefulStop, *args: Any) -> None:
-            stops.append(self)
-            whole(self, *args)
-
-        patch.setattr(GracefulStop, "on_train_start", on_train_start)
-        instrument(patch, at, lambda: setattr(stops[-1], "why", "SIGTERM") if stops else None)
-        try:
-            train(tiny(*RUN))
-        except Stopped as stop:
-            assert stop.signal_number == signal.SIGTERM
-
-
-def killed(at: int, tiny: Tiny) -> None:
-    """SIGKILL in a child process."""
-    config = tiny(*RUN)
-    child = os.fork()
-    if child == 0:
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            with pytest.MonkeyPatch.context() as patch:
-                instrument(patch, at, lambda: os.kill(os.getpid(), signal.SIGKILL))
-                train(config)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+def differences(whole: Path, run: Path) -> list[str]:
+    """Name all in which the files of two runs differ, but for times."""
+    found = []
+    if rows(whole) != rows(run):
+        found.append(f"metrics.csv: {rows(whole)} is not {rows(run)}")
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (whole, run)]
+    if names[0] != names[1]:
+        found.append(f"files: {names[0]} is not {names[1]}")
+    for name in ("samples.md", "samples.jsonl"):
+        if (whole / name).read_bytes() != (run / name).read_bytes():
+            found.append(name)
+    a, b = (json.loads((folder / "summary.json").read_text()) for folder in (whole, run))
+    found += [f"summary: {key}: {a[key]} is not {b[key]}" for key in a if key not in NOT_COMPARED and a[key] != b[key]]
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = (torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (whole, run))
+        for saved in (a, b):
+            del saved["callbacks"]["ThroughputMonitor"], saved["loops"]  # times; counters that are not read back
+            saved["callbacks"]["EndOfStep"]["metrics"] = {
+                key: value
+                for key, value in saved["callbacks"]["EndOfStep"]["metrics"].items()
+                if "tokens_per" not in key
+            } | dict.fromkeys(("train/mfu", "train/data_wait"))
+        found += [f"{name}: {where}" for where in unequal(a, b)]
+        if not is_whole(run / "checkpoints" / name):
+            found.append(f"{name} is damaged")
+    return found
 
 
-@pytest.mark.parametrize("end", [asked_to_stop, killed])
+def unequal(a: Any, b: Any, where: str = "") -> list[str]:
+    """Name the places where two checkpoints differ."""
+    if isinstance(a, dict) and isinstance(b, dict) and set(a) == set(b):
+        return [place for key in a for place in unequal(a[key], b[key], f"{where}/{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [place for i, (x, y) in enumerate(zip(a, b, strict=True)) for place in unequal(x, y, f"{where}/{i}")]
+    same = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+    return [] if same else [f"{where}: {a} is not {b}"]
+
+
+def is_finished(folder: Path) -> bool:
+    summary = folder / "summary.json"
+    return summary.exists() and json.loads(summary.read_text())["status"] == "finished"
+
+
+def check_kills(begin: Callable[..., None], states: list[tuple[str, Path]], every: int, way: str) -> None:
+    """Put each state back as the run's directory, go on, and compare with what the uninterrupted run has left."""
+    wrong = []
+    for name, state in states:
+        if is_finished(state):
+            continue
+        shutil.rmtree("run", ignore_errors=True)
+        shutil.copytree(state, "run")
+        if way == "auto" or not (state / "config.yaml").exists():
+            code, said = in_fork(lambda: begin("run", every, *(["resume=auto"] if way == "auto" else [])))
+        else:
+            code, said = in_fork(lambda: go_on("run"))
+        found = [said.strip()] if code else differences(Path("whole"), Path("run"))
+        if found:
+            wrong.append((name, found))
+    assert not wrong, "\n".join(f"killed {name}: {found[0]}, {len(found)} in all" for name, found in wrong)
+
+
+def test_a_run_that_is_compared(begin: Callable[..., None]) -> None:
+    """The comparison finds what there is to find: another seed of dropout changes all that is compared."""
+    assert in_fork(lambda: begin("one", 3))[0] == in_fork(lambda: begin("two", 3))[0] == 0
+    assert differences(Path("one"), Path("two")) == []
+    assert in_fork(lambda: begin("three", 3, "seed=7"))[0] == 0
+    found = " ".join(differences(Path("one"), Path("three")))
+    for what in ("metrics.csv", "samples.md", "samples.jsonl", "summary: train_loss", "summary: val_loss"):
+        assert what in found
+    for what in ("state_dict", "current_model_state", "optimizer_states", "callbacks/EndOfStep/best"):
+        assert f"last.ckpt: /{what}" in found and f"best.ckpt: /{what}" in found
+
+
+# an instant of each kind, and its occurrence: before, in and after a row that validates, one that saves, and others
+SOME_STOPS = [
+    *(("before training batch", 1), ("before training batch", 11), ("after training batch", 12)),
+    *(("before validation", 1), ("before validation batch", 2), ("after samples", 1), ("after checkpoint", 1)),
+    *(("after end of step", 24), ("before validation", 2)),
+]
+
+
+@pytest.mark.parametrize("some", [SOME_STOPS[:5], SOME_STOPS[5:]], ids=["early", "late"])
+def test_a_stop_at_some_instants(some: list[Instant], begin: Callable[..., None]) -> None:
+    check_stops(begin, some, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
+def test_a_stop_at_every_instant(every: int, begin: Callable[..., None]) -> None:
+    """At the first, a middle and the last of each hook; the signals take turns."""
+    found = instants_of(lambda: begin("listed", every))
+    by_name = {name: [count for other, count in found if other == name] for name, _ in found}
+    chosen = [(name, n) for name, counts in by_name.items() for n in sorted({1, (len(counts) + 1) // 2, len(counts)})]
+    assert len(by_name) == 2 * len(HOOKS) and len(chosen) > 50
+    check_stops(begin, chosen, every)
+
+
+def check_stops(begin: Callable[..., None], instants: list[Instant], every: int) -> None:
+    assert in_fork(lambda: begin("whole", every)) == (0, "")
+    numbers = itertools.cycle([signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+    wrong, stopped = [], 0
+    for instant, number in zip(instants, numbers, strict=False):
+        shutil.rmtree("run", ignore_errors=True)
+        code = signalled(instant, number, lambda: begin("run", every))
+        # 128 + n: it has stopped by itself; -n: the training was over, and the signal has ended the process
+        found = [] if code in (128 + number, -number, 0) else [f"exit {code}"]
+        stopped += code == 128 + number
+        if not is_finished(Path("run")) and (went_on := in_fork(lambda: go_on("run"))) != (0, ""):
+            found.append(went_on[1])
+        if found := found or differences(Path("whole"), Path("run")):
+            wrong.append((instant, number.name, found))
+    assert not wrong, "\n".join(f"{name} {instant}: {found[0]}, {len(found)} in all" for instant, name, found in wrong)
+    assert stopped >= len(instants) // 2  # the others were in the last step or after it
+
+
+def test_a_kill_at_some_instants(begin: Callable[..., None]) -> None:
+    states = left_by_kills(Path("whole"), lambda: begin("whole", 3))
+    check_kills(begin, states[4::9], 3, "resume")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["resume", "auto"])
+@pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
+def test_a_kill_at_every_instant(every: int, way: str, begin: Callable[..., None]) -> None:
+    """Before and after each hook and each change of a file; `resume=auto` repeats the line that started the run."""
+    states = left_by_kills(Path("whole"), lambda: begin("whole", every))
+    assert len(states) > 60
+    check_kills(begin, states, every, way)
+
+
+@pytest.mark.slow
+def test_a_kill_at_every_instant_of_a_run_that_goes_on(begin: Callable[..., None]) -> None:
+    """Killed in a row, resumed, and killed again: while its files are put back, and later."""
+    assert in_fork(lambda: begin("whole", 3)) == (0, "")
+    assert signalled(("after samples", 1), signal.SIGKILL, lambda: begin("again", 3)) == -signal.SIGKILL
+    states = left_by_kills(Path("again"), lambda: go_on("again"))
+    check_kills(begin, states, 3, "resume")
+
+
 @pytest.mark.parametrize(
-    ("part", "of"), [(3, 40), *(pytest.param(part, 10, marks=pytest.mark.slow) for part in range(0, 10, 2))]
+    "instant", [("before training batch", 14), ("after checkpoint", 2), ("before best", 1)], ids=str
 )
-def test_at_any_instant(
-    end: Callable[[int, Tiny], None], part: int, of: int, tiny: Tiny, tmp_path: Path, expected: dict[str, Any]
-) -> None:
-    instants = expected.pop("instants")
-    assert len(instants) > 150 and set(instants) == {
-        f"{when} {name}" for _, name in PLACES for when in ("before", "after")
-    }
-    for at in chosen(instants, part, of):
-        end(at, tiny)
-        run = tmp_path / "run"
-        if run.exists() or end is killed:
-            summary = run / "summary.json"
-            if not summary.exists() or json.loads(summary.read_text())["status"] != "finished":
-                go_on(run, tiny)
-        found = left_by(run)
-        for key, value in expected.items():
-            assert found[key] == value, f"{key} after it ended at instant {at}, {instants[at]}"
-        run.rename(tmp_path / f"run-{at}")
+def test_sigkill(instant: Instant, begin: Callable[..., None]) -> None:
+    """A kill leaves what the copies of the tests above hold."""
+    assert in_fork(lambda: begin("whole", 3)) == (0, "")
+    assert signalled(instant, signal.SIGKILL, lambda: begin("run", 3)) == -signal.SIGKILL
+    assert in_fork(lambda: go_on("run")) == (0, "")
+    assert differences(Path("whole"), Path("run")) == []
 
 
-def test_a_stop_takes_effect_at_the_end_of_a_step(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for in the first batch of a validation, a stop waits for its end, for samples, best and checkpoint."""
-    whole = GPTModule.validation_step
-
-    def validation_step(self: GPTModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-        whole(self, batch, batch_idx)
-
-    monkeypatch.setattr(GPTModule, "validation_step", validation_step)
-    with pytest.raises(Stopped) as stop:
-        train(tiny(*RUN))
-    assert stop.value.signal_number == signal.SIGTERM
-    run = tmp_path / "run"
-    summary = json.loads((run / "summary.json").read_text())
-    assert (summary["status"], summary["steps"]) == ("stopped", 3)
-    assert [row["step"] for row in rows(run) if "val/loss" in row] == ["3"]
-    assert "## step 3" in (run / "samples.md").read_text()
-    assert checkpointing.step_of(run / "checkpoints/best.ckpt") == 3
-    assert checkpointing.step_of(run / "checkpoints/last.ckpt") == 3
-
-
-def test_the_best_is_the_lowest_of_all_validations(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validations are at 3, 6 and, off the grid, at the end; the best survives a resume and a move of the run."""
-    losses = {3: 5.0, 6: 7.0, 7: 4.0, 9: 4.5, 12: 6.0}
-    whole = end_of_step.EndOfStep._remember
-
-    def _remember(self: EndOfStep, trainer: Any) -> None:
-        whole(self, trainer)
-        if self._step in losses:
-            self.metrics["val/loss"] = losses[self._step]
-
-    monkeypatch.setattr(EndOfStep, "_remember", _remember)
-    train(tiny(*RUN))
-    run = tmp_path / "run"
-    assert checkpointing.step_of(run / "checkpoints/best.ckpt") == 7
-    moved = run.rename(tmp_path / "moved")
-    resumed(moved, "budget.steps=12")
-    assert checkpointing.step_of(moved / "checkpoints/best.ckpt") == 7
-    saved = torch.load(moved / "checkpoints/last.ckpt", weights_only=True)
-    assert saved["callbacks"]["EndOfStep"]["best"] == (4.0, 7)
-
-
-def test_without_averaging_a_run_goes_on_from_the_trained_weights(tiny: Tiny, tmp_path: Path) -> None:
-    """`resume=RUN ema=null` of a run that averages."""
-    train(tiny(*RUN, "schedule=constant", "budget.steps=6"))
-    plain = [part for part in RUN if not part.startswith("ema")]
-    train(tiny(*plain, "schedule=constant", "budget.steps=9", f"run_dir={tmp_path}/plain"))
-    resumed(tmp_path / "run", "ema=null", "budget.steps=9")
-    found, right = (
-        torch.load(tmp_path / f"{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("run", "plain")
-    )
-    assert all(torch.equal(found[key], right[key]) for key in right)
-
-
-def test_a_continuation_that_is_refused_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    train(tiny(*RUN))
-    run = tmp_path / "run"
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"^budget\.steps=4: is 4 steps, and the run that is resumed is at step 7"):
-        (run / "summary.json").write_text(json.dumps({"status": "stopped", "layout": 2}))
-        before[run / "summary.json"] = (run / "summary.json").read_bytes()
-        resumed(run, "budget.steps=4")
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-
-
-def test_a_second_resume_of_a_run_that_is_running_changes_nothing(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        stop_at(patch, 14, RuntimeError())
-        train(tiny(*RUN))
-    run = tmp_path / "run"
-    lock = checkpointing_lock(run)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match=r"is still running"):
-        resumed(run)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    lock.release()
-
-
-def checkpointing_lock(run: Path) -> Any:
-    from gptlab.runs.run_dir import RunDir
-
-    return RunDir(run).hold()
-
-
-def test_resume_auto_is_the_same_line_however_often_it_is_killed(tiny: Tiny, tmp_path: Path) -> None:
-    """Killed before its first checkpoint, and again, as a queue would repeat it."""
-    for at in (0, 3, 40):
-        config = tiny(*RUN, "resume=auto")
-        child = os.fork()
-        if child == 0:
-            try:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                with pytest.MonkeyPatch.context() as patch:
-                    instrument(patch, at, lambda: os.kill(os.getpid(), signal.SIGKILL))
-                    train(config)
-            finally:
-                os._exit(1)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    train(tiny(*RUN, "resume=auto"))
-    train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
-    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
+def test_a_kill_after_a_callback_has_ended_the_run(begin: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed it is at its end, as it was; asked again when it has finished, it goes on."""
+    monkeypatch.setattr(Monitor, "build", lambda self: [EarlyStopping("val/loss", stopping_threshold=1e9)])
+    assert in_fork(lambda: begin("whole", 3)) == (0, "")
+    assert json.loads(Path("whole/summary.json").read_text())["steps"] == 4  # its first validation
+    for instant in (("before summary", 1), ("after checkpoint", 2), ("after samples", 1)):
+        shutil.rmtree("run", ignore_errors=True)
+        assert signalled(instant, signal.SIGKILL, lambda: begin("run", 3)) == -signal.SIGKILL
+        assert in_fork(lambda: go_on("run")) == (0, "")
+        assert differences(Path("whole"), Path("run")) == []
+    assert in_fork(lambda: go_on("run")) == (0, "")
+    assert json.loads(Path("run/summary.json").read_text())["steps"] == 8

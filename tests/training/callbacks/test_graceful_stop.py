@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from gptlab.commands.main import main
 from gptlab.config import compose
-from gptlab.errors import UserError
+from gptlab.distributed.ranks import Ranks
+from gptlab.errors import Stopped, UserError
 from gptlab.runs.run_dir import LAYOUT, RunDir
 from gptlab.training.callbacks import graceful_stop as stopping
+from gptlab.training.callbacks.graceful_stop import GracefulStop
 from gptlab.training.config import TrainConfig
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
@@ -23,6 +26,14 @@ from tests.conftest import ROOT, start, tiny_overrides
 from tests.training.test_resume import RUN, resumed, rows, same, stop_at
 
 Tiny = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def _no_nohup() -> Iterator[None]:
+    """These tests may themselves run under nohup, which lets SIGHUP be ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
@@ -205,3 +216,89 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(
         train(tiny(*RUN))
     assert batches[-1] == 7
     assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT"])
+def test_the_exit_code_of_a_process(name: str, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 + n by the command, whatever Lightning makes of the exception."""
+    signal_at(monkeypatch, 8, getattr(signal, name))
+    monkeypatch.setattr(stopping.subprocess, "run", lambda command, check: None)
+    assert main(["train", *tiny_overrides(texts), *RUN, "run_dir=run"]) == 128 + getattr(signal, name)
+    assert json.loads(Path("run/summary.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_process_that_is_told_to_stop(name: str, texts: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *tiny_overrides(texts), "budget.steps=100000", "run_dir=run"]
+    process = start([*command, "logger.every_n_steps=1", "trainer.val_every_n_steps=100000"], stderr=subprocess.PIPE)
+    metrics = tmp_path / "run/metrics.csv"
+    for _ in range(1200):
+        if metrics.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + getattr(signal, name) and "Traceback" not in said
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
+
+
+def test_a_terminal_that_closes_does_not_stop_what_nohup_started(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signal_at(monkeypatch, 3, signal.SIGHUP)
+        summary = train(tiny())
+        assert summary is not None and summary["status"] == "finished"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_before_the_first_step_saves_after_it(
+    name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also once Lightning has set its own handlers, of which there are none."""
+    whole = GPTModule.on_train_start
+
+    def on_train_start(self: GPTModule) -> None:
+        os.kill(os.getpid(), getattr(signal, name))
+        whole(self)
+
+    monkeypatch.setattr(GPTModule, "on_train_start", on_train_start)
+    with pytest.raises(Stopped) as stopped:
+        train(tiny(*RUN))
+    assert stopped.value.signal_number == getattr(signal, name)
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_ctrl_c_before_the_first_step(texts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to save: it ends at once."""
+
+    def configure_optimizers(self: GPTModule) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GPTModule, "configure_optimizers", configure_optimizers)
+    assert main(["train", *tiny_overrides(texts), "run_dir=run"]) == 128 + signal.SIGINT
+    assert json.loads(Path("run/summary.json").read_text())["status"] == "stopped"
+    assert not list(Path("run/checkpoints").glob("*.ckpt"))
+
+
+def test_all_ranks_know_why() -> None:
+    """The largest number that any has been asked by; the time limit is the least."""
+
+    class Others(Ranks):
+        said = 0.0
+
+        def max(self, value: float) -> float:
+            return max(value, self.said)
+
+    ranks = Others()
+    stop = GracefulStop(ranks, None)
+    assert not stop.asked() and stop.why is None
+    ranks.said = 0.5
+    assert stop.asked() and (stop.why, stop.signal_number) == ("trainer.max_minutes", None)
+    ranks.said = float(signal.SIGUSR1)
+    assert stop.asked() and (stop.why, stop.signal_number) == ("SIGUSR1", signal.SIGUSR1)

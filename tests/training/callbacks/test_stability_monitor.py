@@ -1,7 +1,9 @@
 """A run that goes wrong says so, with the batch that did it."""
 
+import dataclasses
 import json
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +24,20 @@ from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizers.byte import Byte
+from gptlab.training import build
+from gptlab.training import run as training
+from gptlab.training.budget import Budget
 from gptlab.training.callbacks.stability_monitor import Spike, Spikes, StabilityMonitor
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.module import GPTModule, NotFinite
 from gptlab.training.run import train
-from tests.training.test_resume import resumed, same, weights
+from gptlab.training.trainer import TrainerConfig
+from tests.conftest import tiny_overrides
+from tests.data.batches.test_foreign import Mine
+from tests.faults.instants import in_fork, signalled
+from tests.training.callbacks.test_end_of_step import differences
+from tests.training.test_resume import RUN, resumed, same, weights
 
 Tiny = Callable[..., TrainConfig]
 STEADY = ["model.dropout=0.2", "data.micro_batch_size=2", "budget.steps=8", "checkpoint.every_n_steps=2"]
@@ -102,6 +112,76 @@ def test_back_to_the_last_checkpoint(tiny: Tiny, tmp_path: Path, monkeypatch: py
     assert same(tmp_path / "run", tmp_path / "plain")
 
 
+def bad_step(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
+    """The loss of a step becomes NaN, in whichever start of the run."""
+    whole = GPTModule.training_step
+
+    def training_step(self: GPTModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        return whole(self, batch, batch_idx) * (math.nan if self.global_step == bad - 1 else 1)
+
+    monkeypatch.setattr(GPTModule, "training_step", training_step)
+
+
+@pytest.mark.parametrize("on_nan", ["rewind", "skip"])
+def test_a_stop_before_a_bad_step_changes_nothing(
+    on_nan: str, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at step 7 and saved there, a run goes back from step 8 to the checkpoint of step 6, as it would have."""
+    bad_step(monkeypatch, 8)
+    ask = [*tiny_overrides(texts), *RUN, "ema=0.9", "checkpoint.keep_last=1", f"on_nan={on_nan}", "logger=csv"]
+
+    def begin(folder: str) -> None:
+        train(compose("train", [*ask, f"run_dir={folder}"]))
+
+    assert in_fork(lambda: begin("whole")) == (0, "")
+    assert signalled(("before training batch", 13), signal.SIGTERM, lambda: begin("run")) == 128 + signal.SIGTERM
+    assert in_fork(lambda: resumed(Path("run"))) == (0, "")
+    if on_nan == "rewind":
+        assert "the weights of step 6" in report(Path("run"), 8)["what"]
+    assert differences(Path("whole"), Path("run")) == []
+
+
+def test_an_average_goes_back_with_its_weights(texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 8 goes wrong: the run ends as one of step 6 that went on with what the batch of step 9 makes of it."""
+    steady = ["schedule=constant", "schedule.warmup_steps=0", "ema=0.9", "model.dropout=0", "logger=csv"]
+    ask = [*tiny_overrides(texts), *RUN, *steady, "checkpoint.every_n_steps=6", "trainer.val_every_n_steps=99"]
+    train(compose("train", [*ask, "budget.steps=6", "run_dir=six"]))
+    bad_step(monkeypatch, 8)
+    train(compose("train", [*ask, "budget.steps=8", "on_nan=rewind", "run_dir=eight"]))
+    six, eight = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in ("six", "eight"))
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(six[part][name], eight[part][name]) for name in six[part])
+
+
+def test_rows_of_another_data_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report without the batch: nobody can ask such data for the rows of a step."""
+    monkeypatch.setattr(build, "record", lambda config: {"seed": config.seed})  # of a part that is not registered
+    monkeypatch.setattr(training, "record", lambda config: {"seed": config.seed})
+    config = TrainConfig(
+        data=Mine(batch_size=4),
+        tokenizer=Byte(),
+        model=GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=257),
+        trainer=TrainerConfig(accelerator="cpu", val_every_n_steps=3),
+        budget=Budget(steps=4),
+        run_dir=str(tmp_path / "run"),
+        on_nan="skip",
+        sample_prompts=[],
+    )
+    with monkeypatch.context() as patch:
+        bad_step(patch, 2)
+        train(config)
+    assert report(tmp_path / "run", 2) == {"step": 2, "what": "the gradient is not finite; the step is skipped"}
+    assert "skipped; see " in capsys.readouterr().out
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RunFailed, match=r"^step=2: .+; lower optimizer.lr, or on_nan=skip$"),
+    ):
+        bad_step(patch, 2)
+        train(dataclasses.replace(config, on_nan="stop", run_dir=str(tmp_path / "stop")))
+
+
 def test_it_does_not_go_on_like_that(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         spoiled(patch, *range(6, 100))
@@ -131,7 +211,7 @@ def test_where_a_scaler_passes_over_steps(on_nan: str, tmp_path: Path, monkeypat
         Loss(CausalLM(), gpt), AdamW(), Constant(), 9, 1, 1.0, log_every_n_steps=3, seed=0, on_nan=on_nan
     )
     losses = [(1, 2.0), (2, math.nan), (3, 2.1)]
-    monitor = StabilityMonitor(tmp_path, Byte().build([]), on_nan, 8.0, Console(quiet=True))
+    monitor = StabilityMonitor(tmp_path, Byte().build([]), on_nan, 8.0, Console(quiet=True), lambda: None)
     trainer: Any = SimpleNamespace(is_global_zero=False)
     if on_nan == "stop":
         with pytest.raises(NotFinite, match="step 2"):

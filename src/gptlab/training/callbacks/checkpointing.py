@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -14,7 +15,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import reason
-from gptlab.files import sync_folder, write_atomically
+from gptlab.files import UNFINISHED, sync, sync_folder, write_atomically
+from gptlab.training.lightning_internals import from_rank_0, write_failure
 
 SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 
@@ -30,13 +32,12 @@ class CheckpointFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.with_name(f".{path.name}-{os.getpid()}")
+        work = _work(path)
         self.failure = None
         try:
             with work.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+                sync(file)
             _put(work, path, _sha256(work))
         except (OSError, RuntimeError) as error:  # torch makes the second of the first
             self.failure = reason(error.__context__ or error)
@@ -49,6 +50,8 @@ class Checkpoints:
     """Write `step-N.ckpt` when one is due, and let `last.ckpt` be the newest and `best.ckpt` the best of them.
 
     A checkpoint is written at the end of a step, when all else that is due there was done, and remembers that it was.
+    A regular one is written whether or not the run is stopped. One that a stop asked for is removed when the next
+    regular one is there, so that a run which was stopped keeps the same files as one which was not.
     """
 
     def __init__(
@@ -57,11 +60,15 @@ class Checkpoints:
         self.folder, self.every_n_steps, self.every_n_minutes = folder, every_n_steps, every_n_minutes
         self.keep_last, self.ranks = keep_last, ranks
         self.saved_step = 0
+        self.regular: list[int] | None = None  # steps of the newest regular ones; None: gptlab 0.1 did not say
         self._since = time.monotonic()
 
     def start(self, step: int) -> None:
         """Begin to count steps and minutes."""
         self.saved_step, self._since = step, time.monotonic()
+        if self.regular is None:
+            found = [number for number in map(_number, reversed(by_step(self.folder))) if number <= step]
+            self.regular = found[-self.keep_last :]
 
     def due(self, step: int) -> bool:
         """Tell whether the end of a step writes a checkpoint by its count or by the clock; all ranks must ask."""
@@ -70,45 +77,78 @@ class Checkpoints:
             due |= self.ranks.any(time.monotonic() - self._since >= 60 * self.every_n_minutes)
         return due
 
-    def save(self, trainer: L.Trainer) -> None:
-        """Write a checkpoint, on all ranks; only if there were steps since the last one."""
+    def save(self, trainer: L.Trainer, regular: bool) -> bool:
+        """Write a checkpoint, on all ranks, if there were steps since the last one; all are told whether it is there.
+
+        Metrics and samples up to here are on disk before it is.
+        """
         step = trainer.global_step
         self._since = time.monotonic()
         if step == self.saved_step:
-            return
+            return True
+        self.regular = self.regular or []
+        if regular:
+            self.regular = [*self.regular, step][-self.keep_last :]
+        for logger in trainer.loggers:
+            logger.save()
         path = self.folder / f"step-{step}.ckpt"
         trainer.save_checkpoint(path)
         self.saved_step = step
-        if trainer.is_global_zero and path.exists():
+        written = trainer.is_global_zero and write_failure(trainer) is None
+        if written:
             _link(path, self.folder / "last.ckpt")
-            for old in by_step(self.folder)[self.keep_last :]:
-                old.unlink()
+            self._keep({step, *self.regular}, sys.maxsize)
+        return bool(from_rank_0(trainer, written))
 
     def mark_best(self, trainer: L.Trainer) -> None:
         """Let the checkpoint that was just written be `best.ckpt`."""
-        path = self.folder / f"step-{trainer.global_step}.ckpt"
-        if trainer.is_global_zero and path.exists():
-            _link(path, self.folder / "best.ckpt")
+        if trainer.is_global_zero:
+            _link(self.folder / f"step-{trainer.global_step}.ckpt", self.folder / "best.ckpt")
 
-    def restore_best(self, step: int | None, earlier: Path | None) -> bool:
-        """Let `best.ckpt` be that of a step again: a kill may have come before it was marked, a branch begins without
-        one. `earlier` is the folder of the run that a branch comes from. False if it is nowhere."""
-        best = self.folder / "best.ckpt"
-        if step_of(best) == step or (step is None and best.exists()):
+    def restore_best(self, step: int | None) -> bool:
+        """Let `best.ckpt` be that of a step again: a kill may have come before it was marked. False if it is nowhere.
+
+        A `step` of None is any: runs of gptlab 0.1 do not know it.
+        """
+        best, saved = self.folder / "best.ckpt", self.folder / f"step-{step}.ckpt"
+        if best.exists() and step in (None, step_of(best)):
             return True
-        folders = [self.folder, *([earlier] if earlier else [])]
-        for path in [folder / name for folder in folders for name in (f"step-{step}.ckpt", "best.ckpt")]:
-            if step_of(path) == step:
-                _link(path, best)
-                return True
+        if step is not None and step_of(saved) == step:
+            _link(saved, best)
+            return True
         best.unlink(missing_ok=True)
         return False
 
+    def remove_old(self, step: int) -> None:
+        """Remove what the checkpoint of a step no longer wants: a kill may have come before."""
+        self._keep({step, *(self.regular or [])}, step)
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files that killed saves have left; only for the one process that holds the run."""
-    for path in [*folder.glob(".*.ckpt-*"), *folder.glob(".last-*"), *folder.glob(".best-*")]:
-        path.unlink(missing_ok=True)
+    def last_regular(self) -> Path | None:
+        """Return the newest regular checkpoint that is there: that of a run which was never stopped."""
+        paths = [self.folder / f"step-{step}.ckpt" for step in reversed(self.regular or [])]
+        return next((path for path in paths if path.exists()), None)
+
+    def _keep(self, steps: set[int], until: int) -> None:
+        for path in by_step(self.folder):
+            if _number(path) not in steps and _number(path) <= until:
+                path.unlink()
+
+
+def go_on_from(checkpoint: Path, step: int, folder: Path) -> None:
+    """Let a run's `last.ckpt` be the checkpoint it goes on from, one of its own or, where it branches, of another run.
+
+    A branch also gets the best one that the checkpoint knows of.
+    """
+    if checkpoint.parent.resolve() != folder.resolve():
+        _link(checkpoint, folder / f"step-{step}.ckpt")
+        known = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+        best = known.get("callbacks", {}).get("EndOfStep", {}).get("best") or (None, None)
+        for path in (checkpoint.parent / name for name in (f"step-{best[1]}.ckpt", "best.ckpt")):
+            if path.exists() and best[1] in (None, step_of(path)):
+                _link(path, folder / "best.ckpt")
+                break
+    if checkpoint.resolve() != (folder / "last.ckpt").resolve():
+        _link(checkpoint, folder / "last.ckpt")
 
 
 def step_of(path: Path) -> int | None:
@@ -123,7 +163,12 @@ def step_of(path: Path) -> int | None:
 
 def by_step(folder: Path) -> list[Path]:
     """Return all step-N.ckpt, the newest first."""
-    return sorted(folder.glob("step-*.ckpt"), key=lambda path: -int(path.stem.removeprefix("step-")))
+    return sorted((path for path in folder.glob("step-*.ckpt") if path.stem[5:].isdecimal()), key=_number, reverse=True)
+
+
+def _number(path: Path) -> int:
+    """Return the N of a step-N.ckpt."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def is_whole(path: Path) -> bool:
@@ -139,14 +184,19 @@ def is_whole(path: Path) -> bool:
 
 def _link(path: Path, name: Path) -> None:
     """Let `name` be the same file as a checkpoint `path`, in one step."""
-    work = name.with_name(f".{name.stem}-{os.getpid()}")
+    work = _work(name)
     work.unlink(missing_ok=True)
     try:
         os.link(path, work)
     except OSError:  # a file system without links
         shutil.copyfile(path, work)
-    recorded = _sums(path.parent).get(path.name)
-    _put(work, name, recorded[-1] if recorded else _sha256(work))
+    recorded = _sums(path.parent).get(path.name, [])  # two where a kill came between the list and the name
+    _put(work, name, recorded[0] if len(recorded) == 1 else _sha256(work))
+
+
+def _work(path: Path) -> Path:
+    """Return the name of a file on its way to be `path`."""
+    return path.with_name(f".{path.name}-{os.getpid()}{UNFINISHED}")
 
 
 def _put(work: Path, path: Path, digest: str) -> None:

@@ -1,6 +1,5 @@
 """Do what is due at the end of an optimizer step, in one written order."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -26,7 +25,8 @@ class EndOfStep(Checkpoint):
         -> checkpoint, which remembers that all of this was done -> stop, if it was asked for
 
     A stop asked for at any time takes effect at the end of this row and only there. A killed run goes on from its last
-    checkpoint, which lies at the end of a row; what came after it comes again.
+    checkpoint, which lies at the end of a row; what came after it comes again. `goes_on_after_end` is whether a run
+    goes on that another callback had ended early.
     """
 
     def __init__(
@@ -38,30 +38,43 @@ class EndOfStep(Checkpoint):
         bar: ProgressBar,
         stop: GracefulStop,
         val_every_n_steps: int,
-        branched_from: Path | None = None,
+        goes_on_after_end: bool = False,
     ) -> None:
         self.throughput, self.stability, self.samples = throughput, stability, samples
         self.checkpoints, self.bar, self.stop = checkpoints, bar, stop
-        self.val_every_n_steps, self.branched_from = val_every_n_steps, branched_from
+        self.val_every_n_steps, self.goes_on_after_end = val_every_n_steps, goes_on_after_end
         self.best: tuple[float, int | None] | None = None  # (score, step); runs of gptlab 0.1 do not know the step
         self.metrics: dict[str, float] = {}  # the last value of each
+        self.ended = False  # whether a callback has ended the run before its last step
         self.complete = False  # whether the row of the last step was done: then its weights may be saved
         self._step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "metrics": self.metrics}
+        regular = self.checkpoints.regular
+        return {"best": self.best, "metrics": self.metrics, "regular": regular, "ended": self.ended}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = state_dict["best"]
         self.best = None if best is None else (best[0], best[1])
         self.metrics = dict(state_dict["metrics"])
+        self.checkpoints.regular, self.ended = state_dict.get("regular"), state_dict.get("ended", False)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step, self.complete = trainer.global_step, True
         self.checkpoints.start(self._step)
+        self.complete_checkpoint(trainer)
+        # killed between its last checkpoint and its summary
+        trainer.should_stop = from_rank_0(trainer, self.ended and not self.goes_on_after_end)
+
+    def complete_checkpoint(self, trainer: L.Trainer) -> None:
+        """Do what a kill may have left undone after the checkpoint that a run goes on from was written.
+
+        Where the best one is gone it is forgotten: the next validation is the best.
+        """
+        if trainer.is_global_zero and trainer.global_step:
+            self.checkpoints.remove_old(trainer.global_step)
         if self.best is not None:
-            earlier = self.branched_from / "checkpoints" if self.branched_from else None
-            found = trainer.is_global_zero and self.checkpoints.restore_best(self.best[1], earlier)
+            found = trainer.is_global_zero and self.checkpoints.restore_best(self.best[1])
             if not from_rank_0(trainer, found):  # all ranks must know the same best
                 self.best = None
 
@@ -79,28 +92,32 @@ class EndOfStep(Checkpoint):
 
     def _end_of_step(self, trainer: L.Trainer, module: GPTModule, batch: Batch) -> None:
         step, last = self._step, self._step == trainer.max_steps
-        module.average.update(module.gpt)
-        self.stability.check_step(trainer, module)
+        if not self.stability.skipped_step(trainer, module):
+            module.average.update(module.gpt)
         if module.logs_at(step):
             wait_for_device(module.device)
         self.throughput.step(batch.step_targets or 0)
         self.bar.step(step)
         if module.logs_at(step):
             self._log(trainer, module)
-        improved = False
+        best = self.best
         if last or trainer.should_stop or step % self.val_every_n_steps == 0:
             with self.throughput.paused(), module.average.applied(module.gpt):
                 validate(trainer)
                 self._remember(trainer)
                 self.bar.validated(step, trainer.max_steps, self.metrics)
                 self.samples.draw(trainer, module.gpt)
-            improved = self._improved(module.task.better)
+            self._compare(module.task.better)
+        improved, self.ended = self.best != best, trainer.should_stop
+        due = improved or last or self.ended or self.checkpoints.due(step)
         stop = self.stop.asked() and not last
-        if improved or stop or last or trainer.should_stop or self.checkpoints.due(step):
+        if due or stop:
             with self.throughput.paused():
-                self.checkpoints.save(trainer)
-        if improved:
-            self.checkpoints.mark_best(trainer)
+                self.samples.sync()
+                if not self.checkpoints.save(trainer, regular=due):
+                    self.best = best
+                elif improved:
+                    self.checkpoints.mark_best(trainer)
         self.complete = True
         if stop:
             raise Stopped(self.stop.signal_number)
@@ -116,18 +133,16 @@ class EndOfStep(Checkpoint):
     def _remember(self, trainer: L.Trainer) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
 
-    def _improved(self, name: str) -> bool:
-        """Tell whether the validation of this step is the best so far; the first of equals stays."""
+    def _compare(self, name: str) -> None:
+        """Let the validation of this step be the best if it is the best so far; the first of equals stays."""
         score = self.metrics.get(name)
         if score is None or score != score:
-            return False
+            return
         sign = -1 if metric(name).better == HIGHER else 1
-        if self.best is not None and sign * score >= sign * self.best[0]:
-            return False
-        self.best = (score, self._step)
-        return True
+        if self.best is None or sign * score < sign * self.best[0]:
+            self.best = (score, self._step)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save at a second Ctrl-C, unless it came in the middle of a row; of several ranks some may be gone by then."""
         if self.complete and isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.world_size == 1:
-            self.checkpoints.save(trainer)
+            self.checkpoints.save(trainer, regular=False)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -14,6 +15,8 @@ from lightning.pytorch.callbacks import Callback
 
 from gptlab.distributed.ranks import Ranks
 
+TIME_LIMIT = "trainer.max_minutes"
+
 
 class GracefulStop(Callback):
     """Note that a stop was asked for, by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 (Slurm's warning of its time limit) or
@@ -23,7 +26,7 @@ class GracefulStop(Callback):
     second Ctrl-C.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
     def __init__(self, ranks: Ranks, max_minutes: float | None) -> None:
         self.ranks = ranks
@@ -38,44 +41,49 @@ class GracefulStop(Callback):
         return int(signal.Signals[self.why]) if self.why and self.why in signal.Signals.__members__ else None
 
     @contextlib.contextmanager
-    def heed_warning(self) -> Iterator[None]:
-        """Heed Slurm's warning from before Lightning sets training up until after it has given the signal back."""
-        before = signal.signal(signal.SIGUSR1, self._ask)
+    def heed_signals(self) -> Iterator[None]:
+        """Heed signals from before Lightning sets training up until its end; give them back then.
+
+        Ctrl-C ends a run at once until its first step begins: there is nothing to save.
+        """
         try:
+            self._take(*self.SIGNALS)
             yield
         except (KeyboardInterrupt, SystemExit):  # maybe by the warning of another rank: this one's may come late
-            before = signal.SIG_IGN
+            if signal.SIGUSR1 in self._handlers:
+                self._handlers[signal.SIGUSR1] = signal.SIG_IGN
             raise
         finally:
-            signal.signal(signal.SIGUSR1, before)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers.clear()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals only now: Lightning takes some of them when training begins."""
         self._alone = trainer.world_size == 1
-        self._handlers = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+        self._take(signal.SIGINT)
 
     def asked(self) -> bool:
-        """Tell whether any rank was asked to stop; all must ask at the same place."""
+        """Tell whether any rank was asked to stop, and let all know why; all must ask at the same place."""
         if self.why is None and self.deadline is not None and time.monotonic() >= self.deadline:
-            self.why = "trainer.max_minutes"
-        return self.ranks.any(self.why is not None)
+            self.why = TIME_LIMIT
+        number = self.ranks.max(0.0 if self.why is None else self.signal_number or 0.5)
+        if number:
+            self.why = TIME_LIMIT if number == 0.5 else signal.Signals(int(number)).name
+        return bool(number)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._give_back()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._give_back()
+    def _take(self, *signals: signal.Signals) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # no other thread may
+        for number in signals:
+            ignored = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+            if not ignored:  # as nohup does it
+                self._handlers[number] = signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self._alone and name == self.why == "SIGINT":
             raise KeyboardInterrupt
         self.why = name
-
-    def _give_back(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
 
 
 def requeue() -> None:

@@ -1,8 +1,9 @@
 """Draw the task's samples at every validation and keep them."""
 
+import io
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from gptlab.decoding.decoders import Decoder
+from gptlab.files import sync_files, write_atomically
 from gptlab.runs.samples import Sample, read_samples, write_markdown
 from gptlab.tasks.base import Task
 from gptlab.tokenizers import Tokenizer
 from gptlab.training.lightning_internals import is_sharded
+
+FILES = ("samples.jsonl", "samples.md")
 
 
 class Samples:
@@ -45,20 +49,30 @@ class Samples:
                 for i, sample in enumerate(found):
                     logger.experiment.add_text(f"samples/{i}", sample.markdown, step)
 
+    def sync(self) -> None:
+        """Wait until all samples are on disk."""
+        sync_files(*(self.run_dir / name for name in FILES))
 
-def append(run_dir: Path, samples: Iterable[Sample]) -> None:
-    """Add samples to both files."""
-    samples = list(samples)
-    with (run_dir / "samples.jsonl").open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(sample._asdict()) + "\n" for sample in samples)
-    with (run_dir / "samples.md").open("a", encoding="utf-8") as file:
-        write_markdown(file, samples)
+
+def append(run_dir: Path, samples: Sequence[Sample]) -> None:
+    """Add samples to both files, which a kill may leave with a part of them."""
+    for name, text in zip(FILES, _texts(samples), strict=True):
+        with (run_dir / name).open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
 
 
 def keep_until(before: Path, now: Path, step: int = sys.maxsize) -> None:
     """Let run directory `now` have the samples of `before` up to a step: later ones will come again."""
     kept = [sample for sample in read_samples(before) if sample.step <= step]
-    for name in ("samples.jsonl", "samples.md"):
-        (now / name).unlink(missing_ok=True)
-    if kept:
-        append(now, kept)
+    for name, text in zip(FILES, _texts(kept), strict=True):
+        if text:
+            write_atomically(now / name, text.encode())
+        else:
+            (now / name).unlink(missing_ok=True)
+
+
+def _texts(samples: Sequence[Sample]) -> tuple[str, str]:
+    """Return what samples are in each of FILES."""
+    markdown = io.StringIO()
+    write_markdown(markdown, samples)
+    return "".join(json.dumps(sample._asdict()) + "\n" for sample in samples), markdown.getvalue()

@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
+from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.files import write_atomically
 from gptlab.tokenizers import Tokenizer
 from gptlab.training.lightning_internals import datamodule_of, load_weights_and_optimizer
@@ -45,10 +46,19 @@ class Spikes:
 
 class StabilityMonitor(Callback):
     """Report unstable steps: write RUN/stability/step-N.json with the batch, take the run back to its last checkpoint
-    where that is asked for, and end it where nothing helps. The end of a step calls it after the log."""
+    where that is asked for, and end it where nothing helps. The end of a step calls it."""
 
-    def __init__(self, run_dir: Path, tokenizer: Tokenizer, on_nan: str, sigmas: float, console: Console) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        tokenizer: Tokenizer,
+        on_nan: str,
+        sigmas: float,
+        console: Console,
+        checkpoint: Callable[[], Path | None],
+    ) -> None:
         self.run_dir, self.tokenizer, self.on_nan, self.console = run_dir, tokenizer, on_nan, console
+        self.checkpoint = checkpoint  # the one to go back to, if there is one
         self.spikes = Spikes(sigmas)
         self.skipped: list[int] = []  # steps
 
@@ -58,11 +68,13 @@ class StabilityMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.spikes, self.skipped = Spikes(self.spikes.sigmas, state_dict["last"]), list(state_dict["skipped"])
 
-    def check_step(self, trainer: L.Trainer, module: GPTModule) -> None:
-        """Deal with a step whose gradient was not finite."""
-        if module.skipped_step is not None:
-            step, module.skipped_step = module.skipped_step, None
-            self._skip(trainer, step)
+    def skipped_step(self, trainer: L.Trainer, module: GPTModule) -> bool:
+        """Tell whether the gradient of the last step was not finite, and deal with it."""
+        if module.skipped_step is None:
+            return False
+        step, module.skipped_step = module.skipped_step, None
+        self._skip(trainer, module, step)
+        return True
 
     def check_losses(self, trainer: L.Trainer, module: GPTModule, losses: list[tuple[int, float]]) -> None:
         """Look at the (step, loss) pairs that were just logged."""
@@ -72,7 +84,7 @@ class StabilityMonitor(Callback):
                 if self.on_nan == "stop":
                     raise NotFinite(step)
                 if step not in self.skipped:  # of 16-mixed, whose scaler passes over a step by itself
-                    self._skip(trainer, step)
+                    self._skip(trainer, module, step)
             elif spike := self.spikes.see(step, loss):
                 what = f"the loss jumped to {loss:.3f} from about {spike.usual:.3f}"
                 self._report(trainer, step, what, loss=loss, usual=spike.usual)
@@ -81,38 +93,41 @@ class StabilityMonitor(Callback):
         if isinstance(exception, NotFinite):
             self._report(trainer, exception.step, "the gradient is not finite")
 
-    def _skip(self, trainer: L.Trainer, step: int) -> None:
+    def _skip(self, trainer: L.Trainer, module: GPTModule, step: int) -> None:
         self.skipped.append(step)
         if self.skipped[-IN_A_ROW:] == list(range(step - IN_A_ROW + 1, step + 1)):
             raise NotFinite(step)
-        last = self.run_dir / "checkpoints/last.ckpt"
-        if self.on_nan == "skip" or not last.exists():
+        checkpoint = self.checkpoint() if self.on_nan == "rewind" else None
+        if checkpoint is None:
             self._report(trainer, step, "the gradient is not finite; the step is skipped")
             return
-        taken = rewind(trainer, last)
+        taken = rewind(trainer, module, checkpoint)
         self._report(trainer, step, f"the gradient is not finite; going on with the weights of step {taken}")
 
     def _report(self, trainer: L.Trainer, step: int, what: str, **figures: float) -> None:
         if not trainer.is_global_zero:
             return
         data = datamodule_of(trainer)
-        windows = [
-            {"source": source, "window": window, "text": self.tokenizer.decode(data.train[source].ids(window).tolist())}
-            for source, window in (
-                data.windows_of(step) if hasattr(data, "windows_of") else []
-            )  # a user's own has none
-        ]
+        found = {"step": step, "what": what, **figures}
+        if isinstance(data, TextDataModule):  # others cannot be asked for the rows of a step
+            found["windows"] = [
+                {"source": source, "window": window, "text": self._text(data, source, window)}
+                for source, window in data.windows_of(step)
+            ]
         path = self.run_dir / f"stability/step-{step}.json"
-        found = {"step": step, "what": what, **figures, "windows": windows}
-        write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False).encode())
-        self.console.print(f"step {step}: {what}; its batch is in {path}", highlight=False, soft_wrap=True)
+        write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+        told = f"step {step}: {what}; {'its batch is in' if 'windows' in found else 'see'} {path}"
+        self.console.print(told, highlight=False, markup=False, soft_wrap=True)
+
+    def _text(self, data: TextDataModule, source: int, window: int) -> str:
+        return self.tokenizer.decode(data.train[source].ids(window).tolist())
 
 
-def rewind(trainer: L.Trainer, path: Path) -> int:
-    """Take weights and optimizer of a checkpoint but keep the rates of now; returns the step it was made at."""
+def rewind(trainer: L.Trainer, module: GPTModule, path: Path) -> int:
+    """Take weights, their average and the optimizer of a checkpoint but keep the rates of now; returns its step."""
     groups = trainer.optimizers[0].param_groups
     rates = [group["lr"] for group in groups]
-    step = load_weights_and_optimizer(trainer, path)
+    step = load_weights_and_optimizer(trainer, path, lambda saved: module.average.load(saved, "gpt.", module.gpt))
     for group, rate in zip(groups, rates, strict=True):
         group["lr"] = rate
     return step
