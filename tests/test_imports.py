@@ -12,14 +12,7 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 EVERYTHING = {""}
-GROUND = {
-    "metrics",
-    "errors",
-    "files",
-    "registry",
-    "randomness",
-    "version",
-}  # for everybody, and of these only for errors
+GROUND = {"metrics", "errors", "files", "registry", "randomness", "version"}  # for all; they import errors alone
 # a room, or one of its files, -> the rooms, or their files, that it may import besides itself and the ground
 MAY_IMPORT = {
     "commands": EVERYTHING,
@@ -40,7 +33,7 @@ MAY_IMPORT = {
     "model": set(),
     "optim": set(),
     "decoding": set(),
-    "config": {"runs/config_file"},
+    "config": {"runs/config_file"},  # which imports nothing but the ground
     "metrics": set(),
     "errors": set(),
     "files": set(),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.registry import command, option
-from gptlab.version import __version__ as __version__
+from gptlab.version import VERSION
 
 if TYPE_CHECKING:
     from gptlab.data.text.sources import DataConfig
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gptlab.training.config import TrainConfig
 
 __all__ = ["command", "compose", "evaluate", "generate", "load", "option", "train"]
+__version__ = VERSION
 
 
 def load(run: str | Path = "latest") -> tuple[GPT, Tokenizer]:

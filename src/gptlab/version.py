@@ -1,3 +1,3 @@
-"""The version of gptlab, which a run's config.yaml has too."""
+"""The version of gptlab, for all files that write it down."""
 
-__version__ = "0.1.0"
+VERSION = "0.1.0"

@@ -1,12 +1,18 @@
 """One line for every mistake, exit code 2, nothing left behind; JSON when asked."""
 
+import dataclasses
 import json
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import gptlab
+from gptlab import registry
 from gptlab.commands.main import main
+from gptlab.decoding.decoders import Decoder, TopK
 from tests.conftest import tiny_overrides
 
 MISTAKES = {
@@ -49,7 +55,7 @@ def test_a_mistake_is_one_line(given: str, texts: str, tmp_path: Path, capfd: py
     assert code == 2
     assert err.count("\n") == 1 and out == ""
     assert re.search("^error: " + MISTAKES[given], err)
-    assert not list((tmp_path / "outputs").rglob("*")) if (tmp_path / "outputs").exists() else True
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize(
@@ -120,3 +126,91 @@ def test_cfg_job_shows_the_composed_config(capfd: pytest.CaptureFixture[str]) ->
     assert main(["train", "model=small", "--cfg", "job"]) == 0
     out = capfd.readouterr().out
     assert "n_embd: 768" in out and "weight_decay: 0.1" in out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["evaluate", "run=none"],
+        ["sample", "run=none"],
+        ["sample", "-m", "decoder=greedy,sample", "run=none"],
+        ["report", "runs=none"],
+        ["train", "--cfg", "job"],
+        ["train", "model=huge"],
+        ["train", "resume=none"],
+        ["train", "-m", "model=nano,huge"],
+        ["check", "model.n_head=7"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_made_and_nothing_is_removed(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was: `evaluate` in an empty folder removed that folder, and the one above."""
+    folder = tmp_path / "x/y"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    main(argv)
+    assert folder.is_dir() and not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(None, 1), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), ("none", 130)])
+def test_the_exit_code_tells_what_stopped_it(number: Any, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(KeyboardInterrupt):
+        signal_number = number
+
+    def stop(config: object) -> None:
+        raise KeyboardInterrupt if number == "none" else Stopped
+
+    monkeypatch.setattr("gptlab.training.run.train", stop)
+    assert main(["train"]) == code
+
+
+def test_every_verb_is_found_by_its_file() -> None:
+    found = registry.verbs()
+    files = Path(registry.__file__).parent.glob("commands/*.py")
+    assert set(found) == {f.stem.removesuffix("_") for f in files if "@command" in f.read_text()} and len(found) >= 11
+    for name, line in found.items():
+        command = registry.find_command(name)
+        assert line and line[0].islower() and "\n" not in line
+        assert dataclasses.is_dataclass(command.config_type) and command.function.__doc__
+        assert command.function.__doc__[1:].startswith(line[1:])
+
+
+def test_a_verb_of_another_package(capfd: pytest.CaptureFixture[str]) -> None:
+    @gptlab.command
+    def greet_(config: Greeting) -> dict[str, Any]:
+        """Say a word. And no more."""
+        return {"said": config.word * config.times, "decoder": type(config.decoder).__name__}
+
+    try:
+        assert registry.verbs()["greet"] == "say a word"
+        assert main(["greet", "word=Größe (1)", "decoder=top_p", "json=true"]) == 0
+        assert json.loads(capfd.readouterr().out) == {"said": "Größe (1)", "decoder": "TopP"}
+        assert main(["greet", "times=x"]) == 2
+        assert "times=x: Value 'x' of type 'str' could not be converted to Integer" in capfd.readouterr().err
+        assert main(["greet", "--help"]) == 0
+        assert "word = hello" in capfd.readouterr().out
+    finally:
+        del registry._COMMANDS["greet"]
+
+
+@dataclasses.dataclass
+class Greeting:
+    """What another package asks."""
+
+    word: str = "hello"
+    times: int = 1
+    decoder: Decoder = dataclasses.field(default_factory=TopK)
+    json: bool = False
+
+
+def test_two_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="decoder=top_k is registered by gptlab.decoding.decoders.TopK already"):
+        gptlab.option("decoder", "top_k")(Greeting)
+
+    def sample(config: Greeting) -> None: ...
+
+    registry.find_command("sample")
+    with pytest.raises(ValueError, match="the verb sample is registered by gptlab.commands.sample already"):
+        gptlab.command(sample)

@@ -1,4 +1,5 @@
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
@@ -45,7 +46,7 @@ def test_who_has_started_this_process(
 
 def test_several_machines_need_a_launcher() -> None:
     with pytest.raises(UserError, match=r"^trainer\.num_nodes=2: .*; start them by torchrun or srun$"):
-        TrainerConfig(num_nodes=2).build(1, [], [], None)  # type: ignore[arg-type]
+        TrainerConfig(num_nodes=2).build(1, [], Path())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("devices", "nodes"), [(3, 2), (4, 1)])
@@ -56,7 +57,7 @@ def test_what_is_started_is_what_is_asked_for(devices: int, nodes: int, monkeypa
     asked = TrainerConfig(accelerator="cpu", devices=devices, num_nodes=nodes)
     said = rf"^trainer\.devices={devices}: .*; give trainer\.devices=4 trainer\.num_nodes=2$"
     with pytest.raises(UserError, match=said):
-        asked.build(1, [], [], None)  # type: ignore[arg-type]
+        asked.build(1, [], Path())  # type: ignore[arg-type]
 
 
 def two_ranks(monkeypatch: pytest.MonkeyPatch) -> list[ProcessGroup]:

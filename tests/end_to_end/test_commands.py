@@ -149,3 +149,18 @@ def test_shakespeare_by_characters(real_data: Path) -> None:
     assert losses["modern_char"] < losses["shakespeare_char"] - 0.2
     assert losses["shakespeare_char"] < 2.9
     assert "67 tokens" in done.stderr  # 65 characters, the document separator and the unknown one
+
+
+@pytest.mark.parametrize("name", ["a b=c, 'd' \"e\" (1) [2] {3} # & ; ~ Größe", "1e5"])
+def test_a_run_in_a_folder_of_any_name(name: str, texts: str) -> None:
+    """Trained, resumed, repeated on two devices, swept, and its sweep resumed."""
+    ask = [*tiny_overrides(texts), "json=true"]
+    assert json.loads(run([*GPTLAB, "train", *ask, f"run_dir={name}/one"]).stdout)["steps"] == 6
+    assert json.loads(run([*GPTLAB, "train", f"resume={name}/one", "budget.steps=7", "json=true"]).stdout)["steps"] == 7
+    again = [f"config={name}/one/config.yaml", f"run_dir={name}/two", "trainer.devices=2", "json=true"]
+    assert json.loads(run([*GPTLAB, "train", *again]).stdout)["steps"] == 7
+    sampled = run([*GPTLAB, "sample", f"run={name}/two", "prompt=the cat", "max_new_tokens=2", "json=true"])
+    assert len(json.loads(sampled.stdout)["samples"]) == 1
+    run([*GPTLAB, "train", "-m", *ask, "seed=1,2", f"hydra.sweep.dir={name}/sweep"])
+    assert json.loads(Path(name, "sweep/1-seed=2/summary.json").read_text())["status"] == "finished"
+    run([*GPTLAB, "train", f"resume_sweep={name}/sweep", "json=true"])

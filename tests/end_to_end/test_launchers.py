@@ -168,13 +168,14 @@ def test_a_late_rank_has_the_run_directory_of_rank_0(texts: str) -> None:
     """Hydra's `now` is another second for it."""
     Path("late.py").write_text(
         "import os, sys, time\n"
-        "from gptlab.commands import main as cli\n"
+        "import gptlab.training.run\n"
+        "from gptlab.commands.main import run\n"
         "time.sleep(2 * int(os.environ['RANK']))\n"
-        "cli.VERBS['train'] = ('late:train', '')\n"
         "def train(config):\n"
         "    open('rank' + os.environ['RANK'], 'w').write(config.run_dir)\n"
         "if __name__ == '__main__':\n"
-        "    sys.exit(cli.run('train', sys.argv[1:], sys.argv[:1]))\n"
+        "    gptlab.training.run.train = train\n"
+        "    sys.exit(run('train', sys.argv[1:], sys.argv[:1]))\n"
     )
     run([*TORCHRUN, "late.py", *tiny_overrides(texts)])
     assert Path("rank0").read_text() == Path("rank1").read_text()

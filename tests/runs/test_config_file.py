@@ -36,7 +36,8 @@ def test_it_names_every_part_and_who_wrote_it(tmp_path: Path) -> None:
     saved = yaml.safe_load(path.read_text())
     assert saved["parts"] == {
         **{"model": "gpt", "data": "mixture", "data.parts.a": "text", "data.parts.b": "bundled", "tokenizer": "bpe"},
-        **{"optimizer": "adamw", "schedule": "cosine", "decoder": "top_p", "trainer": "default"},
+        **{"optimizer": "adamw", "schedule": "cosine", "decoder": "top_p", "task": "causal_lm"},
+        **{"trainer": "default"},
         **{"logger": "tensorboard", "callbacks": "monitor"},
     }
     assert saved["gptlab"]["layout"] == LAYOUT and saved["gptlab"]["plugins"] == {}

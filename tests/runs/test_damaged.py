@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from gptlab.commands.configs import ReportConfig
 
-from gptlab.commands.report import report
+from gptlab.commands.report import ReportConfig, report
 from gptlab.errors import UserError
 from gptlab.files import read_bounded, read_json
 from gptlab.runs.differences import differences, same_but_seed

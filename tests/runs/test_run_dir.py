@@ -8,7 +8,7 @@ import gptlab
 from gptlab.commands.sample import sample
 from gptlab.config import compose
 from gptlab.errors import UserError
-from gptlab.runs.run_dir import RunDir
+from gptlab.runs.run_dir import CHOSEN, RunDir, default_run_dir
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
@@ -37,7 +37,7 @@ def test_a_run_without_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     last.unlink()
     with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt; it has best\.ckpt"):
         RunDir.find("latest")
-    for name in ("best", "step-6"):
+    for name in ("best", "step-3", "step-6"):
         (tmp_path / f"run/checkpoints/{name}.ckpt").unlink()
     with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt; let the training reach one"):
         RunDir.find("latest")
@@ -90,3 +90,14 @@ def test_sample(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
 def test_sample_without_a_prompt_takes_the_run_s(tiny: Tiny) -> None:
     train(tiny())
     assert sample(compose("sample"))["samples"][0]["prompt"] == "the cat"
+
+
+def test_two_runs_of_one_second_have_two_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CHOSEN, raising=False)
+    found = []
+    for _ in range(3):
+        found.append(default_run_dir("a %d b"))
+        found[-1].mkdir(parents=True)
+    assert len(set(found)) == 3 and all("-a %d b" in path.name for path in found)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # a process that Lightning has started
+    assert default_run_dir("a %d b") == found[-1]

@@ -1,7 +1,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -117,7 +116,7 @@ def test_minutes_are_timed_once(
         train(tiny(*ask))
         said = capsys.readouterr().out
         assert "minutes=0.1, in steps when some have been timed" in said and "timed: 6 steps, 768 tokens" in said
-        patch.setattr(Checkpoints, "on_train_batch_end", stops_after(4))
+        patch.setattr(Checkpoints, "due", stops_after(4))
         with pytest.raises(KeyboardInterrupt):
             train(tiny(*ask, f"run_dir={tmp_path}/half"))
     monkeypatch.setattr(StepTimer, "on_fit_start", lambda *args: pytest.fail("timed again"))
@@ -135,14 +134,15 @@ def test_minutes_are_timed_once(
     assert resumed(tmp_path / "half", "budget.minutes=0.15")["steps"] == 9
 
 
-def stops_after(last: int) -> Callable[..., None]:
-    """Ctrl-C between two steps."""
+def stops_after(last: int) -> Callable[..., bool]:
+    """A crash at the end of a step, before its checkpoint."""
 
-    def on_train_batch_end(self: Checkpoints, trainer: Any, *args: object) -> None:
-        if trainer.global_step == last:
+    def due(self: Checkpoints, step: int) -> bool:
+        if step == last + 1:
             raise KeyboardInterrupt
+        return step % 2 == 0
 
-    return on_train_batch_end
+    return due
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import gptlab
 from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
+from gptlab.data.tokens.shards import held_out_stream
 from gptlab.errors import UserError
-from gptlab.runs.run_dir import LAYOUT, RunDir
+from gptlab.runs.run_dir import LAYOUT
 from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.training.callbacks.batch_size_finder import micro_batches
 from gptlab.training.config import TrainConfig
@@ -202,7 +203,7 @@ def test_windows_of_documents_each_read_alone(tiny: Tiny, tmp_path: Path) -> Non
     summary = train(tiny("data.packing=documents", "data.mask_documents=true", "model.block_size=400"))
     assert summary is not None
     gpt, tokenizer = gptlab.load(tmp_path / "run")
-    tokens, _ = RunDir(tmp_path / "run").held_out()
+    tokens, _ = held_out_stream(tmp_path / "run/held_out")
     starts = [*tokens.document_starts(tokenizer.eot).tolist(), len(tokens)]
     total = 0.0
     with torch.no_grad():
@@ -236,7 +237,7 @@ def test_a_padded_vocabulary_counts_in_the_loss(tiny: Tiny, tmp_path: Path) -> N
     assert summary is not None
     gpt, tokenizer = gptlab.load(tmp_path / "run")
     assert (gpt.config.vocab_size, gpt.wte.num_embeddings, tokenizer.n_vocab) == (320, 320, 257)
-    tokens, _ = RunDir(tmp_path / "run").held_out()
+    tokens, _ = held_out_stream(tmp_path / "run/held_out")
     ids, total, padding = tokens[0 : len(tokens)].astype("int64"), 0.0, []
     for start in range(0, len(ids) - 1, 32):
         window = ids[start : start + 33]

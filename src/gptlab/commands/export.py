@@ -24,9 +24,8 @@ class ExportConfig:
 def export(config: ExportConfig) -> dict[str, Any]:
     """Turn a run into a directory that transformers loads."""
     from gptlab.interop.exporting import export_run
-    from gptlab.runs.run_dir import RunDir
 
     assert config.out
-    written = export_run(RunDir.find(config.run), Path(config.out))
+    written = export_run(config.run, Path(config.out))
     print(f"exported {written['parameters']:,} parameters as {written['architecture']} into {config.out}")
     return {"out": config.out, **written}

@@ -50,6 +50,7 @@ class SampleConfig:
         for key, choices in {"overflow": ("crop", "refuse"), "precision": ("32-true", "bf16-true")}.items():
             value = getattr(self, key)
             require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
+        require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         for key in ("max_new_tokens", "num_samples"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")
 

@@ -1,12 +1,12 @@
-"""Find the devices that this process may use."""
+"""The GPUs of this machine."""
 
 import os
 
 
 def gpus() -> list[str]:
-    """Return the names of the GPUs that we may use, as CUDA_VISIBLE_DEVICES has them."""
+    """Return the names of the GPUs that may be used, as CUDA_VISIBLE_DEVICES has them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(i) for i in range(torch.cuda.device_count())]
     return visible.split(",")[: len(names)] if visible else names

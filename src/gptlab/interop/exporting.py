@@ -15,13 +15,14 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
 
-def export_run(run: RunDir, out: Path) -> dict[str, Any]:
-    """Write a run's model and tokenizer into the new directory `out`, whole or not at all.
+def export_run(run: str, out: Path) -> dict[str, Any]:
+    """Write model and tokenizer of a run (a directory, a checkpoint in it, or `latest`) into the new directory `out`.
 
-    Returns the architecture and the number of parameters; raises UserError where Hugging Face has no such model.
+    It is written whole or not at all. Returns the architecture and the number of parameters; raises UserError where
+    Hugging Face has no such model.
     """
     require(not out.exists(), "out", out, "exists already", "give a new directory")
-    gpt, tokenizer = run.load()
+    gpt, tokenizer = RunDir.find(run).load()
     ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
     hf, padding = config_to(gpt.config) | ends, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     with new_folder(out) as work:

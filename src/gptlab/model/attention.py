@@ -91,7 +91,7 @@ class KVCache:
         return columns if self.padding is None else (columns - self.padding[:, None]).clamp(min=0)
 
     def mask(self, T: int) -> Tensor | None:
-        """Return what is added to the scores of the next T tokens, (B or 1, 1, T, S); None: plain causal."""
+        """Return what is added to the scores of the next T tokens, (B or 1, 1, T, S); None for causal attention."""
         if self.padding is None and (T == 1 or self.length == 0):
             return None
         device, end = self.keys[0].device, self.length + T

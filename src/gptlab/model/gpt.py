@@ -66,7 +66,7 @@ class GPT(nn.Module):
             self.lm_head.weight = self.wte.weight
 
     def _init(self, layer: nn.Module) -> None:
-        """Draw weights from a normal, sd 0.02; over sqrt(2 n_layer), or zero, where the residual stream is added to."""
+        """Draw weights from a normal, sd 0.02, or over sqrt(2 n_layer) or zero in residual projections."""
         if isinstance(layer, nn.Linear | nn.Embedding):
             nn.init.normal_(layer.weight, std=0.02)
         if isinstance(layer, nn.Linear) and layer.bias is not None:

@@ -16,7 +16,7 @@ import yaml
 from gptlab import registry
 from gptlab.errors import UserError, reason, require
 from gptlab.files import read_bounded, write_atomically
-from gptlab.version import __version__
+from gptlab.version import VERSION
 
 LAYOUT = 2  # raise when older versions cannot read what a run leaves
 LARGEST = 1 << 20  # bytes
@@ -37,7 +37,7 @@ def record(config: Any) -> dict[str, Any]:
     for key, value in flat(values).items():
         held = "${" in str(value)
         require(not held, key, value, "has ${ in it, which config.yaml cannot hold", "give it another name")
-    written = {"version": __version__, "layout": LAYOUT, "plugins": {}}
+    written = {"version": VERSION, "layout": LAYOUT, "plugins": {}}
     return {"parts": dict(_parts(config)), **values, "gptlab": written}
 
 
@@ -54,10 +54,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         content = read_bounded(path, LARGEST)
-        values = yaml.load(content, Loader=_Loader) if content.strip() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+        values = yaml.load(content, Loader=_Loader)
+    except Exception as error:  # PyYAML has bare ones for values of the wrong kind
         raise _refusal(path, f"cannot be read ({reason(error)})") from error
     _require(isinstance(values, dict), path, "does not hold keys with values")
     layout = values.get("gptlab", {}).get("layout", LAYOUT) if isinstance(values.get("gptlab"), dict) else 1
@@ -110,7 +108,7 @@ def _parts(config: Any, within: str = "") -> Iterator[tuple[str, str]]:
         key, named = f"{within}{name}", registry.option_of(value)
         if named:
             yield key, named[1]
-        elif dataclasses.is_dataclass(value) and key.partition(".")[0] in registry.groups():
+        elif dataclasses.is_dataclass(value) and (key in registry.groups() or isinstance(config, dict)):
             kind = type(value).__name__
             raise UserError(key, kind, "is not registered", f'put @gptlab.option("{name}", NAME) above class {kind}')
         yield from _parts(value, f"{key}.")

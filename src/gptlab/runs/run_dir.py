@@ -1,5 +1,6 @@
 """A run directory: its paths, the files that a run writes, and the model that it holds."""
 
+import itertools
 import json
 import os
 import pickle
@@ -201,7 +202,10 @@ def default_run_dir(name: str) -> Path:
     """
     chosen = os.environ.get(CHOSEN)
     if chosen is None or os.environ.get("LOCAL_RANK", "0") == "0":
-        chosen = str(Path(datetime.now().strftime(f"outputs/%Y-%m-%d/%H-%M-%S-{name.replace('%', '%%')}")).absolute())
+        now = datetime.now()
+        first = Path("outputs", f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}-{name}").absolute()
+        others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+        chosen = str(next(path for path in itertools.chain([first], others) if not path.exists()))
         os.environ[CHOSEN] = chosen
     return Path(chosen)
 

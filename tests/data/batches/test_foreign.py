@@ -248,12 +248,12 @@ def test_rows_of_unequal_length_are_padded() -> None:
 
 
 def test_one_call_builds_the_data_of_any_option(texts: str) -> None:
-    found = build_data(Mine(batch_size=8), Byte(), 10, 1)
+    found = build_data(Mine(batch_size=8), Byte(), 10, 1, TextDataModule)
     assert isinstance(found.module, ForeignDataModule) and found.corpus is None
     assert (found.tokenizer.n_vocab, found.module.data_hash) == (257, Mine().sha256())
     assert found.module.describe().startswith("rows of Own, about ")
     config = Files(files=[texts.strip("[]")])
-    found = build_data(config, Byte(), 32, 1)
+    found = build_data(config, Byte(), 32, 1, TextDataModule)
     assert isinstance(found.module, TextDataModule) and found.corpus is not None
     assert found.module.data_hash == found.corpus.manifest["sha256"]
     assert (
@@ -262,7 +262,7 @@ def test_one_call_builds_the_data_of_any_option(texts: str) -> None:
     )
     assert found.module.protocol()["windows"] == "one after another"
     with pytest.raises(UserError, match=r"^data=BatchConfig: is neither text nor a data module; "):
-        build_data(BatchConfig(), Byte(), 32, 1)
+        build_data(BatchConfig(), Byte(), 32, 1, TextDataModule)
 
 
 def test_a_tokenizer_is_trained_on_the_text_that_the_config_gives() -> None:
@@ -271,7 +271,7 @@ def test_a_tokenizer_is_trained_on_the_text_that_the_config_gives() -> None:
         def texts(self) -> Iterator[str]:
             return iter(["the cat the cat the cat"])
 
-    assert build_data(Spoken(), BPE(vocab_size=300), 10, 1).tokenizer.n_vocab > 257
+    assert build_data(Spoken(), BPE(vocab_size=300), 10, 1, TextDataModule).tokenizer.n_vocab > 257
 
 
 class Recorder(L.LightningModule):

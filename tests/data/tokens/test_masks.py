@@ -30,6 +30,7 @@ from gptlab.data.tokens.prepare import Corpus, prepare
 from gptlab.data.tokens.shards import Shard, TokenStream, held_out_stream
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
+from gptlab.registry import option
 from gptlab.tokenizers.bpe import BPE
 from gptlab.tokenizers.byte import Byte
 from gptlab.training.run import train
@@ -41,6 +42,7 @@ PIECES = st.lists(
 )
 
 
+@option("data", "chats")
 @dataclass
 class Chats(TextData):
     """Questions, which are read, and answers, which are learned."""
