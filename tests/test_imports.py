@@ -20,12 +20,23 @@ MAY_IMPORT = {
     "__init__": EVERYTHING,
     "__main__": {"commands"},
     "sweep": {"runs", "config", "distributed"},
-    "training": {"tasks", "data", "model", "optim", "decoding", "tokenizers", "distributed", "runs", "planning"},
+    "training": {
+        "tasks",
+        "data",
+        "model",
+        "optim",
+        "decoding",
+        "tokenizers",
+        "distributed",
+        "runs",
+        "planning",
+        "plugins",
+    },
     "evaluation": {"tasks", "data", "model", "optim", "decoding", "tokenizers", "distributed", "runs"},
     "reporting": {"runs", "evaluation", "planning", "tasks"},
     "interop": {"model", "tokenizers", "runs"},
     "distributed": {"runs"},
-    "runs": {"model", "tokenizers"},
+    "runs": {"model", "tokenizers", "plugins"},
     "tasks": {"model", "data/batches", "decoding", "tokenizers"},
     "data": {"tokenizers"},
     "tokenizers": set(),
@@ -33,13 +44,14 @@ MAY_IMPORT = {
     "model": set(),
     "optim": set(),
     "decoding": set(),
-    "config": {"runs/config_file"},  # which imports nothing but the ground
+    "config": {"runs/config_file", "plugins"},  # which imports nothing but the ground
     "metrics": set(),
     "errors": set(),
     "files": set(),
     "registry": set(),
     "randomness": set(),
     "version": set(),
+    "plugins": set(),
 }
 # a library -> the rooms, or their files, that may import it
 ONLY_IN = {

@@ -1,26 +1,26 @@
-"""Mistakes a user can make and mend: one line each, no traceback."""
+"""Define the mistakes that a user can make and mend: one line each, no traceback."""
 
 from typing import Any
 
 
 class UserError(ValueError):
-    """`<key>=<value>: <why>; <what to do>`. A component names its own field; the door adds the group."""
+    """Say `<key>=<value>: <why>; <what to do>`. A part names its own field; composing adds the group."""
 
     def __init__(self, key: str, value: Any, why: str, todo: str) -> None:
         self.key, self.value, self.why, self.todo = key, value, why, todo
         super().__init__(f"{key}={value}: {why}; {todo}")
 
     def within(self, group: str) -> "UserError":
-        """The same mistake, named from one level further out: `k` becomes `decoder.k`."""
+        """Return the same mistake, named from one level further out: `k` becomes `decoder.k`."""
         return UserError(f"{group}.{self.key}", self.value, self.why, self.todo)
 
 
 class RunFailed(RuntimeError):
-    """What ends a run in the middle and needs no traceback: one line, exit code 1."""
+    """End a run in the middle without a traceback: one line, exit code 1."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop has saved what it learned; `signal_number` is None where a time limit asked."""
+    """End a run that was asked to stop and has saved; `signal_number` is None where a time limit asked."""
 
     def __init__(self, signal_number: int | None = None) -> None:
         self.signal_number = signal_number
@@ -28,7 +28,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """Return what an exception says, in one line."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

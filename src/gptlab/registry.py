@@ -140,7 +140,7 @@ def _own_verbs() -> dict[str, tuple[str, str]]:
 def _sources(folder: Path, pattern: str) -> Iterator[tuple[str, str]]:
     """The name and the text of each module in a folder of gptlab but this one."""
     for path in sorted(folder.glob(pattern)):
-        if path != Path(__file__):
+        if path != Path(__file__) and PACKAGE / "examples" not in path.parents:  # those are what `new` copies
             yield ".".join(("gptlab", *path.relative_to(PACKAGE).with_suffix("").parts)), path.read_text("utf-8")
 
 

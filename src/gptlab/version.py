@@ -1,3 +1,3 @@
 """The version of gptlab, for all files that write it down."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

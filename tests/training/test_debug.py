@@ -49,8 +49,9 @@ def test_profile_leaves_a_trace_and_a_table(texts: str) -> None:
     assert any(name.startswith("aten::") for name in names)
     assert sum(name.endswith("GPTModule.on_train_batch_start") for name in names) == 3
     (table,) = Path("run/profile").glob("*.txt")
-    assert "aten::" in table.read_text() and "run_training_batch" in table.read_text()
-    assert "validation_step" not in table.read_text()
+    assert any(name.endswith("run_training_batch") for name in names)  # the table has only the slowest
+    assert not any("validation_step" in name for name in names)
+    assert "aten::" in table.read_text()
 
 
 def test_profile_of_a_run_whose_end_is_validated_after_training(texts: str) -> None:

@@ -135,10 +135,10 @@ def drift(gpt: GPT, batch: Batch, other: Loss, bound: float) -> Finding:
 
 
 def compiled(gpt: GPT, batch: Batch) -> Finding:
-    objective = Loss(CausalLM(), gpt)
-    objective.compile()
+    loss = Loss(CausalLM(), gpt)
+    loss.compile()
     try:
-        return drift(gpt, batch, objective, 1e-3)
+        return drift(gpt, batch, loss, 1e-3)
     except Exception as error:  # whatever is missing on this machine
         return False, f"cannot be compiled here ({type(error).__name__}); leave compile=true out"
 
@@ -197,5 +197,5 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _loss(objective: Loss, batch: Batch) -> float:
-    return objective(batch.x, batch.y).sum().item() / int((batch.y >= 0).sum())
+def _loss(loss: Loss, batch: Batch) -> float:
+    return loss(batch.x, batch.y).sum().item() / int((batch.y >= 0).sum())

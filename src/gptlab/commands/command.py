@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -27,8 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 from gptlab import registry
 from gptlab.commands.mistakes import explain
 from gptlab.commands.usage import usage
+from gptlab.config.hydra_internals import run_command_line
 from gptlab.config.overrides import quote_values, quoted, unquoted
-from gptlab.config.tree import compose, conf_dir, primary, takes_run_configs, typed_config
+from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
 from gptlab.errors import RunFailed, UserError, require
 from gptlab.sweep.cluster import run_one
@@ -121,15 +121,16 @@ class _Run:
 
     def _run_by_hydra(self) -> None:
         """Let Hydra sweep, or show the config, or complete what is being typed."""
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are
         name, argv = primary(self.command.name, self.argv)
         multirun = bool({"-m", "--multirun"}.intersection(argv))
         sys.argv = [self.program[0], *quote_values(argv, self.command.config_type, multirun)]
+        if (presets := search_path()) and not any(arg.startswith("hydra.searchpath=") for arg in argv):
+            sys.argv.append(presets)
         with contextlib.ExitStack() as stack:
             if multirun and self.command.name != "train":  # what Hydra writes of its sweep is not kept
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 sys.argv.append(f"hydra.sweep.dir={quoted(folder)}")
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(self._job)()
+            run_command_line(str(conf_dir()), name, self._job)
 
     def _job(self, cfg: DictConfig) -> float | None:
         """Do one job of a sweep; the others go on whatever becomes of it."""
@@ -195,7 +196,7 @@ class _Run:
 
 
 def _split(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
-    """Where the config comes from, and the overrides; None where a command line asks for more than one run."""
+    """Return the flags that name a config, and the overrides; None where a line asks for more than one run."""
     found, overrides, rest = dict[str, str](), list[str](), iter(argv)
     for arg in rest:
         flag, given, value = arg.partition("=")

@@ -1,15 +1,22 @@
-"""`gptlab VERB key=value ...`: finds the verb, nothing else."""
+"""Find the verb of `gptlab VERB key=value ...` and run it."""
 
 import os
 import re
 import sys
 
 from gptlab import registry
+from gptlab.errors import UserError
+from gptlab.plugins import enable_all
 
 
 def main(argv: list[str] | None = None) -> int:
     """Answer a command line (after the program's name) with an exit code; `train.py` comes here too."""
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        argv = enable_all(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     verb = argv[0] if argv else "--help"
     if verb in ("-h", "--help"):
         print("gptlab VERB key=value ...\n")
@@ -23,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in registry.verbs():
         print(f"error: {verb}: no such verb; choose one of {', '.join(registry.verbs())}", file=sys.stderr)
         return 2
+    if verb == "new" and len(argv) > 1 and argv[1][:1] != "-" and "=" not in argv[1]:
+        argv = [verb, f"dir={argv[1]}", *argv[2:]]  # gptlab new DIR
     return run(verb, argv[1:], [sys.argv[0], verb])
 
 
@@ -44,6 +53,11 @@ def run(verb: str, argv: list[str], program: list[str]) -> int:
     """Run one verb; `program` is the command line that leads to it."""
     from gptlab.commands.command import run_command
 
+    try:
+        argv = enable_all(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return run_command(verb, program, argv)
 
 

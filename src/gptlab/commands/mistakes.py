@@ -1,13 +1,11 @@
-"""Mistakes in what was asked, in the user's words."""
+"""Explain mistakes in what was asked in the user's words."""
 
 import dataclasses
 import difflib
-import re
-from typing import Any
 
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigKeyError, ValidationError
+from hydra.errors import OverrideParseException
 
+from gptlab.config.hydra_internals import KeyMistake, key_mistake, overridden_key, unknown_option
 from gptlab.config.tree import RECORDED
 from gptlab.errors import UserError
 
@@ -21,33 +19,35 @@ EXTRAS = {
 
 def explain(error: Exception, argv: list[str]) -> str:
     """Return `<key>=<value>: <why>; <what to do>` for an error of Hydra, OmegaConf or gptlab."""
-    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not key=value; quote values with spaces or commas, e.g. 'prompt=\"a, b\"'"
-    if isinstance(error, MissingConfigException):
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(set(error.options or []) - {RECORDED})
+    if found := unknown_option(error):
+        group, option, known = found
+        options = [name for name in known if name != RECORDED]
         if extra := EXTRAS.get(f"{group}={option}"):
             return f"{group}={option}: is not installed; pip install 'gptlab[{extra}]'"
         return f"{group or 'config'}={option}: no such option{_closest(option, options)}; choose {_any_of(options)}"
-    if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "full_key", None):
-        key = str(cause.full_key)  # type: ignore[union-attr]
-        owner: Any = cause.object_type  # type: ignore[union-attr]
-        known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
-        where = f" of {owner.__name__}" if known and "." in key else ""
-        none = f"add it with +{key}={_value(key, argv)}" if "." in key and owner is dict else "it takes no fields"
-        todo = f"choose {_any_of(known)}" if known else none
-        return f"{key}={_value(key, argv)}: no such key{where}{_closest(key.rpartition('.')[2], known)}; {todo}"
-    if isinstance(cause, ValidationError) and getattr(cause, "full_key", None):
-        key, why = str(cause.full_key), str(cause.msg).splitlines()[0]
-        return f"{key}={_value(key, argv)}: {why}; {_example(cause)}"
-    if match := re.match(r"Could not override '([^'=]+)(?:=([^']*))?'.*", str(error)):
-        key = match[1]
+    if mistake := key_mistake(error):
+        return _of_key(mistake, argv)
+    if key := overridden_key(error):
         return f"{key}={_value(key, argv)}: no such config group or key; see --help for what there is"
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"config: {' '.join(lines[:2])}; see --help for what there is"
+
+
+def _of_key(mistake: KeyMistake, argv: list[str]) -> str:
+    """Return the line of a key that is not there, or of a value that does not fit."""
+    key, _, owner, why = mistake
+    given = f"{key}={_value(key, argv)}"
+    if why is not None:
+        return f"{given}: {why}; {_example(mistake)}"
+    known = [f.name for f in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
+    where = f" of {owner.__name__}" if known and "." in key else ""
+    none = f"add it with +{given}" if "." in key and owner is dict else "it takes no fields"
+    todo = f"choose {_any_of(known)}" if known else none
+    return f"{given}: no such key{where}{_closest(key.rpartition('.')[2], known)}; {todo}"
 
 
 def _value(key: str, argv: list[str]) -> str:
@@ -64,11 +64,10 @@ def _any_of(names: list[str]) -> str:
     return "one of " + ", ".join(names) if names else "something else"
 
 
-def _example(error: ValidationError) -> str:
-    """A value that would do: the field's default."""
-    owner, name = error.object_type, str(error.key)
-    if dataclasses.is_dataclass(owner):
-        for f in dataclasses.fields(owner):
-            if f.name == name and f.default not in (dataclasses.MISSING, None, "???"):
+def _example(mistake: KeyMistake) -> str:
+    """Return what to do: give a value such as the field's default."""
+    if dataclasses.is_dataclass(mistake.owner):
+        for f in dataclasses.fields(mistake.owner):
+            if f.name == mistake.name and f.default not in (dataclasses.MISSING, None, "???"):
                 return f"give a value such as {f.default}"
     return "give a value of that type"

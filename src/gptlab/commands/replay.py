@@ -81,7 +81,7 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
 
 
 def _losses(run: RunDir, x: torch.Tensor, y: torch.Tensor, separator: int | None) -> list[float]:
-    """Return the mean nats per token of each row (N,), by the weights the run has now."""
+    """Return the mean nats per token of each row, (N,), by the weights that the run has now."""
     import torch
 
     from gptlab.data.batches.batch import IGNORE

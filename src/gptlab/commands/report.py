@@ -14,7 +14,7 @@ from gptlab.registry import command
 
 @dataclass
 class ReportConfig:
-    """All runs below some folders as one table, pictures and a web page."""
+    """Show all runs below some folders as one table, pictures and a web page."""
 
     runs: str | list[str] = "outputs"  # a folder or several, [DIR,DIR], also with *; or latest
     out: str | None = None  # a folder; null: `report` in the folder of the runs
@@ -57,7 +57,7 @@ def report(config: ReportConfig) -> dict[str, Any]:
 
 
 def _beside(names: list[str]) -> Path:
-    """`report` in the folder that all given ones are in."""
+    """Return the folder `report` in the folder that all given ones are in."""
     from gptlab.runs.reader import expand
     from gptlab.runs.run_dir import LATEST
 

@@ -1,4 +1,4 @@
-"""The help of a verb: its groups with their options, and its keys with their defaults."""
+"""Write the help of a verb: its groups with their options, and its keys with their defaults."""
 
 import dataclasses
 import typing

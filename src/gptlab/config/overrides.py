@@ -1,4 +1,4 @@
-"""A command line's `key=value`, so that Hydra's grammar takes any text as it was typed."""
+"""Quote the values of a command line, so that Hydra's grammar takes any text as it was typed."""
 
 from __future__ import annotations
 
@@ -7,30 +7,26 @@ import types
 import typing
 from typing import Any, Union
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from gptlab import registry
+from gptlab.config.hydra_internals import VALUE_FLAGS, in_quotes, parsed
 from gptlab.config.schema import field_types
 
-# Hydra's own options that have a value after them
-VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _OVERRIDE = re.compile(r"(?P<mark>\+{0,2})(?P<key>[\w$][\w$./@:-]*)=(?P<value>.*)", re.DOTALL)
 
 
 def quoted(text: str) -> str:
     """Return a text as the value of an override, whatever characters are in it."""
     literal = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", text)  # no interpolation
-    return QuotedString(literal, Quote.single).with_quotes()
+    return in_quotes(literal)
 
 
 def unquoted(value: str) -> str:
     """Return the text that a value of an override stands for."""
     if not _is_quoted(value):
         return value
-    text: str = OverridesParser.create().parse_override(f"key={value}").value()  # type: ignore[assignment]
-    return re.sub(r"(\\*)\\\$\{", lambda match: match[1][::2] + "${", text)
+    return re.sub(r"(\\*)\\\$\{", lambda match: match[1][::2] + "${", parsed(value))
 
 
 def quote_values(argv: list[str], config_type: type, multirun: bool = False) -> list[str]:
@@ -80,15 +76,15 @@ def _single(value: str, kinds: set[Any]) -> str:
 
 
 def _alternatives(kind: Any) -> set[Any]:
-    """The types of an annotation but None."""
+    """Return the types of an annotation but None."""
     union = typing.get_origin(kind) in (Union, types.UnionType)
     return set(typing.get_args(kind) if union else (kind,)) - {type(None)}
 
 
 def _reads(value: str) -> bool:
-    """Whether Hydra's grammar takes a value as it is."""
+    """Tell whether Hydra's grammar takes a value as it is."""
     try:
-        OverridesParser.create().parse_override(f"key={value}")
+        parsed(value)
     except HydraException:
         return False
     return True
@@ -98,18 +94,18 @@ def _is_quoted(value: str) -> bool:
     if value[:1] not in ("'", '"'):
         return False
     try:
-        return isinstance(OverridesParser.create().parse_override(f"key={value}").value(), str) and _is_whole(value)
+        return isinstance(parsed(value), str) and _is_whole(value)
     except HydraException:
         return False
 
 
 def _is_whole(value: str) -> bool:
-    """Whether a quote at the beginning ends at the end."""
+    """Tell whether a quote at the beginning ends at the end."""
     return re.fullmatch(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", value, re.DOTALL) is not None
 
 
 def _elements(text: str) -> list[str]:
-    """What stands between commas, those in quotes left out."""
+    """Return what stands between commas; a comma in quotes does not count."""
     found = re.findall(r"\s*('(?:[^'\\]|\\.)*'(?=\s*(?:,|$))|\"(?:[^\"\\]|\\.)*\"(?=\s*(?:,|$))|[^,]*)(?:,|$)", text)
     elements = [each.strip() for each in found]
     return elements[:-1] if not text.rstrip().endswith(",") and elements and elements[-1] == "" else elements

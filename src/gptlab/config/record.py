@@ -1,7 +1,8 @@
-"""What a run's config.yaml says, as a typed config again."""
+"""Read a run's config.yaml as a typed config again."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read_nodes(path: Path, verb: str = "train") -> tuple[dict[str, DictConfig], 
     A part that the file does not name is the default one. Raises UserError, which names the file, for an unknown part,
     an unknown key, or a value of the wrong type.
     """
-    values = read_config(path)
+    values = _without_classes(read_config(path), path)
     parts = _parts(values, path, verb)
     cfg: DictConfig = OmegaConf.structured(schema_of(registry.find_command(verb).config_type))
     try:
@@ -44,6 +45,21 @@ def read_nodes(path: Path, verb: str = "train") -> tuple[dict[str, DictConfig], 
     except OmegaConfBaseException as error:
         raise _mistake(path, error) from error
     return parts, cfg
+
+
+def _without_classes(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Drop callbacks and loggers that are named by their class, and say so: no class is taken from a run directory."""
+    for group in ("callbacks", "logger"):
+        part = values.get(group)
+        others = part.get("others") if isinstance(part, dict) else None
+        if not isinstance(part, dict) or not isinstance(others, dict):
+            continue
+        named = [name for name, each in others.items() if not isinstance(each, dict) or "option" not in each]
+        for name in named:
+            line = f"{path}: {group}.others.{name} is left out: give its class again, +{group}.others.{name}._target_="
+            print(line, file=sys.stderr)
+        values = {**values, group: {**part, "others": {n: each for n, each in others.items() if n not in named}}}
+    return values
 
 
 def _parts(values: dict[str, Any], path: Path, verb: str) -> dict[str, DictConfig]:
@@ -58,7 +74,7 @@ def _parts(values: dict[str, Any], path: Path, verb: str) -> dict[str, DictConfi
 def _node(key: str, values: Any, named: dict[str, str], path: Path) -> DictConfig:
     """A part with its values, and the parts in it, such as those of a mixture."""
     if (part := registry.options(key.partition(".")[0]).get(named[key])) is None:
-        raise UserError(key, named[key], f"{path}: is not an option here", "enable the plugin that it comes from")
+        raise UserError(key, named[key], f"{path}: is not an option here", _todo(path))
     try:
         node: DictConfig = OmegaConf.structured(schema_of(part))
         values = dict(values) if isinstance(values, dict) else {}
@@ -72,6 +88,14 @@ def _node(key: str, values: Any, named: dict[str, str], path: Path) -> DictConfi
     except OmegaConfBaseException as error:
         raise _mistake(path, error, f"{key}.") from error
     return node
+
+
+def _todo(path: Path) -> str:
+    """Return how to enable the plugins that a run was made with: reading it never does."""
+    used = read_config(path).get("gptlab", {}).get("plugins", {})
+    if not used:
+        return "enable the plugin that it comes from: plugins=[NAME]"
+    return f"it comes from {', '.join(used)}: install it, or give plugins=[{','.join(used)}]"
 
 
 def _mistake(path: Path, error: Exception, within: str = "") -> UserError:

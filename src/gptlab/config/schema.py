@@ -73,9 +73,10 @@ def require_known(cfg: DictConfig, within: str = "") -> None:
     config_type: Any = OmegaConf.get_type(cfg)
     fields = {f.name for f in dataclasses.fields(config_type)} if dataclasses.is_dataclass(config_type) else None
     for name in map(str, cfg):
-        key, child = f"{within}{name}", cfg._get_node(name)
+        key = f"{within}{name}"
+        child = None if OmegaConf.is_missing(cfg, name) else cfg[name]
         require(fields is None or name in fields, key, child, "no such key", "--help lists all")
-        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing()):
+        if isinstance(child, DictConfig):
             require_known(child, f"{key}.")
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from gptlab import registry
+from gptlab import plugins, registry
+from gptlab.config import hydra_internals
 from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.record import read_nodes
 from gptlab.config.schema import part_fields, require_known, schema_of, to_typed
@@ -24,14 +20,14 @@ RECORDED = "as_recorded"  # in each group, the option of the run whose config.ya
 
 
 def _slug(text: str) -> str:
-    """A text as part of a file name."""
+    """Return a text as part of a file name."""
     return re.sub(r"[^\w.,=+-]+", "_", text)[:150]
 
 
 # here, not in register(): a job on another machine begins by importing this module
-OmegaConf.register_new_resolver("slug", _slug, replace=True)
-OmegaConf.register_new_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5, replace=True)
-warnings.filterwarnings("ignore", r"(?s).*is validated against ConfigStore schema with the same name")
+hydra_internals.register_resolver("slug", _slug)
+hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
+hydra_internals.silence_advice()
 
 
 def conf_dir() -> Path:
@@ -46,18 +42,18 @@ def register(verb: str) -> str:
     `/schema/GROUP/NAME` is the schema of an option, from which presets start; GROUP/NAME is the option itself, where
     conf/ has no file of that name. A verb without a file in conf/ gets the options of its config's defaults.
     """
-    store, command = ConfigStore.instance(), registry.find_command(verb)
+    store, command = hydra_internals.store, registry.find_command(verb)
     for group in registry.groups():
         for name, part in registry.options(group).items():
-            if f"{name}.yaml" not in store.repo.get("schema", {}).get(group, {}):
-                store.store(group=f"schema/{group}", name=name, node=schema_of(part))
+            if not hydra_internals.is_stored(name, f"schema/{group}"):
+                store(name, schema_of(part), f"schema/{group}")
                 if not (conf_dir() / group / f"{name}.yaml").is_file():
-                    store.store(group=group, name=name, node=schema_of(part))
-    store.store(group="schema/command", name=command.config, node=schema_of(command.config_type))
+                    store(name, schema_of(part), group)
+    store(command.config, schema_of(command.config_type), "schema/command")
     if not (conf_dir() / f"{command.config}.yaml").is_file():
         defaults = [f"/schema/command/{command.config}@_here_", "/command/read", "_self_"]
         chosen = [{group: option} for group, option in part_fields(command.config_type).items()]
-        store.store(name=command.config, node={"defaults": [*defaults, *chosen]})
+        store(command.config, {"defaults": [*defaults, *chosen]})
     return command.config
 
 
@@ -66,14 +62,14 @@ def register_run(verb: str, path: Path) -> str:
 
     The file is read as data; its values become an option of each group, over which others can be chosen.
     """
-    store, config = ConfigStore.instance(), register(verb)
+    store, config = hydra_internals.store, register(verb)
     parts, rest = read_nodes(path, verb)
     for group, node in parts.items():
-        store.store(group=group, name=RECORDED, node=node)
+        store(RECORDED, node, group)
     own = {str(key): value for key, value in _plain(rest).items() if key not in parts}
     chosen = [*({group: RECORDED} for group in parts), {"experiment": None}, {"debug": None}]
     defaults = [f"/schema/command/{config}@_here_", "/command/train", "_self_", *chosen]
-    store.store(name=f"{config}_{RECORDED}", node={"defaults": defaults, **own})
+    store(f"{config}_{RECORDED}", {"defaults": defaults, **own})
     return f"{config}_{RECORDED}"
 
 
@@ -92,7 +88,7 @@ def primary(verb: str, argv: list[str]) -> tuple[str, list[str]]:
 
 
 def takes_run_configs(verb: str) -> bool:
-    """Whether a verb is asked what a run is asked, so that it takes a run's config.yaml."""
+    """Tell whether a verb is asked what a run is asked, so that it takes a run's config.yaml."""
     return registry.find_command(verb).config_type is registry.find_command("train").config_type
 
 
@@ -114,19 +110,19 @@ def compose(
     name, given = primary(verb, given)
     if config_dir:
         require(config_dir.is_dir(), "--config-dir", config_dir, "no such directory", "give a folder of options")
-        given.append(f"hydra.searchpath=[{quoted(f'file://{config_dir.absolute()}')}]")
+    if (presets := search_path([config_dir] if config_dir else [])) and "hydra.searchpath" not in " ".join(given):
+        given.append(presets)
     given = quote_values(given, registry.find_command(verb).config_type)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra_compose(config_name or name, given, return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)  # interpolations look things up in it
-    try:
-        run_dir = str(Path(cfg.hydra.run.dir).absolute())
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return typed_config(cfg, run_dir)
-    finally:
-        HydraConfig.instance().cfg = None
+    with hydra_internals.composed(str(conf_dir()), config_name or name, given) as (cfg, run_dir):
+        return typed_config(cfg, str(Path(run_dir).absolute()))
+
+
+def search_path(more: Sequence[Path] = ()) -> str | None:
+    """Return the override that lets Hydra find the presets of plugins, of the project, and of `more` folders."""
+    folders = [*more, *plugins.conf_dirs()]
+    if not folders:
+        return None
+    return f"hydra.searchpath=[{','.join(quoted(f'file://{folder.absolute()}') for folder in folders)}]"
 
 
 def typed_config(cfg: DictConfig, run_dir: str) -> Any:

@@ -1,4 +1,4 @@
-"""The GPUs of this machine."""
+"""Name the GPUs of this machine."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The processes of one command that torchrun or srun has started: their ranks, and one command line for all."""
+"""Give the processes that torchrun or srun has started for one command their ranks and one command line."""
 
 import contextlib
 import json
@@ -122,7 +122,7 @@ class ProcessGroup:
         return value
 
     def _wait_until_read(self, name: str) -> None:
-        """The store of srun's processes ends with rank 0."""
+        """Wait until all ranks have read: the store of srun's processes ends with rank 0."""
         from torch.distributed import DistError
 
         with contextlib.suppress(DistError):

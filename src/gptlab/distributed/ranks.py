@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 
 class Ranks:
-    """Agreement on the CPU: nobody waits for a device."""
+    """Agree with the other ranks on the CPU: nobody waits for a device."""
 
     def __init__(self) -> None:
         self._group: Any = None

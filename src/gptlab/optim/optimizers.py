@@ -1,4 +1,4 @@
-"""Optimizers: each a dataclass of settings that builds itself for a model; torch is imported when it does."""
+"""Define the optimizers: each a dataclass of settings that builds itself for a model and imports torch only then."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OptimizerConfig(Protocol):
 
 @dataclass
 class Decaying:
-    """What all share: a learning rate, and weight decay on matrices only, as GPT-2 and GPT-3 have it."""
+    """Hold what all optimizers share: a learning rate, and weight decay on matrices only, as in GPT-2 and GPT-3."""
 
     lr: float = 6e-4
     weight_decay: float = 0.1
@@ -36,7 +36,7 @@ class Decaying:
         require(eps > 0, "eps", eps, "is not above 0", "1e-8 is usual")
 
     def groups(self, gpt: nn.Module) -> list[dict[str, Any]]:
-        """Parameters that decay, and those that do not."""
+        """Return the parameters that decay, and those that do not."""
         params = [p for p in gpt.parameters() if p.requires_grad]
         return [
             {"params": [p for p in params if p.ndim >= 2], "weight_decay": self.weight_decay},
@@ -47,7 +47,7 @@ class Decaying:
 @option("optimizer", "adamw")
 @dataclass
 class AdamW(Decaying):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    """Use Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     beta1: float = 0.9
     beta2: float = 0.95
@@ -60,14 +60,14 @@ class AdamW(Decaying):
         return optim.AdamW(self.groups(gpt), **self.settings())
 
     def settings(self) -> dict[str, Any]:
-        """What PyTorch's Adam and AdamW are told."""
+        """Return the arguments of PyTorch's Adam and AdamW."""
         return {"lr": self.lr, "betas": (self.beta1, self.beta2), "eps": self.eps, "fused": self.fused}
 
 
 @option("optimizer", "adam")
 @dataclass
 class Adam(AdamW):
-    """Adam (Kingma & Ba 2015); its weight decay is L2: added to the gradient, so that it is adapted too."""
+    """Use Adam (Kingma & Ba 2015); its weight decay is L2: added to the gradient, so that it is adapted too."""
 
     weight_decay: float = 0.0
 
@@ -80,7 +80,7 @@ class Adam(AdamW):
 @option("optimizer", "sgd")
 @dataclass
 class SGD(Decaying):
-    """Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
+    """Use stochastic gradient descent with momentum (Sutskever et al. 2013)."""
 
     lr: float = 0.1
     weight_decay: float = 0.0
@@ -101,7 +101,7 @@ class SGD(Decaying):
 @option("optimizer", "lion")
 @dataclass
 class Lion(Decaying):
-    """The sign of a momentum (Chen et al. 2023); wants a third to a tenth of AdamW's rate, and more decay."""
+    """Follow the sign of a momentum (Chen et al. 2023), at a third to a tenth of AdamW's rate, with more decay."""
 
     lr: float = 1e-4
     weight_decay: float = 1.0
@@ -120,7 +120,7 @@ class Lion(Decaying):
 @option("optimizer", "adafactor")
 @dataclass
 class Adafactor(Decaying):
-    """Second moments by rows and columns (Shazeer & Stern 2018): next to no memory."""
+    """Keep second moments by rows and columns only (Shazeer & Stern 2018): next to no memory."""
 
     lr: float = 0.01
     weight_decay: float = 0.0
@@ -134,7 +134,7 @@ class Adafactor(Decaying):
 @option("optimizer", "muon")
 @dataclass
 class Muon(AdamW):
-    """Orthogonalized momentum for the matrices inside the blocks (Jordan et al. 2024), AdamW for all else.
+    """Use orthogonalized momentum for the matrices inside the blocks (Jordan et al. 2024), AdamW for all else.
 
     Updates are scaled to the size of AdamW's (Liu et al. 2025), so that one rate serves both.
     """

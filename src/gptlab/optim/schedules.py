@@ -1,4 +1,4 @@
-"""Learning-rate schedules: each a dataclass called as (step, steps) -> multiplier of the learning rate."""
+"""Define the learning-rate schedules: each a dataclass called as (step, steps) -> multiplier of the learning rate."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from gptlab.registry import option
 
 
 class Schedule(Protocol):
-    """The multiplier of the learning rate at a step, counted from 0, of a run of `steps` steps."""
+    """Return the multiplier of the learning rate at a step, counted from 0, of a run of `steps` steps."""
 
     def __call__(self, step: int, steps: int) -> float: ...
 
@@ -17,7 +17,7 @@ class Schedule(Protocol):
 @option("schedule", "constant")
 @dataclass
 class Constant:
-    """Warm-up, then flat: the full rate after a linear warm-up of so many steps, or of a share of the run."""
+    """Warm up linearly, over a number of steps or a share of the run, then keep the full rate."""
 
     warmup_steps: int = 0
     warmup_share: float | None = None  # of all steps; instead of warmup_steps
@@ -35,14 +35,14 @@ class Constant:
         return (step + 1) / (warmup + 1) if step < warmup else self.after(step - warmup, max(1, steps - 1 - warmup))
 
     def after(self, step: int, last: int) -> float:
-        """The multiplier at a step after the warm-up, counted from 0 to `last`."""
+        """Return the multiplier at a step after the warm-up, counted from 0 to `last`."""
         return 1.0
 
 
 @option("schedule", "cosine")
 @dataclass
 class Cosine(Constant):
-    """Warm-up, then half a cosine from 1 down to `min_ratio` at the last step (Loshchilov & Hutter 2017)."""
+    """Warm up, then follow half a cosine from 1 down to `min_ratio` at the last step (Loshchilov & Hutter 2017)."""
 
     warmup_steps: int = 50
     min_ratio: float = 0.1
@@ -58,7 +58,7 @@ class Cosine(Constant):
 @option("schedule", "linear")
 @dataclass
 class Linear(Cosine):
-    """Warm-up, then a straight line from 1 down to `min_ratio` at the last step."""
+    """Warm up, then follow a straight line from 1 down to `min_ratio` at the last step."""
 
     min_ratio: float = 0.0
 
@@ -69,7 +69,7 @@ class Linear(Cosine):
 @option("schedule", "wsd")
 @dataclass
 class WSD(Cosine):
-    """Warm-up, flat, then a decay to `min_ratio` over the last `decay_share` of the run (Hu et al. 2024)."""
+    """Warm up, stay flat, then decay to `min_ratio` over the last `decay_share` of the run (Hu et al. 2024)."""
 
     min_ratio: float = 0.0
     decay_share: float = 0.2
@@ -89,7 +89,7 @@ class WSD(Cosine):
 @option("schedule", "inverse_sqrt")
 @dataclass
 class InverseSqrt(Constant):
-    """Warm-up, then as one over the root of the step, from 1 (Vaswani et al. 2017)."""
+    """Warm up, then fall as one over the root of the step (Vaswani et al. 2017)."""
 
     warmup_steps: int = 50
 

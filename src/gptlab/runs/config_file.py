@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from gptlab import registry
+from gptlab import plugins, registry
 from gptlab.errors import UserError, reason, require
 from gptlab.files import read_bounded, write_atomically
 from gptlab.version import VERSION
@@ -37,7 +37,7 @@ def record(config: Any) -> dict[str, Any]:
     for key, value in flat(values).items():
         held = "${" in str(value)
         require(not held, key, value, "has ${ in it, which config.yaml cannot hold", "give it another name")
-    written = {"version": VERSION, "layout": LAYOUT, "plugins": {}}
+    written = {"version": VERSION, "layout": LAYOUT, "plugins": plugins.described(_modules(config))}
     return {"parts": dict(_parts(config)), **values, "gptlab": written}
 
 
@@ -112,6 +112,17 @@ def _parts(config: Any, within: str = "") -> Iterator[tuple[str, str]]:
             kind = type(value).__name__
             raise UserError(key, kind, "is not registered", f'put @gptlab.option("{name}", NAME) above class {kind}')
         yield from _parts(value, f"{key}.")
+
+
+def _modules(config: Any) -> Iterator[str]:
+    """Yield the module of each registered part in a config."""
+    inner: Any = config.values() if isinstance(config, dict) else ()
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        if registry.option_of(config):
+            yield type(config).__module__
+        inner = [getattr(config, f.name) for f in dataclasses.fields(config)]
+    for value in inner:
+        yield from _modules(value)
 
 
 def _from_layout_1(values: dict[str, Any]) -> dict[str, Any]:

@@ -40,13 +40,16 @@ class RunDir:
         config: dict[str, Any],
         save_tokenizer: Callable[[Path], None],
         save_held_out: Callable[[Path], None],
+        again: bool = False,
     ) -> "RunDir":
         """Make a new run's directory whole from the start: config, tokenizer, held-out text, status `running`.
 
-        `save_tokenizer` and `save_held_out` write into the folder that they are given.
+        `save_tokenizer` and `save_held_out` write into the folder that they are given. With `again` there may be a run
+        already, one that has reached no checkpoint.
         """
         run = cls(path)
-        run.require_new()
+        if not again:
+            run.require_new()
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         run.write_config(config)
         for name, save in {"tokenizer": save_tokenizer, "held_out": save_held_out}.items():

@@ -1,4 +1,4 @@
-"""One job where a launcher other than ours has it: Hydra's own, or a cluster's by way of submitit."""
+"""Run one job where another launcher starts it: Hydra's own, or a cluster's through submitit."""
 
 import os
 import traceback
@@ -48,7 +48,7 @@ def run_one(hydra_config: HydraConf, cfg: DictConfig, train: Callable[..., Any],
 
 
 class _Task:
-    """One of the processes that submitit has started for a job: they are the ranks of its training."""
+    """Be one of the processes that submitit has started for a job: they are the ranks of its training."""
 
     def __init__(self) -> None:
         import submitit
@@ -57,7 +57,7 @@ class _Task:
         self.rank = int(self.env.global_rank)
 
     def devices(self, config: RunConfig) -> int:
-        """The devices of each node: one a task."""
+        """Return the number of devices of each node: one for each task."""
         tasks, given = int(self.env.num_tasks), config.trainer.devices
         each = tasks // config.trainer.num_nodes if given == "auto" else given
         why = f"on {config.trainer.num_nodes} node(s), but the job has {tasks} task(s)"

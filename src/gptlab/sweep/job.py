@@ -1,4 +1,4 @@
-"""One job of a sweep: its own directory, its own saved config, its own processes.
+"""Run one job of a sweep in its own directory, by its own saved config, in its own processes.
 
 Its directory is that of a run, with two files more: job.json (its overrides, and what went wrong) and job.log (all that
 it printed).
@@ -27,7 +27,7 @@ LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input
 
 
 class Devices(Protocol):
-    """The devices that a job asks for, as Lightning's Trainer names them."""
+    """Name the devices that a job asks for, as Lightning's Trainer does."""
 
     accelerator: str
     devices: Any
@@ -35,7 +35,7 @@ class Devices(Protocol):
 
 
 class RunConfig(Protocol):
-    """The keys of a training config that a sweep looks at."""
+    """Name the keys of a training config that a sweep looks at."""
 
     @property
     def trainer(self) -> Devices: ...
@@ -46,7 +46,7 @@ class RunConfig(Protocol):
 
 
 class Job:
-    """Job `num` of a sweep in directory `path`. `prepare` it, then `start` it, and ask `running` until it says no."""
+    """Run job `num` of a sweep in directory `path`: `prepare`, then `start`, then ask `running` until it says no."""
 
     def __init__(self, path: Path, num: int, overrides: list[str]) -> None:
         self.path, self.num = path, num
@@ -60,12 +60,12 @@ class Job:
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where an unfinished job is to go on."""
+        """The checkpoint that an unfinished job continues from; None if there is none."""
         path = self.path / "checkpoints/last.ckpt"
         return path if path.is_file() else None
 
     def prepare(self, config: RunConfig) -> None:
-        """Write down what is to be run. A job that an earlier start of the sweep began is kept if it got anywhere."""
+        """Write down what is to be run; a job that an earlier start of the sweep began is kept if it got anywhere."""
         require(config.resume is None, "resume", config.resume, "a sweep makes new runs", "see resume_sweep=DIR")
         own = Path(config.run_dir or ".").resolve() == self.path.resolve()
         require(own, "run_dir", config.run_dir, "each job of a sweep has a directory of its own", "leave it out")
@@ -78,16 +78,16 @@ class Job:
         self._note()
 
     def refuse(self, why: str) -> None:
-        """A mistake in what was asked: recorded, never started."""
+        """Record a mistake in what was asked: the job is never started."""
         self._own()
         self._note(refused=why)
 
     def fail(self, why: str) -> None:
-        """A failure in mid-run."""
+        """Record a failure in mid-run."""
         self._note(error=why)
 
     def start(self, env: dict[str, str] | None = None) -> None:
-        """A fresh process tree that knows nothing but the job's saved config; `env` goes over this environment."""
+        """Start a process tree that knows nothing but the job's saved config; `env` goes over this environment."""
         path = self.path.resolve()
         command = [sys.executable, "-m", "gptlab", "train", f"config={quoted(str(path / 'config.yaml'))}"]
         command.append(f"run_dir={quoted(str(path))}")
@@ -105,7 +105,7 @@ class Job:
             )
 
     def running(self) -> bool:
-        """Whether the job goes on; of one that has ended nothing is left, and its directory says how it ended."""
+        """Tell whether the job is running; one that has ended leaves no process, and notes how it ended."""
         assert self._process is not None
         if self._process.poll() is None:
             return True
@@ -114,7 +114,7 @@ class Job:
         return False
 
     def stop(self) -> None:
-        """Let it save what it has learned, and end."""
+        """Ask it to save what it has learned, and to end."""
         assert self._process is not None
         self.stopped = True
         self._process.send_signal(signal.SIGINT)  # the first rank ends the others
@@ -128,7 +128,7 @@ class Job:
         self._process.stdin.close()
 
     def ended(self, code: int) -> None:
-        """Record how. What a process that was killed could not write is written for it."""
+        """Record how it ended; what a killed process could not write is written for it."""
         summary = self._read("summary.json")
         if summary.get("status") == "running":
             summary["status"] = "stopped" if self.stopped else "failed"
@@ -170,7 +170,7 @@ class Job:
         return math.inf if value is None or result["status"] != "finished" else row.sign * float(value)
 
     def _own(self) -> None:
-        """Never touch what another sweep or run has left here."""
+        """Refuse a directory in which another sweep or run has left something."""
         noted = self._read("job.json")
         ours = noted["overrides"] == self.overrides if noted else not (self.path / "summary.json").exists()
         why, todo = (
@@ -194,7 +194,7 @@ class Job:
 
 
 def jobs_in(folder: Path) -> list[Job]:
-    """The jobs of a sweep's directory, in their order."""
+    """Return the jobs of a sweep's directory, in their order."""
     notes = [(path.parent, json.loads(path.read_text())) for path in folder.glob("*/job.json")]
     return sorted((Job(path, note["job"], note["overrides"]) for path, note in notes), key=lambda job: job.num)
 
@@ -212,7 +212,7 @@ def score_text(result: dict[str, Any]) -> str:
 
 
 def follow_the_sweep() -> None:
-    """In a job: when the sweep that started it is gone, save and end, and leave no process behind."""
+    """Let this job save, end and leave no process behind when the sweep that started it is gone."""
     if LIFELINE not in os.environ or int(os.environ.get("LOCAL_RANK", 0)):
         return
 

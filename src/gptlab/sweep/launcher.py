@@ -1,4 +1,4 @@
-"""What the launcher of `train -m` does: every job in processes of its own, packed on the devices of this machine."""
+"""Launch the jobs of `train -m`, each in its own processes, packed on the devices of this machine."""
 
 import os
 import time
@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
+from gptlab.config.hydra_internals import complete_job, prepare_job, start_launcher
 from gptlab.config.tree import typed_config
 from gptlab.distributed.devices import gpus
 from gptlab.errors import require
@@ -28,8 +29,7 @@ def launch(
 ) -> list[JobReturn]:
     """Run the jobs of these overrides, numbered from `first`; each returns its search metric."""
     require(per_device >= 1, "hydra.launcher.jobs_per_device", per_device, "must be at least 1", "try 1 or 2")
-    setup_globals()
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    start_launcher(config)
     machine = Machine(per_device, gpus())
     prepared = [_prepare(context, config, list(o), first + i, machine, explain) for i, o in enumerate(job_overrides)]
     waiting: list[tuple[Job, Devices]] = []
@@ -42,8 +42,7 @@ def launch(
             waiting.append((job, wanted.trainer))
     run_all(waiting, machine)
     for ret, job, _ in prepared:
-        ret.status = JobStatus.COMPLETED
-        ret.return_value = job.search_value()
+        complete_job(ret, job.search_value())
     return [ret for ret, _, _ in prepared]
 
 
@@ -51,9 +50,6 @@ def _prepare(
     context: HydraContext, config: DictConfig, overrides: list[str], num: int, machine: "Machine", explain: Explain
 ) -> tuple[JobReturn, Job, RunConfig | None]:
     """Compose a job's config and write it down; None if something is wrong with it."""
-    cfg = context.config_loader.load_sweep_config(config, overrides)
-    with open_dict(cfg):
-        cfg.hydra.job.id = cfg.hydra.job.num = num
     jobs: list[Job] = []
 
     def prepare(cfg: DictConfig) -> RunConfig:
@@ -64,28 +60,21 @@ def _prepare(
         jobs[0].prepare(typed)
         return typed
 
-    ret = run_job(
-        task_function=prepare,
-        config=cfg,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-        hydra_context=context,
-    )
-    if ret.status == JobStatus.FAILED:
-        jobs[0].refuse(explain(ret._return_value, overrides))
-        return ret, jobs[0], None
-    return ret, jobs[0], ret.return_value
+    ret, typed, error = prepare_job(context, config, overrides, num, prepare)
+    if error is not None:
+        jobs[0].refuse(explain(error, overrides))
+    return ret, jobs[0], typed
 
 
 class Machine:
-    """What of this machine is taken: each GPU has `places` jobs, and so have the cores where no GPU is used."""
+    """Keep track of the places for jobs: `places` on each GPU, and on the cores where no GPU is used."""
 
     def __init__(self, places: int, gpus: list[str]) -> None:
         self.places, self.gpus = places, gpus
         self._taken: dict[Job, list[str]] = {}
 
     def devices(self, trainer: Devices) -> tuple[int, bool]:
-        """How many devices a job wants, and whether they are GPUs; `auto` is one."""
+        """Return the number of devices that a job wants, and whether they are GPUs; `auto` is one."""
         on_gpu = bool(self.gpus) and trainer.accelerator in ("auto", "gpu", "cuda")
         wanted = str(trainer.devices)
         why, todo = "a sweep chooses the devices of its jobs", "give their number"
@@ -98,7 +87,7 @@ class Machine:
         return number, on_gpu
 
     def take(self, job: Job, trainer: Devices) -> dict[str, str] | None:
-        """The environment in which the job has its devices for itself; None as long as there are none."""
+        """Return an environment in which the job has its devices for itself; None while there are none."""
         number, on_gpu = self.devices(trainer)
         taken = [place for places in self._taken.values() for place in places]
         every = self.gpus if on_gpu else ["cores"]
@@ -113,7 +102,7 @@ class Machine:
 
 
 def threads(processes: int) -> dict[str, str]:
-    """The cores shared by so many processes; one process alone decides for itself."""
+    """Return an environment in which some processes share the cores; one process alone decides for itself."""
     if processes == 1:
         return {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -122,7 +111,7 @@ def threads(processes: int) -> dict[str, str]:
 
 
 def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
-    """Run the jobs in their order, as many at a time as there are places for. Ctrl-C ends them all."""
+    """Run the jobs in their order, as many at once as there are places; Ctrl-C ends them all."""
     running: list[Job] = []
     try:
         while waiting or running:
@@ -143,7 +132,7 @@ def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
 
 
 def end_all(jobs: list[Job]) -> None:
-    """Let them save, and see to it that nothing of them is left."""
+    """Let jobs save and end, and leave none of their processes."""
     for job in jobs:
         job.stop()
     deadline = time.monotonic() + GRACE

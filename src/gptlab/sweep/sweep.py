@@ -1,4 +1,4 @@
-"""A sweep as a whole: its directory, how it is repeated, and the table at its end."""
+"""Run a sweep: its directory, how it is repeated, and the table at its end."""
 
 import json
 import re
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptlab.config.overrides import VALUE_FLAGS, quoted, unquoted
+from gptlab.config.hydra_internals import VALUE_FLAGS, swept_keys
+from gptlab.config.overrides import quoted, unquoted
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
 from gptlab.metrics import metric
@@ -24,7 +24,7 @@ from gptlab.sweep.job import jobs_in, score_of, score_text
 
 
 class Sweep:
-    """The jobs under `path`, asked for by the command line `argv`."""
+    """Hold the jobs under `path` that the command line `argv` asks for."""
 
     def __init__(self, path: Path, argv: list[str]) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class Sweep:
 
     @classmethod
     def of(cls, argv: list[str]) -> "Sweep | None":
-        """The sweep that a command line asks for: a new one, or by `resume_sweep=DIR` what is missing of an old one."""
+        """Return the sweep that a command line asks for: a new one, or the rest of an old one by `resume_sweep=DIR`."""
         old = _last(argv, "resume_sweep")
         if old not in (None, "", "null"):
             return cls._again(Path(unquoted(str(old))), [arg for arg in argv if not arg.startswith("resume_sweep=")])
@@ -60,7 +60,7 @@ class Sweep:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While it runs: nobody else works on it. If there was no job to run, nothing stays behind."""
+        """Keep others from working on the sweep while it runs; if there was no job to run, nothing is left behind."""
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
@@ -81,11 +81,11 @@ class Sweep:
                         folder.rmdir()
 
     def results(self) -> list[dict[str, Any]]:
-        """What became of each job: its summary, with `overrides`, `status` and perhaps `error`."""
+        """Return the result of each job: its summary, with `overrides`, `status` and perhaps `error`."""
         return [job.result() for job in jobs_in(self.path)]
 
     def report(self, results: list[dict[str, Any]]) -> None:
-        """One table of all jobs, what they had in common, and how to run what is missing."""
+        """Print one table of all jobs, what they had in common, and how to run what is missing."""
         fixed = _fixed(self._asked)
         scores = dict.fromkeys(metric(result["search_metric"]).head for result in results)
         names = ("steps", " or ".join(scores), "seconds")
@@ -102,7 +102,7 @@ class Sweep:
             console.print(line, highlight=False, soft_wrap=True)
 
     def budget(self) -> str:
-        """The unit of the budget that all jobs have alike."""
+        """Return the budget that all jobs have alike, in words."""
         files = [job.path / "config.yaml" for job in jobs_in(self.path)]
         budgets = [read_config(file)["budget"] for file in files if file.is_file()]
         held = {next(iter(fixed_budget(budget).items())) for budget in budgets}
@@ -126,17 +126,16 @@ def _figures(result: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _fixed(argv: list[str]) -> list[str]:
-    """The keys that every job has alike, which its name can do without."""
+    """Return the keys that have one value in all jobs; the names of jobs leave them out."""
     try:
-        overrides = OverridesParser.create().parse_overrides([arg for arg in argv if "=" in arg and arg[0] != "-"])
+        swept = swept_keys([arg for arg in argv if "=" in arg and arg[0] != "-"])
     except HydraException:
         return []  # Hydra will say so
-    swept = {override.get_key_element(): override.is_sweep_override() for override in overrides}  # the last one counts
     return [key for key, is_swept in swept.items() if not is_swept]
 
 
 def _with(argv: list[str], more: list[str]) -> list[str]:
-    """More overrides, after the others: Hydra takes them only in one piece."""
+    """Return a command line with more overrides after the others: Hydra takes them only in one piece."""
     after = [i + 1 for i, arg in enumerate(argv) if "=" in arg and arg[0] != "-" and argv[i - 1] not in VALUE_FLAGS]
     end = max(after, default=len(argv))
     return [*argv[:end], *more, *argv[end:]]

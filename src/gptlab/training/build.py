@@ -34,7 +34,7 @@ from gptlab.training.callbacks.step_timer import StepTimer
 from gptlab.training.callbacks.tensorboard import TensorBoardLayout
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 from gptlab.training.config import TrainConfig
-from gptlab.training.lightning_internals import take_over_validation
+from gptlab.training.lightning_internals import device_of, take_over_validation
 from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule
@@ -89,9 +89,8 @@ def build(begun: Start, console: Console) -> Parts:
     size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
     use_micro_batches(trainer, datamodule, size)
 
-    device = trainer.strategy.root_device
+    device = device_of(trainer)
     require_precision(config.trainer.precision, device)
-    config.logger.require_packages()
     if config.compile:
         require_compiler()
     if device.type == "cpu":

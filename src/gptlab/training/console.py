@@ -14,6 +14,7 @@ from rich.text import Text
 from gptlab.data.batches.build import Data
 from gptlab.metrics import metrics
 from gptlab.training.build import Parts
+from gptlab.training.lightning_internals import device_of
 from gptlab.training.peak_flops import PeakFlops
 from gptlab.training.start import Start
 
@@ -29,7 +30,7 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens",
         "budget": str(plan) if plan else f"minutes={config.budget.minutes:g}, in steps when some have been timed",
         "batch": f"{config.data.batch_size} x {model.block_size} tokens a step on "
-        f"{trainer.world_size} x {trainer.strategy.root_device.type}, {config.trainer.precision}",
+        f"{trainer.world_size} x {device_of(trainer).type}, {config.trainer.precision}",
         "peak": f"{peak.flops / 1e12:.3g} TFLOP/s a device ({peak.source}), for train/mfu",
         "run": _near(str(begun.run_dir)),
     }

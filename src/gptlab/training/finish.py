@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch.strategies import ModelParallelStrategy
 from rich.console import Console
 from rich.text import Text
 
@@ -15,7 +14,7 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import fingerprint
 from gptlab.training.build import Parts
 from gptlab.training.console import ending
-from gptlab.training.lightning_internals import write_failure
+from gptlab.training.lightning_internals import is_sharded, write_failure
 from gptlab.training.start import Start
 
 
@@ -75,7 +74,7 @@ def finish(begun: Start, parts: Parts, summary: dict[str, Any], console: Console
 def _texts(begun: Start, parts: Parts) -> Sequence[tuple[str, str, str]]:
     """Return (decoder, prompt, continuation) of the first prompt, greedy and by the run's own decoder."""
     config, gpt = begun.config, parts.module.gpt.eval()
-    together = isinstance(parts.trainer.strategy, ModelParallelStrategy)  # a sharded model is run by all ranks
+    together = is_sharded(parts.trainer)  # a sharded model is run by all ranks
     if not config.sample_prompts or not (parts.trainer.is_global_zero or together):
         return []
     prompt = config.sample_prompts[0]

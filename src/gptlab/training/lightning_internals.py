@@ -3,27 +3,34 @@
 tests/test_contracts.py asserts what each of them takes for granted: raising Lightning's version means running it.
 """
 
+import contextlib
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.profilers import PyTorchProfiler
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 
 # warnings whose advice does not fit here
 ADVICE = (
-    "The dirpath has changed",
     "does not have many workers",
-    "exists and is not empty",
     "treespec, LeafSpec",
     "The `srun` command is available",
     "You're resuming from a checkpoint that ended before the epoch ended",
-    "It is recommended to use `self.log",
     "Total length of .* across ranks is zero",
 )
+# what the constructor of a Trainer raises where the machine does not have what was asked for: one line, no traceback
+TRAINER_MISTAKES = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
 
 
 def silence_advice() -> None:
@@ -90,6 +97,98 @@ def restart_loops_at(trainer: L.Trainer, step: int) -> dict[str, Any]:
     loops["epoch_loop.batch_progress"]["total"] = dict.fromkeys(batches, step * trainer.accumulate_grad_batches)
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step
     return {"fit_loop": loops}
+
+
+def device_of(trainer: L.Trainer) -> torch.device:
+    """Return the device of this process, from the moment there is a Trainer."""
+    return trainer.strategy.root_device
+
+
+def reduced(trainer: L.Trainer, values: Tensor, how: str) -> Tensor:
+    """Return the `sum` or `mean` of values over all ranks, elementwise: figures are exact over all of the text."""
+    found: Tensor = trainer.strategy.reduce(values, reduce_op=how)
+    return found
+
+
+def all_agree(trainer: L.Trainer, flag: bool) -> bool:
+    """Tell whether every rank says so, already in `setup`: a size of micro-batches must fit on all devices."""
+    return trainer.strategy.reduce_boolean_decision(flag, all=True)
+
+
+def from_rank_0(trainer: L.Trainer, value: Any) -> Any:
+    """Return the value that rank 0 has: all ranks must know the same best checkpoint."""
+    return trainer.strategy.broadcast(value)
+
+
+def autocast(trainer: L.Trainer) -> AbstractContextManager[None]:
+    """Compute in the run's precision outside of Lightning's loop, already in `setup`."""
+    return trainer.precision_plugin.forward_context()
+
+
+def backward(trainer: L.Trainer, batch: Any, last: bool) -> None:
+    """Run forward and backward pass of one micro-batch outside of Lightning's loop, on_fit_start or later.
+
+    Ranks average their gradients with the `last` micro-batch of a step, so that a step takes as long as in the loop.
+    """
+    strategy: Any = trainer.strategy
+    alone = not last and isinstance(strategy, ParallelStrategy)
+    with strategy.block_backward_sync() if alone else contextlib.nullcontext():
+        loss: Any = strategy.training_step(strategy.batch_to_device(batch), 0)
+        loss.backward()
+
+
+def same_random_numbers() -> AbstractContextManager[None]:
+    """Let what is drawn inside leave no trace: the timing of steps is undone."""
+    return isolate_rng()
+
+
+def sharded_strategy() -> Strategy:
+    """Return the strategy that shards a model (experimental) and saves it whole, so that any command reads it."""
+    return ModelParallelStrategy(save_distributed_checkpoint=False)
+
+
+def is_sharded(trainer: L.Trainer) -> bool:
+    """Tell whether a model is sharded: then all ranks must run it together."""
+    return isinstance(trainer.strategy, ModelParallelStrategy)
+
+
+def profiler(folder: Path) -> PyTorchProfiler:
+    """Return a profiler of micro-batches 4 to 6 alone: the first ones are not like those that follow.
+
+    Lightning's own counts validation batches too, and refuses to sort by the time of an operator itself.
+    """
+
+    class Operators(PyTorchProfiler):
+        STEP_FUNCTIONS: Any = {"training_step"}  # noqa: RUF012
+        AVAILABLE_SORT_KEYS: Any = {"self_cpu_time_total", "self_cuda_time_total"}  # noqa: RUF012
+
+    slowest = f"self_{'cuda' if torch.cuda.is_available() else 'cpu'}_time_total"
+    schedule = torch.profiler.schedule(wait=2, warmup=1, active=3, repeat=1)
+    return Operators(folder, "operators", schedule=schedule, sort_by_key=slowest, row_limit=30)
+
+
+def tensorboard_logger(run_dir: Path, first_step: int | None) -> TensorBoardLogger:
+    """Return a logger of events right in the run directory, and of nothing else: config.yaml has what was asked.
+
+    Events from `first_step` on that a resumed run wrote before are forgotten.
+    """
+
+    class Events(TensorBoardLogger):
+        def save(self) -> None:
+            self.experiment.flush()
+
+    return Events(run_dir, name="", version="", default_hp_metric=False, purge_step=first_step)
+
+
+def mlflow_logger(experiment: str, title: str, uri: str, run_id: str | None) -> MLFlowLogger:
+    """Return a logger of a new run of MLflow, or of that of a resumed run, which has its parameters already."""
+
+    class Known(MLFlowLogger):
+        def log_hyperparams(self, params: Any) -> None:
+            if run_id is None:  # MLflow lets none be changed
+                super().log_hyperparams(params)
+
+    return Known(experiment, title, uri, run_id=run_id)
 
 
 def grad_scaler(trainer: L.Trainer) -> Any:

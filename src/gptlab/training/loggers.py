@@ -1,27 +1,31 @@
-"""Where a run's metrics go, and what else of it is looked at; Lightning's loggers are imported when they are built."""
+"""Choose where metrics go, and what else of a run is looked at; Lightning's loggers are imported when built."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import require
 from gptlab.registry import option
+from gptlab.training.named_parts import checked, found, made
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
     from lightning.pytorch.loggers import Logger
 
 
+CALLBACKS, LOGGERS = "lightning.pytorch.callbacks", "lightning.pytorch.loggers"
+
+
 @option("logger", "tensorboard")
 @dataclass
 class Loggers:
-    """Where metrics go: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow."""
+    """Send metrics to TensorBoard events and metrics.csv in the run directory, to Weights & Biases, to MLflow."""
 
     tensorboard: bool = True
     csv: bool = True
@@ -30,30 +34,32 @@ class Loggers:
     project: str = "gptlab"  # of W&B; the experiment of MLflow
     mlflow_uri: str | None = None  # null: MLFLOW_TRACKING_URI, or the file outputs/mlflow.db
     every_n_steps: int = 10
+    others: dict[str, Any] = field(default_factory=dict)  # +logger.others.NAME._target_=CLASS
 
     def __post_init__(self) -> None:
         require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
+        self.others = {name: checked(each, LOGGERS, f"others.{name}") for name, each in self.others.items()}
 
     def require_packages(self) -> None:
-        """Refuse a logger whose package is not installed."""
+        """Refuse a logger whose package is not installed, or that cannot be found."""
+        for name, each in self.others.items():
+            found(each, LOGGERS, "logger", f"logger.others.{name}")
         for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
             missing = wanted and find_spec(package) is None
             require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
 
     def build(self, run_dir: Path, name: str, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
-        """`resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again."""
-        from lightning.pytorch.loggers import TensorBoardLogger
+        """Build the loggers of a run.
 
+        `resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again.
+        """
+        from gptlab.training.lightning_internals import tensorboard_logger
         from gptlab.training.metrics_file import MetricsFile, metrics_until
 
-        class TensorBoard(TensorBoardLogger):
-            def save(self) -> None:
-                self.experiment.flush()  # and no hparams.yaml: config.yaml has it all
-
-        loggers: list[Logger] = []
+        others = ((name, each) for name, each in self.others.items())
+        loggers: list[Logger] = [made(each, LOGGERS, "logger", f"logger.others.{name}") for name, each in others]
         if self.tensorboard:
-            purge = None if resumed is None else resumed + 1
-            loggers.append(TensorBoard(run_dir, name="", version="", default_hp_metric=False, purge_step=purge))
+            loggers.append(tensorboard_logger(run_dir, None if resumed is None else resumed + 1))
         if self.csv:
             kept = metrics_until(before / "metrics.csv", resumed) if before and resumed is not None else []
             loggers.append(MetricsFile(run_dir / "metrics.csv", kept))
@@ -75,20 +81,12 @@ class Loggers:
             wandb.finish(exit_code=0 if good else 1)
 
     def _mlflow(self, run_dir: Path, title: str) -> Logger:
-        from lightning.pytorch.loggers import MLFlowLogger
-
-        from gptlab.training.lightning_internals import early_rank
+        from gptlab.training.lightning_internals import early_rank, mlflow_logger
 
         uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
         note = run_dir / "mlflow_run_id"
         known = note.read_text() if note.exists() else None
-
-        class MLFlow(MLFlowLogger):
-            def log_hyperparams(self, params: Any) -> None:
-                if known is None:  # else it has them, and MLflow lets none be changed
-                    super().log_hyperparams(params)
-
-        logger = MLFlow(self.project, title, uri, run_id=known)
+        logger = mlflow_logger(self.project, title, uri, known)
         if known is None and early_rank() == 0:
             Path("outputs").mkdir(exist_ok=True)
             _kept(note, lambda: str(logger.run_id))
@@ -96,7 +94,7 @@ class Loggers:
 
 
 def _kept(note: Path, new: Callable[[], str]) -> str | None:
-    """A dashboard's name for a run, kept in its directory: a resumed run finds itself again. None where nobody logs."""
+    """Return a dashboard's name for a run, kept in its directory for a resumed run; None where nobody logs."""
     from gptlab.training.lightning_internals import early_rank
 
     if early_rank() != 0:
@@ -110,12 +108,24 @@ def _kept(note: Path, new: Callable[[], str]) -> str | None:
 @option("callbacks", "monitor")
 @dataclass
 class Monitor:
-    """What else of the model is looked at."""
+    """Choose what else of the model is looked at."""
 
     norms: bool = False  # of gradients (before clipping) and weights, by layer, with the training metrics
     histograms: bool = False  # of every weight, at each validation, in TensorBoard
+    others: dict[str, Any] = field(default_factory=dict)  # +callbacks.others.NAME._target_=CLASS or .option=NAME
+
+    def __post_init__(self) -> None:
+        self.others = {name: checked(each, CALLBACKS, f"others.{name}") for name, each in self.others.items()}
+
+    def require_classes(self) -> None:
+        """Refuse callbacks that cannot be found, before any data is read."""
+        for name, each in self.others.items():
+            found(each, CALLBACKS, "callback", f"callbacks.others.{name}")
 
     def build(self) -> list[Callback]:
+        """Return the callbacks, those of other people behind our own."""
         from gptlab.training.callbacks.tensorboard import LayerNorms, WeightHistograms
 
-        return [kind() for kind, wanted in ((LayerNorms, self.norms), (WeightHistograms, self.histograms)) if wanted]
+        own = [kind() for kind, wanted in ((LayerNorms, self.norms), (WeightHistograms, self.histograms)) if wanted]
+        others = [made(each, CALLBACKS, "callback", f"callbacks.others.{name}") for name, each in self.others.items()]
+        return [*own, *others]

@@ -20,6 +20,7 @@ from gptlab.training.lightning_internals import (
     datamodule_of,
     grad_scaler,
     publish,
+    reduced,
     restart_loops_at,
     unscales_itself,
 )
@@ -142,7 +143,7 @@ class GPTModule(L.LightningModule):
         if not complete:
             return torch.empty(0)
         losses = torch.stack([loss.to(self.device) for loss in self._losses[:complete]]).view(-1, parts).mean(1)
-        return self.trainer.strategy.reduce(losses, reduce_op="mean")
+        return reduced(self.trainer, losses, "mean")
 
     def on_validation_epoch_end(self) -> None:
         """Score the held-out text exactly over all ranks: sums are summed, never means averaged."""
@@ -150,7 +151,7 @@ class GPTModule(L.LightningModule):
         sums: Sums = {}
         for name in sorted(self._sums[0]):
             own = torch.stack([batch[name] for batch in self._sums]).cpu().double().sum(0).to(self.device, exact)
-            sums[name] = self.trainer.strategy.reduce(own, reduce_op="sum").cpu().double()
+            sums[name] = reduced(self.trainer, own, "sum").cpu().double()
         self._sums.clear()
         self.curves = {f"val/{name}": curve for name, curve in self.task.curves(sums).items()}
         scores = self.task.scores(sums, self.val_bytes)

@@ -1,5 +1,6 @@
-"""How many floating-point operations a device could do in a second: model FLOPs utilization (MFU) is a share of it."""
+"""Find the FLOPs that a device could do in a second: model FLOPs utilization (MFU) is a share of them."""
 
+import functools
 import time
 from typing import NamedTuple
 
@@ -26,18 +27,18 @@ class PeakFlops(NamedTuple):
 
 
 def peak_flops(device: torch.device, bf16: bool) -> PeakFlops:
-    """By the table for a known GPU that computes in bf16, else the best of some matrix products, here and now."""
+    """Return the figure of the table for a known GPU that computes in bf16, else the best of some matrix products."""
     if device.type == "cuda" and bf16:
         name = torch.cuda.get_device_name(device)
         if found := [flops for part, flops in PUBLISHED.items() if part in name]:
             return PeakFlops(found[0], f"{name}'s data sheet, bf16")
     dtype = torch.bfloat16 if bf16 else torch.float32
-    return PeakFlops(measure(device, dtype), f"measured: a {SIZE}^3 product in {'bf16' if bf16 else 'fp32'}")
+    return PeakFlops(measured(device, dtype), f"measured: a {SIZE}^3 product in {'bf16' if bf16 else 'fp32'}")
 
 
 @torch.no_grad()
 def measure(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
-    """The best of the products that fit into `seconds`, three at least."""
+    """Return the best of the products that fit into `seconds`, three at least."""
     a, b = (torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2))
     best, products, end = float("inf"), 0, time.perf_counter() + seconds
     while products < 3 or time.perf_counter() < end:
@@ -45,3 +46,6 @@ def measure(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> f
         (a @ b)[0, 0].item()  # waits for the device
         best, products = min(best, time.perf_counter() - start), products + 1
     return 2 * SIZE**3 / best
+
+
+measured = functools.cache(measure)  # a device is measured once in a process

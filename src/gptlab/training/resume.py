@@ -31,15 +31,17 @@ def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
 
 
 def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
-    """The newest run of this config (`record`, as YAML has it) that can go on: the one in `run_dir` if there is one,
-    else one of outputs/."""
+    """Return the newest run of this config (`record`, as YAML has it) that can go on; None if there is none.
+
+    It is the one in `run_dir`, whether it has a checkpoint yet or not, else one below outputs/ that has one.
+    """
     own = (run_dir / "config.yaml").exists()
-    found = [run_dir] if own else [path.parent for path in Path("outputs").glob("*/*/config.yaml")]
+    found = [run_dir] if own else [path.parent for path in Path("outputs").rglob("config.yaml")]
     for path in sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True):
         run = RunDir(path.resolve())
         if run.status() == "finished" or _asked(run.config()) != _asked(values):
             continue
-        if run.checkpoint.exists() or by_step(run.checkpoints):
+        if own or run.has_checkpoint():
             return run
     return None
 

@@ -14,7 +14,7 @@ from gptlab.training.callbacks.samples import keep_until
 from gptlab.training.config import TrainConfig
 from gptlab.training.console import header
 from gptlab.training.finish import finish, measure_end, stopped, summarise
-from gptlab.training.lightning_internals import early_rank, silence_advice
+from gptlab.training.lightning_internals import device_of, early_rank, silence_advice
 from gptlab.training.module import NotFinite
 from gptlab.training.peak_flops import peak_flops
 from gptlab.training.start import Start, start
@@ -61,16 +61,18 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
     """Make the run directory, or put that of a resumed run back to where its checkpoint is; then attach the loggers."""
     config, data, before = begun.config, begun.data, begun.resumed_from
     if parts.trainer.is_global_zero:
-        if before and begun.in_place:
+        if before and begun.in_place and begun.checkpoint:
             RunDir.go_on(begun.run_dir, record(config))
-            remove_unfinished(begun.run_dir / "checkpoints")
-        else:
-            begun.lock = RunDir.create(begun.run_dir, record(config), data.tokenizer.save, data.save_held_out).hold()
+        else:  # a run that was killed before its first checkpoint is made again, in its own directory
+            again = before is not None and begun.in_place
+            run = RunDir.create(begun.run_dir, record(config), data.tokenizer.save, data.save_held_out, again)
+            begun.lock = begun.lock or run.hold()
+        remove_unfinished(begun.run_dir / "checkpoints")
         if before:
             keep_until(before.path, begun.run_dir, begun.step)
             console.print(f"going on after step {begun.step:,}")
         trainer = parts.trainer
-        peak = peak_flops(trainer.strategy.root_device, bf16="bf16" in config.trainer.precision)
+        peak = peak_flops(device_of(trainer), bf16="bf16" in config.trainer.precision)
         parts.end_of_step.throughput.share_per_token = parts.flops_per_token / (peak.flops * trainer.world_size)
         header(console, begun, parts, peak)
     parts.trainer.loggers = config.logger.build(

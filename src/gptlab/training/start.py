@@ -70,6 +70,8 @@ def start(config: TrainConfig, console: Console) -> Start:
     require(config.run_dir != "", "run_dir", "", "is empty", "leave it out, or give a directory")
     if config.run_dir is None:
         config = dataclasses.replace(config, run_dir=str(default_run_dir(config.name)))
+    config.callbacks.require_classes()
+    config.logger.require_packages()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
     source = RunDir.find(config.init_from) if config.init_from and not before else None

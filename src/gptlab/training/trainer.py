@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightning.pytorch import Callback, Trainer
-    from lightning.pytorch.profilers import PyTorchProfiler
 
 
 @option("trainer", "default")
 @dataclass
 class TrainerConfig:
-    """What of Lightning's Trainer a run chooses; names and meanings are Lightning's."""
+    """Choose what of Lightning's Trainer a run may choose; names and meanings are Lightning's."""
 
     accelerator: str = "auto"
     devices: Any = "auto"  # on each machine: a number, a list, or auto: all (those torchrun or srun has started)
@@ -54,27 +53,23 @@ class TrainerConfig:
     def build(self, steps: int, callbacks: Sequence[Callback], run_dir: Path) -> Trainer:
         """Build Lightning's Trainer, without loggers: they write, and not all that can be wrong was met yet."""
         import lightning as L
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-        from lightning.pytorch.strategies import ModelParallelStrategy
 
         from gptlab.training.callbacks.checkpointing import CheckpointFiles
+        from gptlab.training.lightning_internals import TRAINER_MISTAKES, profiler, sharded_strategy
         from gptlab.training.precision import compute_dtype
 
         here, nodes = place(), self.num_nodes
         why, todo = "its processes must be started on each machine", "start them by torchrun or srun"
         require(here is not None or nodes == 1, "trainer.num_nodes", nodes, why, todo)
-        strategy: Any = self.strategy
-        if self.sharded:
-            strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
         try:
             trainer = L.Trainer(
                 accelerator=self.accelerator,
                 devices=here.per_node if here and self.devices == "auto" else self.devices,
                 num_nodes=nodes,
-                strategy=strategy,
+                strategy=sharded_strategy() if self.sharded else self.strategy,
                 precision="32-true" if compute_dtype(self.precision) else self.precision,  # type: ignore[arg-type]
                 plugins=[CheckpointFiles(), cluster_environment()],
-                profiler=profiler(run_dir) if self.profile else None,
+                profiler=profiler(run_dir / "profile") if self.profile else None,
                 detect_anomaly=self.detect_anomaly,
                 deterministic=self.deterministic,
                 max_steps=steps,
@@ -89,7 +84,7 @@ class TrainerConfig:
                 enable_checkpointing=True,  # ours is one of the callbacks
                 default_root_dir=run_dir,
             )
-        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        except TRAINER_MISTAKES as error:
             why = " ".join(str(error).split())
             named = [key for key in ("precision", "strategy", "devices") if key in why.lower()]
             key = named[0] if named else "accelerator"
@@ -100,17 +95,3 @@ class TrainerConfig:
             same = (trainer.num_devices, nodes) == (here.per_node, here.nodes)
             require(same, "trainer.devices", self.devices, why, todo)
         return trainer
-
-
-def profiler(run_dir: Path) -> PyTorchProfiler:
-    """Watches micro-batches 4 to 6: the first ones are not like those that follow."""
-    import torch
-    from lightning.pytorch.profilers import PyTorchProfiler
-
-    class Operators(PyTorchProfiler):
-        STEP_FUNCTIONS: Any = {"training_step"}  # noqa: RUF012
-        AVAILABLE_SORT_KEYS: Any = {"self_cpu_time_total", "self_cuda_time_total"}  # noqa: RUF012
-
-    slowest = f"self_{'cuda' if torch.cuda.is_available() else 'cpu'}_time_total"
-    schedule = torch.profiler.schedule(wait=2, warmup=1, active=3, repeat=1)
-    return Operators(run_dir / "profile", "operators", schedule=schedule, sort_by_key=slowest, row_limit=30)

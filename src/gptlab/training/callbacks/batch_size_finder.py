@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from gptlab.errors import UserError
-from gptlab.training.lightning_internals import datamodule_of, set_accumulation
+from gptlab.training.lightning_internals import all_agree, autocast, datamodule_of, device_of, set_accumulation
 from gptlab.training.module import GPTModule
 
 
@@ -48,18 +48,18 @@ class BatchSizeFinder(Callback):
         assert isinstance(pl_module, GPTModule)
         data = datamodule_of(trainer)
         share, largest = micro_batches(data.config.batch_size, None, trainer.world_size)[0], 1
-        pl_module.gpt.to(trainer.strategy.root_device)
+        pl_module.gpt.to(device_of(trainer))
         peaks: list[tuple[int, int]] = []
         # what the optimizer will hold
         held = [torch.zeros_like(p) for p in pl_module.gpt.parameters() for _ in range(2)]
         for size in (n for n in range(1, share + 1) if share % n == 0):
             fits = promises(peaks, size) and tries(trainer, pl_module, size, data.block_size)
-            if not trainer.strategy.reduce_boolean_decision(fits, all=True):
+            if not all_agree(trainer, fits):
                 break
             peaks.append((size, peak_memory()))
             largest = size
         del held
-        if trainer.strategy.root_device.type == "cuda":
+        if device_of(trainer).type == "cuda":
             torch.cuda.empty_cache()
         use_micro_batches(trainer, data, largest)
         self.console.print(f"{largest} of {share} sequences a forward pass fit", highlight=False)
@@ -74,10 +74,10 @@ def use_micro_batches(trainer: L.Trainer, data: Any, micro_batch_size: int) -> N
 
 def tries(trainer: L.Trainer, module: GPTModule, size: int, block_size: int) -> bool:
     """Tell whether one forward and backward pass of `size` windows goes through."""
-    ids = torch.zeros(size, block_size, dtype=torch.int64, device=trainer.strategy.root_device)
+    ids = torch.zeros(size, block_size, dtype=torch.int64, device=device_of(trainer))
     module.gpt.train()
     try:
-        with trainer.precision_plugin.forward_context():
+        with autocast(trainer):
             loss = module.loss(ids, ids).sum()
         loss.backward()
     except torch.OutOfMemoryError:

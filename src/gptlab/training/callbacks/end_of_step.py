@@ -15,7 +15,7 @@ from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.samples import Samples
 from gptlab.training.callbacks.stability_monitor import StabilityMonitor
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor, wait_for_device
-from gptlab.training.lightning_internals import publish, validate
+from gptlab.training.lightning_internals import from_rank_0, publish, validate
 from gptlab.training.module import GPTModule
 
 
@@ -62,7 +62,7 @@ class EndOfStep(Checkpoint):
         if self.best is not None:
             earlier = self.branched_from / "checkpoints" if self.branched_from else None
             found = trainer.is_global_zero and self.checkpoints.restore_best(self.best[1], earlier)
-            if not trainer.strategy.broadcast(found):  # all ranks must know the same best
+            if not from_rank_0(trainer, found):  # all ranks must know the same best
                 self.best = None
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:

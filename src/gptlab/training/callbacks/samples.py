@@ -8,12 +8,12 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
 
 from gptlab.decoding.decoders import Decoder
 from gptlab.runs.samples import Sample, read_samples, write_markdown
 from gptlab.tasks.base import Task
 from gptlab.tokenizers import Tokenizer
+from gptlab.training.lightning_internals import is_sharded
 
 
 class Samples:
@@ -28,7 +28,7 @@ class Samples:
 
     def draw(self, trainer: L.Trainer, gpt: Any) -> None:
         """Draw one text for each prompt by the weights that the model has now."""
-        together = isinstance(trainer.strategy, ModelParallelStrategy)  # a sharded model is run by all ranks
+        together = is_sharded(trainer)  # a sharded model is run by all ranks
         if not (trainer.is_global_zero or together) or not self.prompts:
             return
         was_training = gpt.training

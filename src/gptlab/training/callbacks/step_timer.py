@@ -1,22 +1,19 @@
 """Time a step before the first one, so that a run of `budget.minutes` knows its length."""
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import ParallelStrategy
-from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
 from gptlab.data.batches.batch import Batch
 from gptlab.distributed.ranks import Ranks
 from gptlab.training.budget import Plan
 from gptlab.training.callbacks.throughput_monitor import wait_for_device
-from gptlab.training.lightning_internals import datamodule_of, set_steps
+from gptlab.training.lightning_internals import backward, datamodule_of, device_of, same_random_numbers, set_steps
 from gptlab.training.module import GPTModule
 
 WARM_UP = 3  # steps; compilation is in the first
@@ -46,7 +43,7 @@ class StepTimer(Callback):
         data = datamodule_of(trainer)
         data.steps = 1 << 32  # no end
         module.gpt.train()
-        with isolate_rng():
+        with same_random_numbers():
             batches = iter(data.train_dataloader())
             self._time(trainer, module, batches, WARM_UP)
             each = self.ranks.max(self._time(trainer, module, batches, PILOT))
@@ -57,25 +54,22 @@ class StepTimer(Callback):
             weight.copy_(value)
         optimizer.state.clear()  # there was none; a checkpoint's comes later
         module.forget()
-        if trainer.strategy.root_device.type == "cuda":
+        if device_of(trainer).type == "cuda":
             torch.cuda.empty_cache()
         return each
 
     def _time(self, trainer: L.Trainer, module: GPTModule, batches: Iterator[Batch], steps: int) -> float:
         """Return the seconds that a step takes."""
-        strategy, optimizer = trainer.strategy, trainer.optimizers[0]
-        wait_for_device(strategy.root_device)
+        optimizer, device = trainer.optimizers[0], device_of(trainer)
+        wait_for_device(device)
         start = time.perf_counter()
         for _ in range(steps):
             for part in reversed(range(trainer.accumulate_grad_batches)):
-                alone = part and isinstance(strategy, ParallelStrategy)  # gradients are averaged with the last part
-                with cast(ParallelStrategy, strategy).block_backward_sync() if alone else contextlib.nullcontext():
-                    loss: Any = strategy.training_step(strategy.batch_to_device(next(batches)), 0)
-                    loss.backward()
+                backward(trainer, next(batches), last=part == 0)
             module.clip(optimizer)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        wait_for_device(strategy.root_device)
+        wait_for_device(device)
         return (time.perf_counter() - start) / steps
 
 

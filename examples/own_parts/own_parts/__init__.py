@@ -1,0 +1,1 @@
+"""Parts of my own: gptlab imports every module here that registers one."""
