@@ -101,6 +101,7 @@ def test_a_metric_is_one_row_and_its_computation(
     assert (result["loss"], result["accuracy"]) == pytest.approx((loss, accuracy), abs=1e-6)
     assert f"{result['accuracy']:.2%}" in said and re.search(r"val loss .+accuracy .+tokens .+bytes", said)
     assert result["tokens"] == len(held_out(held_out_stream(run / "held_out")[0], 32, 256, False))
+    assert type(gptlab.load(run)[0]).__name__ == "Classifier"
     assert gptlab.evaluate(run, batch_size=3)["accuracy"] == result["accuracy"]
 
 
