@@ -74,7 +74,7 @@ def test_a_mistake_is_one_line(given: str, texts: str, tmp_path: Path, capfd: py
         ("evaluate batch_size=0", r"batch_size=0: "),
         (
             "trian",
-            r"trian: no such verb; choose one of audit, check, compare, evaluate, export, import, replay, report, sample, tokenize, train",
+            r"trian: no such verb; choose one of audit, check, compare, evaluate, export, import, new, replay, report, sample, tokenize, train",
         ),
     ],
 )
