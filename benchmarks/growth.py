@@ -31,7 +31,7 @@ from gptlab.model.config import GPTConfig
 from gptlab.planning.flops import flops_per_token
 
 HEAD = 32  # width of a head: wider models have more
-CHUNK = 1024  # positions, as in gptlab.training.loss
+CHUNK = 1024  # positions, as in gptlab.tasks.cross_entropy
 
 
 @dataclass(frozen=True)

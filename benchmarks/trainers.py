@@ -100,7 +100,7 @@ def prepare_task(folder: str, *overrides: str) -> Measured:
 
     config = compose("train", list(overrides))
     corpus = prepare(config.data, config.tokenizer)
-    model = with_vocabulary(config, corpus.tokenizer.n_vocab)
+    model = with_vocabulary(config.model, corpus.tokenizer.n_vocab)
     torch.manual_seed(config.seed)
     weights = GPT(model).state_dict()
     windows = dense(corpus.train[0], model.block_size)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from gptlab.training import loss as objective
+from gptlab.tasks import cross_entropy
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -113,7 +113,7 @@ def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.
     monkeypatch.syspath_prepend(FOLDER)
     import growth
 
-    assert growth.CHUNK == objective.CHUNK
+    assert growth.CHUNK == cross_entropy.CHUNK
     assert growth.slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
     assert math.isnan(growth.slope([1], [3.0]))
 

@@ -66,11 +66,14 @@ class WeightAverage:
         checkpoint["state_dict"] = {name: by_memory.get(w.data_ptr(), w) for name, w in trained.items()}
 
     def load(self, checkpoint: dict[str, Any], prefix: str, gpt: nn.Module) -> None:
-        """Take the average out of a checkpoint, and leave the trained weights in `state_dict`."""
-        averaged = checkpoint["state_dict"]
+        """Take the average out of a checkpoint, and leave the trained weights in `state_dict`.
+
+        A sharded model, which has no average, was given its weights before: then there is no `state_dict` any more.
+        """
         trained = checkpoint.pop("current_model_state", None)
         if trained is None:
             return
+        averaged = checkpoint["state_dict"]
         checkpoint["state_dict"] = trained
         if self.decay is not None:
             device = next(gpt.parameters()).device
