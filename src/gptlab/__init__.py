@@ -24,10 +24,14 @@ __version__ = VERSION
 
 
 def load(run: str | Path = "latest") -> tuple[GPT, Tokenizer]:
-    """Return the model of a run (a directory, a checkpoint in it, or `latest`) in eval mode, and its tokenizer."""
+    """Return the model of a run (a directory, a checkpoint in it, or `latest`) in eval mode, and its tokenizer.
+
+    The model has the head of the run's task.
+    """
+    from gptlab.evaluation.model import load_with_task
     from gptlab.runs.run_dir import RunDir
 
-    return RunDir.find(str(run)).load()
+    return load_with_task(RunDir.find(str(run)))[1:]
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,15 @@ def described(modules: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return the plugins that some modules belong to, each with its version and the SHA-256 of its source."""
     names = {module.partition(".")[0] for module in modules} - {"gptlab", "__main__", "builtins"}
     return {name: {"version": _version(name), "sha256": _sha256(name)} for name in sorted(names)}
+
+
+def how_to_enable(config: Mapping[str, Any]) -> str:
+    """Say how to enable the plugins that a run was made with, by its config: reading it never does."""
+    written = config.get("gptlab")
+    used = written.get("plugins") if isinstance(written, Mapping) else None
+    if not isinstance(used, Mapping) or not used:
+        return "enable the plugin that it comes from: plugins=[NAME]"
+    return f"it comes from {', '.join(map(str, used))}: install it, or give plugins=[{','.join(map(str, used))}]"
 
 
 def find_class(path: str, package: str, key: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gptlab import registry
+from gptlab import plugins, registry
 from gptlab.config.schema import part_fields, schema_of, to_typed
 from gptlab.errors import UserError
 from gptlab.runs.config_file import read_config, values_of
@@ -74,7 +74,7 @@ def _parts(values: dict[str, Any], path: Path, verb: str) -> dict[str, DictConfi
 def _node(key: str, values: Any, named: dict[str, str], path: Path) -> DictConfig:
     """A part with its values, and the parts in it, such as those of a mixture."""
     if (part := registry.options(key.partition(".")[0]).get(named[key])) is None:
-        raise UserError(key, named[key], f"{path}: is not an option here", _todo(path))
+        raise UserError(key, named[key], f"{path}: is not an option here", plugins.how_to_enable(read_config(path)))
     try:
         node: DictConfig = OmegaConf.structured(schema_of(part))
         values = dict(values) if isinstance(values, dict) else {}
@@ -88,14 +88,6 @@ def _node(key: str, values: Any, named: dict[str, str], path: Path) -> DictConfi
     except OmegaConfBaseException as error:
         raise _mistake(path, error, f"{key}.") from error
     return node
-
-
-def _todo(path: Path) -> str:
-    """Return how to enable the plugins that a run was made with: reading it never does."""
-    used = read_config(path).get("gptlab", {}).get("plugins", {})
-    if not used:
-        return "enable the plugin that it comes from: plugins=[NAME]"
-    return f"it comes from {', '.join(used)}: install it, or give plugins=[{','.join(used)}]"
 
 
 def _mistake(path: Path, error: Exception, within: str = "") -> UserError:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gptlab import registry
+from gptlab import plugins, registry
 from gptlab.errors import UserError
 from gptlab.tasks.base import Task
 
@@ -19,7 +19,7 @@ def task_of(config: Mapping[str, Any]) -> Task:
     name = parts.get("task", USUAL) if isinstance(parts, Mapping) else USUAL
     kind = registry.options("task").get(name)
     if kind is None:
-        raise UserError("task", name, "is not an option here", "enable the plugin that it comes from")
+        raise UserError("task", name, "is not an option here", plugins.how_to_enable(config))
     try:
         task: Task = kind(**(values if isinstance(values, Mapping) else {}))
     except TypeError as error:

@@ -29,8 +29,11 @@ from gptlab.data.tokens.encode import encode, jobs, write_sections
 from gptlab.data.tokens.prepare import Corpus, prepare
 from gptlab.data.tokens.shards import Shard, TokenStream, held_out_stream
 from gptlab.errors import UserError
+from gptlab.evaluation.perplexity import evaluate
 from gptlab.model.gpt import GPT
+from gptlab.optim.schedules import Constant
 from gptlab.registry import option
+from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers.bpe import BPE
 from gptlab.tokenizers.byte import Byte
 from gptlab.training.run import train
@@ -313,3 +316,44 @@ def test_the_loss_is_the_mean_over_targets(packing: str, tiny: Tiny, tmp_path: P
         (loss,) = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert 0.3 < len(costs) / (x != 0).sum() < 0.7
     assert loss == pytest.approx(np.mean(costs), abs=1e-5)
+
+
+def test_accumulation_divides_by_the_targets_of_the_whole_step(tiny: Tiny, tmp_path: Path) -> None:
+    """Three micro-batches with different numbers of targets: loss, gradient and held-out loss in float64, by hand."""
+    texts = [(f"question {i:02d}" + "?" * (i % 9), f"answer {i:02d}" + "!" * (i % 7)) for i in range(60)]
+    data = Chats(pairs=texts, batch_size=6, micro_batch_size=2)
+    config = tiny("logger.every_n_steps=1", "budget.steps=1", "optimizer=sgd", "optimizer.momentum=0")
+    config.trainer.gradient_clip_val, config.schedule = 0.0, Constant(warmup_steps=0)
+    train(dataclasses.replace(config, data=data))
+    module = TextDataModule(prepare(data, Byte()), data, 32, config.seed)
+    x, y, _ = module.rows(module.windows_of(1))
+    counts = (y != IGNORE).view(3, -1).sum(1).tolist()
+    assert len(set(counts)) == 3 and 0.3 < sum(counts) / y.numel() < 0.7  # about half of all positions
+
+    def mean_loss(gpt: GPT, x: torch.Tensor, y: torch.Tensor) -> float:
+        logits = gpt(x).detach().numpy()
+        nats = (
+            np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, y.clamp(min=0).numpy()[..., None], -1)[..., 0]
+        )
+        return float(nats[y.numpy() != IGNORE].mean())
+
+    L.seed_everything(config.seed, verbose=False)
+    gpt = GPT(dataclasses.replace(config.model, vocab_size=257)).double()
+    expected = mean_loss(gpt, x, y)
+    with (tmp_path / "run/metrics.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    (loss,) = [float(row["train/loss"]) for row in logged if row["train/loss"]]
+    assert loss == pytest.approx(expected, abs=2e-6) and expected > 5  # not half of it
+
+    torch.nn.functional.cross_entropy(gpt(x).flatten(0, 1), y.flatten(), ignore_index=IGNORE).backward()
+    trained = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    with torch.no_grad():
+        for name, p in gpt.named_parameters():
+            assert p.grad is not None
+            p -= config.optimizer.lr * p.grad
+            torch.testing.assert_close(trained[f"gpt.{name}"].double(), p, atol=2e-7, rtol=0)
+    val = whole(module.val.tokens, 32)
+    x, y, _ = val.__getitems__(range(len(val)))
+    (loss,) = [float(row["val/loss"]) for row in logged if row["val/loss"]]
+    assert loss == pytest.approx(mean_loss(gpt, x, y), abs=2e-6)
+    assert evaluate(RunDir(tmp_path / "run"))["loss"] == pytest.approx(mean_loss(gpt, x, y), abs=2e-6)
