@@ -19,6 +19,7 @@ import math
 import os
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,27 +200,37 @@ def logits(quick: bool) -> list[dict[str, Any]]:
 
 def child(point: Point, quick: bool) -> dict[str, Any]:
     """What the point measures, in processes of its own."""
-    start: list[object] = [sys.executable]
-    if point.devices > 1:
-        here = ["--standalone", "--local-addr=127.0.0.1", f"--nproc_per_node={point.devices}"]
-        start += ["-m", "torch.distributed.run", *here]
     more = ["--quick"] if quick else []
     env = {"OMP_NUM_THREADS": str(point.threads)} if point.threads else {}
-    done = succeeded(fresh([*start, __file__, "--point", json.dumps(dataclasses.asdict(point)), *more], env))
+    command = [sys.executable, __file__, "--point", json.dumps(dataclasses.asdict(point)), *more]
+    done = succeeded(fresh(command, env))
     answer: dict[str, Any] = json.loads(done.out.splitlines()[-1])
     return answer
 
 
 def run(point: Point, steps: int) -> None:
-    """In the child: print the peak of memory above what the libraries take, over two steps whose large tensors get
-    pages of their own; then the median seconds of a step, with pages kept as `gptlab train` does."""
+    """In the child: measure the point here, or in one process for each of its devices."""
+    if point.devices == 1:
+        measure(0, point, steps, None)
+        return
+    import torch.multiprocessing
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a machine's name need not lead back to it
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"file://{folder}/store"  # no port, which another process could take first
+        torch.multiprocessing.spawn(measure, (point, steps, store), nprocs=point.devices)
+
+
+def measure(rank: int, point: Point, steps: int, store: str | None) -> None:
+    """Print the peak of memory above what the libraries take, over two steps whose large tensors get pages of their
+    own; then the median seconds of a step, with pages kept as `gptlab train` does. Rank 0 prints."""
     import torch
     from torch import distributed
 
     from gptlab.training.memory import keep_freed_pages
 
-    if point.devices > 1:
-        distributed.init_process_group("gloo")
+    if store:
+        distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=point.devices)
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
     torch.manual_seed(0)
     training(SMALL, 1)  # threads and kernels are there then
@@ -230,9 +241,9 @@ def run(point: Point, steps: int) -> None:
     if point.optimized:
         keep_freed_pages()
         found["seconds"] = statistics.median(training(point, steps)[2:])
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(json.dumps(found))
-    if point.devices > 1:
+    if rank == 0:
+        print(json.dumps(found), flush=True)
+    if store:
         distributed.destroy_process_group()
 
 

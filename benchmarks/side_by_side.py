@@ -58,9 +58,11 @@ class Done:
     seconds: float
     peak_mb: float  # resident memory of the process or of one of its children, whichever had more
 
-    def last_line(self) -> str:
-        lines = [line for line in (self.error or self.out).splitlines() if line.strip()]
-        return lines[-1].strip()[:200] if lines else f"exit code {self.code}"
+    def why(self) -> str:
+        """The last line that names an error, else the last one: launchers print more after it."""
+        lines = [line.strip() for line in (self.error or self.out).splitlines() if any(map(str.isalnum, line))]
+        errors = [line for line in lines if re.match(r"(error|[\w.]*(Error|Exception)):", line)]
+        return ([*lines, *errors] or [f"exit code {self.code}"])[-1][:200]
 
 
 def fresh(command: Sequence[object], env: dict[str, str] | None = None, cwd: Path | None = None) -> Done:
@@ -107,9 +109,9 @@ class LeftOut(Exception):
 
 
 def succeeded(done: Done) -> Done:
-    """The process, if it did not fail; else its last line says why it is left out."""
+    """The process, if it did not fail; else its error says why it is left out."""
     if done.code:
-        raise LeftOut(done.last_line())
+        raise LeftOut(done.why())
     return done
 
 

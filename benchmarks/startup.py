@@ -54,7 +54,7 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
             return {"seconds": first_step(folder / "runs", env)}
         done = fresh(COMMANDS[name], env, folder)
         if done.code:
-            raise LeftOut(done.last_line())
+            raise LeftOut(done.why())
         return {"seconds": done.seconds}
 
     first_step(folder / "runs", env)  # prepares the text, and warms the files of all libraries

@@ -57,9 +57,11 @@ def test_the_peak_of_a_process_is_its_own() -> None:
     assert 500 < float(done.stdout) < 550
 
 
-def test_a_process_that_fails_is_known_by_its_last_line(side_by_side: Any) -> None:
+def test_a_process_that_fails_is_known_by_its_error(side_by_side: Any) -> None:
     done = side_by_side.fresh([sys.executable, "-c", "import nothing_like_it"])
-    assert done.code == 1 and done.last_line().startswith("ModuleNotFoundError")
+    assert done.code == 1 and done.why().startswith("ModuleNotFoundError")
+    boxed = "import sys; print('ValueError: no room\\nsee the log\\n=====', file=sys.stderr); sys.exit(3)"
+    assert side_by_side.fresh([sys.executable, "-c", boxed]).why() == "ValueError: no room"
 
 
 def test_losses_are_read_as_often_as_something_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
