@@ -1,6 +1,6 @@
 """The texts that a model is writing, read token by token with a cache as long as they fit into the context."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ class Limits:
 
     max_new_tokens: int
     block_size: int  # the context: how many of the last ids the model sees
-    eot: int | None = None  # ends a text, and is not part of it
+    ends: Collection[int] = ()  # each of them ends a text, and is not part of it
     n_vocab: int | None = None  # how many ids the tokenizer has, where the model's vocabulary is padded beyond
     overflow: str = "crop"  # crop: forget the oldest ids | refuse
 

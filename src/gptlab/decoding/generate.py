@@ -44,7 +44,7 @@ def generate(
 ) -> Iterator[Step]:
     """Yield new tokens as they come, row by row, until every row is at its end.
 
-    A row ends with limits.eot, with `max_new_tokens`, or when `ended(row, token)` says so of a token it was handed. Its
+    A row ends with one of limits.ends, with `max_new_tokens`, or when `ended(row, token)` says so of a token it was handed. Its
     draws depend on its key (see `draw_key`) and the step: the place in the batch, the other rows, and what ran before
     change nothing. `gpt` keeps its mode: call `gpt.eval()` first.
     """
@@ -67,7 +67,7 @@ def generate(
         logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
         still = []
         for i, (row, token) in enumerate(zip(running, tokens.tolist(), strict=True)):
-            if token == limits.eot:
+            if token in limits.ends:
                 continue
             texts[row].append(token)
             yield Step(row, token, logprobs[i], logits[i], processed[i], probs[i])
