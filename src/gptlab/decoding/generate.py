@@ -44,9 +44,9 @@ def generate(
 ) -> Iterator[Step]:
     """Yield new tokens as they come, row by row, until every row is at its end.
 
-    A row ends with one of limits.ends, with `max_new_tokens`, or when `ended(row, token)` says so of a token it was handed. Its
-    draws depend on its key (see `draw_key`) and the step: the place in the batch, the other rows, and what ran before
-    change nothing. `gpt` keeps its mode: call `gpt.eval()` first.
+    A row ends with one of limits.ends, with `max_new_tokens`, or when `ended(row, token)` says so of a token it was
+    handed. Its draws depend on its key (see `draw_key`) and the step: the place in the batch, the other rows, and what
+    ran before change nothing. `gpt` keeps its mode: call `gpt.eval()` first.
     """
     for prompt in prompts:
         require(len(prompt) > 0, "prompt", "", "is empty", 'give some text, e.g. prompt="Once upon"')

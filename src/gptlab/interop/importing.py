@@ -26,7 +26,8 @@ TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merge
 def import_directory(name: str, out: Path) -> dict[str, Any]:
     """Write the model of a directory, or of OWNER/NAME on the hub, into the run directory `out`, whole or not at all.
 
-    Returns the run's summary, and what is to be `said` of its tokenizer; raises UserError where the model cannot be expressed here.
+    Returns the run's summary, and what is to be `said` of its tokenizer; raises UserError where the model cannot be
+    expressed here.
     """
     source = find(name)
     require(not out.exists(), "out", out, "exists already", "give a new directory")

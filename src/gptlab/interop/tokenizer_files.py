@@ -26,9 +26,9 @@ Definition = dict[str, Any]
 
 
 def read_tokenizer(source: Path, hf: dict[str, Any]) -> tuple[Tokenizer, list[str]]:
-    """Return the tokenizer of a directory with the config.json `hf`, as transformers 5 reads it, and what is to be said.
+    """Return the tokenizer of a directory with the config.json `hf`, as transformers 5 reads it.
 
-    Raises UserError where it cannot be read exactly.
+    Returns also lines that are to be said of it. Raises UserError where it cannot be read exactly.
     """
     settings = _settings(source)
     definition, named = _definition(source, hf, settings)
@@ -95,7 +95,7 @@ def _definition(source: Path, hf: dict[str, Any], settings: dict[str, Any]) -> t
         raise UserError("tokenizer_class", name, "is not known here", "save its tokenizer as a PreTrainedTokenizerFast")
     parts, names = CLASSES[name](settings)
     made = {**read["model"], **parts.pop("model")}
-    empty = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": []}
+    empty: Definition = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": []}
     rebuilt = {**empty, "post_processor": read.get("post_processor"), **parts, "model": made}
     settings.setdefault("added_tokens_decoder", {str(t["id"]): t for t in read.get("added_tokens") or []})
     return rebuilt, {key: _name(settings.get(key, names.get(key))) for key in NAMED}
@@ -190,7 +190,8 @@ def _declared(source: Path, hf: dict[str, Any], made: Any, named: dict[str, str 
     if beyond:
         said.append(f"its files name {beyond} as an end, which is not in the model's vocabulary of {hf['vocab_size']}")
     whole = made.encode("a", add_special_tokens=True)
-    before = [i for i, _ in itertools.takewhile(lambda each: each[1], zip(whole.ids, whole.special_tokens_mask))]
+    marked = zip(whole.ids, whole.special_tokens_mask, strict=True)
+    before = [i for i, _ in itertools.takewhile(lambda each: each[1], marked)]
     bos = ids["bos_token"]
     why = f"puts the ids {before} before a text, of which bos={bos} is not the only one"
     require(before in ([], [bos]), "hf", source, why, "give a tokenizer that puts bos there, or nothing")

@@ -163,7 +163,7 @@ def _without_possessives(pattern: str) -> str:
 
     In these patterns what follows a possessive repetition cannot match what it took: giving some back changes nothing.
     """
-    return re.sub(r"(?<=[+*?}])\+", "", pattern).replace("$", r"\z")
+    return re.sub(r"([+*?]|\{\d[\d,]*\})\+", r"\1", pattern).replace("$", r"\z")
 
 
 def _thinned(texts: Iterable[str], share: float) -> Iterator[str]:
