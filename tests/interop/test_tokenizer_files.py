@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.interop.directories import BYTES, TEXT, byte_level, gpt2, llama, metaspace, saved
 
 import gptlab
 from gptlab.commands.export import export
@@ -20,6 +19,7 @@ from gptlab.tokenizers import EOT, Tokenizer
 from gptlab.tokenizers.bpe import BytePairTokenizer
 from gptlab.tokenizers.hf import JSONTokenizer
 from gptlab.tokenizers.torture import TEXTS
+from tests.interop.directories import BYTES, TEXT, byte_level, gpt2, llama, metaspace, saved
 from tokenizers import normalizers
 
 

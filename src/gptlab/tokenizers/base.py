@@ -66,6 +66,7 @@ class Tokenizer(ABC):
     eot: int
     unknown: int | None = None  # stands for every character that the vocabulary does not have
     declared: Declared = Declared()
+    first_differs: bool = False  # whether the first token of a text is spelled in another way than elsewhere
 
     def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -103,6 +104,10 @@ class Tokenizer(ABC):
     def hf_definition(self) -> str:
         """Return the same tokenizer as the tokenizer.json of Hugging Face; raises UserError where there is none."""
         raise UserError("run", "its tokenizer", f"is a {type(self).__name__}", "it cannot be exported")
+
+    def decode_part(self, ids: Sequence[int], begins: bool) -> bytes:
+        """Return the bytes that ids spell where they begin a document, or do not."""
+        return self.decode_bytes(ids)
 
     def declare(self, declared: Declared) -> None:
         """Take over what the tokenizer's files declare."""

@@ -58,6 +58,7 @@ class JSONTokenizer(Tokenizer, kind="json"):
         self.tokenizer.no_padding()
         read = json.loads(definition)
         self.spelling = spelling(read)
+        self.first_differs = self.spelling is not None and self.spelling.first != "as it is"
         vocab = self.tokenizer.get_vocab(with_added_tokens=True)
         self.unknown = vocab.get(read["model"].get("unk_token"))
         added = self.tokenizer.get_added_tokens_decoder()
@@ -79,6 +80,9 @@ class JSONTokenizer(Tokenizer, kind="json"):
         if self.spelling is not None:
             return self.spelling.bytes_of(ids)
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).encode()
+
+    def decode_part(self, ids: Sequence[int], begins: bool) -> bytes:
+        return self.decode_bytes(ids) if self.spelling is None else self.spelling.bytes_of(ids, begins)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids without the special tokens, as transformers does with skip_special_tokens."""
