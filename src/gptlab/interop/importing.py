@@ -14,10 +14,10 @@ from torch import Tensor
 from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_from, theirs
-from gptlab.interop.tokenizer_files import read_tokenizer
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.directory import read_tokenizer
 
 FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "*.jinja", "chat_template.json"]

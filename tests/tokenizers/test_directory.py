@@ -19,7 +19,7 @@ from gptlab.tokenizers import EOT, Tokenizer
 from gptlab.tokenizers.bpe import BytePairTokenizer
 from gptlab.tokenizers.hf import JSONTokenizer
 from gptlab.tokenizers.torture import TEXTS
-from tests.interop.directories import BYTES, TEXT, byte_level, gpt2, llama, metaspace, saved
+from tests.tokenizers.directories import BYTES, TEXT, byte_level, gpt2, llama, metaspace, saved
 from tokenizers import normalizers
 
 
