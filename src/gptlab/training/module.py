@@ -10,11 +10,15 @@ from torch import Tensor
 
 from gptlab.data.batches.batch import Batch, tensors
 from gptlab.distributed.sharding import full_tensor, shard
+from gptlab.errors import UserError
+from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Schedule
 from gptlab.randomness import random_seed
-from gptlab.tasks.base import Sums
+from gptlab.registry import option_of, options
+from gptlab.tasks.base import Reading, Sums
+from gptlab.tasks.saved import USUAL
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.lightning_internals import (
     datamodule_of,
@@ -76,6 +80,39 @@ class GPTModule(L.LightningModule):
         self._gradients: dict[str, Any] = {}  # what clipping saw at the last step
         self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since they were last looked at
         self._sums: list[Sums] = []  # of this rank's held-out batches
+        hparams = {name: settings(part) for name, part in self._parts().items()}
+        plain = {"steps": steps, "val_bytes": val_bytes, "clip_norm": clip_norm, "seed": seed, "on_nan": on_nan}
+        rest = {"log_every_n_steps": log_every_n_steps, "bytes_per_token": bytes_per_token}
+        self.save_hyperparameters({**hparams, **plain, **rest, "separator": loss.reading.separator}, logger=False)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"task": self.task, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **changes: Any,
+    ) -> "GPTModule":
+        """Return the module of a checkpoint with its weights, as Lightning's users expect; no code in it is run.
+
+        `changes` replace what `hparams` holds. Raises UserError where a part is of a package that is not enabled.
+        """
+        saved = torch.load(checkpoint_path, map_location=map_location or "cpu", weights_only=True)
+        hparams = {**saved.get("hyper_parameters", {}), **changes}
+        task, optimizer, schedule = (
+            part(group, hparams.pop(group, None) or {"option": usual, "values": {}})
+            for group, usual in {"task": USUAL, "optimizer": "adamw", "schedule": "cosine"}.items()
+        )
+        loss = Loss(task, task.head(GPT(GPTConfig(**saved["model"]))), Reading(hparams.pop("separator", None)))
+        usual = {"steps": 1, "val_bytes": None, "clip_norm": 0.0, "seed": 0, "log_every_n_steps": 1}
+        module = cls(loss, optimizer, schedule, **{**usual, **hparams})
+        module.load_state_dict(saved["state_dict"], strict=strict is not False)
+        return module
 
     def configure_model(self) -> None:
         """Shard the weights, once: Lightning comes here for each of its loops."""
@@ -95,6 +132,9 @@ class GPTModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._sums.append(self.task.measure(self.loss.figures(*tensors(batch)), batch))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
 
     def on_train_start(self) -> None:
         """Take the learning rate of this config: a checkpoint remembers the one of the config it was made with."""
@@ -148,6 +188,15 @@ class GPTModule(L.LightningModule):
         return torch.cat([self._earlier_losses, reduced(self.trainer, losses, "mean").cpu()])
 
     def on_validation_epoch_end(self) -> None:
+        """Publish the scores of the held-out text."""
+        scores = self._scores()
+        publish(self.trainer, {f"val/{name}": value for name, value in scores.items()}, self.global_step)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the same scores as `test/...`, which Trainer.test returns."""
+        self.log_dict({f"test/{name}": value for name, value in self._scores().items()})
+
+    def _scores(self) -> dict[str, float]:
         """Score the held-out text exactly over all ranks: sums are summed, never means averaged."""
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         sums: Sums = {}
@@ -156,8 +205,7 @@ class GPTModule(L.LightningModule):
             sums[name] = reduced(self.trainer, own, "sum").cpu().double()
         self._sums.clear()
         self.curves = {f"val/{name}": curve for name, curve in self.task.curves(sums).items()}
-        scores = self.task.scores(sums, self.val_bytes)
-        publish(self.trainer, {f"val/{name}": value for name, value in scores.items()}, self.global_step)
+        return self.task.scores(sums, self.val_bytes)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer.build(self.gpt)
@@ -214,6 +262,23 @@ class GPTModule(L.LightningModule):
         checkpoint["model"] = asdict(self.gpt.config)
         checkpoint["losses"] = list(self._step_losses())  # of steps since the last log
         self.average.save(checkpoint, "gpt.")
+
+
+def settings(part: Any) -> dict[str, Any]:
+    """Return a part as plain values: the name it is registered under, and its fields."""
+    option = option_of(part)
+    return {
+        "option": option[1] if option else None,
+        "values": asdict(part) if hasattr(part, "__dataclass_fields__") else {},
+    }
+
+
+def part(group: str, saved: dict[str, Any]) -> Any:
+    """Return the part that `settings` gave; raises UserError where it is not registered here."""
+    kind = options(group).get(saved["option"])
+    if kind is None:
+        raise UserError(group, saved["option"], "is not an option here", "enable the plugin that has it")
+    return kind(**saved["values"])
 
 
 def step_targets(batch: Batch) -> int:

@@ -174,6 +174,9 @@ class TextDataModule(KnownData):
         size = min(self.micro_batch_size, -(-len(self.val) // trainer.world_size))
         return self._loader(self.val, EvalBatches(len(self.val), size, *ranks))
 
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.val_dataloader()
+
     def _loader(self, windows: Any, batches: Any) -> "WatchedLoader":
         return WatchedLoader(
             windows,
