@@ -37,7 +37,7 @@ Finding = tuple[bool, str]  # passed, and the figure
 
 
 def run_checks(config: TrainConfig) -> dict[str, Any]:
-    """Print and return every check with its figure; raises RunFailed if one fails."""
+    """Print and return the result of every check, with its figure; raises RunFailed if one fails."""
     console = Console()
     with watching(console) as watch:
         corpus = prepare(config.data, config.tokenizer, watch)
@@ -76,6 +76,7 @@ def _checks(gpt: GPT, batch: Batch, data: TextDataModule, runs: "Runs") -> Itera
 
 @torch.no_grad()
 def causal(gpt: GPT, x: torch.Tensor) -> Finding:
+    """Check that no logit depends on a later token."""
     changed, half = x.clone(), x.shape[1] // 2
     changed[:, half:] = (x[:, half:] + 1) % gpt.config.vocab_size
     gap = (gpt(x)[:, :half] - gpt(changed)[:, :half]).abs().max().item()
@@ -84,11 +85,13 @@ def causal(gpt: GPT, x: torch.Tensor) -> Finding:
 
 @torch.no_grad()
 def uniform(gpt: GPT, batch: Batch) -> Finding:
+    """Check that an untrained model's loss is about ln V."""
     loss, expected = _loss(Loss(CausalLM(), gpt), batch), math.log(gpt.config.vocab_size)
     return abs(loss - expected) < 0.1 * expected, f"{loss:.3f}; ln V is {expected:.3f}"
 
 
 def ordered(data: TextDataModule) -> Finding:
+    """Check that each window is read once an epoch, and in the same order by any number of ranks."""
     steps = min(64, len(data.train[0]) // WINDOWS)
     expected = [sorted(data.windows_of(step + 1)) for step in range(steps)]
     seen = [window for step in expected for window in step]
@@ -109,13 +112,14 @@ def ordered(data: TextDataModule) -> Finding:
 
 
 def overfits(runs: "Runs") -> Finding:
+    """Check that the loss falls when one batch is repeated."""
     run = runs.train("overfit", "data.repeat_steps=1", "budget.steps=40", "logger.every_n_steps=1", "model.dropout=0")
     losses = [row["train/loss"] for row in _metrics(run) if "train/loss" in row]
     return losses[-1] < 0.7 * losses[0], f"{losses[0]:.3f} to {losses[-1]:.3f} in 40 steps"
 
 
 def resumes(runs: "Runs") -> Finding:
-    """From a checkpoint in the middle, in a copy of the run."""
+    """Check that a run resumed from a checkpoint in its middle, in a copy, ends with the same weights."""
     whole = runs.train("plain")
     copy = whole.with_name("copy")
     shutil.copytree(whole, copy)
@@ -130,11 +134,13 @@ def resumes(runs: "Runs") -> Finding:
 
 @torch.no_grad()
 def drift(gpt: GPT, batch: Batch, other: Loss, bound: float) -> Finding:
+    """Check that two runs have the same losses up to rounding."""
     gap = abs(_loss(Loss(CausalLM(), gpt), batch) - _loss(other, batch))
     return gap < bound, f"|Δ loss| {gap:.1e}"
 
 
 def compiled(gpt: GPT, batch: Batch) -> Finding:
+    """Check that a compiled model gives the logits of the uncompiled one."""
     loss = Loss(CausalLM(), gpt)
     loss.compile()
     try:
@@ -145,6 +151,7 @@ def compiled(gpt: GPT, batch: Batch) -> Finding:
 
 @torch.no_grad()
 def cached(gpt: GPT, x: torch.Tensor) -> Finding:
+    """Check that logits from a KV cache equal those without one."""
     T = min(x.shape[1], 32)
     cache, gap = gpt.new_cache(len(x), T), 0.0
     whole = gpt(x[:, :T])
@@ -173,7 +180,7 @@ class Runs:
         return run
 
     def compare(self, *overrides: str) -> Finding:
-        """Losses of the run as it is, and with `overrides`."""
+        """Return the losses of the run as it is, and of the same run with `overrides`."""
         first, second = _metrics(self.train("plain")), _metrics(self.train(overrides[-1].replace("=", "-"), *overrides))
         pairs = zip(first, second, strict=True)
         gap = max(abs(a[key] - b[key]) for a, b in pairs for key in ("train/loss", "val/loss") if key in a)

@@ -33,7 +33,7 @@ class EvaluateConfig:
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score the model of a run on all of its held-out text.
 
-    Prints and returns the scores, or writes the page of a text file's surprises.
+    Prints and returns the scores, or writes a page with the surprise of each token of a text file.
     """
     from rich.console import Console
 

@@ -13,7 +13,7 @@ NAME = "own_parts"  # of the project in examples/, which is the template
 
 @dataclass
 class NewConfig:
-    """Write a project for parts of your own: `gptlab new my_lab`."""
+    """Write a project for your own parts: `gptlab new my_lab`."""
 
     dir: str = ""  # a new directory, whose name the package gets
     json: bool = False
@@ -24,7 +24,7 @@ class NewConfig:
 
 @command
 def new(config: NewConfig) -> dict[str, Any]:
-    """Write a project for parts of your own, with one of each kind and tests that pass."""
+    """Write a project for your own parts, with one of each kind and tests that pass."""
     from gptlab.files import new_folder
 
     folder = Path(config.dir).expanduser()

@@ -56,7 +56,7 @@ class SampleConfig:
 
 
 def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print and write RUN/frontier.html and .json: a row for each result of `sample`, all of one run."""
+    """Print quality against diversity for a sweep of `sample` over one run, and write it as frontier.html and .json."""
     from rich.console import Console
 
     from gptlab.evaluation.frontier import frontier_rows
@@ -76,8 +76,8 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
 def sample(config: SampleConfig) -> dict[str, Any]:
     """Continue a prompt with the model of a run.
 
-    Prints the texts; returns {"samples": [{"prompt", "text", "ids", "logprob", "logprobs"}]}: each new text, its ids,
-    and the log-probability under the model of all and of each of them.
+    Prints the texts and returns {"samples": [{"prompt", "text", "ids", "logprob", "logprobs"}]}: each new text, its
+    ids, and the log-probability in nats, under the model, of the whole text and of each id.
     """
     import torch
 
@@ -115,7 +115,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
 
 
 def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[dict[str, Any]]) -> None:
-    """Print what each token was chosen from, and write it into RUN/explain.html."""
+    """Print the alternatives that each token was chosen from, and write them into RUN/explain.html."""
     from rich.console import Console
 
     from gptlab.reporting.inspection import inspection_table, write_inspection_page
@@ -136,7 +136,7 @@ def _draw(
     limits: Limits,
     processors: LogitsProcessors,
 ) -> list[Continuation]:
-    """Print `num_samples` texts of each prompt; a single one is shown as it comes."""
+    """Print `num_samples` texts of each prompt; a single one is printed as it is generated."""
     from rich.console import Console
     from rich.text import Text
 

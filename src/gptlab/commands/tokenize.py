@@ -33,9 +33,9 @@ class TokenizeConfig:
 
 @command
 def tokenize(config: TokenizeConfig) -> dict[str, Any]:
-    """Turn text into token shards, and see how the tokenizer fits.
+    """Turn text into token shards, and report how well the tokenizer fits.
 
-    The shards go to `out`, or to the cache where `train` finds them; their sizes are printed and returned.
+    The shards go to `out`, or to the cache, where `train` finds them; their sizes are printed and returned.
     """
     from rich.console import Console
 
