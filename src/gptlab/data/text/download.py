@@ -1,4 +1,4 @@
-"""Files from the network: fetched once, resumed where they broke off, and believed only by their SHA-256."""
+"""Download files once; a download that breaks off is resumed, and its SHA-256 is checked."""
 
 import hashlib
 import http.client
@@ -21,7 +21,7 @@ AGAIN = (408, 429)  # answers that are worth another attempt, as all from 500 on
 
 
 def fetch(url: str, sha256: str) -> Path:
-    """The file of this hash, in the cache."""
+    """Return the file with this hash from the cache, after downloading it if it is not there."""
     path = cache_dir() / "downloads" / sha256
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
@@ -37,7 +37,7 @@ def fetch(url: str, sha256: str) -> Path:
 
 
 def _fetch(url: str, partial: Path, sha256: str) -> str:
-    """All of it into `partial`, which may hold its beginning already; its hash. What has another one is not kept."""
+    """Download the file into `partial`, which may hold its beginning already; a file with another hash is removed."""
     _download(url, partial)
     with partial.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Write encoded text as shards: the ids, where documents begin in them, and which of them count in the loss."""
+"""Write encoded text as shards: the ids, the document starts, and the loss mask."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ BLOCK = 1 << 22  # bytes written at once
 
 
 class Done(NamedTuple):
-    """Hold the encoded text of a job."""
+    """The encoded text of a job."""
 
     part: str
     ids: bytes  # of `dtype_for(n_vocab)`
@@ -28,7 +28,7 @@ class Done(NamedTuple):
 
 
 class ShardWriter:
-    """Write NAME.bin, NAME.starts.npy, and NAME.mask.bin as soon as some token does not count."""
+    """A writer of NAME.bin, NAME.starts.npy, and, as soon as some token does not count, NAME.mask.bin."""
 
     def __init__(self, path: Path, dtype: str, files: contextlib.ExitStack) -> None:
         self.path, self.files, self.width = path, files, np.dtype(dtype).itemsize
@@ -57,7 +57,7 @@ class ShardWriter:
         self.target_bytes += done.target_bytes
 
     def finish(self) -> dict[str, Any]:
-        """Wait until all is on disk; return what a manifest says of this shard."""
+        """Wait until everything is on disk; return the manifest of this shard."""
         array = io.BytesIO()  # np.save into a file does not notice a full disk
         np.save(array, np.concatenate(self._starts))
         sha256 = self._ids.finish()
@@ -70,7 +70,7 @@ class ShardWriter:
 
 
 class _HashedFile:
-    """Write a file and its SHA-256."""
+    """A file that is hashed (SHA-256) while it is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest = file, hashlib.sha256()
