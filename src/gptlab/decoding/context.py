@@ -1,4 +1,4 @@
-"""The texts that a model is writing, read token by token with a cache as long as they fit into the context."""
+"""Read the texts that a model is writing, token by token with a cache as long as they fit into the context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Model = Any  # a GPT: ids (B, T) in, logits (B, T, V) out, of what follows if it
 
 @dataclass
 class Limits:
-    """The limits of a text: where it ends, and what happens when it outgrows the context."""
+    """The limits of a text: where it ends, and the treatment of texts that outgrow the context."""
 
     max_new_tokens: int
     block_size: int  # the context: how many of the last ids the model sees
@@ -22,7 +22,7 @@ class Limits:
 
 
 class Context:
-    """Reads texts that grow by a token at a time, each token once as long as they fit into the context."""
+    """Texts that grow by a token at a time, each token read once as long as they fit into the context."""
 
     def __init__(self, gpt: Model, limits: Limits) -> None:
         self.gpt, self.limits = gpt, limits
@@ -30,7 +30,7 @@ class Context:
         self.cache: Any = None
 
     def read(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Return the logits (B, V) of what follows each text."""
+        """Return the logits (B, V) of the token that follows each text."""
         block_size = self.limits.block_size
         longest = max(map(len, texts))
         if longest > block_size:  # every token moves to another position: all is read again
@@ -53,6 +53,6 @@ class Context:
         return self.gpt(idx, cache=self.cache)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some rows, in this order."""
+        """Continue with some of the rows, in this order."""
         if self.cache is not None and list(rows) != list(range(self.cache.batch)):
             self.cache.select(torch.tensor(rows, device=self.device))

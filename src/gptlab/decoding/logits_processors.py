@@ -1,4 +1,4 @@
-"""Change the logits before a decoder sees them, because of what was written already: one ordered chain."""
+"""Change the logits before decoding, depending on the text so far: one ordered chain of processors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS = ("repetition", "presence", "frequency", "banned", "no_repeat_ngram")
 
 @dataclass
 class LogitsProcessors:
-    """Penalties and bans; each does nothing by default."""
+    """Penalties and bans; by default each does nothing."""
 
     order: list[str] = field(default_factory=lambda: list(STEPS))  # the first one comes first
     repetition: float = 1.0  # divides positive logits of tokens seen in prompt or text, multiplies negative ones
@@ -35,7 +35,7 @@ class LogitsProcessors:
 
     @property
     def active(self) -> list[str]:
-        """Return the steps that do something, in their order."""
+        """Return the names of the processors that change something, in their order."""
         off = {"repetition": 1.0, "presence": 0.0, "frequency": 0.0, "banned": [], "no_repeat_ngram": 0}
         return [step for step in self.order if getattr(self, step) != off[step]]
 
