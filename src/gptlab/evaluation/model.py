@@ -18,7 +18,7 @@ def load_with_task(run: RunDir) -> tuple[Task, Any, Tokenizer]:
 
 
 def require_next_tokens(run: RunDir, key: str = "run") -> Task:
-    """Return a run's task; raises UserError, which names `key`, where its model does not predict the next token."""
+    """Return a run's task; raises UserError, which names `key`, if its model does not predict the next token."""
     task = task_of(run.config())
     if not task.predicts_tokens:
         name = (option_of(task) or ("", type(task).__name__))[1]
@@ -28,5 +28,5 @@ def require_next_tokens(run: RunDir, key: str = "run") -> Task:
 
 
 def load_language_model(run: RunDir, key: str = "run") -> tuple[GPT, Tokenizer]:
-    """Return the model of a run, in eval mode, and its tokenizer; raises UserError where it predicts no tokens."""
+    """Return the model of a run, in eval mode, and its tokenizer; raises UserError if it predicts no tokens."""
     return run.load(require_next_tokens(run, key).head)

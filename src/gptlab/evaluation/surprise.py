@@ -1,4 +1,4 @@
-"""A text as a model sees it: every token by its surprise, with the best guesses of the model."""
+"""Compute the surprise of every token of a text under a model, and the model's best guesses."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ MOST = 20_000  # tokens of a text
 
 
 class TokenSurprise(NamedTuple):
-    """A token, its surprise in nats, and the best guesses instead, each with its probability."""
+    """A token, its surprise in nats, and the best guesses in its place, each with its probability."""
 
     token: int
     nats: float
@@ -26,7 +26,7 @@ class TokenSurprise(NamedTuple):
 
 
 def file_surprises(gpt: GPT, tokenizer: Tokenizer, name: str, block_size: int, batch_size: int) -> list[TokenSurprise]:
-    """Return the surprise of each of the first MOST tokens of a text file; raises UserError where it has no text."""
+    """Return the surprise of each of the first MOST tokens of a text file; raises UserError if it has no text."""
     path = Path(name).expanduser()
     require(path.is_file(), "text", name, "no such file", "give a text file")
     text = "".join(chunk.text for chunk in read(path, Reading("text", None, "strict"), "text"))
