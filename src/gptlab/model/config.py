@@ -1,4 +1,4 @@
-"""The settings of a GPT, without torch, so that reading a config does not import it."""
+"""Define the settings of a GPT, without torch, so that reading a config does not import it."""
 
 from dataclasses import dataclass
 
@@ -90,7 +90,7 @@ class GPTConfig:
 
     @property
     def rope_scaling(self) -> RopeScaling | None:
-        """The scaling of rotary positions; None where there is none."""
+        """The scaling of rotary positions, or None."""
         if self.rope_factor == 1:
             return None
         return RopeScaling(self.rope_factor, self.rope_low_freq, self.rope_high_freq, self.rope_original)
