@@ -8,8 +8,8 @@ from gptlab.model.config import GPTConfig
 def flops_per_token(config: GPTConfig, block_size: int | None = None) -> int:
     """Return the operations, forward and backward, for one token of a full context of T tokens.
 
-    They are 6 for each weight of a matrix product, and 12 L C T for attention scores and their use (Chowdhery et al.
-    2022, appendix B).
+    They are 6 per weight of a matrix product, and 12 L C T for attention scores and their use (Chowdhery et al. 2022,
+    appendix B).
     """
     T = config.block_size if block_size is None else block_size
     width, inner = config.n_embd, 4 * config.n_embd if config.n_inner is None else config.n_inner
@@ -20,7 +20,7 @@ def flops_per_token(config: GPTConfig, block_size: int | None = None) -> int:
 
 
 def flops_of_settings(model: Any) -> float | None:
-    """Return the same for a model's settings as config.yaml has them; None where they are no model's."""
+    """Return the operations per token for the settings of a model in config.yaml; None for other settings."""
     try:
         return float(flops_per_token(GPTConfig(**model)))
     except (TypeError, ValueError, ArithmeticError):  # half a config, or one of another version
