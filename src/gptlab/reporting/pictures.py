@@ -21,7 +21,7 @@ LITTLE = 0.15  # of a run
 
 
 def require_matplotlib() -> None:
-    """Raise UserError where matplotlib is not installed, before any work is done."""
+    """Raise UserError if matplotlib is not installed, before any work is done."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -81,7 +81,7 @@ def curves(report: Report) -> bytes:
 
 
 def best_so_far(report: Report) -> bytes | None:
-    """Draw the final score of each finished run in the order they were started, and the best up to there."""
+    """Draw the final score of each finished run in the order of their starts, and the best so far."""
     rows = [row for row in _scored(report) if row.run.status == "finished"]
     if len(rows) < 2:
         return None
@@ -104,7 +104,7 @@ def best_so_far(report: Report) -> bytes | None:
 
 
 def swept(report: Report) -> bytes | None:
-    """Draw the final score against each variable but the seed; a line joins runs that differ in this variable alone."""
+    """Draw the final score against each variable but the seed; lines join runs that differ in this variable alone."""
     keys = [key for key in report.keys if key != "seed"][:MOST_PANELS]
     rows = [row for row in _scored(report) if row.run.status == "finished"]
     if not keys or not rows:
@@ -194,14 +194,14 @@ def _panels(width: float, height: float, down: int = 1, across: int = 1) -> tupl
 
 
 def _short_numbers() -> Any:
-    """Write 50k for 50,000."""
+    """Format the numbers of an axis in short: 50k for 50,000."""
     from matplotlib.ticker import EngFormatter
 
     return EngFormatter(sep="")
 
 
 def _clock(longest: float) -> tuple[float, str]:
-    """Return the seconds of a unit in which a time can be read, and the name of the axis."""
+    """Return the number of seconds in a readable unit of time, and the name of the axis."""
     unit, seconds = ("h", 3600.0) if longest > 7200 else ("min", 60.0) if longest > 240 else ("s", 1.0)
     return seconds, f"training time ({unit})"
 
