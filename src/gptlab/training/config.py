@@ -1,4 +1,4 @@
-"""The config of a training run: the dataclasses of its parts, and what belongs to none of them."""
+"""Define the config of a training run: the dataclasses of its parts, and the settings that belong to none of them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ ON_NAN = ("stop", "skip", "rewind")
 
 @dataclass
 class Checkpoint:
-    """Checkpoints besides that at the end: how often, and how many are kept; best.ckpt follows the validations."""
+    """The checkpoints besides the one at the end: how often, and how many are kept; best.ckpt has its own rule."""
 
     every_n_steps: int | None = 200
     every_n_minutes: float | None = None
@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 def nano() -> GPTConfig:
-    """Return the shape of a model that trains in minutes on a laptop, with as many tokens as its tokenizer has."""
+    """Return the shape of a model that trains in minutes on a laptop, with its tokenizer's number of tokens."""
     return GPTConfig(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=0)
 
 
@@ -48,7 +48,7 @@ def prompts() -> list[str]:
 
 @dataclass
 class TrainConfig:
-    """Train a model; everything about it lands in one run directory."""
+    """Train a model; everything about the run is written into one run directory."""
 
     model: GPTConfig = field(default_factory=nano)
     data: DataConfig = field(default_factory=Bundled)

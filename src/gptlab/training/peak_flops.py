@@ -1,4 +1,4 @@
-"""Find the FLOPs that a device could do in a second: model FLOPs utilization (MFU) is a share of them."""
+"""Find the peak FLOPs per second of a device: model FLOPs utilization (MFU) is a share of them."""
 
 import functools
 import time
@@ -27,7 +27,7 @@ class PeakFlops(NamedTuple):
 
 
 def peak_flops(device: torch.device, bf16: bool) -> PeakFlops:
-    """Return the figure of the table for a known GPU that computes in bf16, else the best of some matrix products."""
+    """Return the table's figure for a known GPU that computes in bf16, else the best of some matrix products."""
     if device.type == "cuda" and bf16:
         name = torch.cuda.get_device_name(device)
         if found := [flops for part, flops in PUBLISHED.items() if part in name]:
@@ -38,7 +38,7 @@ def peak_flops(device: torch.device, bf16: bool) -> PeakFlops:
 
 @torch.no_grad()
 def measure(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
-    """Return the best of the products that fit into `seconds`, three at least."""
+    """Return the best of the products that fit into `seconds`, at least three."""
     a, b = (torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2))
     best, products, end = float("inf"), 0, time.perf_counter() + seconds
     while products < 3 or time.perf_counter() < end:

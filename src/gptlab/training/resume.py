@@ -1,4 +1,4 @@
-"""Find the run that goes on and its checkpoint, and refuse what must not change between its starts."""
+"""Find the run to resume and its checkpoint, and refuse changes of what must stay the same."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other
 
 
 def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
-    """Return the checkpoint that a run goes on from, the one asked for or else the newest that is whole; its step; and
-    the names of newer ones that are damaged. Raises UserError where there is none."""
+    """Return the checkpoint to resume from, its step, and the names of newer ones that are damaged.
+
+    The checkpoint is the one asked for, or the newest undamaged one. Raises UserError if there is none.
+    """
     folder, damaged = run.checkpoints, list[str]()
     newest = [folder / "last.ckpt", *by_step(folder), folder / "best.ckpt"]
     for path in newest if run.checkpoint == newest[0] else [run.checkpoint]:
@@ -31,9 +33,9 @@ def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
 
 
 def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
-    """Return the newest run of this config (`record`, as YAML has it) that can go on; None if there is none.
+    """Return the newest run of this config (`record`, as YAML has it) that can be resumed; None if there is none.
 
-    It is the one in `run_dir`, whether it has a checkpoint yet or not, else one of outputs/ that has one.
+    It is the one in `run_dir`, with or without a checkpoint, or one of outputs/ that has a checkpoint.
     """
     own = (run_dir / "config.yaml").exists()
     below = "/".join("*" for _ in Path(str(values["name"])).parts)  # a name may have folders in it
@@ -57,7 +59,7 @@ def _asked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse a continuation with another model, tokenizer, text, optimizer or seed, by name."""
+    """Refuse a continuation with another model, tokenizer, text, optimizer or seed, naming the key."""
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)
@@ -72,7 +74,7 @@ def _differences(before: Any, now: Any, key: str) -> list[tuple[str, Any, Any]]:
 
 
 def read_older_checkpoint(checkpoint: dict[str, Any], tokens_per_step: float) -> None:
-    """Give the state of callbacks in a checkpoint of gptlab 0.1 the names that it has today."""
+    """Rename the state of callbacks in a checkpoint of gptlab 0.1 to today's names."""
     states = checkpoint.get("callbacks", {})
     if "EndOfStep" in states or not states:
         return

@@ -1,4 +1,4 @@
-"""Find out all that a run begins with, before anything is built or written; mistakes are met here."""
+"""Collect everything that a run starts from, before anything is built or written; most mistakes are reported here."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids
 
 @dataclass
 class Start:
-    """A run before it is built: its resolved config, its data, and what it goes on from."""
+    """A run before it is built: its resolved config, its data, and the checkpoint that it continues from."""
 
     config: TrainConfig  # resolved: what config.yaml keeps
     data: Data
@@ -42,11 +42,11 @@ class Start:
 
     @property
     def in_place(self) -> bool:
-        """Whether a run goes on in its own directory; a branch begins a new run from a checkpoint of another."""
+        """True if a run continues in its own directory; a branch begins a new run from a checkpoint of another."""
         return self.resumed_from is not None and self.resumed_from.path.resolve() == self.run_dir.resolve()
 
     def require_steps_left(self, plan: Plan) -> None:
-        """Refuse to resume a run that has all its steps, unless it was killed at the very end, or more than them."""
+        """Refuse to resume a run with all its steps done, unless it was killed at the very end, or with more."""
         if self.resumed_from is None:
             return
         ((unit, amount),) = self.config.budget.fixed().items()
@@ -58,7 +58,7 @@ class Start:
         require(self.step < plan.steps or not ended, "resume", self.config.resume, why, todo)
 
     def release(self) -> None:
-        """Let others go on with the run."""
+        """Unlock the run, so that others can resume it."""
         if self.lock is not None:
             self.lock.release()
 
@@ -92,7 +92,7 @@ def start(config: TrainConfig, console: Console) -> Start:
 
 
 def resumed(config: TrainConfig, data: Data, gpt: GPT | None, before: RunDir, console: Console) -> Start:
-    """Lock the run that goes on, find its checkpoint, and refuse what would make its continuation a lie.
+    """Lock the run to resume, find its checkpoint, and refuse changes that would make its continuation invalid.
 
     A run that was killed before its first checkpoint begins again in its directory.
     """
@@ -122,7 +122,7 @@ def resumed(config: TrainConfig, data: Data, gpt: GPT | None, before: RunDir, co
 
 
 def with_vocabulary(model: GPTConfig, n_vocab: int) -> GPTConfig:
-    """Return the model's config with as many tokens as the tokenizer has, or padded beyond to a rounder number."""
+    """Return the model's config with the tokenizer's number of tokens, or padded to a rounder number."""
     asked = model.vocab_size or n_vocab
     why = f"but the tokenizer has {n_vocab} tokens"
     todo = f"leave it out, or pad: {-(-n_vocab // 64) * 64} is a multiple of 64"
@@ -131,7 +131,7 @@ def with_vocabulary(model: GPTConfig, n_vocab: int) -> GPTConfig:
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a config as YAML has it."""
+    """Return a config as plain values, as in YAML."""
     import yaml
 
     read: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))

@@ -1,4 +1,4 @@
-"""Settings of Lightning's Trainer; Lightning itself is imported when it is built."""
+"""Define the settings of Lightning's Trainer; Lightning itself is imported when it is built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @option("trainer", "default")
 @dataclass
 class TrainerConfig:
-    """Choose what of Lightning's Trainer a run may choose; names and meanings are Lightning's."""
+    """The settings of Lightning's Trainer that a run may choose; names and meanings are Lightning's."""
 
     accelerator: str = "auto"
     devices: Any = "auto"  # on each machine: a number, a list, or auto: all (those torchrun or srun has started)
@@ -51,7 +51,7 @@ class TrainerConfig:
         return self.strategy == "fsdp"
 
     def build(self, steps: int, callbacks: Sequence[Callback], run_dir: Path) -> Trainer:
-        """Build Lightning's Trainer, without loggers: they write, and not all that can be wrong was met yet."""
+        """Build Lightning's Trainer, without loggers: they write files, and some mistakes are found only later."""
         import lightning as L
 
         from gptlab.training.callbacks.checkpointing import CheckpointFiles

@@ -22,18 +22,21 @@ IN_A_ROW = 10  # steps that may be skipped one after the other
 
 
 class Spike(NamedTuple):
+    """A step whose loss is far above the recent ones."""
+
     step: int
     loss: float
     usual: float
 
 
 class Spikes:
-    """Find steps whose loss is `sigmas` robust standard deviations above the median of the last hundred."""
+    """A detector of steps whose loss is `sigmas` robust standard deviations above the median of the last hundred."""
 
     def __init__(self, sigmas: float, last: Iterable[float] = ()) -> None:
         self.sigmas, self.last = sigmas, deque(last, maxlen=100)
 
     def see(self, step: int, loss: float) -> Spike | None:
+        """Add the loss of a step; return it as a Spike if it is far above the recent ones."""
         spike = None
         if self.sigmas and len(self.last) >= 20:
             usual = statistics.median(self.last)
@@ -45,8 +48,11 @@ class Spikes:
 
 
 class StabilityMonitor(Callback):
-    """Report unstable steps: write RUN/stability/step-N.json with the batch, take the run back to its last checkpoint
-    where that is asked for, and end it where nothing helps. The end of a step calls it."""
+    """A monitor of unstable steps, called at the end of a step.
+
+    It writes RUN/stability/step-N.json with the batch, takes the run back to its last checkpoint if that is asked for,
+    and ends the run if nothing helps.
+    """
 
     def __init__(
         self,
@@ -69,7 +75,7 @@ class StabilityMonitor(Callback):
         self.spikes, self.skipped = Spikes(self.spikes.sigmas, state_dict["last"]), list(state_dict["skipped"])
 
     def skipped_step(self, trainer: L.Trainer, module: GPTModule) -> bool:
-        """Tell whether the gradient of the last step was not finite, and deal with it."""
+        """Return whether the gradient of the last step was not finite, and deal with it."""
         if module.skipped_step is None:
             return False
         step, module.skipped_step = module.skipped_step, None
@@ -77,7 +83,7 @@ class StabilityMonitor(Callback):
         return True
 
     def check_losses(self, trainer: L.Trainer, module: GPTModule, losses: list[tuple[int, float]]) -> None:
-        """Look at the (step, loss) pairs that were just logged."""
+        """Check the (step, loss) pairs that were just logged for spikes."""
         module.check_gradients()
         for step, loss in losses:
             if not math.isfinite(loss):
@@ -124,7 +130,7 @@ class StabilityMonitor(Callback):
 
 
 def rewind(trainer: L.Trainer, module: GPTModule, path: Path) -> int:
-    """Take weights, their average and the optimizer of a checkpoint but keep the rates of now; returns its step."""
+    """Load weights, their average and the optimizer from a checkpoint but keep the current rates; returns its step."""
     groups = trainer.optimizers[0].param_groups
     rates = [group["lr"] for group in groups]
     step = load_weights_and_optimizer(trainer, path, lambda saved: module.average.load(saved, "gpt.", module.gpt))

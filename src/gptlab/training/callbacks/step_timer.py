@@ -1,4 +1,4 @@
-"""Time a step before the first one, so that a run of `budget.minutes` knows its length."""
+"""Time a step before the first one, so that the number of steps of `budget.minutes` is known."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -23,20 +23,24 @@ MOST = 30.0  # but no longer, if that is 3 steps
 
 
 class StepTimer(Callback):
-    """Time steps of the run's first batches and undo them: weights, optimizer, random numbers and the order of the data
-    are as before. All ranks take the slowest one's time; `found` turns it into a plan."""
+    """A timer of steps on the run's first batches, which are undone afterwards.
+
+    Weights, optimizer, random numbers and the order of the data are as before. All ranks take the time of the slowest;
+    `found` turns it into a plan.
+    """
 
     def __init__(self, found: Callable[[float, bool], Plan], resumed: int, ranks: Ranks, console: Console) -> None:
         self.found, self.resumed, self.ranks, self.console = found, resumed, ranks, console
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The model is on its devices now, sharded or in DDP; of a checkpoint there are at most the weights."""
+        """Time steps now: the model is on its devices, sharded or in DDP, with at most the weights of a checkpoint."""
         assert isinstance(pl_module, GPTModule)
         plan = self.found(self.seconds_per_step(trainer, pl_module), trainer.is_global_zero)
         self.console.print(f"timed: {plan}", highlight=False, soft_wrap=True)
         take(trainer, pl_module, max(plan.steps, self.resumed))
 
     def seconds_per_step(self, trainer: L.Trainer, module: GPTModule) -> float:
+        """Time some steps and undo them; return the seconds of one, the same number on all ranks."""
         optimizer = trainer.optimizers[0]
         weights = [_local(p) for p in module.gpt.parameters()]
         before = [weight.to("cpu", copy=True) for weight in weights]
@@ -74,11 +78,11 @@ class StepTimer(Callback):
 
 
 def take(trainer: L.Trainer, module: GPTModule, steps: int) -> None:
-    """Tell trainer, data module and module how many steps the run has."""
+    """Tell trainer, data module and module the number of steps of the run."""
     set_steps(trainer, steps)
     datamodule_of(trainer).steps = module.steps = steps
 
 
 def _local(p: Any) -> torch.Tensor:
-    """Return the part of a weight that this rank has, outside of autograd."""
+    """Return this rank's part of a weight, outside of autograd."""
     return (p.to_local() if hasattr(p, "to_local") else p).detach()
