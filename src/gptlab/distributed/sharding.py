@@ -9,9 +9,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 
 def shard(gpt: Any, device_type: str, world_size: int, dtype: torch.dtype | None) -> None:
-    """Shard a GPT in place: every block is gathered when it is computed, and given back after that.
+    """Shard a GPT in place: every block is gathered when it is computed, and released after that.
 
-    `dtype` is what blocks compute in; None: that of the weights. A model that is sharded already stays as it is.
+    Blocks compute in `dtype` (None: that of the weights). A model that is sharded already stays as it is.
     """
     if any(hasattr(p, "full_tensor") for p in gpt.parameters()):
         return
@@ -23,5 +23,5 @@ def shard(gpt: Any, device_type: str, world_size: int, dtype: torch.dtype | None
 
 
 def full_tensor(tensor: Any) -> Tensor:
-    """Return all of a tensor of which each rank may have a part."""
+    """Return the full tensor of which each rank may hold a part."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
