@@ -10,8 +10,17 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 TRIVIAL = 4  # lines of a function whose name and signature say it all
-QUESTIONS = "What Whether Of How Where Why When Which As Those All From Its".split()
-NOUN_PHRASES = "The A An One Each Every Everything This".split()  # say what a thing is, not what a function does
+QUESTIONS = {"What", "Whether", "Of", "How", "Where", "Why", "When", "Which", "As", "Those", "All", "From", "Its"}
+NOUN_PHRASES = {
+    "The",
+    "A",
+    "An",
+    "One",
+    "Each",
+    "Every",
+    "Everything",
+    "This",
+}  # say what a thing is, not what one does
 ARCHAIC = """
 has it not | have it not | has them not | in the mean | anew | so many as | thereof | hereby | whither | whence | the mend
 of old | lest | shall | upon which | trouble with | nought | aught | naught | save for | withal | therein | wherein
