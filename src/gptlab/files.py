@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-UNFINISHED = ".unfinished"  # how the name of a temporary file ends
+UNFINISHED = ".unfinished"  # suffix of temporary files
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -83,7 +83,7 @@ def read_bounded(path: Path, most: int) -> bytes:
     Raises OSError if it is larger or not a regular file: a pipe or a device is never waited for.
     """
     if not path.is_file():
-        os.stat(path)  # says why where there is none
+        os.stat(path)  # raises with the reason if the file is missing
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         content = file.read(most + 1)

@@ -16,15 +16,15 @@ class Metric:
     """A quantity that is logged or reported; `better` is None where neither direction is."""
 
     name: str  # as in metrics.csv and TensorBoard: group/quantity
-    head: str  # above its column in a table
+    head: str  # its column's heading
     unit: str
-    format: str  # of one run
-    precise: str  # where runs are compared
+    format: str  # for one run
+    precise: str  # for comparisons, with more digits
     better: str | None = None
     chart: tuple[str, str] | None = None  # TensorBoard's custom scalars: (category, title); one chart may hold several
-    summary: bool = False  # is in summary.json and in HParams
+    summary: bool = False  # it is in summary.json and in HParams
     shown: frozenset[str] = frozenset()  # line (of a validation) | panel (at a run's end) | evaluate | report | compare
-    per: str = ""  # token | byte: what its nats are divided by; one per token compares only with the same tokenizer
+    per: str = ""  # token | byte: its denominator; per token, runs compare only with the same tokenizer
 
     @property
     def key(self) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from gptlab.errors import UserError, reason, require
 
 ENTRY_POINTS = "gptlab.plugins"
-INHERITED = "GPTLAB_PLUGINS"  # in the environment of the processes that a command starts
+INHERITED = "GPTLAB_PLUGINS"  # an environment variable for child processes
 _REGISTERS = re.compile(r"^@(?:\w+\.)?(?:option|command)\b", re.MULTILINE)
 _enabled: dict[str, Path] = {}  # name -> its folder, or its file
 _conf: list[Path] = []

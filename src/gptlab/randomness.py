@@ -12,7 +12,7 @@ import numpy as np
 
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
-# the order of the data came first: it has no number of its own, so that runs of all versions see one order
+# the order of the data is older than purposes: it adds no number, so that all versions give one order
 PURPOSES = {"order": (), "dropout": (1,), "draw": (2,)}
 
 

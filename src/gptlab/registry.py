@@ -106,7 +106,7 @@ def option_of(part: Any) -> tuple[str, str] | None:
 
 
 def verbs() -> dict[str, str]:
-    """Return one line of help for each verb; gptlab's own are not imported for it."""
+    """Return one line of help for each verb, without importing gptlab's own verbs."""
     own = {name: text for name, (_, text) in _own_verbs().items()}
     others = {name: _first_sentence(each.function.__doc__ or "") for name, each in _COMMANDS.items()}
     return dict(sorted({**others, **own}.items()))
@@ -140,7 +140,7 @@ def _own_verbs() -> dict[str, tuple[str, str]]:
 def _sources(folder: Path, pattern: str) -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each other module in a folder of gptlab."""
     for path in sorted(folder.glob(pattern)):
-        if path != Path(__file__) and PACKAGE / "examples" not in path.parents:  # those are what `new` copies
+        if path != Path(__file__) and PACKAGE / "examples" not in path.parents:  # the template of `new`
             yield ".".join(("gptlab", *path.relative_to(PACKAGE).with_suffix("").parts)), path.read_text("utf-8")
 
 

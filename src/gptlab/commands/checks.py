@@ -1,4 +1,4 @@
-"""The checks of a config: about a minute of its own model on its own data, on this machine."""
+"""Check a config: run its own model on its own data for about a minute, on this machine."""
 
 import dataclasses
 import math
@@ -32,8 +32,8 @@ from gptlab.training.metrics_file import metrics_until
 from gptlab.training.start import with_vocabulary
 
 STEPS = 4
-WINDOWS = 4  # in a batch
-Finding = tuple[bool, str]  # passed, and the figure
+WINDOWS = 4  # per batch
+Finding = tuple[bool, str]  # whether it passed, and the figure
 
 
 def run_checks(config: TrainConfig) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def compiled(gpt: GPT, batch: Batch) -> Finding:
     loss.compile()
     try:
         return drift(gpt, batch, loss, 1e-3)
-    except Exception as error:  # whatever is missing on this machine
+    except Exception as error:  # compilers fail in many ways
         return False, f"cannot be compiled here ({type(error).__name__}); leave compile=true out"
 
 
@@ -192,7 +192,7 @@ def _gptlab(arguments: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["it said nothing"]
-        raise RunFailed(f"check: a short run failed ({said[0].removeprefix('error: ')}); mend this first")
+        raise RunFailed(f"check: a short run failed ({said[0].removeprefix('error: ')}); fix this first")
 
 
 def _metrics(run: Path) -> list[dict[str, float]]:

@@ -81,7 +81,7 @@ class _Run:
     program: list[str]
     argv: list[str]
     processes: ProcessGroup
-    answers: list[dict[str, Any]] = field(default_factory=list)  # one a job
+    answers: list[dict[str, Any]] = field(default_factory=list)  # one per job
     code: int = 0
 
     def prepare(self) -> Sweep | None:
@@ -117,7 +117,7 @@ class _Run:
             if self.processes.prints(str(error)):
                 print(f"error: {error}", file=sys.stderr)
             self._failed(str(error))
-        except Exception as error:  # also of a launcher: the jobs that have ended are still told
+        except Exception as error:  # also from a launcher: jobs that have ended are still reported
             self._crashed(error)
         finally:
             self.processes.shutdown(self.code)
@@ -130,7 +130,7 @@ class _Run:
         if (presets := search_path()) and not any(arg.startswith("hydra.searchpath=") for arg in argv):
             sys.argv.append(presets)
         with contextlib.ExitStack() as stack:
-            if multirun and self.command.name != "train":  # what Hydra writes of its sweep is not kept
+            if multirun and self.command.name != "train":  # Hydra's own files of a sweep are not kept
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 sys.argv.append(f"hydra.sweep.dir={quoted(folder)}")
             run_command_line(str(conf_dir()), name, self._job)
@@ -138,7 +138,7 @@ class _Run:
     def _job(self, cfg: DictConfig) -> float | None:
         """Do one job of a sweep; if it fails, the others go on."""
         hydra_config = HydraConfig.get()
-        if self.command.name == "train":  # unless our launcher has it
+        if self.command.name == "train":  # only under another launcher than ours
             return run_one(hydra_config, cfg, self.command.function, explain)
         try:
             self._do(typed_config(cfg, hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
@@ -155,7 +155,7 @@ class _Run:
         """Run the verb's function; the other processes of the same command compose the same config."""
         where = [f"run_dir={quoted(config.run_dir)}"] if getattr(config, "run_dir", None) else []
         if overrides is None:
-            sys.argv = [*self.program, *self.argv, *where]  # Lightning starts the other ranks by this line
+            sys.argv = [*self.program, *self.argv, *where]  # Lightning starts the other ranks with it
             if self.processes.rank == 0 and self.processes.size > 1:
                 self._require_new(config)
                 self.processes.broadcast([*self.argv, *where])

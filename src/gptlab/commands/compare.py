@@ -26,7 +26,7 @@ class CompareConfig:
 
     a: str | list[str] | None = None  # a run, or several seeds of one config: [RUN,RUN], or with *
     b: str | list[str] | None = None
-    data: DataConfig | None = None  # null: the documents that all of them hold out
+    data: DataConfig | None = None  # null: the documents that all runs hold out
     metric: str = "bits_per_byte"  # or one per token, such as perplexity: that needs one tokenizer and one protocol
     batch_size: int = 16
     block_size: int | None = None  # tokens per window; null: the context each model was trained with

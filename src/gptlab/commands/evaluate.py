@@ -17,7 +17,7 @@ class EvaluateConfig:
     run: str = "latest"
     batch_size: int = 16
     block_size: int | None = None  # tokens per window; null: the context the model was trained with
-    explain: bool = False  # RUN/surprise.html: every token of `text` coloured by its surprise
+    explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
     text: str | None = None  # a file
     json: bool = False
 

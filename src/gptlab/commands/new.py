@@ -8,7 +8,7 @@ from typing import Any
 from gptlab.errors import require
 from gptlab.registry import command
 
-NAME = "own_parts"  # of the project in examples/, which is the template
+NAME = "own_parts"  # the project in examples/ that serves as the template
 
 
 @dataclass

@@ -30,14 +30,14 @@ class SampleConfig:
     decoder: Decoder | Beam = field(default_factory=TopK)
     run: str = "latest"
     prompt: str | None = None  # null: the run's first sample prompt
-    prompts: list[str] = field(default_factory=list)  # or several, in one batch
+    prompts: list[str] = field(default_factory=list)  # several, in one batch
     max_new_tokens: int = 100
-    num_samples: int = 1  # of each prompt
+    num_samples: int = 1  # for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
-    overflow: str = "crop"  # of the context: crop (forget the oldest tokens) | refuse
+    overflow: str = "crop"  # when the context is full: crop (forget the oldest tokens) | refuse
     logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans
     precision: str = "32-true"  # 32-true | bf16-true
-    explain: bool = False  # a table and RUN/explain.html: what each token was chosen from
+    explain: bool = False  # print and write RUN/explain.html: the alternatives to each token
     seed: int = 1337
     json: bool = False
 

@@ -20,8 +20,8 @@ class TokenizeConfig:
     data: DataConfig = field(default_factory=Bundled)
     tokenizer: TokenizerConfig = field(default_factory=BPE)
     out: str | None = None  # a new folder; null: the cache, where `train` finds them
-    processes: int | None = None  # null: one a core
-    shard_mb: int = 256  # text in a shard, in millions of characters
+    processes: int | None = None  # null: one per core
+    shard_mb: int = 256  # millions of characters of text per shard
     json: bool = False
 
     def __post_init__(self) -> None:

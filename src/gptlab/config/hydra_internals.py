@@ -26,7 +26,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-# Hydra's own options that have a value after them
+# Hydra's own options that take a value
 VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _REPLACE: dict[str, Any] = {"replace": True} if "replace" in inspect.signature(ConfigStore.store).parameters else {}
 _VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -103,7 +103,7 @@ def parsed(value: str) -> Any:
 def swept_keys(overrides: list[str]) -> dict[str, bool]:
     """Return the key of each override, and whether it is swept over; swept keys name a job's directory."""
     found = OverridesParser.create().parse_overrides(overrides)
-    return {override.get_key_element(): override.is_sweep_override() for override in found}  # the last one counts
+    return {override.get_key_element(): override.is_sweep_override() for override in found}  # the last one wins
 
 
 class UnknownOption(NamedTuple):
@@ -117,7 +117,7 @@ class UnknownOption(NamedTuple):
 class KeyMistake(NamedTuple):
     """A mistake of the user: a key that its owner does not have, or (`why`) a value that does not fit."""
 
-    key: str  # the full one
+    key: str  # the full key
     name: str  # its last part
     owner: Any  # a dataclass, dict, or None
     why: str | None

@@ -44,7 +44,7 @@ def _quote(arg: str, config_type: type, multirun: bool) -> str:
     if match is None:
         return arg
     mark, key, value = match.groups()
-    if key == "debug":  # debug=nan is no number
+    if key == "debug":  # debug=nan is not a number
         return re.sub(r"\bnan\b", "'nan'", arg)
     if "@" in key or "/" in key or key in registry.groups():
         return arg  # the name of an option
@@ -54,7 +54,7 @@ def _quote(arg: str, config_type: type, multirun: bool) -> str:
 def _swept(value: str) -> str:
     if _reads(value):
         return value
-    if "=" in value or "," not in value:  # the name of a sweep's directory has both
+    if "=" in value or "," not in value:  # the directory of a sweep job has both in its name
         return quoted(value)
     return ",".join(each if _reads(each) else quoted(each) for each in _elements(value))
 

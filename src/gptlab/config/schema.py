@@ -36,7 +36,7 @@ def part_fields(config_type: type) -> dict[str, str | None]:
 
 @functools.cache
 def schema_of(config_type: type) -> type:
-    """Return the twin of a config dataclass; the parts of a verb's config are missing in it until they are chosen."""
+    """Return the twin of a config dataclass; the parts of a verb's config have no value until they are chosen."""
     chosen = part_fields(config_type) if registry.option_of(config_type) is None else {}
     hints = typing.get_type_hints(config_type)
     fields: list[Any] = []
@@ -47,7 +47,7 @@ def schema_of(config_type: type) -> type:
         else:
             given = dataclasses.field(default=default)
         fields.append((f.name, _plain(hints[f.name]), given))
-    # in the class itself, so that it reaches the machine that a job is sent to
+    # in the class itself: a job pickled for another machine needs it there
     return dataclasses.make_dataclass(config_type.__name__, fields, namespace={"original": config_type})
 
 

@@ -16,7 +16,7 @@ from gptlab.config.record import read_nodes
 from gptlab.config.schema import part_fields, require_known, schema_of, to_typed
 from gptlab.errors import require
 
-RECORDED = "as_recorded"  # in each group, the option of the run whose config.yaml is composed over
+RECORDED = "as_recorded"  # the option, in each group, that holds the values of a run's config.yaml
 
 
 def _slug(text: str) -> str:
@@ -24,7 +24,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.,=+-]+", "_", text)[:150]
 
 
-# here, not in register(): a job on another machine begins by importing this module
+# here, not in register(): a job on another machine starts by importing this module
 hydra_internals.register_resolver("slug", _slug)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
 hydra_internals.silence_advice()
@@ -104,7 +104,7 @@ def compose(
     `run` is a run's directory or config.yaml, over which the overrides go; `config_dir` a folder of further options,
     and `config_name` a primary config in it; `config` is always that of a run.
     """
-    if config_dir and config_name == "config":  # a run's own, which is never composed as it stands
+    if config_dir and config_name == "config":  # a run's own config, which Hydra must not compose
         run, config_dir, config_name = config_dir, None, None
     given = [*([f"config={quoted(str(run))}"] if run else []), *(overrides or [])]
     name, given = primary(verb, given)

@@ -12,8 +12,8 @@ from gptlab.data.tokens.shards import BLOCK, Tokens, TokenStream
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.openai import OpenAI, gpt2_is_here
 
-BITS = 24  # of the first, coarse look for an n-gram
-COMPARED = 2_000_000  # held-out tokens that are also encoded by GPT-2's tokenizer
+BITS = 24  # of the hash of the first, coarse search for an n-gram
+COMPARED = 2_000_000  # held-out tokens to encode with GPT-2's tokenizer as well
 
 
 def id_counts(streams: Iterable[TokenStream], n_vocab: int) -> Tokens:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Model = Any  # a GPT: ids (B, T) in, logits (B, T, V) out, of what follows if it has a cache from new_cache()
+Model = Any  # a GPT: ids (B, T) in, logits (B, T, V) out; with a cache, of the last position alone
 
 
 @dataclass
@@ -15,9 +15,9 @@ class Limits:
     """The limits of a text: where it ends, and the treatment of texts that outgrow the context."""
 
     max_new_tokens: int
-    block_size: int  # the context: how many of the last ids the model sees
-    eot: int | None = None  # ends a text, and is not part of it
-    n_vocab: int | None = None  # how many ids the tokenizer has, where the model's vocabulary is padded beyond
+    block_size: int  # the number of last ids that the model sees
+    eot: int | None = None  # ends a text, and does not belong to it
+    n_vocab: int | None = None  # ids of the tokenizer, if the model's vocabulary is padded
     overflow: str = "crop"  # crop: forget the oldest ids | refuse
 
 
@@ -33,7 +33,7 @@ class Context:
         """Return the logits (B, V) of the token that follows each text."""
         block_size = self.limits.block_size
         longest = max(map(len, texts))
-        if longest > block_size:  # every token moves to another position: all is read again
+        if longest > block_size:  # every token changes its position, so all are read again
             logits = self._read_all([text[-block_size:] for text in texts], block_size)
             self.cache = None
         elif self.cache is None:

@@ -16,7 +16,7 @@ from gptlab.registry import option
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIRST = 1024  # tokens among which a nucleus is looked for first
+FIRST = 1024  # most probable tokens to search for the nucleus first
 
 
 class Decoder(Protocol):
@@ -127,7 +127,7 @@ class Typical(Sample):
 
     def __call__(self, logits: Tensor) -> Tensor:
         probs = super().__call__(logits)
-        surprise = -probs.double().log()  # inf where a token cannot come
+        surprise = -probs.double().log()  # inf for a token of probability 0
         entropy = (probs * surprise).nan_to_num(0.0).sum(-1, keepdim=True)
         nearest = (surprise - entropy).abs().argsort(dim=-1, stable=True)
         mass = probs.gather(-1, nearest).double().cumsum(-1)
@@ -155,7 +155,7 @@ class Beam:
 
 def check(logits: Tensor) -> None:
     """Refuse logits that are not a distribution: NaN, +inf, or a row of -inf alone."""
-    finite = bool(logits.amax(-1).isfinite().all())  # NaN comes through
+    finite = bool(logits.amax(-1).isfinite().all())  # amax propagates NaN
     require(finite, "logits", "NaN, inf or all -inf", "are no distribution", "the range is [-inf, inf), one above -inf")
 
 

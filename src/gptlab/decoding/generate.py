@@ -13,7 +13,7 @@ from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import require
 from gptlab.randomness import text_position, uniform
 
-Key = tuple[int, ...]  # the seed, and what a text's draws depend on besides the step
+Key = tuple[int, ...]  # a draw depends on these numbers and the step
 
 
 class Step(NamedTuple):
@@ -21,10 +21,10 @@ class Step(NamedTuple):
 
     row: int
     token: int
-    logprob: float  # under the model itself, in nats
-    logits: Tensor  # (V,) as the model gave them
-    processed: Tensor  # (V,) as the logits processors left them
-    probs: Tensor  # (V,) the distribution that it was drawn from
+    logprob: float  # under the model, in nats
+    logits: Tensor  # (V,) of the model
+    processed: Tensor  # (V,) after the logits processors
+    probs: Tensor  # (V,) the distribution for the draw
 
 
 def draw_key(seed: int, prompt: str, sample: int) -> Key:
@@ -92,7 +92,7 @@ def draw(probs: Tensor, keys: Sequence[Key]) -> Tensor:
     mass = probs.double().cumsum(-1)
     end = mass[:, -1:]
     at = torch.tensor(numbers, dtype=torch.float64, device=probs.device)[:, None] * end
-    at = torch.minimum(at, torch.nextafter(end, torch.zeros_like(end)))  # rounding must not lead beyond the last token
+    at = torch.minimum(at, torch.nextafter(end, torch.zeros_like(end)))  # rounding must not go past the last token
     return torch.searchsorted(mass, at, right=True)[:, 0]
 
 

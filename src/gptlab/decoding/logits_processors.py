@@ -19,11 +19,11 @@ STEPS = ("repetition", "presence", "frequency", "banned", "no_repeat_ngram")
 class LogitsProcessors:
     """Penalties and bans; by default each does nothing."""
 
-    order: list[str] = field(default_factory=lambda: list(STEPS))  # the first one comes first
+    order: list[str] = field(default_factory=lambda: list(STEPS))  # first to last
     repetition: float = 1.0  # divides positive logits of tokens seen in prompt or text, multiplies negative ones
     presence: float = 0.0  # subtracted from the logit of each token of the text
     frequency: float = 0.0  # subtracted once for each time it occurs in the text
-    banned: list[Any] = field(default_factory=list)  # tokens that never come: ids, or texts of one token
+    banned: list[Any] = field(default_factory=list)  # tokens that are never drawn: ids, or texts of one token
     no_repeat_ngram: int = 0  # no n tokens in a row occur twice, in prompt and text; 0: off
 
     def __post_init__(self) -> None:

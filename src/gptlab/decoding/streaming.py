@@ -12,13 +12,13 @@ class TextStream:
         require("" not in stops, "stop", '""', "is empty, which is everywhere", "leave it out")
         self.decode, self.stops = decode, tuple(stops)
         self.ids: list[int] = []
-        self.text = ""  # what was shown so far
+        self.text = ""  # shown so far
         self.stopped = False
 
     def add(self, token: int) -> str:
         """Return the new text that is final after one more token."""
         self.ids.append(token)
-        return self._show(self.decode(self.ids).rstrip("\ufffd"))  # the beginning of a character, perhaps
+        return self._show(self.decode(self.ids).rstrip("\ufffd"))  # it may be an unfinished character
 
     def end(self) -> str:
         """Return the rest of the text, when no more tokens come."""

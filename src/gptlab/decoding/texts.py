@@ -33,7 +33,7 @@ class Continuation:
     ids: list[int]
     logprob: float
     score: float | None = None  # of beam search
-    steps: list[Step] = field(default_factory=list)  # one for each id; none of beam search
+    steps: list[Step] = field(default_factory=list)  # one per id; empty for beam search
 
     def record(self) -> dict[str, Any]:
         """Return the continuation as plain values, with the log-probability of each token, or the search's score."""

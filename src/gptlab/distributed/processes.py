@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
-PATIENCE = timedelta(seconds=10)  # with the other ranks, when one has met a mistake
+PATIENCE = timedelta(seconds=10)  # wait for the other ranks when one has met a mistake
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ProcessGroup:
             environment = cluster_environment()
             os.environ["MASTER_ADDR"] = environment.main_address
             os.environ["MASTER_PORT"] = str(environment.main_port)
-            # torch meets here again for its process group: in rank 0 both share one server
+            # torch's process group uses the same address: on rank 0 both share one server
             self._store = next(rendezvous("env://", self.rank, self.size))[0]
             self._waited_for = self.rank == 0
 
@@ -107,9 +107,9 @@ class ProcessGroup:
         try:
             self._store.wait(["gptlab/mistake"], PATIENCE)
             return self._get("mistake") != mistake
-        except DistStoreError:  # in time
+        except DistStoreError:  # timeout
             return True
-        except DistError:  # rank 0 has gone, and has said why
+        except DistError:  # rank 0 has ended and printed the reason
             return False
 
     def _send(self, message: dict[str, Any]) -> None:

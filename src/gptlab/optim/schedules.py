@@ -84,7 +84,7 @@ class WSD(Cosine):
         warmup, last = self.warmup(steps), steps - 1
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        decay = max(1.0, min(self.decay_share * last, last - warmup))  # in steps; none of the warm-up's
+        decay = max(1.0, min(self.decay_share * last, last - warmup))  # in steps, after the warm-up
         way = min(1.0, max(0.0, 1 - (last - step) / decay))
         return 1 + (self.min_ratio - 1) * way ** (0.5 if self.shape == "sqrt" else 1)
 

@@ -12,7 +12,7 @@ from gptlab.planning.flops import flops_of_settings
 from gptlab.runs.reader import RunRecord
 
 Points = list[tuple[int, float]]  # (step, value), by step
-FARTHEST = 10**15  # a step beyond is none
+FARTHEST = 10**15  # larger numbers are not steps
 AXES = {"steps": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
 
 
@@ -77,14 +77,14 @@ def read_curves(run: RunRecord) -> Curves:
         if not 0 <= step < FARTHEST:
             continue
         for key, value in values.items():
-            found.setdefault(key, {})[step] = value  # the last word counts
+            found.setdefault(key, {})[step] = value  # the last value wins
     metrics = {key: sorted(points.items()) for key, points in found.items()}
     return Curves(metrics, run.tokens_per_step, _flops_per_token(run))
 
 
 def _rows(text: str) -> Iterator[dict[str, str]]:
-    whole, _, _ = text.replace("\0", "").rpartition("\n")  # what is behind the last line's end is being written
-    with contextlib.suppress(csv.Error):  # of a cell that never ends
+    whole, _, _ = text.replace("\0", "").rpartition("\n")  # an unfinished last line is left out
+    with contextlib.suppress(csv.Error):  # an unterminated cell
         yield from csv.DictReader(whole.splitlines())
 
 

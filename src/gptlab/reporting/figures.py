@@ -13,10 +13,10 @@ SPEED = metric("train/tokens_per_second")
 class Figure:
     """One figure of a run."""
 
-    head: str  # above its column, and in sentences
-    text: Callable[[float | None], str]  # writes a value in few characters
-    spared: int  # a narrow terminal goes without the lowest first
-    metric: Metric | None = None  # its curve in metrics.csv; the last value stands for a summary's
+    head: str  # its column's heading, also used in sentences
+    text: Callable[[float | None], str]  # formats a value in few characters
+    spared: int  # a narrow terminal omits the lowest first
+    metric: Metric | None = None  # its curve in metrics.csv; the last value replaces a missing summary
 
 
 def _number(form: str) -> Callable[[float | None], str]:

@@ -11,7 +11,7 @@ from gptlab.reporting import html as pages
 
 KINDS = ("raw", "tempered", "final")
 COLUMNS = ("token", *KINDS, "surprise", "rank", "entropy", "kept")
-Spell = Callable[[int], str]  # one token, for people to look at
+Spell = Callable[[int], str]  # one token as readable text
 
 
 def inspection_table(sample: dict[str, Any], spell: Spell) -> Table:

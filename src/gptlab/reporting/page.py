@@ -55,7 +55,7 @@ def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
         heading, caption = CAPTIONS[name]
         data = base64.b64encode(png).decode()
         parts.append(f'<h2>{heading}</h2><p class="what">{html.escape(caption)}</p>')
-        width = int.from_bytes(png[16:20]) / 1.6  # of its pixels, for screens that have many
+        width = int.from_bytes(png[16:20]) / 1.6  # CSS pixels, for high-resolution screens
         parts.append(f'<img alt="{html.escape(heading)}" width="{width:.0f}" src="data:image/png;base64,{data}">')
     if samples := _samples(report):
         what = "The same prompts at a run's validations: the first, the last, and some between."
@@ -99,7 +99,7 @@ def read_samples(run: RunRecord) -> dict[int, list[str]]:
     """Read samples.md as a map from steps to the text of each prompt."""
     lines = run.text("samples.md").split("\n")
     found: dict[int, list[str]] = {}
-    block: list[str] | None = None  # the text that is being read
+    block: list[str] | None = None  # the current text
     texts: list[str] = []
     for line in [*lines, ""]:
         head = line.removeprefix("## step ")

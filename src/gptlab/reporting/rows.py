@@ -22,7 +22,7 @@ from gptlab.tasks.base import Task
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.saved import task_of
 
-MOST_KEYS = 40  # settings that a table has columns for
+MOST_KEYS = 40  # at most so many columns of settings
 
 
 @dataclass
@@ -32,10 +32,10 @@ class Row:
     run: RunRecord
     curves: Curves
     asked: dict[str, Any]  # the settings that differ between the runs
-    figures: dict[str, float | None]  # by their keys in the report's figures; NaN where the run diverged
+    figures: dict[str, float | None]  # by their keys in the report's figures; NaN if the run diverged
     group: int = 0  # runs of one group differ in the seed alone
     mean: float | None = None
-    error: float | None = None  # standard error; None of a single seed
+    error: float | None = None  # standard error; None for a single seed
     seeds: int = 0
 
     @property

@@ -15,7 +15,7 @@ from rich.text import Text
 from gptlab.reporting.figures import in_order_of_need
 from gptlab.reporting.rows import Report, Row, finite, shown
 
-LEAST_NAME = 10  # characters of a run's name
+LEAST_NAME = 10  # characters kept of a run's name
 
 
 def heads(report: Report, figures: Sequence[str] | None = None) -> list[str]:
@@ -62,7 +62,7 @@ def show(console: Console, report: Report) -> None:
     columns[0].width = max(LEAST_NAME, min(int(columns[0].max_width or 0), room - 3))
     table = RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for line in lines(report, figures):
-        table.add_row(*map(Text, line))  # square brackets are text, not markup
+        table.add_row(*map(Text, line))  # Text, so that square brackets are not markup
     console.print(table)
     for note in report.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

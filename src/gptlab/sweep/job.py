@@ -22,8 +22,8 @@ from gptlab.files import write_atomically
 from gptlab.metrics import Metric, metric
 from gptlab.runs.config_file import read_config, record, write_config
 
-GRACE = 30  # seconds that a stopped job has to save what it learned
-LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
+GRACE = 30  # seconds for a stopped job to save
+LIFELINE = "GPTLAB_LIFELINE"  # set in the environment of a job, whose standard input closes when the sweep is gone
 
 
 class Devices(Protocol):
@@ -50,8 +50,8 @@ class Job:
 
     def __init__(self, path: Path, num: int, overrides: list[str]) -> None:
         self.path, self.num = path, num
-        self.overrides = [o for o in overrides if not o.startswith("json=")]  # not about the run
-        self.stopped = False  # by us
+        self.overrides = [o for o in overrides if not o.startswith("json=")]  # json= is not a setting of the run
+        self.stopped = False  # by this launcher
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -117,7 +117,7 @@ class Job:
         """Ask the job to save its state, and to end."""
         assert self._process is not None
         self.stopped = True
-        self._process.send_signal(signal.SIGINT)  # the first rank ends the others
+        self._process.send_signal(signal.SIGINT)  # rank 0 ends the others
 
     def kill(self) -> None:
         """End every process of the job."""
@@ -216,10 +216,10 @@ def follow_the_sweep() -> None:
     if LIFELINE not in os.environ or int(os.environ.get("LOCAL_RANK", 0)):
         return
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the sweep runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore SIGINT by default
 
     def wait() -> None:
-        os.read(0, 1)  # comes back when the other end is closed
+        os.read(0, 1)  # returns when the other end is closed
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(GRACE)
         os.killpg(0, signal.SIGKILL)
@@ -229,7 +229,7 @@ def follow_the_sweep() -> None:
 
 def _take(log: int, path: Path) -> None:
     """Wait until no process of an earlier start writes to this log; child processes inherit the lock."""
-    import fcntl  # not on Windows, where there are no process groups either
+    import fcntl  # not available on Windows
 
     for _ in range(10 * (GRACE + 5)):
         try:

@@ -16,7 +16,7 @@ from gptlab.distributed.devices import gpus
 from gptlab.errors import require
 from gptlab.sweep.job import GRACE, Devices, Job, RunConfig, score_text
 
-Explain = Callable[[Exception, list[str]], str]  # a mistake in one line
+Explain = Callable[[Exception, list[str]], str]  # formats a mistake in one line
 
 
 def launch(
@@ -140,14 +140,14 @@ def end_all(jobs: list[Job]) -> None:
         while jobs and time.monotonic() < deadline:
             jobs = [job for job in jobs if job.running()]
             time.sleep(0.1)
-    finally:  # a second Ctrl-C does not wait
+    finally:  # also after a second Ctrl-C, which does not wait
         for job in jobs:
             job.kill()
             job.running()
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # a sweep may run for days into a file
+    print(line, flush=True)  # a log file should show progress during a long sweep
 
 
 def _outcome(job: Job) -> str:

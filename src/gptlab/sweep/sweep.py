@@ -76,7 +76,7 @@ class Sweep:
             if not jobs_in(self.path):
                 for name in ("sweep.json", "multirun.yaml", ".lock"):
                     (self.path / name).unlink(missing_ok=True)
-                with suppress(OSError):  # not empty any more
+                with suppress(OSError):  # it is not empty
                     for folder in made:
                         folder.rmdir()
 
@@ -130,7 +130,7 @@ def _fixed(argv: list[str]) -> list[str]:
     try:
         swept = swept_keys([arg for arg in argv if "=" in arg and arg[0] != "-"])
     except HydraException:
-        return []  # Hydra will say so
+        return []  # Hydra reports the error
     return [key for key, is_swept in swept.items() if not is_swept]
 
 

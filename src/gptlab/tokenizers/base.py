@@ -15,8 +15,8 @@ from gptlab.errors import UserError, reason
 from gptlab.files import read_bounded, read_json
 from gptlab.registry import options
 
-EOT = "<|endoftext|>"  # stands before every document
-MOST_BYTES = 1 << 28  # of a file of a saved tokenizer
+EOT = "<|endoftext|>"  # precedes every document
+MOST_BYTES = 1 << 28  # bound on a file of a saved tokenizer
 Ids = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -32,8 +32,8 @@ class Tokenizer(ABC):
 
     n_vocab: int
     eot: int
-    unknown: int | None = None  # stands for every character that the vocabulary does not have
-    special: str | None = EOT  # spells `eot` in an exported vocabulary; None: the vocabulary says so itself
+    unknown: int | None = None  # the id of characters outside the vocabulary
+    special: str | None = EOT  # the text of `eot` in an exported vocabulary; None: the vocabulary has it
 
     def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -115,7 +115,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return loader.load(folder, saved)
     except UserError:
         raise
-    except Exception as error:  # each library raises its own
+    except Exception as error:  # each library raises its own types
         raise _unreadable(folder, error) from error
 
 

@@ -26,7 +26,7 @@ class BPE:
     """Byte-pair encoding trained on the text (Sennrich et al. 2016); `vocab_size` counts the special token."""
 
     vocab_size: int = 2048
-    max_bytes: int = 1_000_000_000  # of text that is looked at, evenly spread over all of it
+    max_bytes: int = 1_000_000_000  # bytes of training text, evenly spaced over all of it
 
     def __post_init__(self) -> None:
         require(self.max_bytes >= 1, "max_bytes", self.max_bytes, "must be at least 1", "1_000_000_000 is plenty")

@@ -29,7 +29,7 @@ class JSONFile:
         """Return the tokenizer of the file; raises UserError if the file is not one, or has no token `eot`."""
         try:
             tokenizer = JSONTokenizer(Path(self.file).expanduser().read_text(), 0)
-        except Exception as error:  # the library raises bare ones
+        except Exception as error:  # the library raises bare Exceptions
             why = f"is not a tokenizer.json ({reason(error)})"
             raise UserError("tokenizer.file", self.file, why, "give one of a Hugging Face model") from error
         found = tokenizer.tokenizer.token_to_id(self.eot)
@@ -49,7 +49,7 @@ class JSONTokenizer(Tokenizer, kind="json"):
 
         self.definition, self.eot = definition, eot
         self.tokenizer = HFTokenizer.from_str(definition)
-        self.tokenizer.encode_special_tokens = True  # text that spells one is ordinary text
+        self.tokenizer.encode_special_tokens = True  # special tokens in a text are ordinary text
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.n_vocab = max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1

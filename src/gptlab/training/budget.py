@@ -14,11 +14,11 @@ class Budget:
 
     steps: int | None = None  # optimizer steps
     tokens: float | None = None
-    epochs: float | None = None  # of all training windows
+    epochs: float | None = None  # passes over all training windows
     flops: float | None = None  # floating-point operations of training
     tokens_per_param: float | None = None  # 20 is Chinchilla's (Hoffmann et al. 2022)
-    minutes: float | None = None  # of training steps, as many as this machine makes in them
-    seconds_per_step: float | None = None  # what minutes count by; null: timed before the first step
+    minutes: float | None = None  # of training steps on this machine
+    seconds_per_step: float | None = None  # converts minutes to steps; null: timed before the first step
 
     def __post_init__(self) -> None:
         units = given_budget(dataclasses.asdict(self))

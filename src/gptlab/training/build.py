@@ -50,7 +50,7 @@ class Parts:
     module: GPTModule
     trainer: L.Trainer
     end_of_step: EndOfStep
-    plan: Plan | None  # None until a step was timed
+    plan: Plan | None  # None until a step is timed
     parameters: int
     flops_per_token: int
 
@@ -65,7 +65,7 @@ def build(begun: Start, console: Console) -> Parts:
     plan = config.budget.plan(*sizes)
     if plan:
         begun.require_steps_left(plan)
-    steps = plan.steps if plan else max(1, begun.step)  # until they are timed
+    steps = plan.steps if plan else max(1, begun.step)  # provisional until steps are timed
 
     ranks = Ranks()
     throughput = ThroughputMonitor(lambda: datamodule.seconds_waited)
@@ -97,7 +97,9 @@ def build(begun: Start, console: Console) -> Parts:
     if device.type == "cpu":
         keep_freed_pages()
     L.seed_everything(config.seed, verbose=False)
-    module = as_module(config, begun.gpt or GPT(config.model), begun.data, steps)  # last: mistakes must not wait for it
+    module = as_module(
+        config, begun.gpt or GPT(config.model), begun.data, steps
+    )  # last, because it is slow and mistakes should be reported first
     return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops)
 
 

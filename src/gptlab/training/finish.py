@@ -75,7 +75,7 @@ def finish(begun: Start, parts: Parts, summary: dict[str, Any], console: Console
 def _texts(begun: Start, parts: Parts) -> Sequence[tuple[str, str, str]]:
     """Return (decoder, prompt, continuation) of the first prompt, greedy and by the run's own decoder."""
     config, gpt = begun.config, parts.module.gpt.eval()
-    together = is_sharded(parts.trainer)  # a sharded model is run by all ranks
+    together = is_sharded(parts.trainer)  # all ranks must run a sharded model
     if not config.sample_prompts or not (parts.trainer.is_global_zero or together):
         return []
     prompt = config.sample_prompts[0]
@@ -98,7 +98,7 @@ def stopped(begun: Start, parts: Parts, console: Console) -> None:
 def not_finite(begun: Start, step: int) -> RunFailed:
     """Return the error that ends a run whose step had a gradient that is not finite."""
     todo = "lower optimizer.lr, or on_nan=skip"
-    if begun.data.corpus is not None:  # nobody can ask another data module for the rows of a step
+    if begun.data.corpus is not None:  # other data modules cannot return the rows of a step
         todo += f"; what was in it: gptlab replay run={begun.run_dir} step={step}"
     return RunFailed(f"step={step}: its gradient is not finite; {todo}")
 

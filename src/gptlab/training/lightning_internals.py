@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-# warnings whose advice does not fit here
+# warnings whose advice does not apply here
 ADVICE = (
     "does not have many workers",
     "treespec, LeafSpec",
@@ -29,7 +29,7 @@ ADVICE = (
     "You're resuming from a checkpoint that ended before the epoch ended",
     "Total length of .* across ranks is zero",
 )
-# what the constructor of a Trainer raises where the machine does not have what was asked for: one line, no traceback
+# errors of Trainer's constructor for missing hardware: reported in one line, without a traceback
 TRAINER_MISTAKES = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
 
 
@@ -190,7 +190,7 @@ def mlflow_logger(experiment: str, title: str, uri: str, run_id: str | None) -> 
 
     class Known(MLFlowLogger):
         def log_hyperparams(self, params: Any) -> None:
-            if run_id is None:  # MLflow lets none be changed
+            if run_id is None:  # MLflow does not allow changes
                 super().log_hyperparams(params)
 
     return Known(experiment, title, uri, run_id=run_id)

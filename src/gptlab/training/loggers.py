@@ -32,7 +32,7 @@ class Loggers:
     csv: bool = True
     wandb: bool = False
     mlflow: bool = False
-    project: str = "gptlab"  # of W&B; the experiment of MLflow
+    project: str = "gptlab"  # the project of W&B, the experiment of MLflow
     mlflow_uri: str | None = None  # null: MLFLOW_TRACKING_URI, or the file outputs/mlflow.db
     every_n_steps: int = 10
     others: dict[str, Any] = field(default_factory=dict)  # +logger.others.NAME._target_=CLASS

@@ -17,11 +17,11 @@ class Loss(nn.Module):
     themselves, their gradients and the optimizer's state stay in fp32 (master weights: Micikevicius et al. 2018).
     """
 
-    figures: "_Figures"  # all that the task says of a batch; the loss is one of them
+    figures: "_Figures"  # all figures of a batch by the task; the loss is one of them
 
     def __init__(self, task: Task, gpt: Any, reading: Reading | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        # the model is no submodule of this one: a checkpoint names each weight once
+        # the model is not a submodule: a checkpoint names each weight once
         object.__setattr__(self, "figures", _Figures(_TaskLosses(task, gpt, reading or Reading()), dtype))
 
     @property

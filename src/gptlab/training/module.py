@@ -69,12 +69,12 @@ class GPTModule(L.LightningModule):
         self.log_every_n_steps, self.on_nan, self.bytes_per_token = log_every_n_steps, on_nan, bytes_per_token
         self.average = average or WeightAverage(None)
         self.sharded, self.shard_dtype = sharded, shard_dtype
-        self.skipped_step: int | None = None  # the step just made, if its gradient was not finite
+        self.skipped_step: int | None = None  # the last step, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
         self._earlier_losses = torch.empty(0)  # of steps since the last log before a checkpoint, over all ranks, (N,)
         self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or that checkpoint
-        self._gradients: dict[str, Any] = {}  # what clipping saw at the last step
-        self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since they were last looked at
+        self._gradients: dict[str, Any] = {}  # norm and rate of the last step, from clipping
+        self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last check
         self._sums: list[Sums] = []  # of this rank's held-out batches
 
     def configure_model(self) -> None:
@@ -107,7 +107,7 @@ class GPTModule(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the position in training, not by anything that ran before; no two ranks share its noise."""
         part = batch_idx % self.trainer.accumulate_grad_batches
-        # (torch.manual_seed would also take down a traceback for every kind of device that is not there: 1 ms)
+        # (torch.manual_seed also records a traceback for every missing kind of device, which takes 1 ms)
         noise: Any = torch.default_generator if self.device.type == "cpu" else torch.get_device_module(self.device)
         noise.manual_seed(random_seed(self.seed, "dropout", self.global_step, part, self.global_rank))
 
@@ -179,9 +179,11 @@ class GPTModule(L.LightningModule):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
         norm = self.clip(optimizer)
         self._gradients = {"optim/lr": optimizer.param_groups[0]["lr"], "optim/grad_norm": norm}
-        if scaler is None:  # a scaler tries scales until one fits
+        if scaler is None:  # with a scaler, infinite gradients are part of its search for a scale
             self._norms.append((self.global_step + 1, norm))
-        if self.on_nan != "stop" or self.device.type == "cpu":  # else at the next log: no step waits for the device
+        if (
+            self.on_nan != "stop" or self.device.type == "cpu"
+        ):  # else at the next log, so that no step waits for the device
             self.check_gradients()
 
     def clip(self, optimizer: torch.optim.Optimizer) -> Tensor:
@@ -189,7 +191,7 @@ class GPTModule(L.LightningModule):
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in params])
         total = full_tensor(norm)
-        on_cpu = self.device.type == "cpu"  # there a look at the norm is free, and multiplying by 1 is not
+        on_cpu = self.device.type == "cpu"  # there reading the norm is free, and multiplying by 1 is not
         if self.clip_norm and not (on_cpu and total <= self.clip_norm):
             torch.nn.utils.clip_grads_with_norm_(params, self.clip_norm, norm)
         return total
@@ -204,7 +206,7 @@ class GPTModule(L.LightningModule):
             if not ok:
                 self.skipped_step = step
                 for p in self.gpt.parameters():
-                    p.grad = None  # optimizers pass over these
+                    p.grad = None  # optimizers skip parameters without gradients
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         read_older_checkpoint(checkpoint, datamodule_of(self.trainer).tokens_per_step)

@@ -9,8 +9,8 @@ from gptlab.errors import UserError, require
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.callbacks.checkpointing import by_step, is_whole
 
-# fields whose change would make the continuation a lie; of `data` all but how batches are computed, of the optimizer,
-# whose state goes on, all but its rate
+# fields that a continuation must not change; of `data` all but how batches are computed, of the optimizer,
+# whose state is kept, all but its rate
 FIXED = ("model", "tokenizer", "data", "optimizer", "seed")
 FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
 
@@ -38,7 +38,7 @@ def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
     It is the one in `run_dir`, with or without a checkpoint, or one of outputs/ that has a checkpoint.
     """
     own = (run_dir / "config.yaml").exists()
-    below = "/".join("*" for _ in Path(str(values["name"])).parts)  # a name may have folders in it
+    below = "/".join("*" for _ in Path(str(values["name"])).parts)  # a name may contain slashes
     found = [run_dir] if own else [path.parent for path in Path("outputs").glob(f"*/{below}/config.yaml")]
     for path in sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True):
         run = RunDir(path.resolve())
@@ -55,7 +55,7 @@ def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
 
 def _asked(values: dict[str, Any]) -> dict[str, Any]:
     asked = {key: value for key, value in values.items() if key not in ("resume", "json", "gptlab")}
-    return {**asked, "budget": {**asked.get("budget", {}), "seconds_per_step": None}}  # which that run has found
+    return {**asked, "budget": {**asked.get("budget", {}), "seconds_per_step": None}}  # that run has timed it
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:

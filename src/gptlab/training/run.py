@@ -36,14 +36,14 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     begun = start(config, console)
     try:
         parts = build(begun, console)
-        open_run(begun, parts, console)  # from here on something is written
+        open_run(begun, parts, console)  # from here on files are written
         status, stop = "failed", parts.end_of_step.stop
         try:
             with stop.heed_signals():
                 parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
             measure_end(parts)
             status = "finished"
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        except (KeyboardInterrupt, SystemExit):  # Lightning raises SystemExit on KeyboardInterrupt
             status = "stopped"
             stopped(begun, parts, console)
             # a sweep ends too; with nothing noted it was Ctrl-C before the first step

@@ -28,13 +28,13 @@ MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids
 class Start:
     """A run before it is built: its resolved config, its data, and the checkpoint that it continues from."""
 
-    config: TrainConfig  # resolved: what config.yaml keeps
+    config: TrainConfig  # resolved, as in config.yaml
     data: Data
-    gpt: GPT | None  # the model that `init_from` names, for a run that has no checkpoint
+    gpt: GPT | None  # the model of `init_from`, for a run without a checkpoint
     resumed_from: RunDir | None
-    checkpoint: Path | None = None  # of that run; None where it was killed before its first one: it begins again
+    checkpoint: Path | None = None  # of that run; None if it was killed before its first one and begins again
     step: int = 0  # of that checkpoint
-    lock: BaseFileLock | None = None  # on the run that goes on; on rank 0 only
+    lock: BaseFileLock | None = None  # on the resumed run; on rank 0 only
 
     @property
     def run_dir(self) -> Path:
@@ -83,7 +83,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
     if before and not before.is_begun() and before.path.resolve() == config.path.resolve():
-        before = None  # killed before all was written that it begins with
+        before = None  # killed before its first files were written
     if before is None:
         if early_rank() == 0:
             RunDir(config.path).require_new()

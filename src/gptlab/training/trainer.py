@@ -22,14 +22,14 @@ class TrainerConfig:
     """The settings of Lightning's Trainer that a run may choose; names and meanings are Lightning's."""
 
     accelerator: str = "auto"
-    devices: Any = "auto"  # on each machine: a number, a list, or auto: all (those torchrun or srun has started)
+    devices: Any = "auto"  # on each machine: a number, a list, or auto: all, or those that torchrun or srun has started
     num_nodes: int = 1
     strategy: str = "auto"  # Lightning's, or fsdp: weights, gradients and optimizer state sharded over the devices
     precision: str = "32-true"  # bf16-mixed | 16-mixed | bf16-true: the latter with fp32 master weights
     activation_checkpointing: bool = False  # the backward pass computes the blocks again: less memory, more time
-    gradient_clip_val: float = 1.0  # of the global norm; 0 turns it off
+    gradient_clip_val: float = 1.0  # largest global norm of gradients; 0 turns it off
     val_every_n_steps: int = 150
-    max_minutes: float | None = None  # then the run stops, and can be resumed
+    max_minutes: float | None = None  # after this time the run stops, and can be resumed
     detect_anomaly: bool = False
     profile: bool = False  # RUN/profile: a Chrome trace of a few steps, and a table of their slowest operators
     deterministic: bool = False
@@ -75,7 +75,7 @@ class TrainerConfig:
                 max_steps=steps,
                 check_val_every_n_epoch=None,
                 num_sanity_val_steps=0,
-                use_distributed_sampler=False,  # ours knows the ranks
+                use_distributed_sampler=False,  # our sampler knows the ranks
                 log_every_n_steps=1,
                 logger=False,
                 callbacks=list(callbacks),

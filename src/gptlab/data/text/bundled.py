@@ -51,7 +51,7 @@ def _docstrings(stdlib: Path) -> Iterator[str]:
             try:
                 tree = ast.parse(path.read_bytes())
             except (SyntaxError, ValueError):
-                continue  # lib2to3 keeps files of other Pythons
+                continue  # lib2to3 has files for other Python versions
         if text := "\n\n".join(_docstrings_of(tree)):
             yield text
 

@@ -14,10 +14,10 @@ from gptlab.data.tokens.cache import cache_dir
 from gptlab.errors import UserError, reason, require
 
 ATTEMPTS = 5
-PAUSE = 1.0  # seconds before the second attempt; doubled for each one after it
-TIMEOUT = 30.0  # seconds without a byte
-BLOCK = 1 << 16  # bytes; what a connection that breaks off can lose
-AGAIN = (408, 429)  # answers that are worth another attempt, as all from 500 on are
+PAUSE = 1.0  # seconds before the second attempt; doubled each time
+TIMEOUT = 30.0  # seconds without data
+BLOCK = 1 << 16  # bytes; the most that a broken connection loses
+AGAIN = (408, 429)  # status codes to retry, besides all from 500 on
 
 
 def fetch(url: str, sha256: str) -> Path:
@@ -27,7 +27,7 @@ def fetch(url: str, sha256: str) -> Path:
     with FileLock(f"{path}.lock"):
         if not path.exists():
             partial = path.with_suffix(".partial")
-            begun = partial.exists()  # by an earlier process, perhaps from another address
+            begun = partial.exists()  # by an earlier process, perhaps from another URL
             if (found := _fetch(url, partial, sha256)) != sha256 and begun:
                 found = _fetch(url, partial, sha256)
             why, todo = f"but {url} has {found}", "mend the address, or the hash if you trust this text"
@@ -69,7 +69,7 @@ def _append(url: str, partial: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to come, or another file is there now: the hash decides
+        if error.code == 416:  # nothing is left, or the file has changed: the hash decides
             return
         raise
     with response, partial.open("ab" if response.status == 206 else "wb") as file:

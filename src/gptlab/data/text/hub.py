@@ -13,7 +13,7 @@ from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
 from gptlab.files import write_atomically
 
-PIECE = 1 << 26  # bytes of text in a file
+PIECE = 1 << 26  # bytes of text per file
 
 
 def fetch(
@@ -90,7 +90,7 @@ def _records(
             yield text
     except UserError:
         raise
-    except Exception as error:  # the hub's client has many: no network, no such name, no permission, no such split
+    except Exception as error:  # the client raises many types: no network, name, permission or split
         why = f"cannot be read ({type(error).__name__}: {reason(error)})"
         todo = "connect, or see that its name, configuration and split are right; what came so far is kept"
         raise UserError("data.path", path, why, todo) from error

@@ -113,12 +113,12 @@ def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator
     while not end:
         block = file.read(BLOCK)
         end = not block
-        held = len(decoder.getstate()[0])  # bytes of a character that the last block began
+        held = len(decoder.getstate()[0])  # bytes of an unfinished character at the end of the last block
         try:
             text = decoder.decode(block, final=end)
         except UnicodeDecodeError as error:
             raise _not_utf8(key, path, f"byte {offset - held + error.start}") from error
-        text = text if offset else text.removeprefix("\ufeff")  # some editors begin a file with this mark
+        text = text if offset else text.removeprefix("\ufeff")  # byte order mark
         offset += len(block)
         if text:
             yield text
@@ -130,7 +130,7 @@ def _separated(blocks: Iterator[str], separator: str) -> Iterator[Chunk]:
     for block in blocks:
         searched = max(0, len(rest) - len(separator) + 1)
         rest += block
-        if rest.find(separator, searched) < 0:  # a long document is not looked through again and again
+        if rest.find(separator, searched) < 0:  # do not search a long document again from its start
             continue
         *documents, rest = rest.split(separator)
         yield from (Chunk(text, begins=True) for document in documents if (text := document.strip("\r\n")))
@@ -182,7 +182,7 @@ def _record(record: Any, where: str, reading: Reading, key: str, path: Path) -> 
     require(isinstance(text, str), key, path, why, "choose another data.column")
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a character
+    except UnicodeEncodeError as error:  # JSON can hold a lone surrogate
         if reading.errors == "strict":
             why = f"{where} holds half a character (at {error.start})"
             raise UserError(key, path, why, "mend it, or data.errors=replace") from error

@@ -22,11 +22,11 @@ PACKINGS = ("stream", "documents")
 class DataConfig(BatchConfig):
     """The settings by which tokens become batches, common to all options that give text or tokens."""
 
-    val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
-    packing: str = "stream"  # windows cut a stream of all documents | documents: they begin where documents begin
+    val_fraction: float = 0.1  # of the text; whole documents, or the end of each if there are too few
+    packing: str = "stream"  # stream: windows cut the joined text | documents: windows begin where documents begin
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
     mask_documents: bool = False  # no position attends to another document of its window
-    repeat_steps: int | None = None  # repeat the batches of the first steps, this many: can it overfit them?
+    repeat_steps: int | None = None  # repeat the batches of this many first steps: can the model overfit them?
     num_workers: int = 0
 
     def __post_init__(self) -> None:
@@ -64,8 +64,8 @@ class Readable(TextData):
     """Text in files: plain, `.jsonl` or `.parquet`, also `.gz` or `.zst`; one document per file or record."""
 
     column: str = "text"  # of a record
-    separator: str | None = None  # what stands between the documents of one plain file, e.g. <|endoftext|>
-    errors: str = "strict"  # strict | replace: what is not UTF-8 becomes U+FFFD
+    separator: str | None = None  # text between the documents of one plain file, e.g. <|endoftext|>
+    errors: str = "strict"  # strict | replace: bytes that are not UTF-8 become U+FFFD
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,7 +99,7 @@ class Files(Readable):
     """Your own text, by paths and globs from the current folder: data.files=[book.txt,more/*.txt]."""
 
     files: list[str] = field(default_factory=list)
-    val_files: list[str] = field(default_factory=list)  # what is held out; none: a part of `files`
+    val_files: list[str] = field(default_factory=list)  # held-out files; none: a part of `files`
 
     def chunks(self) -> Iterator[Chunk]:
         for path in matching(self.files, "data.files"):
@@ -144,11 +144,11 @@ class Hub(TextData):
     """
 
     path: str = ""  # OWNER/NAME
-    name: str | None = None  # the configuration, where there are several
+    name: str | None = None  # the configuration, if there are several
     split: str = "train"
-    val_split: str | None = None  # what is held out; null: a part of `split`
-    revision: str | None = None  # a commit: the same text for ever
-    max_documents: int | None = None  # only the first ones of `split`
+    val_split: str | None = None  # the held-out split; null: a part of `split`
+    revision: str | None = None  # a commit, so that the text never changes
+    max_documents: int | None = None  # only the first documents of `split`
     joined: bool = False  # the records are lines of one text
     column: str = "text"
 
@@ -207,7 +207,7 @@ class TokenFiles(DataConfig):
     data.folder=DIR, or data.train=[train.bin] data.val=[val.bin].
     """
 
-    folder: str | None = None  # with its own tokenizer
+    folder: str | None = None  # written by `gptlab tokenize`, with its tokenizer
     train: list[str] = field(default_factory=list)  # paths and globs, in their order
     val: list[str] = field(default_factory=list)  # none: the end of `train` is held out
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from gptlab.data.text.readers import Chunk
 from gptlab.errors import UserError
 
-HEAD = 1 << 16  # characters of a document that choose its side
+HEAD = 1 << 16  # characters of a document whose hash chooses its side
 FEW = 1 << 16  # documents whose lengths are remembered
 
 
@@ -23,7 +23,7 @@ class Survey:
     documents: int
     bytes: int
     held_out: list[int] = field(default_factory=list)  # buckets
-    cuts: list[int] = field(default_factory=list)  # or the character of each document where its held-out end begins
+    cuts: list[int] = field(default_factory=list)  # or, for each document, the position where its held-out end begins
 
 
 def survey(chunks: Iterable[Chunk], val_fraction: float) -> Survey:
@@ -82,7 +82,7 @@ def bucket(head: str) -> int:
 def divide(chunks: Iterable[Chunk], found: Survey) -> Iterator[tuple[str, Chunk]]:
     """Yield each chunk with `train` or `val`, in the order of the text; a chunk across the border is cut in two."""
     held_out, cuts = frozenset(found.held_out), iter(found.cuts)
-    part, left = "train", -1  # characters of this document that are still to be trained on; -1: it is not cut
+    part, left = "train", -1  # characters of this document that remain for training; -1: not cut
     for (text, begins, counts), head in _with_heads(chunks):
         if begins:
             part = "val" if bucket(head) in held_out else "train"

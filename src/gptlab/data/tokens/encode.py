@@ -25,11 +25,11 @@ from gptlab.errors import UserError
 from gptlab.files import write_atomically
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
-JOB = 1 << 20  # characters that are encoded at once
-SECTION = 1 << 28  # characters of a shard
-ALONE = 1 << 23  # bytes that are not worth a second process
+JOB = 1 << 20  # characters encoded at once
+SECTION = 1 << 28  # characters per shard
+ALONE = 1 << 23  # bytes below which one process encodes
 
-Progress = Callable[[int], None]  # is told how many more bytes of text are done
+Progress = Callable[[int], None]  # receives the number of bytes just done
 
 
 class Job(NamedTuple):
@@ -59,8 +59,8 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
             yield waiting[part]
             waiting[part], sizes[part] = Job(part, [], [], [], before=counts), 0
 
-    of, rest, fresh, counted = "train", "", True, True  # the end of the last document, and whether it is all of it
-    enough = JOB  # characters in which a place to cut is looked for; twice as many where there was none
+    of, rest, fresh, counted = "train", "", True, True  # the unfinished document, and whether it is all there
+    enough = JOB  # characters to search for a cut; doubled when none is found
     for part, (text, begins, counts) in chunks:
         if rest and (begins or counts != counted):
             yield from add(of, rest, fresh, counted)

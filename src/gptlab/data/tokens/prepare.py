@@ -39,7 +39,7 @@ class Corpus:
     train: list[TokenStream]
     weights: list[float]
     val: TokenStream
-    folders: list[Path]  # of shards, one a source
+    folders: list[Path]  # of shards, one per source
 
     def sizes(self) -> dict[str, dict[str, int | None]]:
         """Return the documents, bytes and tokens of each part."""
@@ -165,7 +165,7 @@ def _tokenizer(sources: list[tuple[TextData, Survey]], config: TokenizerConfig, 
     key = repr((LAYOUT, content, type(config).__name__, dataclasses.asdict(config)))
     folder = cache_dir() / "tokenizers" / short(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # processes of one run all come here; the first one works
+    with FileLock(f"{folder}.lock"):  # all processes of a run come here; the first does the work
         if not folder.exists():
             size = sum(found.bytes for _, found in sources)
             watch.begin("building the tokenizer", size)
@@ -195,7 +195,7 @@ def _shards(
             sections = write_sections(work, chunks, tokenizer, processes, watch.advance, section)
             manifest = _manifest(source, found, tokenizer, sections)
             kept = {shard["file"].removesuffix(".bin") for part in PARTS for shard in manifest[part]["shards"]}
-            for path in work.iterdir():  # records of sections, and what killed runs have left
+            for path in work.iterdir():  # records of sections, and leftovers of killed runs
                 if path.is_file() and path.name.partition(".")[0] not in kept:
                     path.unlink()
             shutil.copytree(tokenizer, work / "tokenizer", dirs_exist_ok=True)
@@ -211,7 +211,7 @@ def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict
         shards = [section[part] for section in sections if part in section]
         parts[part] = {**_totals(shards), "shards": shards}
     content = found.sha256
-    if source.held_out() is not None:  # the survey has not seen it
+    if source.held_out() is not None:  # the survey did not read it
         content = _hash([content, *_hashes(parts["val"]["shards"])])
     return {
         "sha256": content,

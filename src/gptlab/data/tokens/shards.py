@@ -37,7 +37,7 @@ class Shard:
     dtype: str
     tokens: int
     offset: int = 0  # bytes
-    starts: Path | None = None  # where documents begin, if somebody wrote it down
+    starts: Path | None = None  # positions where documents begin, if recorded
     mask: Path | None = None  # None: all tokens count
     mask_offset: int = 0  # bytes
 
@@ -197,7 +197,7 @@ def _read_through(shard: Shard) -> dict[str, Any]:
 def _map(path: Path, dtype: str, offset: int, size: int) -> Tokens:
     if not size:
         return np.empty(0, dtype)
-    return np.asarray(np.memmap(path, dtype, "r", offset, (size,)))  # slicing is cheaper than of a memmap
+    return np.asarray(np.memmap(path, dtype, "r", offset, (size,)))  # slicing an array is cheaper than a memmap
 
 
 def _pieces(arrays: list[Tokens]) -> Iterator[Tokens]:

@@ -13,7 +13,7 @@ from gptlab.errors import require
 from gptlab.tokenizers import Tokenizer
 
 HEADER = 1024  # bytes before the ids of llm.c
-LLM_C = {20240520: "uint16", 20240801: "uint32"}  # its first number
+LLM_C = {20240520: "uint16", 20240801: "uint32"}  # the first number of the header: version and dtype
 
 
 def foreign_shards(patterns: list[str], key: str, tokenizer: Tokenizer) -> list[Shard]:

@@ -21,9 +21,9 @@ class Done(NamedTuple):
 
     part: str
     ids: bytes  # of `dtype_for(n_vocab)`
-    starts: Starts  # where in them documents begin
+    starts: Starts  # positions where documents begin
     bytes: int  # of text
-    mask: Mask | None  # 0 for each id that is no target; None: all count
+    mask: Mask | None  # 0 for each id that is not a target; None: all count
     target_bytes: int  # of the text that counts
 
 
@@ -58,7 +58,7 @@ class ShardWriter:
 
     def finish(self) -> dict[str, Any]:
         """Wait until everything is on disk; return the manifest of this shard."""
-        array = io.BytesIO()  # np.save into a file does not notice a full disk
+        array = io.BytesIO()  # np.save into a file does not report a full disk
         np.save(array, np.concatenate(self._starts))
         sha256 = self._ids.finish()
         self.path.with_suffix(".starts.npy").write_bytes(array.getvalue())

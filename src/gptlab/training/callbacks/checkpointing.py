@@ -18,7 +18,7 @@ from gptlab.errors import reason
 from gptlab.files import UNFINISHED, sync, sync_folder, write_atomically
 from gptlab.training.lightning_internals import from_rank_0, write_failure
 
-SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
+SUMS = "SHA256SUMS"  # in the format of `sha256sum -c`
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -39,7 +39,7 @@ class CheckpointFiles(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 sync(file)
             _put(work, path, _sha256(work))
-        except (OSError, RuntimeError) as error:  # torch makes the second of the first
+        except (OSError, RuntimeError) as error:  # torch turns an OSError into a RuntimeError
             self.failure = reason(error.__context__ or error)
             warnings.warn(f"{path} cannot be written ({self.failure}); what was there is kept", stacklevel=1)
         finally:
@@ -60,7 +60,9 @@ class Checkpoints:
         self.folder, self.every_n_steps, self.every_n_minutes = folder, every_n_steps, every_n_minutes
         self.keep_last, self.ranks = keep_last, ranks
         self.saved_step = 0
-        self.regular: list[int] | None = None  # steps of the newest regular ones; None: gptlab 0.1 did not say
+        self.regular: list[int] | None = (
+            None  # steps of the newest regular checkpoints; None: not recorded by gptlab 0.1
+        )
         self._since = time.monotonic()
 
     def start(self, step: int) -> None:
@@ -190,7 +192,7 @@ def _link(path: Path, name: Path) -> None:
         os.link(path, work)
     except OSError:  # a file system without links
         shutil.copyfile(path, work)
-    recorded = _sums(path.parent).get(path.name, [])  # two where a kill came between the list and the name
+    recorded = _sums(path.parent).get(path.name, [])  # two after a kill between writing the list and renaming
     _put(work, name, recorded[0] if len(recorded) == 1 else _sha256(work))
 
 

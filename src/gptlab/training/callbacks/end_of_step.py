@@ -44,9 +44,9 @@ class EndOfStep(Checkpoint):
         self.checkpoints, self.bar, self.stop = checkpoints, bar, stop
         self.val_every_n_steps, self.goes_on_after_end = val_every_n_steps, goes_on_after_end
         self.best: tuple[float, int | None] | None = None  # (score, step); runs of gptlab 0.1 do not know the step
-        self.metrics: dict[str, float] = {}  # the last value of each
+        self.metrics: dict[str, float] = {}  # the last value of each metric
         self.ended = False  # whether a callback has ended the run before its last step
-        self.complete = False  # whether the row of the last step was done: then its weights may be saved
+        self.complete = False  # whether all that was due at the last step is done: only then may its weights be saved
         self._step = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class EndOfStep(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._step:  # within an accumulation
+        if trainer.global_step == self._step:  # in the middle of gradient accumulation
             return
         assert isinstance(pl_module, GPTModule)
         self._step = trainer.global_step

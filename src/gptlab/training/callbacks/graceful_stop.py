@@ -48,7 +48,7 @@ class GracefulStop(Callback):
         try:
             self._take(*self.SIGNALS)
             yield
-        except (KeyboardInterrupt, SystemExit):  # maybe by the warning of another rank: this one's may come late
+        except (KeyboardInterrupt, SystemExit):  # another rank may have had the warning earlier than this one
             if signal.SIGUSR1 in self._handlers:
                 self._handlers[signal.SIGUSR1] = signal.SIG_IGN
             raise
@@ -72,10 +72,10 @@ class GracefulStop(Callback):
 
     def _take(self, *signals: signal.Signals) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # no other thread may
+            return  # only the main thread may set handlers
         for number in signals:
             ignored = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
-            if not ignored:  # as nohup does it
+            if not ignored:  # nohup ignores SIGHUP
                 self._handlers[number] = signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

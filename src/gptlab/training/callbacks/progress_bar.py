@@ -25,7 +25,7 @@ class ProgressBar(Callback):
             console=console,
             disable=not (enabled and console.is_terminal),
             transient=True,
-            refresh_per_second=4,  # drawing takes milliseconds, which are those of a small model's step
+            refresh_per_second=4,  # drawing takes milliseconds, as long as a step of a small model
         )
         self.task = self.bar.add_task("", total=None, loss="-", speed="-")
 

@@ -34,7 +34,7 @@ class Samples:
 
     def draw(self, trainer: L.Trainer, gpt: Any) -> None:
         """Draw one text for each prompt with the model's current weights."""
-        together = is_sharded(trainer)  # a sharded model is run by all ranks
+        together = is_sharded(trainer)  # all ranks must run a sharded model
         if not (trainer.is_global_zero or together) or not self.prompts:
             return
         was_training = gpt.training

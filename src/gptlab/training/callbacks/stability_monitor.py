@@ -18,7 +18,7 @@ from gptlab.tokenizers import Tokenizer
 from gptlab.training.lightning_internals import datamodule_of, load_weights_and_optimizer
 from gptlab.training.module import GPTModule, NotFinite
 
-IN_A_ROW = 10  # steps that may be skipped one after the other
+IN_A_ROW = 10  # the most consecutive steps that may be skipped
 
 
 class Spike(NamedTuple):
@@ -64,7 +64,7 @@ class StabilityMonitor(Callback):
         checkpoint: Callable[[], Path | None],
     ) -> None:
         self.run_dir, self.tokenizer, self.on_nan, self.console = run_dir, tokenizer, on_nan, console
-        self.checkpoint = checkpoint  # the one to go back to, if there is one
+        self.checkpoint = checkpoint  # returns the checkpoint to go back to, if there is one
         self.spikes = Spikes(sigmas)
         self.skipped: list[int] = []  # steps
 
@@ -89,7 +89,7 @@ class StabilityMonitor(Callback):
             if not math.isfinite(loss):
                 if self.on_nan == "stop":
                     raise NotFinite(step)
-                if step not in self.skipped:  # of 16-mixed, whose scaler passes over a step by itself
+                if step not in self.skipped:  # in 16-mixed the scaler skips steps by itself
                     self._skip(trainer, module, step)
             elif spike := self.spikes.see(step, loss):
                 what = f"the loss jumped to {loss:.3f} from about {spike.usual:.3f}"
@@ -115,7 +115,7 @@ class StabilityMonitor(Callback):
             return
         data = datamodule_of(trainer)
         found = {"step": step, "what": what, **figures}
-        if isinstance(data, TextDataModule):  # others cannot be asked for the rows of a step
+        if isinstance(data, TextDataModule):  # other data modules cannot return the rows of a step
             found["windows"] = [
                 {"source": source, "window": window, "text": self._text(data, source, window)}
                 for source, window in data.windows_of(step)

@@ -16,10 +16,10 @@ from gptlab.training.callbacks.throughput_monitor import wait_for_device
 from gptlab.training.lightning_internals import backward, datamodule_of, device_of, same_random_numbers, set_steps
 from gptlab.training.module import GPTModule
 
-WARM_UP = 3  # steps; compilation is in the first
+WARM_UP = 3  # steps, of which the first includes compilation
 PILOT = 3
-LEAST, SECONDS = 20, 3.0  # what is timed: at least so many steps, for at least so long,
-MOST = 30.0  # but no longer, if that is 3 steps
+LEAST, SECONDS = 20, 3.0  # time at least LEAST steps and at least SECONDS,
+MOST = 30.0  # but at most MOST seconds, unless PILOT steps take longer
 
 
 class StepTimer(Callback):
@@ -45,7 +45,7 @@ class StepTimer(Callback):
         weights = [_local(p) for p in module.gpt.parameters()]
         before = [weight.to("cpu", copy=True) for weight in weights]
         data = datamodule_of(trainer)
-        data.steps = 1 << 32  # no end
+        data.steps = 1 << 32  # practically endless
         module.gpt.train()
         with same_random_numbers():
             batches = iter(data.train_dataloader())
@@ -56,7 +56,7 @@ class StepTimer(Callback):
             batches.close()
         for weight, value in zip(weights, before, strict=True):
             weight.copy_(value)
-        optimizer.state.clear()  # there was none; a checkpoint's comes later
+        optimizer.state.clear()  # it was empty; a checkpoint's is loaded later
         module.forget()
         if device_of(trainer).type == "cuda":
             torch.cuda.empty_cache()

@@ -22,8 +22,17 @@ from gptlab.training.lightning_internals import grad_scaler, unscales_itself
 from gptlab.training.metrics_file import MetricsFile
 from gptlab.training.module import GPTModule
 
-BINS = 30  # as many as TensorBoard draws, so that it shows them as they are
-NOT_ASKED = ("parts", "gptlab", "run_dir", "resume", "resume_sweep", "json", "logger", "sample_prompts")  # of the model
+BINS = 30  # the number that TensorBoard draws, so that it does not resample
+NOT_ASKED = (
+    "parts",
+    "gptlab",
+    "run_dir",
+    "resume",
+    "resume_sweep",
+    "json",
+    "logger",
+    "sample_prompts",
+)  # keys that are not settings of the model or its training
 
 
 class TensorBoardLayout(Callback):

@@ -24,7 +24,10 @@ class ThroughputMonitor(Callback):
         self.tokens = 0  # targets so far
         self._last_log = (0.0, 0, 0.0)  # (seconds, tokens, seconds waited)
         self._running_since = 0.0
-        self._started, self._earlier_seconds = time.perf_counter(), 0.0  # this start of the run; all starts before it
+        self._started, self._earlier_seconds = (
+            time.perf_counter(),
+            0.0,
+        )  # of this start of the run; of all earlier starts
 
     @property
     def tokens_per_second(self) -> float:
