@@ -1,4 +1,4 @@
-"""All parts of this project at work, by the commands of the README."""
+"""Tests of all parts of this project at work, by the commands of the README."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def gptlab(*arguments: str) -> dict:
-    """What a command answers, started in the folder of the project."""
+    """Return the output of a command, started in the folder of the project."""
     command = [sys.executable, "-m", "gptlab", *arguments, "json=true"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -28,7 +28,7 @@ def test_the_decoder_squares_and_renormalizes() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with the task, the optimizer and the callback of this project."""
+    """Return a run with the task, the optimizer and the callback of this project."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     summary = gptlab("train", "experiment=tiny", f"run_dir={folder}", "trainer=cpu")
     assert summary["status"] == "finished" and summary["steps"] == 20
