@@ -74,7 +74,7 @@ class ProcessGroup:
             environment = cluster_environment()
             os.environ["MASTER_ADDR"] = environment.main_address
             os.environ["MASTER_PORT"] = str(environment.main_port)
-            # torch's process group uses the same address: on rank 0 both share one server
+            # torch meets here again for its process group: in rank 0 both share one server
             self._store = next(rendezvous("env://", self.rank, self.size))[0]
             self._waited_for = self.rank == 0
 

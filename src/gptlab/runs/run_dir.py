@@ -177,7 +177,7 @@ class RunDir:
         return summary
 
     def hold(self, key: str = "resume") -> BaseFileLock:
-        """Lock this run until this process ends; raises UserError, for `key`, if another process holds it."""
+        """Keep others from this run until this process ends; raises UserError, for `key`, where another holds it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.checkpoints / ".lock", timeout=0)
         try:

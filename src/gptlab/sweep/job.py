@@ -22,8 +22,8 @@ from gptlab.files import write_atomically
 from gptlab.metrics import Metric, metric
 from gptlab.runs.config_file import read_config, record, write_config
 
-GRACE = 30  # seconds for a stopped job to save
-LIFELINE = "GPTLAB_LIFELINE"  # set in the environment of a job, whose standard input closes when the sweep is gone
+GRACE = 30  # seconds that a stopped job has to save what it learned
+LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
 
 
 class Devices(Protocol):

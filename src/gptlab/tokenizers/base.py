@@ -115,7 +115,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return loader.load(folder, saved)
     except UserError:
         raise
-    except Exception as error:  # each library raises its own types
+    except Exception as error:  # each library raises its own
         raise _unreadable(folder, error) from error
 
 

@@ -16,10 +16,8 @@ FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other
 
 
 def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
-    """Return the checkpoint to resume from, its step, and the names of newer ones that are damaged.
-
-    The checkpoint is the one asked for, or the newest undamaged one. Raises UserError if there is none.
-    """
+    """Return the checkpoint that a run goes on from, the one asked for or else the newest that is whole; its step; and
+    the names of newer ones that are damaged. Raises UserError where there is none."""
     folder, damaged = run.checkpoints, list[str]()
     newest = [folder / "last.ckpt", *by_step(folder), folder / "best.ckpt"]
     for path in newest if run.checkpoint == newest[0] else [run.checkpoint]:

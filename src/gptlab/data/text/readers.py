@@ -130,7 +130,7 @@ def _separated(blocks: Iterator[str], separator: str) -> Iterator[Chunk]:
     for block in blocks:
         searched = max(0, len(rest) - len(separator) + 1)
         rest += block
-        if rest.find(separator, searched) < 0:  # do not search a long document again from its start
+        if rest.find(separator, searched) < 0:  # a long document is not looked through again and again
             continue
         *documents, rest = rest.split(separator)
         yield from (Chunk(text, begins=True) for document in documents if (text := document.strip("\r\n")))

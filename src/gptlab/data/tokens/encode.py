@@ -25,9 +25,9 @@ from gptlab.errors import UserError
 from gptlab.files import write_atomically
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
-JOB = 1 << 20  # characters encoded at once
-SECTION = 1 << 28  # characters per shard
-ALONE = 1 << 23  # bytes below which one process encodes
+JOB = 1 << 20  # characters that are encoded at once
+SECTION = 1 << 28  # characters of a shard
+ALONE = 1 << 23  # bytes that are not worth a second process
 
 Progress = Callable[[int], None]  # receives the number of bytes just done
 

@@ -225,7 +225,7 @@ def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict
 
 
 def _corpus(folders: list[Path], names: list[str], weights: list[float], tokenizer: Tokenizer) -> Corpus:
-    """Return the corpus in some folders, after checking that every shard is complete."""
+    """Return what the folders hold, every shard found whole."""
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
     shards: dict[str, list[list[Shard]]] = {part: [] for part in PARTS}
     for folder, manifest in zip(folders, manifests, strict=True):

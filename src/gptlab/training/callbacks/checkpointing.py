@@ -18,7 +18,7 @@ from gptlab.errors import reason
 from gptlab.files import UNFINISHED, sync, sync_folder, write_atomically
 from gptlab.training.lightning_internals import from_rank_0, write_failure
 
-SUMS = "SHA256SUMS"  # in the format of `sha256sum -c`
+SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -39,7 +39,7 @@ class CheckpointFiles(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 sync(file)
             _put(work, path, _sha256(work))
-        except (OSError, RuntimeError) as error:  # torch turns an OSError into a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch makes the second of the first
             self.failure = reason(error.__context__ or error)
             warnings.warn(f"{path} cannot be written ({self.failure}); what was there is kept", stacklevel=1)
         finally:
@@ -174,7 +174,7 @@ def _number(path: Path) -> int:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a checkpoint is undamaged: its digest is in the list, or there is no list and it loads."""
+    """Tell whether a checkpoint is what was written: its digest is in the list, or there is no list and it loads."""
     if recorded := _sums(path.parent):
         return path.is_file() and _sha256(path) in {digest for digests in recorded.values() for digest in digests}
     try:
@@ -192,7 +192,7 @@ def _link(path: Path, name: Path) -> None:
         os.link(path, work)
     except OSError:  # a file system without links
         shutil.copyfile(path, work)
-    recorded = _sums(path.parent).get(path.name, [])  # two after a kill between writing the list and renaming
+    recorded = _sums(path.parent).get(path.name, [])  # two where a kill came between the list and the name
     _put(work, name, recorded[0] if len(recorded) == 1 else _sha256(work))
 
 
@@ -202,7 +202,7 @@ def _work(path: Path) -> Path:
 
 
 def _put(work: Path, path: Path, digest: str) -> None:
-    """Rename `work` to `path`; after an interruption at any point, every existing file has its digest in the list."""
+    """Rename `work` to `path`; whenever this is interrupted, every file that is there has its digest in the list."""
     folder, sums = path.parent, _sums(path.parent)
     _write_sums(folder, {**sums, path.name: [*sums.get(path.name, []), digest]})
     os.replace(work, path)
