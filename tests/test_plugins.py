@@ -127,7 +127,7 @@ def test_a_new_project_passes_its_own_tests(tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if key != plugins.INHERITED}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"]
     done = subprocess.run(command, cwd=tmp_path / "my_project", env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout + done.stderr
     refused = gptlab(tmp_path, "new", "my_project", code=2).stderr
     assert refused == "error: dir=my_project: exists already; give a new directory\n"
     example = {path.relative_to(ROOT / "examples/own_parts") for path in (ROOT / "examples/own_parts").rglob("*.py")}

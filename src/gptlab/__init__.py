@@ -15,7 +15,6 @@ from gptlab.version import VERSION
 if TYPE_CHECKING:
     from gptlab.data.text.sources import DataConfig
     from gptlab.decoding.decoders import Beam, Decoder
-    from gptlab.model.gpt import GPT
     from gptlab.tokenizers import Tokenizer
     from gptlab.training.config import TrainConfig
 
@@ -23,7 +22,7 @@ __all__ = ["command", "compose", "evaluate", "generate", "load", "option", "trai
 __version__ = VERSION
 
 
-def load(run: str | Path = "latest") -> tuple[GPT, Tokenizer]:
+def load(run: str | Path = "latest") -> tuple[Any, Tokenizer]:
     """Return the model of a run (a directory, a checkpoint in it, or `latest`) in eval mode, and its tokenizer.
 
     The model has the head of the run's task.
@@ -46,7 +45,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def generate(
-    model: tuple[GPT, Tokenizer] | str | Path,
+    model: tuple[Any, Tokenizer] | str | Path,
     prompt: str,
     decoder: Decoder | Beam | None = None,
     *,

@@ -105,6 +105,12 @@ def option_of(part: Any) -> tuple[str, str] | None:
     return _NAMES.get(part if isinstance(part, type) else type(part))
 
 
+def name_of(part: Any) -> str:
+    """Return the name of the option that a class, or that of an object, is registered as; its own name if it is not."""
+    named = option_of(part)
+    return named[1] if named else (part if isinstance(part, type) else type(part)).__name__
+
+
 def verbs() -> dict[str, str]:
     """Return one line of help for each verb, without importing gptlab's own verbs."""
     own = {name: text for name, (_, text) in _own_verbs().items()}

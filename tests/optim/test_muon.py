@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.optim.muon import MuonOptimizer, orthogonalize
 from gptlab.optim.optimizers import AdamW, Muon
 

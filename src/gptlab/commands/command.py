@@ -87,10 +87,9 @@ class _Run:
     def prepare(self) -> Sweep | None:
         """Name the run that a command line repeats or resumes by its config; returns the sweep if it names one."""
         if takes_run_configs(self.command.name):
-            self.argv = _by_config(self.argv)
+            self.argv = _resumed(_by_config(self.argv))
         if self.command.name != "train":
             return None
-        self.argv = _resumed(self.argv)
         if (sweep := Sweep.of(self.argv)) is not None:
             size = self.processes.size
             why = f"a sweep starts its jobs itself, and {size} processes are started"

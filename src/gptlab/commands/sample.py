@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from gptlab.decoding.context import Limits
     from gptlab.decoding.texts import Continuation
-    from gptlab.model.gpt import GPT
     from gptlab.runs.run_dir import RunDir
     from gptlab.tokenizers.base import Tokenizer
 
@@ -86,6 +85,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.decoding.onednn import pack
     from gptlab.decoding.texts import with_ids
     from gptlab.evaluation.model import load_language_model
+    from gptlab.model.config import GPTConfig
     from gptlab.runs.run_dir import RunDir
 
     run = RunDir.find(config.run)
@@ -94,7 +94,8 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     gpt, tokenizer = load_language_model(run)
     dtype = torch.bfloat16 if config.precision == "bf16-true" else torch.float32
     gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
-    pack(gpt)
+    if type(gpt.config) is GPTConfig:  # another model may do more with a layer than call it
+        pack(gpt)
     limits = Limits(config.max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab, config.overflow)
     processors = with_ids(config.logits_processors, tokenizer)
     if isinstance(config.decoder, TopP) and config.decoder.p < 1 and config.decoder.temperature not in (0, 1):
@@ -130,7 +131,7 @@ def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[
 def _draw(
     config: SampleConfig,
     decoder: Decoder,
-    gpt: GPT,
+    gpt: Any,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     limits: Limits,
@@ -166,7 +167,7 @@ def _draw(
 def _search(
     config: SampleConfig,
     beam: Beam,
-    gpt: GPT,
+    gpt: Any,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     limits: Limits,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Model = Any  # a GPT: ids (B, T) in, logits (B, T, V) out; with a cache, of the last position alone
+Model = Any  # ids (B, T) in, logits (B, T, V) out; of what follows with a cache, where it has a new_cache()
 
 
 @dataclass
@@ -22,7 +22,10 @@ class Limits:
 
 
 class Context:
-    """Texts that grow by a token at a time, each token read once as long as they fit into the context."""
+    """Texts that grow by a token at a time, each token read once as long as they fit into the context.
+
+    A model without `new_cache` reads the whole of each text for every token.
+    """
 
     def __init__(self, gpt: Model, limits: Limits) -> None:
         self.gpt, self.limits = gpt, limits
@@ -32,6 +35,8 @@ class Context:
     def read(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Return the logits (B, V) of the token that follows each text."""
         block_size = self.limits.block_size
+        if not hasattr(self.gpt, "new_cache"):
+            return self._read_again([text[-block_size:] for text in texts])[:, : self.limits.n_vocab].float()
         longest = max(map(len, texts))
         if longest > block_size:  # every token changes its position, so all are read again
             logits = self._read_all([text[-block_size:] for text in texts], block_size)
@@ -51,6 +56,15 @@ class Context:
         padding = torch.tensor(gaps, device=self.device) if any(gaps) else None
         self.cache = self.gpt.new_cache(len(texts), size, padding)
         return self.gpt(idx, cache=self.cache)
+
+    def _read_again(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Return the logits (B, V) of what follows each text, read whole; those of one length are read together."""
+        found: dict[int, Tensor] = {}
+        for length in sorted(set(map(len, texts))):
+            rows = [row for row, text in enumerate(texts) if len(text) == length]
+            idx = torch.tensor([list(texts[row]) for row in rows], device=self.device)
+            found |= dict(zip(rows, self.gpt(idx)[:, -1], strict=True))
+        return torch.stack([found[row] for row in range(len(texts))])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with some of the rows, in this order."""

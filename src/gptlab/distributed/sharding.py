@@ -9,7 +9,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 
 def shard(gpt: Any, device_type: str, world_size: int, dtype: torch.dtype | None) -> None:
-    """Shard a GPT in place: every block is gathered when it is computed, and released after that.
+    """Shard a model in place: each of its `blocks` is gathered when it is computed, and given back after that.
+
+    A model without blocks is gathered as a whole.
 
     Blocks compute in `dtype` (None: that of the weights). A model that is sharded already stays as it is.
     """
@@ -17,7 +19,7 @@ def shard(gpt: Any, device_type: str, world_size: int, dtype: torch.dtype | None
         return
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     mesh = init_device_mesh(device_type, (world_size,))
-    layers: list[nn.Module] = [*gpt.blocks, gpt]
+    layers: list[nn.Module] = [*getattr(gpt, "blocks", ()), gpt]
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
 

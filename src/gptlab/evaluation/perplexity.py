@@ -15,7 +15,6 @@ from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import Tokens, TokenStream, held_out_stream
 from gptlab.errors import require
 from gptlab.evaluation.model import load_with_task
-from gptlab.model.gpt import GPT
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Figures, HeldOut, Reading, Sums, Task
 from gptlab.tasks.causal_lm import CausalLM
@@ -63,10 +62,10 @@ def check_length(gpt: Any, tokens: Tokens | TokenStream, block_size: int) -> Non
     """Refuse windows that are longer than the model or the text allows."""
     context = gpt.config.block_size
     require(
-        block_size <= context or gpt.config.positions != "learned",
+        block_size <= context or getattr(gpt.config, "reads_beyond", False),
         "block_size",
         block_size,
-        f"is more than the {context} positions that the model has learned",
+        f"is more than the {context} tokens that the model can read at once",
         f"give at most {context}",
     )
     require(
@@ -87,8 +86,8 @@ def measure(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, read
     return total
 
 
-def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
-    """Yield the cost of every target in nats, in the order of the text, (N,) per batch.
+def token_nats(gpt: nn.Module, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
+    """Yield the cost of every target in nats, in the order of the text, (N,) a batch.
 
     With a `separator` no position attends to anything before the last one.
     """

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.sampler import EvalBatches
 from gptlab.data.batches.windows import whole
 from gptlab.data.text.readers import Reading, read
 from gptlab.errors import require
-from gptlab.model.gpt import GPT
 from gptlab.tokenizers import Tokenizer
 
 MOST = 20_000  # tokens of a text
@@ -25,8 +25,10 @@ class TokenSurprise(NamedTuple):
     guesses: list[tuple[int, float]]
 
 
-def file_surprises(gpt: GPT, tokenizer: Tokenizer, name: str, block_size: int, batch_size: int) -> list[TokenSurprise]:
-    """Return the surprise of each of the first MOST tokens of a text file; raises UserError if it has no text."""
+def file_surprises(
+    gpt: nn.Module, tokenizer: Tokenizer, name: str, block_size: int, batch_size: int
+) -> list[TokenSurprise]:
+    """Return the surprise of each of the first MOST tokens of a text file; raises UserError where it has no text."""
     path = Path(name).expanduser()
     require(path.is_file(), "text", name, "no such file", "give a text file")
     text = "".join(chunk.text for chunk in read(path, Reading("text", None, "strict"), "text"))
@@ -37,7 +39,7 @@ def file_surprises(gpt: GPT, tokenizer: Tokenizer, name: str, block_size: int, b
 
 @torch.no_grad()
 def surprises(
-    gpt: GPT, ids: np.ndarray[Any, Any], block_size: int, batch_size: int, n_vocab: int
+    gpt: nn.Module, ids: np.ndarray[Any, Any], block_size: int, batch_size: int, n_vocab: int
 ) -> list[TokenSurprise]:
     """Return -log of the probability of each id after the first, and the three best guesses."""
     device, windows = next(gpt.parameters()).device, whole(ids, block_size)

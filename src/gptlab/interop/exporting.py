@@ -10,7 +10,9 @@ from torch import Tensor
 from gptlab.errors import require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
+from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
@@ -23,6 +25,11 @@ def export_run(run: str, out: Path) -> dict[str, Any]:
     """
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     gpt, tokenizer = RunDir.find(run).load()
+    why, todo = (
+        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
+        "export a run with model=gpt or a preset of it",
+    )
+    require(type(gpt.config) is GPTConfig, "run", run, why, todo)
     ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
     hf, padding = config_to(gpt.config) | ends, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     with new_folder(out) as work:

@@ -11,15 +11,15 @@ from torch.utils.checkpoint import checkpoint
 
 from gptlab.errors import require
 from gptlab.model.attention import CausalSelfAttention, KVCache
-from gptlab.model.config import GPTConfig
 from gptlab.model.layers import MLP, norm
 from gptlab.model.positions import Rotation, alibi_bias, first_of, rotation, within
+from gptlab.model.shape import GPTShape
 
 
 class Block(nn.Module):
     """One layer: attention and feed-forward, each added to its input, (B, T, C) -> (B, T, C)."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTShape) -> None:
         super().__init__()
         c = config
         qkv_bias = c.bias if c.qkv_bias is None else c.qkv_bias
@@ -45,7 +45,7 @@ class GPT(nn.Module):
 
     recompute = False
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTShape) -> None:
         super().__init__()
         require(config.vocab_size >= 1, "vocab_size", config.vocab_size, "is unknown", "take the tokenizer's")
         self.config = config
@@ -138,7 +138,7 @@ def recomputed(module: nn.Module, *inputs: Any) -> Any:
 
 def read_by_document(gpt: Callable[..., Tensor], x: Tensor, separator: int | None) -> Tensor:
     """Return logits (B, T, V) of ids x (B, T), each document by itself; without a `separator` a row is one text."""
-    return gpt(x) if separator is None else gpt(x, (x == separator).cumsum(1))
+    return gpt(x) if separator is None else gpt(x, documents=(x == separator).cumsum(1))
 
 
 def num_params(gpt: nn.Module) -> int:

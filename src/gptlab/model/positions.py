@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from gptlab.model.config import RopeScaling
+from gptlab.model.shape import RopeScaling
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D/2) or (B, 1, T, D/2) each
 

@@ -92,4 +92,6 @@ def _flops_per_token(run: RunRecord) -> float | None:
     tokens, flops = run.figure("tokens"), run.figure("flops")
     if tokens and flops:
         return flops / tokens
-    return flops_of_settings(run.config.get("model"))
+    parts = run.config.get("parts")
+    option = parts.get("model", "gpt") if isinstance(parts, dict) else "gpt"
+    return flops_of_settings(option, run.config.get("model"))

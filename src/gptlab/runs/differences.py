@@ -16,9 +16,9 @@ GROUPS_WITHOUT_EFFECT = ("checkpoint.", "logger.", "decoder.")
 def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """Return the settings that differ: dotted key -> the value of each run, None for a run without it.
 
-    The fields of a part are left out if its option implies them (`optimizer` for `optimizer.momentum`), those of the
-    model if the run's `name` does, the size of its vocabulary if the tokenizer does. Runs in which a whole part is
-    unknown count as equal in it.
+    The fields of a part are left out where its option says as much (`optimizer` for `optimizer.momentum`), those of the
+    model also where the run's `name` does, the size of its vocabulary where the tokenizer does. Runs of which a whole
+    part is not known differ in nothing of it.
     """
     settings = [run.settings for run in runs]
     keys = dict.fromkeys(key for each in settings for key in each)
@@ -35,7 +35,7 @@ def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     return {
         key: values
         for key, values in differing.items()
-        if (above := _above(key)) not in differing or not _follows(values, differing[above])
+        if not any(above in differing and _follows(values, differing[above]) for above in _above(key))
     }
 
 
@@ -54,9 +54,11 @@ def same_but_seed(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
     return list(groups.values())
 
 
-def _above(key: str) -> str:
-    """Return the key whose value may imply that of another key."""
-    return "name" if key.startswith("model.") else key.partition(".")[0] if "." in key else ""
+def _above(key: str) -> list[str]:
+    """Return the keys that may say all of it."""
+    if "." not in key:
+        return ["name"] if key == "model" else []
+    return ["name", "model"] if key.startswith("model.") else [key.partition(".")[0]]
 
 
 def _follows(values: list[Any], above: list[Any]) -> bool:

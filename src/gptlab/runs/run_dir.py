@@ -18,6 +18,7 @@ from gptlab.files import read_json, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
+from gptlab.runs.own_model import own_model
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
@@ -101,21 +102,16 @@ class RunDir:
             raise UserError("run", name, f"has no checkpoint {run.checkpoint.name}", todo)
         return run
 
-    def load(self, head: Callable[[GPT], Any] = lambda gpt: gpt) -> tuple[Any, Tokenizer]:
-        """Load the model in eval mode, and its tokenizer; raises UserError if they are damaged.
+    def load(self, head: Callable[[Any], Any] = lambda gpt: gpt) -> tuple[Any, Tokenizer]:
+        """Load the model in eval mode, and its tokenizer; raises UserError where they are damaged.
 
         `head` gives the model the head of the run's task (`Task.head`).
         """
         try:
             saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            config, weights = GPTConfig(**saved["model"]), saved["state_dict"]
-            if config.n_layer > len(weights):  # before so many layers are made
-                raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
-            with torch.device("meta"):
-                gpt = GPT(config)
-                model = head(gpt)
-                tied = getattr(getattr(gpt, "lm_head", None), "weight", None) is gpt.wte.weight
-            model.load_state_dict({k.removeprefix("gpt."): v for k, v in weights.items()}, assign=True)
+            option, settings = str(saved.get("model_option", "gpt")), saved["model"]
+            weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
+            model = _gpt(settings, weights, head) if option == "gpt" else None
         except (
             OSError,
             EOFError,
@@ -129,8 +125,8 @@ class RunDir:
         ) as error:
             why = f"is not a whole gptlab checkpoint ({reason(error)})"
             raise UserError("run", self.checkpoint, why, "take another one of this run") from error
-        if tied:
-            gpt.tie()
+        if model is None:
+            model = own_model(option, settings, weights, head, self.checkpoint, self.config())
         return model.eval(), load_tokenizer(self.path / "tokenizer")
 
     def has_held_out(self) -> bool:
@@ -195,6 +191,21 @@ class RunDir:
             raise UserError("run", path, f"cannot be read ({reason(error)})", todo) from error
         require(isinstance(found, dict), "run", path, "does not hold keys with values", todo)
         return dict(found)
+
+
+def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:
+    """Return the GPT of a checkpoint, with a head; raises ValueError and others where it is damaged."""
+    config = GPTConfig(**settings)
+    if config.n_layer > len(weights):  # before so many layers are made
+        raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
+    with torch.device("meta"):
+        gpt = GPT(config)
+        model = head(gpt)
+        tied = getattr(getattr(gpt, "lm_head", None), "weight", None) is gpt.wte.weight
+    model.load_state_dict(weights, assign=True)
+    if tied:
+        gpt.tie()
+    return model
 
 
 def default_run_dir(name: str) -> Path:

@@ -15,7 +15,8 @@ from gptlab.data.batches.build import Data
 from gptlab.data.tokens.prepare import Corpus
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import require
-from gptlab.model.gpt import GPT, num_params
+from gptlab.model.config import build_model
+from gptlab.model.gpt import num_params
 from gptlab.planning.flops import flops_per_token
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
@@ -39,6 +40,7 @@ from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule
 from gptlab.training.precision import compute_dtype, require_precision
+from gptlab.training.requirements import require_abilities
 from gptlab.training.start import Start
 
 
@@ -58,9 +60,8 @@ class Parts:
 def build(begun: Start, console: Console) -> Parts:
     """Build data module, model, callbacks and trainer; raises UserError for mistakes about devices and precision."""
     config, datamodule = begun.config, begun.data.module
-    with torch.device("meta"):
-        parameters = num_params(config.task.head(GPT(config.model)))
-    flops = flops_per_token(config.model)
+    parameters = count_parameters(config)
+    flops = flops_per_token(config.model, parameters=parameters)
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
     if plan:
@@ -97,9 +98,8 @@ def build(begun: Start, console: Console) -> Parts:
     if device.type == "cpu":
         keep_freed_pages()
     L.seed_everything(config.seed, verbose=False)
-    module = as_module(
-        config, begun.gpt or GPT(config.model), begun.data, steps
-    )  # last, because it is slow and mistakes should be reported first
+    gpt = begun.gpt or build_model(config.model)  # last: mistakes must not wait for it
+    module = as_module(config, gpt, begun.data, steps)
     return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops)
 
 
@@ -134,13 +134,15 @@ def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Ca
     return timed
 
 
-def as_module(config: TrainConfig, gpt: GPT, data: Data, steps: int) -> GPTModule:
-    """Return the LightningModule for the given task, precision, sharding and compilation."""
+def as_module(config: TrainConfig, gpt: Any, data: Data, steps: int) -> GPTModule:
+    """Return what Lightning trains, by the task, precision, sharding and compilation that are asked for."""
     trainer = config.trainer
-    gpt.recompute = trainer.activation_checkpointing
     reading = Reading(data.module.separator, config.loss == "chunked")
     dtype = compute_dtype(trainer.precision)
-    loss = Loss(config.task, config.task.head(gpt), reading, None if trainer.sharded else dtype)
+    headed = config.task.head(gpt)
+    require_abilities(config, gpt, headed, reading.separator is not None)
+    gpt.recompute = trainer.activation_checkpointing
+    loss = Loss(config.task, headed, reading, None if trainer.sharded else dtype)
     if config.compile:
         loss.compile()
     return GPTModule(
@@ -158,6 +160,19 @@ def as_module(config: TrainConfig, gpt: GPT, data: Data, steps: int) -> GPTModul
         sharded=trainer.sharded,
         shard_dtype=dtype,
     )
+
+
+def count_parameters(config: TrainConfig) -> int:
+    """Count the trainable numbers of a config's model with its task's head, where possible without memory."""
+
+    def count() -> int:
+        return num_params(config.task.head(build_model(config.model)))
+
+    try:
+        with torch.device("meta"):
+            return count()
+    except RuntimeError:  # a model that computes with its weights when it is made
+        return count()
 
 
 def require_compiler() -> None:

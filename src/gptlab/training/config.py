@@ -6,7 +6,7 @@ from pathlib import Path
 from gptlab.data.text.sources import Bundled, DataConfig
 from gptlab.decoding.decoders import Decoder, TopK
 from gptlab.errors import require
-from gptlab.model.config import GPTConfig
+from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
 from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
 from gptlab.optim.schedules import Cosine, Schedule
 from gptlab.tasks.base import Task
@@ -50,7 +50,7 @@ def prompts() -> list[str]:
 class TrainConfig:
     """Train a model; everything about the run is written into one run directory."""
 
-    model: GPTConfig = field(default_factory=nano)
+    model: ModelConfig = field(default_factory=nano)
     data: DataConfig = field(default_factory=Bundled)
     tokenizer: TokenizerConfig = field(default_factory=BPE)
     optimizer: OptimizerConfig = field(default_factory=AdamW)
@@ -78,6 +78,7 @@ class TrainConfig:
     json: bool = False
 
     def __post_init__(self) -> None:
+        require_model_config(self.model)
         self.search_metric = self.search_metric or self.task.better
         known = f"choose one of {', '.join(self.task.metrics)}"
         known_metric = self.search_metric in self.task.metrics

@@ -13,6 +13,8 @@ from rich.text import Text
 
 from gptlab.data.batches.build import Data
 from gptlab.metrics import metrics
+from gptlab.model.config import GPTConfig
+from gptlab.registry import name_of
 from gptlab.training.build import Parts
 from gptlab.training.lightning_internals import device_of
 from gptlab.training.peak_flops import PeakFlops
@@ -23,8 +25,7 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
     """Show the model, the data and the devices of a run that is about to be trained, and its directory."""
     config, data, trainer, plan, model = begun.config, begun.data, parts.trainer, parts.plan, begun.config.model
     rows = {
-        "model": f"{parts.parameters:,} parameters: {model.n_layer} layers, {model.n_head} heads, "
-        f"width {model.n_embd}, context {model.block_size}",
+        "model": f"{parts.parameters:,} parameters: {_shape(model)}, context {model.block_size}",
         "data": _sizes(data),
         "windows": data.module.describe(),
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens",
@@ -69,6 +70,14 @@ def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str,
     )
     lines = [f"The run is in {run}. Next:", *(f"  {command}" for command in commands)]
     console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _shape(model: Any) -> str:
+    """Tell the sizes of a GPT, or the name of another model and its settings."""
+    if isinstance(model, GPTConfig):
+        return f"{model.n_layer} layers, {model.n_head} heads, width {model.n_embd}"
+    settings = {key: value for key, value in vars(model).items() if key not in ("block_size", "vocab_size")}
+    return ", ".join([name_of(model), *(f"{key} {value}" for key, value in settings.items())])
 
 
 def _sizes(data: Data) -> str:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gptlab.model.gpt import GPT
 from gptlab.tasks.base import Figures, Reading, Task
 
 
@@ -29,7 +28,7 @@ class Loss(nn.Module):
         return self.figures.losses.task
 
     @property
-    def gpt(self) -> GPT:
+    def gpt(self) -> Any:
         return self.figures.losses.gpt
 
     def compile(self, *args: Any, **kwargs: Any) -> None:

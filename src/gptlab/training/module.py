@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gptlab.data.batches.batch import Batch, tensors
 from gptlab.distributed.sharding import full_tensor, shard
-from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Schedule
 from gptlab.randomness import random_seed
+from gptlab.registry import name_of
 from gptlab.tasks.base import Sums
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.lightning_internals import (
@@ -37,13 +37,13 @@ class NotFinite(RuntimeError):
 
 
 class GPTModule(L.LightningModule):
-    """A GPT in training for `steps` optimizer steps.
+    """A model in training for `steps` optimizer steps.
 
     `val_bytes` is the length of the text that the held-out targets spell, `bytes_per_token` the mean length of a
     training token. With `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
     """
 
-    gpt: GPT
+    gpt: Any  # the model, with the head of its task
     loss: Loss
 
     def __init__(
@@ -217,6 +217,7 @@ class GPTModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_gradients()
         checkpoint["model"] = asdict(self.gpt.config)
+        checkpoint["model_option"] = name_of(self.gpt.config)
         checkpoint["losses"] = list(self._step_losses())  # of steps since the last log
         self.average.save(checkpoint, "gpt.")
 

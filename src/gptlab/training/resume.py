@@ -57,7 +57,11 @@ def _asked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse a continuation with another model, tokenizer, text, optimizer or seed, naming the key."""
+    """Refuse a continuation with another model, tokenizer, text, optimizer or seed, by name."""
+    parts = {key: name for key, name in before.get("parts", {}).items() if key.partition(".")[0] in FIXED}
+    for key, old in parts.items():
+        new = now["parts"].get(key)
+        require(new == old, key, new, f"but the run that is resumed has {old}", "leave it out, or start a new run")
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import BaseFileLock
 from rich.console import Console
@@ -11,16 +11,17 @@ from rich.console import Console
 from gptlab.data.batches.build import Data, build_data
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
-from gptlab.model.config import GPTConfig
-from gptlab.model.gpt import GPT
+from gptlab.model.config import ModelConfig
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir, default_run_dir
+from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.resume import checkpoint_of, require_same, unfinished
 
+Model = TypeVar("Model", bound=ModelConfig)
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
 
 
@@ -30,7 +31,7 @@ class Start:
 
     config: TrainConfig  # resolved, as in config.yaml
     data: Data
-    gpt: GPT | None  # the model of `init_from`, for a run without a checkpoint
+    gpt: Any  # the model that `init_from` names, for a run that has no checkpoint; else None
     resumed_from: RunDir | None
     checkpoint: Path | None = None  # of that run; None if it was killed before its first one and begins again
     step: int = 0  # of that checkpoint
@@ -72,9 +73,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     config.logger.require_packages()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
-    source = RunDir.find(config.init_from) if config.init_from and not (before and before.has_checkpoint()) else None
-    tokenizer = Saved(str(source.path / "tokenizer")) if source else config.tokenizer
-    gpt = source.load()[0].train() if source else None
+    gpt, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)
     block_size = (gpt.config if gpt else config.model).block_size
     with watching(console) as watch:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task.data_module, watch)
@@ -91,8 +90,16 @@ def start(config: TrainConfig, console: Console) -> Start:
     return resumed(config, data, gpt, before, console)
 
 
-def resumed(config: TrainConfig, data: Data, gpt: GPT | None, before: RunDir, console: Console) -> Start:
-    """Lock the run to resume, find its checkpoint, and refuse changes that would make its continuation invalid.
+def initial_model(config: TrainConfig) -> tuple[Any, TokenizerConfig]:
+    """Return the model and the tokenizer that `init_from` names; without it None, and the config's own tokenizer."""
+    if not config.init_from:
+        return None, config.tokenizer
+    source = RunDir.find(config.init_from)
+    return source.load()[0].train(), Saved(str(source.path / "tokenizer"))
+
+
+def resumed(config: TrainConfig, data: Data, gpt: Any, before: RunDir, console: Console) -> Start:
+    """Lock the run that goes on, find its checkpoint, and refuse what would make its continuation a lie.
 
     A run that was killed before its first checkpoint begins again in its directory.
     """
@@ -113,7 +120,7 @@ def resumed(config: TrainConfig, data: Data, gpt: GPT | None, before: RunDir, co
         if damaged:
             console.print(f"{', '.join(damaged)}: damaged; {begun.checkpoint.name} is taken instead", highlight=False)
         noise = "the noise of dropout goes on as this version draws it, not as the run's own did"
-        if before.layout < 2 and config.model.dropout:
+        if before.layout < 2 and getattr(config.model, "dropout", None):
             console.print(f"{before.path}: was made by an older gptlab; {noise}", highlight=False, soft_wrap=True)
     except BaseException:
         begun.release()
@@ -121,8 +128,8 @@ def resumed(config: TrainConfig, data: Data, gpt: GPT | None, before: RunDir, co
     return begun
 
 
-def with_vocabulary(model: GPTConfig, n_vocab: int) -> GPTConfig:
-    """Return the model's config with the tokenizer's number of tokens, or padded to a rounder number."""
+def with_vocabulary(model: Model, n_vocab: int) -> Model:
+    """Return the model's config with as many tokens as the tokenizer has, or padded beyond to a rounder number."""
     asked = model.vocab_size or n_vocab
     why = f"but the tokenizer has {n_vocab} tokens"
     todo = f"leave it out, or pad: {-(-n_vocab // 64) * 64} is a multiple of 64"

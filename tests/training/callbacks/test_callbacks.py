@@ -6,7 +6,8 @@ import torch
 from rich.console import Console
 
 from gptlab.decoding.decoders import Greedy
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizers.byte import Byte
 from gptlab.training.callbacks.progress_bar import ProgressBar
