@@ -1,4 +1,4 @@
-"""Turn tokens into text as they come: no character is ever split, and nothing after a stop string is shown."""
+"""Turn tokens into text one at a time: no character is ever split, and no text after a stop string is shown."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ from gptlab.errors import require
 
 
 class TextStream:
-    """The text of one row; `decode` is a tokenizer's. Text that may still change is held back until it is sure.
+    """The text of one row; `decode` is a tokenizer's. Text that a later token may still change is held back.
 
     The ids come after those of `prompt`: some tokenizers spell the first token of a text without its space.
     """
@@ -18,11 +18,11 @@ class TextStream:
         self.decode, self.stops, self.prompt = decode, tuple(stops), list(prompt)
         self.begins = len(decode(self.prompt))
         self.ids: list[int] = []
-        self.text = ""  # what was shown so far
+        self.text = ""  # shown so far
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """Return the new text that is sure after one more token."""
+        """Return the new text that is final after one more token."""
         self.ids.append(token)
         return self._show(self._decoded().rstrip("\ufffd"))  # the beginning of a character, perhaps
 

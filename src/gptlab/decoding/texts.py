@@ -1,4 +1,4 @@
-"""Texts that continue prompts: drawn for all prompts in one batch, and spelled as they come."""
+"""Generate texts that continue prompts: drawn for all prompts in one batch, and decoded token by token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gptlab.errors import require
 
 
 class Codec(Protocol):
-    """A tokenizer, as far as decoding needs one."""
+    """The part of a tokenizer's interface that decoding needs."""
 
     n_vocab: int
 
@@ -33,10 +33,10 @@ class Continuation:
     ids: list[int]
     logprob: float
     score: float | None = None  # of beam search
-    steps: list[Step] = field(default_factory=list)  # one for each id; none of beam search
+    steps: list[Step] = field(default_factory=list)  # one per id; empty for beam search
 
     def record(self) -> dict[str, Any]:
-        """Return it as plain values, with the log-probability of each token, or the score of the search."""
+        """Return the continuation as plain values, with the log-probability of each token, or the search's score."""
         scored = {"logprobs": [step.logprob for step in self.steps]} if self.score is None else {"score": self.score}
         return {"prompt": self.prompt, "text": self.text, "ids": self.ids, "logprob": self.logprob, **scored}
 
@@ -57,8 +57,8 @@ def continue_prompts(
 
     `start` are the ids before every prompt, such as bos.
 
-    A text ends before the first of the `stop` strings. `said(row, text)` gets every piece of a text as soon as it is
-    sure.
+    A text ends before the first of the `stop` strings. `said(row, text)` is called with every piece of a text as soon
+    as it is final.
     """
     ids = [tokenizer.encode(prompt) for prompt in prompts]
     streams = [TextStream(tokenizer.decode, stop, each) for each in ids]
@@ -95,7 +95,10 @@ def decoded_after(tokenizer: Codec, prompt: Sequence[int], ids: Sequence[int]) -
 
 
 def with_ids(processors: LogitsProcessors, tokenizer: Codec) -> LogitsProcessors:
-    """Replace banned texts by their token ids; refuses texts that are not one token, and ids that do not exist."""
+    """Replace banned texts by their token ids.
+
+    Raises UserError for texts that are not one token, and for ids that do not exist.
+    """
     banned = []
     for given in processors.banned:
         ids = [given] if isinstance(given, int) else tokenizer.encode(str(given))

@@ -1,4 +1,4 @@
-"""A text as a model sees it: every token by its surprise, with the best guesses of the model."""
+"""Compute the surprise of every token of a text under a model, and the model's best guesses."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from gptlab.data.batches.windows import whole
 from gptlab.data.text.readers import Reading, read
 from gptlab.errors import require
 from gptlab.evaluation.perplexity import reading_protocol
-from gptlab.model.gpt import GPT, read_by_document
+from gptlab.model.gpt import read_by_document
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.tokenizers import Tokenizer
@@ -21,7 +21,7 @@ MOST = 20_000  # tokens of a text
 
 
 class TokenSurprise(NamedTuple):
-    """A token, its surprise in nats, and the best guesses instead, each with its probability."""
+    """A token, its surprise in nats, and the best guesses in its place, each with its probability."""
 
     token: int
     nats: float
@@ -29,7 +29,7 @@ class TokenSurprise(NamedTuple):
 
 
 def file_surprises(
-    run: RunDir, gpt: GPT, tokenizer: Tokenizer, name: str, block_size: int, batch_size: int
+    run: RunDir, gpt: Any, tokenizer: Tokenizer, name: str, block_size: int, batch_size: int
 ) -> tuple[list[TokenSurprise], dict[str, Any]]:
     """Return the surprise of each of the first MOST tokens of a text file, and how it was read, which is as `evaluate`
     reads it; raises UserError where it has no text."""
@@ -46,7 +46,7 @@ def file_surprises(
 
 @torch.no_grad()
 def surprises(
-    gpt: GPT,
+    gpt: Any,
     ids: np.ndarray[Any, Any],
     block_size: int,
     batch_size: int,

@@ -1,4 +1,4 @@
-"""Write a run as a directory that transformers loads with no code of ours."""
+"""Write a run as a directory that transformers loads without code of ours."""
 
 import json
 import math
@@ -14,6 +14,8 @@ from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.model.shape import GPTShape
+from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
@@ -21,11 +23,16 @@ from gptlab.tokenizers import Tokenizer
 def export_run(run: str, out: Path) -> dict[str, Any]:
     """Write model and tokenizer of a run (a directory, a checkpoint in it, or `latest`) into the new directory `out`.
 
-    It is written whole or not at all. Returns the architecture and the number of parameters; raises UserError where
+    It is written completely or not at all. Returns the architecture and the number of parameters; raises UserError if
     Hugging Face has no such model.
     """
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     gpt, tokenizer = RunDir.find(run).load()
+    why, todo = (
+        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
+        "export a run with model=gpt or a preset of it",
+    )
+    require(type(gpt.config) is GPTConfig, "run", run, why, todo)
     definition, ids = tokenizer.hf_definition(), special_ids(tokenizer)
     hf, padding = config_to(gpt.config) | ids, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     generation = ids | ({"suppress_tokens": padding} if padding else {})  # generate() then never draws it
@@ -41,7 +48,7 @@ def export_run(run: str, out: Path) -> dict[str, Any]:
 
 
 def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
-    """Return the model's tensors under Hugging Face's names; a tied head is left out, as there."""
+    """Return the model's tensors under Hugging Face's names; a tied head is left out, as Hugging Face does."""
     config, weights = gpt.config, {}
     for name, tensor in gpt.state_dict().items():
         if name == "lm_head.weight" and config.tied:
@@ -75,7 +82,7 @@ def with_zero_biases(weights: dict[str, Tensor], hf: dict[str, Any]) -> dict[str
     return found
 
 
-def _for_norms_of(eps: float, qkv: Tensor, config: GPTConfig) -> Tensor:
+def _for_norms_of(eps: float, qkv: Tensor, config: GPTShape) -> Tensor:
     """Return weights or biases whose queries and keys, normalized with `eps`, are what ours are with fp32's epsilon.
 
     x / sqrt(mean(x^2) + e) does not change where x is multiplied by s and e by s^2.

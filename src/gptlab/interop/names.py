@@ -47,7 +47,7 @@ def theirs(model_type: str, name: str) -> tuple[list[str], bool]:
 
 
 def config_from(hf: dict[str, Any]) -> GPTConfig:
-    """Return our config of a Hugging Face config.json; what cannot be expressed is a UserError."""
+    """Return our config for a Hugging Face config.json; raises UserError for what cannot be expressed."""
     kind = hf.get("model_type")
     if kind == "gpt2":
         _expect(hf, "activation_function", "gelu_new", ("gelu_new", "gelu_pytorch_tanh"))
