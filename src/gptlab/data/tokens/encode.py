@@ -105,7 +105,8 @@ def encode(job: Job, tokenizer: Tokenizer) -> Done:
         before, first = counts, False
     every, masked = np.concatenate(arrays).tobytes(), end is not None or not all((job.before, *job.counts))
     loss_mask = np.concatenate(mask) if masked else None
-    return Done(job.part, every, np.array(starts, np.uint32), size, loss_mask, target_bytes, unspelled)
+    lost = unspelled if unspelled or tokenizer.unknown is not None else None
+    return Done(job.part, every, np.array(starts, np.uint32), size, loss_mask, target_bytes, lost)
 
 
 def write_sections(

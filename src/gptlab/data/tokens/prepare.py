@@ -2,6 +2,7 @@
 
 import codecs
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -51,7 +52,7 @@ class Corpus:
         found: int = target_counts(self.manifest["val"])[1]
         return found
 
-    @property
+    @functools.cached_property
     def unspelled(self) -> dict[str, int]:
         """The characters of each part that its tokens do not spell."""
         streams = {"train": self.train, "val": [self.val]}
