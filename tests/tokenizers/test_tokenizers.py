@@ -5,8 +5,11 @@ import random
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gptlab.data.text.sources import TokenFiles
+from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError
 from gptlab.tokenizers import EOT, Tokenizer, load_tokenizer
 from gptlab.tokenizers.bpe import BPE, BytePairTokenizer, _thinned
@@ -267,14 +270,16 @@ def test_words_that_a_tokenizer_json_cannot_have() -> None:
 
 
 def test_nanogpt_s_characters(tmp_path: Path) -> None:
-    characters = sorted("hello world\n")
-    characters = sorted(set(characters))
+    characters = sorted(set("hello world\n"))
     itos, stoi = dict(enumerate(characters)), {c: i for i, c in enumerate(characters)}
     meta = {"vocab_size": len(characters), "itos": itos, "stoi": stoi}
     Path("meta.pkl").write_bytes(pickle.dumps(meta))
     tokenizer = NanoGPT("meta.pkl").build([])
     assert tokenizer.encode("hello") == [stoi[c] for c in "hello"]
     assert tokenizer.decode(tokenizer.encode("low\n")) == "low\n"
+    np.array([stoi[c] for c in "hello world\n" * 9], np.uint16).tofile("train.bin")
+    corpus = prepare(TokenFiles(train=["train.bin"], val_fraction=0.5), NanoGPT("meta.pkl"))
+    assert corpus.val_bytes == len(corpus.val) == 54 and corpus.unspelled == {"train": 0, "val": 0}
     with pytest.raises(UserError, match=r"^file=missing\.pkl: no such file"):
         NanoGPT("missing.pkl")
 

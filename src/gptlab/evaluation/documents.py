@@ -124,7 +124,7 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
 def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids | None]] | None:
     """Return the documents to score, as this run's tokenizer has them; None if the run has none of its own.
 
-    A document with unknown tokens has no ids: nobody knows what they spell.
+    A document with unknown tokens has no ids, since their text is lost.
     """
     if data is not None:
         stream = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"]).val
