@@ -87,7 +87,7 @@ TINY += ["trainer.val_every_n_steps=2", "logger.every_n_steps=1", "sample_prompt
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Path:
-    """A folder with a package of parts, which nothing enables yet."""
+    """Return a folder with a package of parts that nothing enables yet."""
     folder = tmp_path / "lab"
     (folder / "my_lab/conf/experiment").mkdir(parents=True)
     (folder / "my_lab/__init__.py").write_text("")
@@ -97,7 +97,7 @@ def lab(tmp_path: Path) -> Path:
 
 
 def gptlab(folder: Path, *arguments: str, code: int = 0, start: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """A command in processes of its own, which know nothing of other tests' plugins; `start` is what starts them."""
+    """Run a command in its own processes, which know nothing of other tests' plugins; `start` is what starts them."""
     env = {key: value for key, value in os.environ.items() if key != plugins.INHERITED}
     command = [sys.executable, *start, "-m", "gptlab", *arguments]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)

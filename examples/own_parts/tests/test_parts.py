@@ -1,4 +1,4 @@
-"""All parts of this project at work, by the commands of the README."""
+"""Tests of all parts of this project at work, by the commands of the README."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def gptlab(*arguments: str) -> dict:
-    """What a command answers, started in the folder of the project."""
+    """Return the output of a command, started in the folder of the project."""
     command = [sys.executable, "-m", "gptlab", *arguments, "json=true"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

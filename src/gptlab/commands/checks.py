@@ -1,4 +1,4 @@
-"""The checks of a config: about a minute of its own model on its own data, on this machine."""
+"""Check a config: run its own model on its own data for about a minute, on this machine."""
 
 import dataclasses
 import math
@@ -32,12 +32,12 @@ from gptlab.training.metrics_file import metrics_until
 from gptlab.training.start import initial_model, with_vocabulary
 
 STEPS = 4
-WINDOWS = 4  # in a batch
-Finding = tuple[bool, str]  # passed, and the figure
+WINDOWS = 4  # per batch
+Finding = tuple[bool, str]  # whether it passed, and the figure
 
 
 def run_checks(config: TrainConfig) -> dict[str, Any]:
-    """Print and return every check with its figure; raises RunFailed if one fails."""
+    """Print and return the result of every check, with its figure; raises RunFailed if one fails."""
     console = Console()
     if config.resume:  # what the run began with may be gone
         config = dataclasses.replace(config, init_from=None)
@@ -84,6 +84,7 @@ def _checks(
 
 @torch.no_grad()
 def causal(gpt: Any, x: torch.Tensor) -> Finding:
+    """Check that no logit depends on a later token."""
     changed, half = x.clone(), x.shape[1] // 2
     changed[:, half:] = (x[:, half:] + 1) % gpt.config.vocab_size
     gap = (gpt(x)[:, :half] - gpt(changed)[:, :half]).abs().max().item()
@@ -92,11 +93,13 @@ def causal(gpt: Any, x: torch.Tensor) -> Finding:
 
 @torch.no_grad()
 def uniform(gpt: Any, batch: Batch) -> Finding:
+    """Check that an untrained model's loss is about ln V."""
     loss, expected = _loss(Loss(CausalLM(), gpt), batch), math.log(gpt.config.vocab_size)
     return abs(loss - expected) < 0.1 * expected, f"{loss:.3f}; ln V is {expected:.3f}"
 
 
 def ordered(data: TextDataModule) -> Finding:
+    """Check that each window is read once an epoch, and in the same order by any number of ranks."""
     steps = min(64, len(data.train[0]) // WINDOWS)
     expected = [sorted(data.windows_of(step + 1)) for step in range(steps)]
     seen = [window for step in expected for window in step]
@@ -117,6 +120,7 @@ def ordered(data: TextDataModule) -> Finding:
 
 
 def overfits(runs: "Runs", drops_out: bool) -> Finding:
+    """Check that the loss falls when one batch is repeated."""
     ask = ["data.repeat_steps=1", "budget.steps=40", "logger.every_n_steps=1"]
     run = runs.train("overfit", *ask, *(["model.dropout=0"] if drops_out else []))
     losses = [row["train/loss"] for row in _metrics(run) if "train/loss" in row]
@@ -124,7 +128,7 @@ def overfits(runs: "Runs", drops_out: bool) -> Finding:
 
 
 def resumes(runs: "Runs") -> Finding:
-    """From a checkpoint in the middle, in a copy of the run."""
+    """Check that a run resumed from a checkpoint in its middle, in a copy, ends with the same weights."""
     whole = runs.train("plain")
     copy = whole.with_name("copy")
     shutil.copytree(whole, copy)
@@ -139,21 +143,24 @@ def resumes(runs: "Runs") -> Finding:
 
 @torch.no_grad()
 def drift(gpt: Any, batch: Batch, other: Loss, bound: float) -> Finding:
+    """Check that two ways of computing the loss differ by less than `bound`."""
     gap = abs(_loss(Loss(CausalLM(), gpt), batch) - _loss(other, batch))
     return gap < bound, f"|Δ loss| {gap:.1e}"
 
 
 def compiled(gpt: Any, batch: Batch) -> Finding:
+    """Check that a compiled model gives the loss of the uncompiled one."""
     loss = Loss(CausalLM(), gpt)
     loss.compile()
     try:
         return drift(gpt, batch, loss, 1e-3)
-    except Exception as error:  # whatever is missing on this machine
+    except Exception as error:  # compilers fail in many ways
         return False, f"cannot be compiled here ({type(error).__name__}); leave compile=true out"
 
 
 @torch.no_grad()
 def cached(gpt: Any, x: torch.Tensor) -> Finding:
+    """Check that logits from a KV cache equal those without one."""
     T = min(x.shape[1], 32)
     cache, gap = gpt.new_cache(len(x), T), 0.0
     whole = gpt(x[:, :T])
@@ -182,7 +189,7 @@ class Runs:
         return run
 
     def compare(self, *overrides: str) -> Finding:
-        """Losses of the run as it is, and with `overrides`."""
+        """Return the losses of the run as it is, and of the same run with `overrides`."""
         first, second = _metrics(self.train("plain")), _metrics(self.train(overrides[-1].replace("=", "-"), *overrides))
         pairs = zip(first, second, strict=True)
         gap = max(abs(a[key] - b[key]) for a, b in pairs for key in ("train/loss", "val/loss") if key in a)
@@ -194,7 +201,7 @@ def _gptlab(arguments: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["it said nothing"]
-        raise RunFailed(f"check: a short run failed ({said[0].removeprefix('error: ')}); mend this first")
+        raise RunFailed(f"check: a short run failed ({said[0].removeprefix('error: ')}); fix this first")
 
 
 def _metrics(run: Path) -> list[dict[str, float]]:

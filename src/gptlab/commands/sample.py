@@ -29,14 +29,14 @@ class SampleConfig:
     decoder: Decoder | Beam = field(default_factory=TopK)
     run: str = "latest"
     prompt: str | None = None  # null: the run's first sample prompt
-    prompts: list[str] = field(default_factory=list)  # or several, in one batch
+    prompts: list[str] = field(default_factory=list)  # several, in one batch
     max_new_tokens: int = 100
-    num_samples: int = 1  # of each prompt
+    num_samples: int = 1  # for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
-    overflow: str = "crop"  # of the context: crop (forget the oldest tokens) | refuse
+    overflow: str = "crop"  # when the context is full: crop (forget the oldest tokens) | refuse
     logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans
     precision: str = "32-true"  # 32-true | bf16-true
-    explain: bool = False  # a table and RUN/explain.html: what each token was chosen from
+    explain: bool = False  # print and write RUN/explain.html: the alternatives to each token
     seed: int = 1337
     json: bool = False
 
@@ -55,7 +55,7 @@ class SampleConfig:
 
 
 def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print and write RUN/frontier.html and .json: a row for each result of `sample`, all of one run."""
+    """Print quality against diversity for a sweep of `sample` over one run, and write it as frontier.html and .json."""
     from rich.console import Console
 
     from gptlab.evaluation.frontier import frontier_rows
@@ -75,8 +75,8 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
 def sample(config: SampleConfig) -> dict[str, Any]:
     """Continue a prompt with the model of a run.
 
-    Prints the texts; returns {"samples": [{"prompt", "text", "ids", "logprob", "logprobs"}]}: each new text, its ids,
-    and the log-probability under the model of all and of each of them.
+    Prints the texts and returns {"samples": [{"prompt", "text", "ids", "logprob", "logprobs"}]}: each new text, its
+    ids, and the log-probability in nats, under the model, of the whole text and of each id.
     """
     import torch
 
@@ -116,7 +116,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
 
 
 def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[dict[str, Any]]) -> None:
-    """Print what each token was chosen from, and write it into RUN/explain.html."""
+    """Print the alternatives that each token was chosen from, and write them into RUN/explain.html."""
     from rich.console import Console
 
     from gptlab.reporting.inspection import inspection_table, write_inspection_page
@@ -137,7 +137,7 @@ def _draw(
     limits: Limits,
     processors: LogitsProcessors,
 ) -> list[Continuation]:
-    """Print `num_samples` texts of each prompt; a single one is shown as it comes."""
+    """Print `num_samples` texts of each prompt; a single one is printed as it is generated."""
     from rich.console import Console
     from rich.text import Text
 

@@ -13,7 +13,7 @@ def shard(gpt: Any, device_type: str, world_size: int, dtype: torch.dtype | None
 
     A model without blocks is gathered as a whole.
 
-    `dtype` is what blocks compute in; None: that of the weights. A model that is sharded already stays as it is.
+    Blocks compute in `dtype` (None: that of the weights). A model that is sharded already stays as it is.
     """
     if any(hasattr(p, "full_tensor") for p in gpt.parameters()):
         return
@@ -25,5 +25,5 @@ def shard(gpt: Any, device_type: str, world_size: int, dtype: torch.dtype | None
 
 
 def full_tensor(tensor: Any) -> Tensor:
-    """Return all of a tensor of which each rank may have a part."""
+    """Return the full tensor of which each rank may hold a part."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -17,7 +17,7 @@ def load_with_task(run: RunDir) -> tuple[Task, Any, Tokenizer]:
 
 
 def require_next_tokens(run: RunDir, key: str = "run") -> Task:
-    """Return a run's task; raises UserError, which names `key`, where its model does not predict the next token."""
+    """Return a run's task; raises UserError, which names `key`, if its model does not predict the next token."""
     task = task_of(run.config())
     if not task.predicts_tokens:
         why, todo = (

@@ -1,4 +1,4 @@
-"""A text as a model sees it: every token by its surprise, with the best guesses of the model."""
+"""Compute the surprise of every token of a text under a model, and the model's best guesses."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ MOST = 20_000  # tokens of a text
 
 
 class TokenSurprise(NamedTuple):
-    """A token, its surprise in nats, and the best guesses instead, each with its probability."""
+    """A token, its surprise in nats, and the best guesses in its place, each with its probability."""
 
     token: int
     nats: float

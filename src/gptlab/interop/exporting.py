@@ -1,4 +1,4 @@
-"""Write a run as a directory that transformers loads with no code of ours."""
+"""Write a run as a directory that transformers loads without code of ours."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from gptlab.tokenizers import Tokenizer
 def export_run(run: str, out: Path) -> dict[str, Any]:
     """Write model and tokenizer of a run (a directory, a checkpoint in it, or `latest`) into the new directory `out`.
 
-    It is written whole or not at all. Returns the architecture and the number of parameters; raises UserError where
+    It is written completely or not at all. Returns the architecture and the number of parameters; raises UserError if
     Hugging Face has no such model.
     """
     require(not out.exists(), "out", out, "exists already", "give a new directory")
@@ -42,7 +42,7 @@ def export_run(run: str, out: Path) -> dict[str, Any]:
 
 
 def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
-    """Return the model's tensors under Hugging Face's names; a tied head is left out, as there."""
+    """Return the model's tensors under Hugging Face's names; a tied head is left out, as Hugging Face does."""
     config, weights = gpt.config, {}
     for name, tensor in gpt.state_dict().items():
         if name == "lm_head.weight" and config.tied:

@@ -1,4 +1,4 @@
-"""The settings in which runs differ, and the groups of runs that differ in the seed alone."""
+"""Find the settings in which runs differ, and the groups of runs that differ in the seed alone."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ GROUPS_WITHOUT_EFFECT = ("checkpoint.", "logger.", "decoder.")
 
 
 def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """Return the settings that differ: dotted key -> the value of each run, None where it has none.
+    """Return the settings that differ: dotted key -> the value of each run, None for a run without it.
 
     The fields of a part are left out where its option says as much (`optimizer` for `optimizer.momentum`), those of the
     model also where the run's `name` does, the size of its vocabulary where the tokenizer does. Runs of which a whole
@@ -40,7 +40,7 @@ def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
 
 def same_but_seed(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
-    """Return the runs in groups that differ in nothing but the seed and what has no effect: one text, model, budget."""
+    """Return the runs in groups that differ only in the seed and in settings that change no number of a run."""
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
         asked = {
@@ -62,6 +62,6 @@ def _above(key: str) -> list[str]:
 
 
 def _follows(values: list[Any], above: list[Any]) -> bool:
-    """Return whether each value of `above` has one of `values`."""
+    """Return whether each value of `above` goes with one value of `values`."""
     pairs = set(zip(map(repr, above), map(repr, values), strict=True))
     return len(pairs) == len(set(map(repr, above)))

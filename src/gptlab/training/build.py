@@ -1,4 +1,4 @@
-"""Build all that a run needs from what it begins with; nothing is written."""
+"""Build all parts of a run from its start; no files are written."""
 
 import dataclasses
 import os
@@ -52,13 +52,13 @@ class Parts:
     module: GPTModule
     trainer: L.Trainer
     end_of_step: EndOfStep
-    plan: Plan | None  # None until a step was timed
+    plan: Plan | None  # None until a step is timed
     parameters: int
     flops_per_token: int
 
 
 def build(begun: Start, console: Console) -> Parts:
-    """Build data module, model, callbacks and trainer; mistakes about devices and precision are met here."""
+    """Build data module, model, callbacks and trainer; raises UserError for mistakes about devices and precision."""
     config, datamodule = begun.config, begun.data.module
     parameters = count_parameters(config)
     flops = flops_per_token(config.model, parameters=parameters)
@@ -66,7 +66,7 @@ def build(begun: Start, console: Console) -> Parts:
     plan = config.budget.plan(*sizes)
     if plan:
         begun.require_steps_left(plan)
-    steps = plan.steps if plan else max(1, begun.step)  # until they are timed
+    steps = plan.steps if plan else max(1, begun.step)  # provisional until steps are timed
 
     ranks = Ranks()
     throughput = ThroughputMonitor(lambda: datamodule.seconds_waited)
@@ -121,8 +121,7 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
 
 
 def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Callable[[float, bool], Plan]:
-    """Return what makes a plan of the seconds of a step and writes them down, so that a run that goes on or is repeated
-    has it too."""
+    """Return a function from the seconds of a step to a plan, which also records them for a resumed or repeated run."""
 
     def timed(seconds_per_step: float, writes: bool) -> Plan:
         budget: Budget = dataclasses.replace(config.budget, seconds_per_step=seconds_per_step)
@@ -177,14 +176,16 @@ def count_parameters(config: TrainConfig) -> int:
 
 
 def require_compiler() -> None:
-    """Refuse `compile` where nothing can compile."""
+    """Refuse `compile` on a machine without a compiler."""
     found = torch.cuda.is_available() or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
     require(found, "compile", "true", "needs a C++ compiler on a CPU", "install g++, or leave it out")
 
 
 def bytes_per_token(corpus: Corpus) -> float:
-    """Return the mean length in bytes of a training token, by the weights of the sources; where the text of the tokens
-    is not known, that of a held-out token."""
+    """Return the mean length in bytes of a training token, by the weights of the sources.
+
+    If the text of the training tokens is not known, the figure is that of a held-out token.
+    """
     parts = [source["train"] for source in corpus.manifest.get("sources", {"": corpus.manifest}).values()]
     if any(part["bytes"] is None for part in parts):
         parts = [corpus.manifest["val"]] * len(parts)

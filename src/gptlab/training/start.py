@@ -1,4 +1,4 @@
-"""Find out all that a run begins with, before anything is built or written; mistakes are met here."""
+"""Collect everything that a run starts from, before anything is built or written; most mistakes are reported here."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids
 
 @dataclass
 class Start:
-    """A run before it is built: its resolved config, its data, and what it goes on from."""
+    """A run before it is built: its resolved config, its data, and the checkpoint that it continues from."""
 
-    config: TrainConfig  # resolved: what config.yaml keeps
+    config: TrainConfig  # resolved, as in config.yaml
     data: Data
     gpt: Any  # the model that `init_from` names, for a run that has no checkpoint; else None
     resumed_from: RunDir | None
-    checkpoint: Path | None = None  # of that run; None where it was killed before its first one: it begins again
+    checkpoint: Path | None = None  # of that run; None if it was killed before its first one and begins again
     step: int = 0  # of that checkpoint
-    lock: BaseFileLock | None = None  # on the run that goes on; on rank 0 only
+    lock: BaseFileLock | None = None  # on the resumed run; on rank 0 only
 
     @property
     def run_dir(self) -> Path:
@@ -43,11 +43,11 @@ class Start:
 
     @property
     def in_place(self) -> bool:
-        """Whether a run goes on in its own directory; a branch begins a new run from a checkpoint of another."""
+        """True if a run continues in its own directory; a branch begins a new run from a checkpoint of another."""
         return self.resumed_from is not None and self.resumed_from.path.resolve() == self.run_dir.resolve()
 
     def require_steps_left(self, plan: Plan) -> None:
-        """Refuse to resume a run that has all its steps, unless it was killed at the very end, or more than them."""
+        """Refuse to resume a run with all its steps done, unless it was killed at the very end, or with more."""
         if self.resumed_from is None:
             return
         ((unit, amount),) = self.config.budget.fixed().items()
@@ -59,7 +59,7 @@ class Start:
         require(self.step < plan.steps or not ended, "resume", self.config.resume, why, todo)
 
     def release(self) -> None:
-        """Let others go on with the run."""
+        """Unlock the run, so that others can resume it."""
         if self.lock is not None:
             self.lock.release()
 
@@ -82,7 +82,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
     if before and not before.is_begun() and before.path.resolve() == config.path.resolve():
-        before = None  # killed before all was written that it begins with
+        before = None  # killed before its first files were written
     if before is None:
         if early_rank() == 0:
             RunDir(config.path).require_new()
@@ -138,7 +138,7 @@ def with_vocabulary(model: Model, n_vocab: int) -> Model:
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a config as YAML has it."""
+    """Return a config as plain values, as in YAML."""
     import yaml
 
     read: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))

@@ -15,7 +15,7 @@ from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 
 
 def watched(terminal: bool) -> str:
-    """What a run of four steps with one validation prints."""
+    """Return the output of a run of four steps with one validation."""
     screen = io.StringIO()
     bar = ProgressBar(Console(file=screen, force_terminal=terminal, width=120), enabled=True)
     metrics = {"train/loss": 3.25, "train/tokens_per_second": 12345.6}

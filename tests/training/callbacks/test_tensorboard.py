@@ -1,4 +1,4 @@
-"""What a dashboard is told."""
+"""A dashboard gets the config, the scores and the layout of a run."""
 
 import math
 from collections.abc import Callable
