@@ -77,7 +77,7 @@ def check_length(gpt: Any, tokens: Tokens | TokenStream, block_size: int) -> Non
         block_size <= context or getattr(gpt.config, "reads_beyond", False),
         "block_size",
         block_size,
-        f"is more than the {context} tokens that the model can read at once",
+        f"is more than the {context} positions that the model can read at once",
         f"give at most {context}",
     )
     require(
