@@ -17,6 +17,7 @@ from rich.table import Table
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.batches.sampler import TrainBatches
+from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import RunFailed
@@ -41,6 +42,7 @@ def run_checks(config: TrainConfig) -> dict[str, Any]:
     console = Console()
     with watching(console) as watch:
         corpus = prepare(config.data, config.tokenizer, watch)
+    assert isinstance(config.data, DataConfig)
     model = with_vocabulary(config.model, corpus.tokenizer.n_vocab)
     data = dataclasses.replace(config.data, batch_size=WINDOWS, micro_batch_size=None, num_workers=0)
     datamodule = TextDataModule(corpus, data, model.block_size, config.seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlab.data.text.sources import DataConfig
+from gptlab.data.config import BatchConfig
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
 from gptlab.metrics import shown_in
@@ -26,7 +26,7 @@ class CompareConfig:
 
     a: str | list[str] | None = None  # a run, or several seeds of one config: [RUN,RUN], or with *
     b: str | list[str] | None = None
-    data: DataConfig | None = None  # null: the documents that all of them hold out
+    data: BatchConfig | None = None  # null: the documents that all of them hold out
     metric: str = "bits_per_byte"  # or one per token, such as perplexity: that needs one tokenizer and one protocol
     batch_size: int = 16
     block_size: int | None = None  # tokens per window; null: the context each model was trained with

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.data.text.sources import DataConfig
+from gptlab.data.config import BatchConfig
 from gptlab.errors import UserError, require
 from gptlab.evaluation.documents import Costs, Units, common_documents, cost
 from gptlab.evaluation.model import require_next_tokens
@@ -61,7 +61,7 @@ class Comparison:
 
 def compare_runs(
     sides: Mapping[str, Sequence[RunDir]],
-    data: DataConfig | None = None,
+    data: BatchConfig | None = None,
     by: str = compared()[0].quantity,
     block_size: int | None = None,
     batch_size: int = 16,

@@ -141,3 +141,14 @@ def read_by_document(gpt: Callable[..., Tensor], x: Tensor, separator: int | Non
 def num_params(gpt: nn.Module) -> int:
     """Count the trainable numbers; tied ones count once."""
     return sum(p.numel() for p in gpt.parameters() if p.requires_grad)
+
+
+def trunk_of(model: nn.Module) -> GPT:
+    """Return the GPT in a model with the head of a task."""
+    return next(module for module in model.modules() if isinstance(module, GPT))
+
+
+def parameters_beside(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights of a model that are not those of the GPT in it, by name."""
+    trunk = set(map(id, trunk_of(model).parameters()))
+    return {name: p for name, p in model.named_parameters() if id(p) not in trunk}

@@ -7,11 +7,12 @@ import torch
 
 from gptlab.errors import UserError, require
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.saved import USUAL
 from gptlab.training.callbacks.checkpointing import by_step, is_whole
 
 # fields whose change would make the continuation a lie; of `data` all but how batches are computed, of the optimizer,
 # whose state goes on, all but its rate
-FIXED = ("model", "tokenizer", "data", "optimizer", "seed")
+FIXED = ("task", "model", "tokenizer", "data", "optimizer", "seed")
 FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
 
 
@@ -57,7 +58,12 @@ def _asked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse a continuation with another model, tokenizer, text, optimizer or seed, by name."""
+    """Refuse a continuation with another task, model, tokenizer, data, optimizer or seed, by name."""
+    names = [config.get("parts", {}).get("task", USUAL) for config in (before, now)]
+    todo = "leave it out, or start a new run: init_from=RUN takes the weights"
+    require(names[0] == names[1], "task", names[1], f"but the run that is resumed has {names[0]}", todo)
+    if "task" not in before:  # the run was made by gptlab 0.1
+        now = {**now, "task": None}
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)

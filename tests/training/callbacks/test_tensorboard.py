@@ -125,7 +125,7 @@ def positions(config: TrainConfig, run: Path) -> torch.Tensor:
     windows = held_out(val, gpt.config.block_size, tokenizer.eot, by_documents)
     total, count = torch.zeros(2, gpt.config.block_size, dtype=torch.float64)
     for i in range(len(windows)):
-        x, y, _ = windows.__getitems__([i])
+        x, y, *_ = windows.__getitems__([i])
         for t in range(y.shape[1]):
             if y[0, t] != IGNORE:
                 total[t] += cross_entropy(gpt(x)[:, t : t + 1], y[:, t : t + 1]).item()

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from gptlab.data.config import BatchConfig, option_name
 from gptlab.data.text.readers import Chunk
 from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity
 from gptlab.data.text.splits import Survey, divide, survey
@@ -86,7 +87,7 @@ class Watch:
 
 
 def prepare(
-    data: DataConfig,
+    data: BatchConfig,
     config: TokenizerConfig,
     watch: Watch | None = None,
     processes: int | None = None,
@@ -100,6 +101,9 @@ def prepare(
     `any_ids` lets tokens pass that the tokenizer does not have, so that they can be looked at. Raises UserError where
     the text or the tokens are not what they should be.
     """
+    todo = "choose an option that gives text, such as data=text"
+    require(isinstance(data, DataConfig), "data", option_name(data), "gives no text", todo)
+    assert isinstance(data, DataConfig)
     watch = watch or Watch()
     if isinstance(data, TokenFiles):
         return _ready(data, config, any_ids)

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 
 
 class ThroughputMonitor(Callback):
-    """Count training targets per second of training time, the share of the devices' FLOPs that they take (MFU:
-    Chowdhery et al. 2022), and the share of that time in which the loop waited for data.
+    """Count the tokens that are read per second of training time, without padding; the share of the devices' FLOPs that
+    they take (MFU: Chowdhery et al. 2022); and the share of that time in which the loop waited for data.
 
     Training time is all time between the first and the last step but what lies within `paused`: validation, samples
     and checkpoints. `waited` tells the seconds for data so far.
@@ -21,7 +21,7 @@ class ThroughputMonitor(Callback):
         self.waited = waited
         self.share_per_token = 0.0  # of the FLOPs that all devices could do in a second
         self.seconds = 0.0  # of training time so far
-        self.tokens = 0  # targets so far
+        self.tokens = 0  # read so far by all ranks
         self._last_log = (0.0, 0, 0.0)  # (seconds, tokens, seconds waited)
         self._running_since = 0.0
         self._started, self._earlier_seconds = time.perf_counter(), 0.0  # this start of the run; all starts before it
@@ -52,7 +52,7 @@ class ThroughputMonitor(Callback):
         self._running_since = time.perf_counter()
 
     def step(self, tokens: int) -> None:
-        """Count one step's targets, and the time since the last step."""
+        """Count the tokens of one step, over all ranks, and the time since the last step."""
         now = time.perf_counter()
         self.seconds += now - self._running_since
         self._running_since = now
