@@ -13,6 +13,7 @@ import torch
 
 import gptlab
 from gptlab.commands.audit import audit
+from gptlab.commands.compare import compare
 from gptlab.commands.evaluate import evaluate
 from gptlab.commands.export import export
 from gptlab.commands.main import main
@@ -205,3 +206,29 @@ def test_other_tasks_begin_with_its_weights(
     with pytest.raises(UserError, match=r"^task=causal_lm: but the run that is resumed has labels"):
         train(compose("train", ["resume=run", "task=causal_lm", "search_metric=null", "data=bundled"], run=Path("run")))
     assert main(["export", "run=run", "out=exported"]) == 2 and "Traceback" not in capsys.readouterr().err
+
+
+def test_runs_are_compared_on_the_records_that_both_hold_out(
+    ask: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(ask("budget.steps=2", f"run_dir={tmp_path}/one"))
+    write(tmp_path / "train.jsonl", records()[::-1] + records(44)[40:])  # in another order, and some more
+    train(ask("budget.steps=30", f"run_dir={tmp_path}/two"))
+    capsys.readouterr()
+    result = compare(compose("compare", ["a=one", "b=two", "metric=loss", "resamples=2000"]))
+    held_out = [held_out_records(tmp_path / name / "held_out")[0] for name in ("one", "two")]
+    common = [each for each in held_out[0] if each in held_out[1]]
+    assert result["examples"] == result["units"]["number"] == len(common) < max(map(len, held_out))
+    assert result["examples_left_out"] == max(map(len, held_out)) - len(common)
+    losses = [by_hand(tmp_path / name, common)[0] for name in ("one", "two")]
+    found = result["difference"]
+    assert found["value"] == pytest.approx(losses[1] - losses[0], abs=1e-6)
+    each = {name: [by_hand(tmp_path / name, [record])[0] for record in common] for name in ("one", "two")}
+    gaps = np.array(each["two"]) - np.array(each["one"])
+    drawn = gaps[np.random.default_rng(0).integers(0, len(gaps), (4000, len(gaps)))].mean(1)
+    expected = np.quantile(drawn, [0.025, 0.975])
+    assert [found["low"], found["high"]] == pytest.approx(expected, abs=0.05 * np.ptp(drawn))
+    stored = json.loads((tmp_path / "one/compare/two.json").read_text())["per_unit"]
+    assert sorted(stored["nats_b"]) == pytest.approx(sorted(each["two"]), abs=1e-6)
+    said = capsys.readouterr().out
+    assert f"over {len(common)} examples" in said and "accuracy" in said and "left out" in said

@@ -139,6 +139,26 @@ def test_the_best_so_far_is_the_highest(
     assert panel.get_legend().get_texts()[0].get_text() == "highest so far"
 
 
+def test_runs_are_compared_example_by_example(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, more in {"one": ["budget.steps=2"], "two": [], "lm": ["task=causal_lm", "budget.steps=1"]}.items():
+        train(tiny(*LEARN, *more, f"run_dir={tmp_path}/{name}"))
+    capsys.readouterr()
+    result = compare(compose("compare", ["a=one", "b=two", "resamples=200"]))
+    scores = [evaluate(compose("evaluate", [f"run={name}"])) for name in ("one", "two")]
+    assert (result["metric"], result["better"], result["examples"]) == ("accuracy", "higher", scores[0]["targets"])
+    gap = scores[1]["accuracy"] - scores[0]["accuracy"]
+    assert result["difference"]["value"] == pytest.approx(gap) and result["difference"]["low"] <= gap
+    with pytest.raises(UserError, match=r"^b=lm: its task is CausalLM\(\), and that of one is Ends"):
+        compare(compose("compare", ["a=one", "b=lm"]))
+    with pytest.raises(
+        UserError, match=r"^metric=perplexity: no such metric of the task; choose one of loss, accuracy"
+    ):
+        compare(compose("compare", ["a=one", "b=two", "metric=perplexity"]))
+    train(tiny(*LEARN, "budget.steps=1", "model.block_size=16", f"run_dir={tmp_path}/short"))
+    with pytest.raises(UserError, match=r"^data=held-out: 0 examples are held out by all of the runs; "):
+        compare(compose("compare", ["a=one", "b=short"]))
+
+
 @pytest.mark.parametrize("batch", [10, pytest.param(31, marks=pytest.mark.slow)])
 def test_it_is_resumed_as_if_never_stopped(
     batch: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,7 +198,6 @@ def test_what_needs_the_next_token_says_so(tiny: Tiny, tmp_path: Path) -> None:
         ("run", lambda: sample(compose("sample", ["run=run"]))),
         ("run", lambda: replay(compose("replay", ["run=run", "step=1"]))),
         ("run", lambda: evaluate(compose("evaluate", ["run=run", "explain=true", "text=a.txt"]))),
-        ("a", lambda: compare(compose("compare", ["a=run", "b=run"]))),
     ]
     for key, ask in asked:
         with pytest.raises(UserError, match=f"^{key}{why}"):

@@ -57,6 +57,18 @@ def measure(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, read
     return total
 
 
+def example_sums(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading) -> Sums:
+    """Return a task's sums over each example by itself, (N, ...), in float64."""
+    found: dict[str, list[Any]] = {}
+    for batch, figures in _figures(gpt, task, examples, batch_size, reading):
+        for row in range(len(next(iter(figures.values())))):
+            only = type(batch)(*(each[row : row + 1] for each in tensors(batch)))
+            sums = task.measure({name: values[row : row + 1] for name, values in figures.items()}, only)
+            for name, values in sums.items():
+                found.setdefault(name, []).append(values.double())
+    return {name: torch.stack(values[: len(examples)]) for name, values in found.items()}
+
+
 def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
     """Yield the cost of every target in nats, in the order of the text, (N,) a batch.
 

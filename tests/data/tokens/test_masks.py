@@ -214,7 +214,7 @@ def test_a_target_that_does_not_count_is_ignored(
             if not len(windows):
                 continue
             every = range(len(windows))
-            (x, y, *_), (bare_x, bare_y, _) = windows.__getitems__(every), bare.__getitems__(every)
+            (x, y, *_), (bare_x, bare_y, *_) = windows.__getitems__(every), bare.__getitems__(every)
             assert torch.equal(x, bare_x)
             for i, start in enumerate(windows.starts):
                 for t in range(size):
