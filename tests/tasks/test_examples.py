@@ -1,6 +1,7 @@
 """A task that learns from records: its data, what a run directory keeps of them, and what other verbs make of it."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import gptlab
 from gptlab.commands.audit import audit
@@ -21,6 +23,7 @@ from gptlab.config import compose
 from gptlab.data.batches.examples import ExampleDataModule, divide, held_out_records
 from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError
+from gptlab.runs.reader import read_run
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers.byte import Byte
 from gptlab.training.config import TrainConfig
@@ -85,6 +88,8 @@ def test_it_learns_from_records_and_keeps_what_it_holds_out(
     read = sum(lengths[i] for step in range(1, 31) for i in module.examples_of(step))
     assert summary["tokens"] == read and read not in (30 * 4, 30 * 4 * 30)
     assert module.tokens_per_step == pytest.approx(4 * np.mean(lengths))
+
+    assert read_run(run, "run").tokens_per_step == round(read / 30)  # by which a report counts
 
     # a run directory needs nothing else
     assert RunDir(run).config()["task"]["names"] == sorted(KINDS)
@@ -154,7 +159,7 @@ def test_equal_records_are_on_one_side_whatever_their_order() -> None:
 def test_it_goes_on_as_if_never_stopped(
     ask: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = ["data.micro_batch_size=2", "model.dropout=0.1", "checkpoint.every_n_steps=2"]
+    more = ["data.micro_batch_size=2", "model.dropout=0.1", "checkpoint.every_n_steps=2", "optimizer=muon"]
     train(ask(*more, f"run_dir={tmp_path}/whole"))
     stop_at(monkeypatch, 7, RuntimeError("killed"))
     with pytest.raises(RuntimeError, match="killed"):
@@ -226,7 +231,9 @@ def test_runs_are_compared_on_the_records_that_both_hold_out(
     each = {name: [by_hand(tmp_path / name, [record])[0] for record in common] for name in ("one", "two")}
     gaps = np.array(each["two"]) - np.array(each["one"])
     drawn = gaps[np.random.default_rng(0).integers(0, len(gaps), (4000, len(gaps)))].mean(1)
-    expected = np.quantile(drawn, [0.025, 0.975])
+    n = len(gaps)
+    outside = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))  # Student's, on each side
+    expected = np.quantile(drawn, [outside, 1 - outside])
     assert [found["low"], found["high"]] == pytest.approx(expected, abs=0.05 * np.ptp(drawn))
     stored = json.loads((tmp_path / "one/compare/two.json").read_text())["per_unit"]
     assert sorted(stored["nats_b"]) == pytest.approx(sorted(each["two"]), abs=1e-6)

@@ -18,7 +18,7 @@ from gptlab.evaluation.comparison import SIDES, over_seeds, run_name
 from gptlab.evaluation.held_out import HeldOutData, held_out_data
 from gptlab.evaluation.model import load_with_task
 from gptlab.evaluation.perplexity import example_sums
-from gptlab.evaluation.statistics import LEVEL, Difference
+from gptlab.evaluation.statistics import LEVEL, Difference, student_level
 from gptlab.metrics import Metric, metric
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Sums, Task
@@ -132,7 +132,7 @@ def bootstrap(task: Task, sides: Mapping[str, Sequence[Sums]], quantity: str, re
     """Return the score of b less that of a, each the mean over its runs, with its interval over examples drawn again.
 
     They are drawn with replacement, the same ones for all runs (Efron & Tibshirani 1993). The score is that of the sums
-    over what was drawn, so that any metric of the task will do; the interval is that of percentiles.
+    over what was drawn, so that any metric of the task will do; the percentiles are widened as in paired_bootstrap.
     """
     n = len(next(iter(sides["a"][0].values())))
     generator = np.random.default_rng(seed)
@@ -142,7 +142,8 @@ def bootstrap(task: Task, sides: Mapping[str, Sequence[Sums]], quantity: str, re
     for _ in range(resamples):
         counts = torch.from_numpy(np.bincount(generator.integers(0, n, n), minlength=n)).double()[None]
         drawn += _difference(task, sides, quantity, counts)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    outside = 1 - student_level(n)
+    low, high = np.quantile(drawn, [outside / 2, 1 - outside / 2])
     return Difference(value, float(low), float(high))
 
 
