@@ -119,7 +119,8 @@ class StabilityMonitor(Callback):
             found["examples"] = data.examples_of(step)  # the numbers of the training examples
         path = self.run_dir / f"stability/step-{step}.json"
         write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-        told = f"step {step}: {what}; {'see' if found.keys().isdisjoint(('windows', 'examples')) else 'its batch is in'} {path}"
+        where = "see" if found.keys().isdisjoint(("windows", "examples")) else "its batch is in"
+        told = f"step {step}: {what}; {where} {path}"
         self.console.print(told, highlight=False, markup=False, soft_wrap=True)
 
     def _text(self, data: TextDataModule, source: int, window: int) -> str:
