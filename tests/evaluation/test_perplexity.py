@@ -14,7 +14,8 @@ from gptlab.data.batches.windows import whole
 from gptlab.errors import UserError
 from gptlab.evaluation.held_out import require_length
 from gptlab.evaluation.perplexity import measure
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train

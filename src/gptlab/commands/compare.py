@@ -50,7 +50,7 @@ class CompareConfig:
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
 
     def runs(self, side: str) -> list[str]:
-        """The runs of side `a` or `b`."""
+        """Return the runs of side `a` or `b`."""
         given = getattr(self, side)
         return given if isinstance(given, list) else [given]
 
@@ -59,7 +59,7 @@ class CompareConfig:
 def compare(config: CompareConfig) -> dict[str, Any]:
     """Compare two runs on the same documents: the difference and its interval.
 
-    Prints and stores the difference b - a; returns what is stored, without the single documents.
+    Prints and stores the difference b - a, and returns it without the single documents.
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Say how data of any kind becomes batches, and what a user's own data module is."""
+"""Define how data of any kind becomes batches, and the config of a user's own data module."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gptlab.errors import require
-from gptlab.registry import option_of
 
 if TYPE_CHECKING:
     import lightning as L
@@ -24,7 +23,7 @@ TEXT, ROWS, EXAMPLES = "text", "rows", "examples"  # what a data option can give
 
 @dataclass
 class BatchConfig:
-    """Say how sequences become the batches of an optimizer step: shared by every option of the config group `data`."""
+    """The settings by which sequences become the batches of a step, common to all options of the group `data`."""
 
     gives: ClassVar[str] = ""  # TEXT, ROWS or EXAMPLES: a task says which of them it learns from
     batch_size: int = 8  # sequences per optimizer step, over all devices
@@ -38,14 +37,9 @@ class BatchConfig:
         require(known, "micro_batch_size", micro, "is no number from 1 up", "leave it out, or try auto")
 
 
-def option_name(data: Any) -> str:
-    """Return the name that a data option is chosen by, or that of its class where it is not registered."""
-    return (option_of(data) or ("", type(data).__name__))[1]
-
-
 @dataclass
 class ForeignData(BatchConfig, ABC):
-    """Describe data that come from a LightningDataModule of a user's own.
+    """Data from a user's own LightningDataModule.
 
     A subclass is a dataclass, registered as an option of the config group `data`, with a `build`:
 
@@ -64,14 +58,14 @@ class ForeignData(BatchConfig, ABC):
 
     @abstractmethod
     def build(self, tokenizer: "Tokenizer", block_size: int, seed: int) -> "L.LightningDataModule":
-        """Return the data module, whose ids are those of the tokenizer and whose rows have at most block_size of them.
+        """Return the data module, whose ids are the tokenizer's and whose rows have at most block_size of them.
 
         Its `prepare_data` and `setup("fit")` are called before there is a trainer, and `prepare_data` by each process,
         one after another.
         """
 
     def texts(self) -> Iterable[str]:
-        """Return the text that the tokenizer is trained on, where it is one that is trained."""
+        """Return the text on which the tokenizer is trained, if it is one that is trained."""
         return ()
 
     def version(self) -> Any:
@@ -82,7 +76,7 @@ class ForeignData(BatchConfig, ABC):
             return None
 
     def sha256(self) -> str:
-        """Return a hash of the class, its version, and those fields that do not say how rows become batches."""
+        """Return a hash of the class, its version, and the fields that do not say how rows become batches."""
         batching = {f.name for f in dataclasses.fields(BatchConfig)}
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in batching}
         key = repr((type(self).__module__, type(self).__qualname__, self.version(), values))

@@ -10,9 +10,11 @@ from torch.optim import Optimizer
 
 
 def shard(gpt: Any, device_type: str, world_size: int, dtype: torch.dtype | None) -> None:
-    """Shard a GPT, or a model with one in it, in place: every block is gathered when it is computed, then given back.
+    """Shard a model in place: each of the `blocks` in it is gathered when it is computed, and given back after that.
 
-    `dtype` is what blocks compute in; None: that of the weights. A model that is sharded already stays as it is.
+    A model without blocks is gathered as a whole.
+
+    Blocks compute in `dtype` (None: that of the weights). A model that is sharded already stays as it is.
     """
     if any(hasattr(p, "full_tensor") for p in gpt.parameters()):
         return
@@ -25,7 +27,7 @@ def shard(gpt: Any, device_type: str, world_size: int, dtype: torch.dtype | None
 
 
 def full_tensor(tensor: Any) -> Tensor:
-    """Return all of a tensor of which each rank may have a part."""
+    """Return the full tensor of which each rank may hold a part."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 

@@ -1,4 +1,4 @@
-"""Compare two runs, or the seeds of two configs, on the same documents, and say how sure the difference is."""
+"""Compare two runs, or the seeds of two configs, on the same documents, with an interval of the difference."""
 
 import hashlib
 import math
@@ -25,7 +25,7 @@ LOSS = metric("val/loss")  # what is compared where a score is per token
 
 
 def compared() -> list[Metric]:
-    """Return the metrics that runs are compared by, document by document: nats per byte, or per token."""
+    """Return the metrics by which runs are compared on documents: nats per byte, or per token."""
     return sorted((each for each in shown_in("compare") if each.per), key=lambda each: each.per)
 
 
@@ -37,7 +37,7 @@ def run_name(run: RunDir) -> str:
 
 @dataclass(frozen=True)
 class Scored:
-    """A run of one side, and what the documents cost it."""
+    """A run of one side, and the cost of the documents under it."""
 
     side: str
     run: RunDir
@@ -51,7 +51,7 @@ class Scored:
         return run_name(self.run)
 
     def value(self, which: Metric) -> float:
-        """Return one of the scores that runs are compared by."""
+        """Return one of the scores by which runs are compared."""
         return float(getattr(self.score, which.quantity))
 
 
@@ -139,7 +139,7 @@ def _scored(
 
 
 def _refusal(every: Sequence[Scored]) -> str | None:
-    """Return why perplexities do not compare; None where they do."""
+    """Return the reason why perplexities do not compare; None if they do."""
     tokenizers = {each.tokenizer for each in every}
     if len(tokenizers) > 1:
         return f"there are {len(tokenizers)} tokenizers"
@@ -188,7 +188,7 @@ def _seeds(runs: Sequence[RunDir], given: dict[str, list[float]], key: str) -> t
 
 
 def _unequal(runs: Sequence[RunDir]) -> list[str]:
-    """Return the settings besides the seed that differ between seeds of one config."""
+    """Return the settings other than the seed in which seeds of one config differ."""
     return [key for key in differences([read_run(run.path, run.path.name) for run in runs]) if key != "seed"]
 
 

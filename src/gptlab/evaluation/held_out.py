@@ -6,11 +6,12 @@ from typing import Any
 
 from gptlab.data.batches import examples
 from gptlab.data.batches.windows import protocol
-from gptlab.data.config import EXAMPLES, BatchConfig, ExampleData, Record, option_name
+from gptlab.data.config import EXAMPLES, BatchConfig, ExampleData, Record
 from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import Tokens, TokenStream, held_out_stream
 from gptlab.errors import require
 from gptlab.model.config import GPTConfig
+from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Reading
 from gptlab.tasks.inputs import HeldOut
@@ -45,7 +46,7 @@ def held_out_data(
         require(run.has_held_out(), "data", "null", why, todo)
     else:
         why, todo = f"gives {data.gives}, and the run's task learns from {' or '.join(task.learns_from)}", "choose such"
-        require(data.gives in task.learns_from, "data", option_name(data), why, todo)
+        require(data.gives in task.learns_from, "data", name_of(data), why, todo)
     if isinstance(data, ExampleData) or (data is None and run.holds_out(EXAMPLES)):
         return _examples(run, task, tokenizer, data, size)
     if data is None:

@@ -13,7 +13,6 @@ from gptlab.data.batches.windows import Windows
 from gptlab.data.config import BatchConfig
 from gptlab.evaluation.held_out import held_out_data
 from gptlab.evaluation.model import load_with_task
-from gptlab.model.gpt import GPT
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Figures, Reading, Sums, Task
 from gptlab.tasks.causal_lm import CausalLM
@@ -49,7 +48,7 @@ def evaluate(
 
 
 def measure(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading | None = None) -> Sums:
-    """Return a task's sums over all examples, each of them once, in float64."""
+    """Return a task's sums over all examples, each counted once, in float64."""
     total: Sums = {}
     for batch, figures in _figures(gpt, task, examples, batch_size, reading or Reading()):
         for name, sums in task.measure(figures, batch).items():
@@ -69,10 +68,10 @@ def example_sums(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int,
     return {name: torch.stack(values[: len(examples)]) for name, values in found.items()}
 
 
-def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
+def token_nats(gpt: Any, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
     """Yield the cost of every target in nats, in the order of the text, (N,) a batch.
 
-    With a `separator` no position attends beyond the last one before it.
+    With a `separator` no position attends to anything before the last one.
     """
     for batch, figures in _figures(gpt, CausalLM(), windows, batch_size, Reading(separator)):
         yield figures["loss"][batch.y != IGNORE].numpy()

@@ -1,4 +1,4 @@
-"""Write a run as a directory that transformers loads with no code of ours."""
+"""Write a run as a directory that transformers loads without code of ours."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,10 @@ from torch import Tensor
 from gptlab.errors import require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
-from gptlab.model.gpt import GPT, num_params, parameters_beside
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT, num_params
+from gptlab.model.heads import parameters_beside
+from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
@@ -20,10 +23,15 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     """Write model and tokenizer of a run into the new directory `out`, whole or not at all.
 
     `head` gives the model the head of the run's task (`Task.head`). Returns the architecture and the number of
-    parameters; raises UserError where Hugging Face has no such model.
+    parameters; raises UserError if Hugging Face has no such model.
     """
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     gpt, tokenizer = run.load(head)
+    why, todo = (
+        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
+        "export a run with model=gpt or a preset of it",
+    )
+    require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
     beside = sorted(parameters_beside(gpt))
     why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
     todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
@@ -40,7 +48,7 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
 
 
 def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
-    """Return the model's tensors under Hugging Face's names; a tied head is left out, as there."""
+    """Return the model's tensors under Hugging Face's names; a tied head is left out, as Hugging Face does."""
     config, weights = gpt.config, {}
     for name, tensor in gpt.state_dict().items():
         if name == "lm_head.weight" and config.tied:

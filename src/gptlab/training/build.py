@@ -1,4 +1,4 @@
-"""Build all that a run needs from what it begins with; nothing is written."""
+"""Build all parts of a run from its start; no files are written."""
 
 import dataclasses
 import os
@@ -14,7 +14,9 @@ from rich.console import Console
 from gptlab.data.batches.build import Data
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import require
-from gptlab.model.gpt import GPT, num_params, trunk_of
+from gptlab.model.config import build_model
+from gptlab.model.gpt import num_params
+from gptlab.model.heads import trunk_of
 from gptlab.planning.flops import flops_per_token
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
@@ -38,6 +40,7 @@ from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule
 from gptlab.training.precision import compute_dtype, require_precision
+from gptlab.training.requirements import require_abilities
 from gptlab.training.start import Start
 
 
@@ -49,22 +52,21 @@ class Parts:
     module: GPTModule
     trainer: L.Trainer
     end_of_step: EndOfStep
-    plan: Plan | None  # None until a step was timed
+    plan: Plan | None  # None until a step is timed
     parameters: int
     flops_per_token: int
 
 
 def build(begun: Start, console: Console) -> Parts:
-    """Build data module, model, callbacks and trainer; mistakes about devices and precision are met here."""
+    """Build data module, model, callbacks and trainer; raises UserError for mistakes about devices and precision."""
     config, datamodule = begun.config, begun.data.module
-    with torch.device("meta"):
-        parameters = num_params(config.task.head(GPT(config.model)))
-    flops = flops_per_token(config.model)
+    parameters = count_parameters(config)
+    flops = flops_per_token(config.model, parameters=parameters)
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
     if plan:
         begun.require_steps_left(plan)
-    steps = plan.steps if plan else max(1, begun.step)  # until they are timed
+    steps = plan.steps if plan else max(1, begun.step)  # provisional until steps are timed
 
     ranks = Ranks()
     throughput = ThroughputMonitor(lambda: datamodule.seconds_waited)
@@ -103,7 +105,7 @@ def build(begun: Start, console: Console) -> Parts:
 def _model(begun: Start, console: Console) -> Any:
     """Return the model with the head of its task: a new one, or one with the weights of the run that it begins with."""
     if begun.initial is None:
-        return begun.config.task.head(GPT(begun.config.model))
+        return begun.config.task.head(build_model(begun.config.model))
     model, new = begun.initial.with_head(begun.config.task)
     if new:
         names = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")
@@ -130,8 +132,7 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
 
 
 def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Callable[[float, bool], Plan]:
-    """Return what makes a plan of the seconds of a step and writes them down, so that a run that goes on or is repeated
-    has it too."""
+    """Return a function from the seconds of a step to a plan, which also records them for a resumed or repeated run."""
 
     def timed(seconds_per_step: float, writes: bool) -> Plan:
         budget: Budget = dataclasses.replace(config.budget, seconds_per_step=seconds_per_step)
@@ -150,9 +151,11 @@ def as_module(config: TrainConfig, model: Any, data: Data, steps: int) -> GPTMod
     `model` has the head of the task.
     """
     trainer = config.trainer
-    trunk_of(model).recompute = trainer.activation_checkpointing
     reading = Reading(data.module.separator, config.loss == "chunked")
     dtype = compute_dtype(trainer.precision)
+    gpt: Any = trunk_of(model)
+    require_abilities(config, gpt, model, reading.separator is not None)
+    gpt.recompute = trainer.activation_checkpointing
     loss = Loss(config.task, model, reading, None if trainer.sharded else dtype)
     if config.compile:
         loss.compile()
@@ -173,7 +176,20 @@ def as_module(config: TrainConfig, model: Any, data: Data, steps: int) -> GPTMod
     )
 
 
+def count_parameters(config: TrainConfig) -> int:
+    """Count the trainable numbers of a config's model with its task's head, where possible without memory."""
+
+    def count() -> int:
+        return num_params(config.task.head(build_model(config.model)))
+
+    try:
+        with torch.device("meta"):
+            return count()
+    except RuntimeError:  # a model that computes with its weights when it is made
+        return count()
+
+
 def require_compiler() -> None:
-    """Refuse `compile` where nothing can compile."""
+    """Refuse `compile` on a machine without a compiler."""
     found = torch.cuda.is_available() or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
     require(found, "compile", "true", "needs a C++ compiler on a CPU", "install g++, or leave it out")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from gptlab.errors import require
-from gptlab.model.config import GPTConfig
-from gptlab.model.gpt import GPT, parameters_beside, trunk_of
+from gptlab.model.config import ModelConfig, build_model
+from gptlab.model.heads import parameters_beside, trunk_of
 from gptlab.registry import option_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Task
@@ -21,18 +21,20 @@ class Initial:
 
     run: RunDir
     task: Task
-    gpt: GPT  # as the head of its task has left it
+    gpt: Any  # as the head of its task has left it
     head: dict[str, nn.Parameter]  # by their names in the model with the head
 
     @property
-    def config(self) -> GPTConfig:
-        return self.gpt.config
+    def config(self) -> ModelConfig:
+        config: ModelConfig = self.gpt.config
+        return config
 
     def with_head(self, task: Task) -> tuple[nn.Module, list[str]]:
         """Return the model with the head of a task, and the names of those weights that are new.
 
         The head has the weights of the other run's where the task is the same kind, and a new one begins as the task
-        makes it. Raises UserError where the other run's model is no GPT any more, or its head has another shape.
+        makes it. Raises UserError if the other run's model lacks some of its own weights, or its head has
+        another shape.
         """
         gpt, new = whole(self.gpt, self.run)
         model = task.head(gpt)
@@ -56,17 +58,17 @@ def initial(run: RunDir) -> Initial:
     return Initial(run, task, trunk_of(model), parameters_beside(model))
 
 
-def whole(gpt: GPT, run: RunDir) -> tuple[GPT, list[str]]:
-    """Return a GPT with a language modelling head, and the names of weights that are new: a task may have taken the
+def whole(gpt: Any, run: RunDir) -> tuple[Any, list[str]]:
+    """Return a model with its own head, and the names of weights that are new: a task may have taken the
     head away."""
     with torch.device("meta"):
-        names = set(GPT(gpt.config).state_dict())
+        names = set(build_model(gpt.config).state_dict())
     weights = gpt.state_dict()
     if set(weights) == names:
         return gpt, []
     missing = names - set(weights)
     why, todo = f"its model has no {', '.join(sorted(missing - {'lm_head.weight'}))}", "take the run that it began with"
     require(missing <= {"lm_head.weight"}, "init_from", run.path, why, todo)
-    fresh = GPT(gpt.config).train()
+    fresh = build_model(gpt.config).train()
     fresh.load_state_dict({name: value for name, value in weights.items() if name in names}, strict=False)
     return fresh, [] if gpt.config.tied else ["lm_head.weight"]

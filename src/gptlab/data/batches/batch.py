@@ -1,4 +1,4 @@
-"""Define the batch of ids and targets, and what a batch of any task is to training."""
+"""Define the batch of ids and targets, and what training needs of a batch of any task."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple

@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 from gptlab.data.batches.datamodule import KnownData, WatchedLoader, loader_of
 from gptlab.data.batches.order import Ints, Order
 from gptlab.data.batches.sampler import EvalBatches, MicroBatch, TrainBatches
-from gptlab.data.config import ExampleData, Record, option_name
+from gptlab.data.config import ExampleData, Record
 from gptlab.errors import UserError, reason, require
 from gptlab.files import read_bounded, read_json, write_atomically
+from gptlab.registry import name_of
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.base import TokenizerConfig
 
@@ -126,12 +127,12 @@ class ExampleDataModule(KnownData):
         self.separator: int | None = None
         self.loader: WatchedLoader | None = None
         for name, examples in {"training": train, "held-out": val}.items():
-            require(len(examples) > 0, "data", option_name(config), f"has no {name} example", "give more")
+            require(len(examples) > 0, "data", name_of(config), f"has no {name} example", "give more")
             longest, why = int(examples.lengths.max()), "cut it, or raise model.block_size"
             fits = longest <= block_size
             require(fits, "model.block_size", block_size, f"a {name} example has {longest:,} ids", why)
             targets = int(examples.targets.sum())
-            require(targets > 0, "data", option_name(config), f"no {name} example has a target", "give some that do")
+            require(targets > 0, "data", name_of(config), f"no {name} example has a target", "give some that do")
         period = config.repeat_steps and config.repeat_steps * config.batch_size
         self.order = Order([len(train)], [1.0], seed, period)
 
@@ -219,7 +220,7 @@ def _checked(records: Iterable[Any], config: ExampleData) -> list[Record]:
         except (TypeError, ValueError, RecursionError) as error:
             why = f"example {number} cannot be kept ({reason(error)})"
             todo = "give dicts of texts, numbers and lists"
-            raise UserError("data", option_name(config), why, todo) from error
+            raise UserError("data", name_of(config), why, todo) from error
         found.append(record)
     return found
 

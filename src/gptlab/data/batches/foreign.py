@@ -1,4 +1,4 @@
-"""Make the batches of a run of the rows that a user's own LightningDataModule gives."""
+"""Make the batches of a run from a user's own LightningDataModule."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ from gptlab.randomness import random_seed
 
 
 class ForeignDataModule(KnownData):
-    """Give the batches of one run, made of the rows of another LightningDataModule.
+    """The batches of one run, made of the rows of another LightningDataModule.
 
     Its loaders may give any batches that `as_rows` understands. Its training loader is repeated in epochs. Each step
     takes the next `config.batch_size` rows, whatever batches they came in, padded to one length. All ranks read the
@@ -59,7 +59,7 @@ class ForeignDataModule(KnownData):
     def tokens_per_epoch(self) -> int | None:
         """The number of ids of all rows, if each has as many as those of the first step do on average.
 
-        None where the training loader has no length.
+        None if the training loader has no length.
         """
         loader = self._train()
         if not isinstance(loader, Sized):
@@ -80,7 +80,7 @@ class ForeignDataModule(KnownData):
         return f"rows of {type(self.module).__name__}{tokens}"
 
     def protocol(self) -> dict[str, Any]:
-        """Return in words how the held-out rows are read: losses compare only where it is the same."""
+        """Return a description of how the held-out rows are read: losses compare only if it is the same."""
         windows = f"rows of {type(self.module).__name__}"
         return {"block_size": self.block_size, "stride": None, "windows": windows, "documents_read_alone": False}
 
@@ -158,7 +158,10 @@ class ForeignDataModule(KnownData):
         return itertools.chain.from_iterable(self._seeded(loader, epoch) for epoch in itertools.count())
 
     def _seeded(self, loader: Iterable[Any], *position: int) -> Iterator[Rows]:
-        """Yield the rows of a loader once, at least some, while it draws from generators of its own."""
+        """Yield the rows of a loader once, drawing from its own random generators.
+
+        Raises UserError if there are none.
+        """
         randomness, name = _Randomness(random_seed(self.seed, "order", *position)), type(self.module).__name__
         with randomness.used():
             batches = iter(loader)
@@ -179,7 +182,7 @@ def tokens_read(y: Tensor) -> int:
 
 
 class _Batches:
-    """Iterate over batches as often as asked, and measure the time that they are waited for."""
+    """A re-iterable sequence of batches that measures the time spent waiting for them."""
 
     def __init__(self, batches: Callable[[], Iterator[Batch]], length: int | None = None) -> None:
         self.batches, self.length, self.waited = batches, length, 0.0
@@ -194,7 +197,7 @@ class _Batches:
 
 
 class _Randomness:
-    """Keep states of the global generators of torch, NumPy and Python that only one reader draws from."""
+    """States of the global generators of torch, NumPy and Python that only one reader draws from."""
 
     def __init__(self, seed: int) -> None:
         outside = self._states()

@@ -34,7 +34,7 @@ class Counts(Protocol):
 
 
 class TrainBatches(Sampler[MicroBatch]):
-    """Give the micro-batches of one rank: step s covers positions [s B, s B + B), dealt out micro-batch by micro-batch.
+    """The micro-batches of one rank: step s covers positions [s B, s B + B), dealt out micro-batch by micro-batch.
 
     With `counts` each of them carries the numbers of targets and tokens of its step, over all ranks; without, None.
     """
@@ -80,7 +80,7 @@ class TrainBatches(Sampler[MicroBatch]):
 
 
 class EvalBatches(Sampler[list[int]]):
-    """Give each window to one rank, in batches of one size (past the end: windows that count nothing)."""
+    """Batches of one size in which each window goes to one rank; numbers past the end are empty windows."""
 
     def __init__(self, n_windows: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.n_windows, self.batch_size, self.rank, self.world_size = n_windows, batch_size, rank, world_size

@@ -17,10 +17,10 @@ Bounds = Tokens | range
 
 
 class Windows(Dataset[Batch]):
-    """Read window i of a stream: x = w[:-1], y = w[1:] with w the ids from starts[i] to stops[i] and the one after.
+    """The windows of a stream: x = w[:-1], y = w[1:], with w the ids from starts[i] to stops[i] and the one after.
 
-    A window has at most T = block_size ids. What is missing to T is padding that counts nothing, and so are windows
-    past the end.
+    A window has at most T = block_size ids. Shorter ones are padded; padding, and windows past the end, have no
+    targets.
     """
 
     def __init__(self, tokens: TokenStream | Tokens, block_size: int, starts: Bounds, stops: Bounds) -> None:
@@ -42,7 +42,7 @@ class Windows(Dataset[Batch]):
 
     @property
     def full(self) -> bool:
-        """True where each position of each window has a target, which is known without looking at the windows."""
+        """True if each position of each window has a target, which is known without looking at the windows."""
         return isinstance(self.starts, range) and self.masked is None
 
     @cached_property
@@ -72,7 +72,7 @@ class Windows(Dataset[Batch]):
         return self.tokens[int(self.starts[i]) : int(self.stops[i]) + 1]
 
     def ignored(self, i: int) -> Tokens | None:
-        """Return which ids of window i after its first are no targets that count, bool; None: all count."""
+        """Return a mask of the ids of window i after its first that are not targets, bool; None if all count."""
         mask = self.masked and self.masked.mask(slice(int(self.starts[i]), int(self.stops[i]) + 1))
         return None if mask is None else mask[1:] == 0
 
@@ -123,18 +123,18 @@ def packed(tokens: TokenStream, block_size: int, eot: int) -> Windows:
 
 
 def held_out(tokens: TokenStream, block_size: int, eot: int, by_documents: bool) -> Windows:
-    """Return every held-out token once, in windows like those of training."""
+    """Return windows that predict every held-out token once, built like those of training."""
     return packed(tokens, block_size, eot) if by_documents else whole(tokens, block_size)
 
 
 def protocol(block_size: int, by_documents: bool, alone: bool) -> dict[str, Any]:
-    """Return in words how `held_out` text is read: losses compare only where it is the same."""
+    """Return a description of how `held_out` text is read: losses compare only if it is the same."""
     windows = "packed by documents" if by_documents else "one after another"
     return {"block_size": block_size, "stride": block_size, "windows": windows, "documents_read_alone": alone}
 
 
 class TrainWindows(Dataset[Batch]):
-    """Read the windows of all sources by (source, window)."""
+    """The windows of all sources, by (source, window)."""
 
     def __init__(self, sources: Sequence[Windows]) -> None:
         self.sources = list(sources)
