@@ -20,7 +20,7 @@ def require_abilities(config: TrainConfig, gpt: Any, headed: Any, by_document: b
         ("data.mask_documents", "true", by_document, _takes_documents(gpt), "forward(idx, documents)"),
         ("loss", "chunked", chunked, hasattr(gpt, "hidden") and hasattr(gpt, "logits"), "hidden() and logits()"),
         ("trainer.activation_checkpointing", "true", recomputes, hasattr(gpt, "recompute"), "the switch recompute"),
-        ("optimizer", name_of(config.optimizer), muon, hasattr(headed, "blocks"), "blocks, whose matrices it updates"),
+        ("optimizer", name_of(config.optimizer), muon, hasattr(gpt, "blocks"), "blocks, whose matrices it updates"),
     ]
     for key, value, asked, able, what in needed:
         why = f"needs a model with {what}, which model={name_of(gpt.config)} does not have"
