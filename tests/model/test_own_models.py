@@ -163,7 +163,7 @@ def test_what_it_has_besides_is_used(texts: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^run=plain: its model, modern, is none of Hugging Face's; export a run"):
         from gptlab.interop.exporting import export_run
 
-        export_run("plain", tmp_path / "hf")
+        export_run(RunDir.find("plain"), tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
 
