@@ -154,7 +154,7 @@ def as_module(config: TrainConfig, model: Any, data: Data, steps: int) -> GPTMod
     reading = Reading(data.module.separator, config.loss == "chunked")
     dtype = compute_dtype(trainer.precision)
     gpt: Any = trunk_of(model)
-    require_abilities(config, gpt, model, reading.separator is not None)
+    require_abilities(config, gpt, reading.separator is not None)
     gpt.recompute = trainer.activation_checkpointing
     loss = Loss(config.task, model, reading, None if trainer.sharded else dtype)
     if config.compile:

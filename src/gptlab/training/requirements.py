@@ -9,7 +9,7 @@ from gptlab.registry import name_of
 from gptlab.training.config import TrainConfig
 
 
-def require_abilities(config: TrainConfig, gpt: Any, headed: Any, by_document: bool) -> None:
+def require_abilities(config: TrainConfig, gpt: Any, by_document: bool) -> None:
     """Refuse settings that need more of the model `gpt`, or of the one with the task's head, than it has.
 
     `by_document` tells whether documents are read apart.
