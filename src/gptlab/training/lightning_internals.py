@@ -157,6 +157,8 @@ def sharded_strategy() -> Strategy:
     """
 
     class Sharded(ModelParallelStrategy):
+        """Lightning's strategy, but for how it loads a checkpoint."""
+
         def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
             checkpoint: dict[str, Any] = torch.load(checkpoint_path, "cpu", weights_only=True, mmap=True)
             weights, module = checkpoint.pop("state_dict"), self.lightning_module
