@@ -25,7 +25,7 @@ class HeldOutData:
 
     examples: HeldOut
     records: Sequence[Record] | None  # one an example; None: windows of a text
-    bytes: int | None  # that the targets spell; None where nobody knows
+    bytes: int | None  # that the targets spell; None if that is not known
     reading: Reading
     protocol: dict[str, Any]
     data_hash: str

@@ -29,7 +29,7 @@ def evaluate(
 
     Returns the scores of the run's task (for causal_lm the loss in nats per token, perplexity and bits per byte); what
     they are over: examples, where records are held out, targets (tokens, where the task predicts tokens) and bytes
-    (None where nobody knows how many); and what they hold for: how the data were read, and hashes of tokenizer and
+    (None if that is not known); and what they hold for: how the data were read, and hashes of tokenizer and
     data.
     """
     task, gpt, tokenizer = load_with_task(run)
