@@ -11,7 +11,7 @@ from gptlab.data.batches.sampler import EvalBatches
 from gptlab.data.batches.windows import whole
 from gptlab.data.text.readers import Reading, read
 from gptlab.errors import require
-from gptlab.evaluation.perplexity import reading_protocol
+from gptlab.evaluation.held_out import reading_protocol
 from gptlab.model.gpt import read_by_document
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.cross_entropy import cross_entropy
@@ -60,7 +60,7 @@ def surprises(
     device, windows = next(gpt.parameters()).device, whole(ids, block_size)
     found: list[TokenSurprise] = []
     for indices in EvalBatches(len(windows), batch_size):
-        x, y, _ = windows.__getitems__(indices)
+        x, y, *_ = windows.__getitems__(indices)
         counted = y != IGNORE
         logits = read_by_document(gpt, x.to(device), separator).float()
         nats = cross_entropy(logits, y.to(device), "none").view_as(y).cpu()[counted].tolist()

@@ -23,6 +23,7 @@ from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
 CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
+HELD_OUT = {"text": "val.bin", "examples": "examples.jsonl"}  # the file of each kind of held-out data
 LARGEST = {"summary.json": 1 << 20, "held_out/manifest.json": 1 << 26}  # bytes that are read
 
 
@@ -129,9 +130,13 @@ class RunDir:
             model = own_model(option, settings, weights, head, self.checkpoint, self.config())
         return model.eval(), load_tokenizer(self.path / "tokenizer")
 
+    def holds_out(self, kind: str) -> bool:
+        """Return whether the run keeps held-out data of a kind, `text` or `examples`."""
+        return (self.path / "held_out" / HELD_OUT[kind]).is_file()
+
     def has_held_out(self) -> bool:
-        """Return whether the run keeps its held-out text."""
-        return (self.path / "held_out/val.bin").is_file()
+        """Return whether the run keeps held-out data of any kind."""
+        return any(map(self.holds_out, HELD_OUT))
 
     def held_out_manifest(self) -> dict[str, Any]:
         """Return the manifest of the run's text, with its SHA-256; raises UserError if that is damaged."""
