@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.data.text.sources import DataConfig
 from gptlab.errors import UserError, require
-from gptlab.files import write_atomically
+from gptlab.files import require_file, write_atomically
 from gptlab.metrics import shown_in
 from gptlab.registry import command
 
@@ -67,6 +67,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from gptlab.runs.reader import expand
 
     require_scipy()
+    if config.out:
+        require_file("out", Path(config.out).expanduser())
     sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}
     found = compare_runs(
         sides, config.data, config.metric, config.block_size, config.batch_size, config.resamples, config.seed

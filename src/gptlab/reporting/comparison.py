@@ -7,10 +7,10 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
+from gptlab.errors import printable
 from gptlab.evaluation.comparison import Scored, compared
 from gptlab.evaluation.statistics import LEVEL
 from gptlab.metrics import HIGHER
-from gptlab.runs.reader import printable
 
 
 def comparison_table(every: Sequence[Scored], perplexities: bool, width: int) -> Table:

@@ -128,7 +128,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
     def save(self, folder: Path) -> None:
         """Write `ranks.tiktoken` too, in tiktoken's own format: a token in base64 and its id on each line."""
         lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in self.ranks.items()]
-        (folder / "ranks.tiktoken").write_text("".join(lines))
+        (folder / "ranks.tiktoken").write_text("".join(lines), encoding="utf-8")
         super().save(folder)
 
     @classmethod

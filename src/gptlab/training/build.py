@@ -14,7 +14,7 @@ from rich.console import Console
 from gptlab.data.batches.build import Data
 from gptlab.data.tokens.prepare import Corpus
 from gptlab.distributed.ranks import Ranks
-from gptlab.errors import require
+from gptlab.errors import UserError, reason, require
 from gptlab.model.gpt import GPT, num_params
 from gptlab.planning.flops import flops_per_token
 from gptlab.runs.config_file import record
@@ -36,7 +36,7 @@ from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 from gptlab.training.config import TrainConfig
 from gptlab.training.lightning_internals import device_of, leave_signals, take_over_validation
 from gptlab.training.loss import Loss
-from gptlab.training.memory import keep_freed_pages
+from gptlab.training.memory import keep_freed_pages, require_memory
 from gptlab.training.module import GPTModule
 from gptlab.training.precision import compute_dtype, require_precision
 from gptlab.training.start import Start
@@ -58,8 +58,12 @@ class Parts:
 def build(begun: Start, console: Console) -> Parts:
     """Build data module, model, callbacks and trainer; mistakes about devices and precision are met here."""
     config, datamodule = begun.config, begun.data.module
-    with torch.device("meta"):
-        parameters = num_params(config.task.head(GPT(config.model)))
+    try:
+        with torch.device("meta"):
+            parameters = num_params(config.task.head(GPT(config.model)))
+    except RuntimeError as error:  # tensors beyond what can be counted
+        raise UserError("model.n_embd", config.model.n_embd, reason(error), "give a smaller one") from error
+    require_memory(parameters)
     flops = flops_per_token(config.model)
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
