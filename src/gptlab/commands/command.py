@@ -186,7 +186,7 @@ class _Run:
 
     def refused_by(self, error: Exception) -> None:
         """Print a mistake in what was asked, or what this machine did not let the command do."""
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, MISTAKES):  # one of Hydra's is both
             about_a_name = error.errno in NAMES
             where = f"{error.filename}: " if error.filename else ""
             self._say(f"{where}{error.strerror or reason(error)}", code=2 if about_a_name else 1)

@@ -44,6 +44,7 @@ class CompareConfig:
         require(self.metric in known, "metric", self.metric, "no such option", f"choose one of {', '.join(known)}")
         require(self.resamples >= 100, "resamples", self.resamples, "is too few", "10000 is usual")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
+        require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         size = self.block_size
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
 
