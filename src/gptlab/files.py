@@ -83,13 +83,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 def require_new(path: Path, key: str = "out", kind: str = "directory") -> None:
     """Refuse a new file or folder that is there already or cannot be made; raises UserError for `key`."""
     require(not os.path.lexists(path), key, path, "exists already", f"give a new {kind}")
-    require_writable(key, path, path.parent)
+    require_writable(key, path, path)
 
 
 def require_file(key: str, path: Path) -> None:
     """Refuse a file that cannot be written; raises UserError for `key`."""
     require(not path.is_dir(), key, path, "is a folder", "give a file")
-    require_writable(key, path, path.parent)
+    require_writable(key, path, path.parent if path.is_file() else path)
 
 
 def require_writable(key: str, value: Any, folder: Path) -> None:

@@ -50,7 +50,11 @@ def test_standard_output_on_a_full_disk(scratch: Scratch) -> None:
 
 
 def test_standard_output_that_is_closed(scratch: Scratch) -> None:
-    for line in (f"{GPTLAB} --help >&-", f"{GPTLAB} sample run=none >&- json=true", f"{GPTLAB} sample run=none >&- 2>&-"):
+    for line in (
+        f"{GPTLAB} --help >&-",
+        f"{GPTLAB} sample run=none >&- json=true",
+        f"{GPTLAB} sample run=none >&- 2>&-",
+    ):
         done = shell(line, scratch)
         assert done.returncode == (0 if "help" in line else 2)
         assert "Traceback" not in done.stderr and done.stdout == ""

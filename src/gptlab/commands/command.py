@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gptlab import registry
-from gptlab.commands.flags import by_config, require_flags, resumed, split_flags
+from gptlab.commands.flags import by_config, flags_first, resumed, split_flags
 from gptlab.commands.mistakes import explain
 from gptlab.commands.streams import Output
 from gptlab.commands.usage import usage
@@ -89,7 +89,7 @@ class _Run:
 
     def prepare(self) -> Sweep | None:
         """Name the run that a command line repeats or resumes by its config; returns the sweep if it is one."""
-        require_flags(self.argv)
+        self.argv = flags_first(self.argv)
         if takes_run_configs(self.command.name):
             self.argv = by_config(self.argv)
         if self.command.name != "train":
@@ -196,7 +196,8 @@ class _Run:
     def _say(self, line: str, code: int = 1) -> None:
         """Print and note in one line what has ended the command, or one of its jobs."""
         line = one_line(line)
-        if self.processes.prints(line):
+        told = any(answer.get("error") == line for answer in self.answers)  # of another job
+        if not told and self.processes.prints(line):
             print(f"error: {line}", file=sys.stderr)
         self._failed(line, code)
 

@@ -20,25 +20,34 @@ _VALUES: dict[str, tuple[str, ...] | None] = {
 }
 
 
-def require_flags(argv: list[str]) -> None:
-    """Refuse a flag that is not there, or whose value is none of its."""
-    at = 0
-    while at < len(argv):
-        flag, given, value = argv[at].partition("=")
-        at += 1
+def flags_first(argv: list[str]) -> list[str]:
+    """Return a command line with its flags before its overrides: Hydra takes overrides only in one piece.
+
+    Raises UserError for a flag that is not there, or whose value is none of its.
+    """
+    flags, overrides = list[str](), list[str]()
+    rest = list(argv)
+    while rest:
+        flag, given, value = rest.pop(0).partition("=")
         if not flag.startswith("-"):
+            overrides.append(f"{flag}{given}{value}")
             continue
         require(flag in _VALUES, flag, value or "?", "no such flag", f"choose one of {', '.join(_VALUES)}, --help")
         choices = _VALUES[flag]
         if choices == ():
             require(not given, flag, value, "takes no value", f"give {flag}")
+            flags.append(flag)
             continue
-        if not given and at < len(argv) and (choices is None or argv[at] in choices or choices is not _INFO):
-            given, value, at = "=", argv[at], at + 1
+        if not given and choices is _INFO and (not rest or rest[0] not in _INFO):
+            value = "all"
+        elif not given and rest:
+            value = rest.pop(0)
         if choices is None:
             require(bool(value), flag, value or "?", "needs a value", f"give {flag} NAME")
-        elif given or choices is not _INFO:
+        else:
             require(value in choices, flag, value or "?", "no such option", f"choose one of {', '.join(choices)}")
+        flags += [flag, value]
+    return [*flags, *overrides]
 
 
 def split_flags(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
