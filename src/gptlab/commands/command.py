@@ -94,7 +94,7 @@ class _Run:
             self.argv = by_config(self.argv)
         if self.command.name != "train":
             return None
-        self.argv = resumed(self.argv)
+        self.argv = flags_first(resumed(self.argv))
         if (sweep := Sweep.of(self.argv)) is not None:
             size = self.processes.size
             why = f"a sweep starts its jobs itself, and {size} processes are started"

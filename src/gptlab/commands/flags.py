@@ -9,7 +9,7 @@ from gptlab.errors import UserError, require
 
 CONFIG_FLAGS = {"--config-dir": "dir", "-cd": "dir", "--config-name": "name", "-cn": "name"}
 _SHOWN = ("job", "hydra", "all")
-_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath", "solver")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # the values that a flag takes: none, any text (None), or one of some
 _VALUES: dict[str, tuple[str, ...] | None] = {
     **dict.fromkeys(("--multirun", "-m", "--run", "-r", "--resolve", "--hydra-help", "--version"), ()),
