@@ -1,4 +1,4 @@
-"""One command: Hydra composes what is asked, mistakes become one line, results become a report or JSON.
+"""Run one command: Hydra composes its config, mistakes become one line, results become a report or JSON.
 
 Exit codes: 0, 1 (failed in mid-run), 2 (a mistake in what was asked), 128+n (stopped by signal n).
 """
@@ -45,7 +45,10 @@ NAMES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIN
 
 
 def run_command(verb: str, program: list[str], argv: list[str]) -> int:
-    """Run a verb on the typed config that `argv` asks for; `program` is the command line before `argv`."""
+    """Run a verb on the typed config that `argv` asks for, and return the exit code.
+
+    `program` is the command line before `argv`.
+    """
     if {"-h", "--help"}.intersection(argv):
         print(usage(verb))
         return 0
@@ -78,23 +81,22 @@ def run_command(verb: str, program: list[str], argv: list[str]) -> int:
 
 @dataclass
 class _Run:
-    """One command: the verb, what is asked of it, and what has become of it so far."""
+    """One command: its verb, its overrides, and its state so far."""
 
     command: registry.Command
     program: list[str]
     argv: list[str]
     processes: ProcessGroup
-    answers: list[dict[str, Any]] = field(default_factory=list)  # one a job
+    answers: list[dict[str, Any]] = field(default_factory=list)  # one per job
     code: int = 0
 
     def prepare(self) -> Sweep | None:
-        """Name the run that a command line repeats or resumes by its config; returns the sweep if it is one."""
+        """Name the run that a command line repeats or resumes by its config; returns the sweep if it names one."""
         self.argv = flags_first(self.argv)
         if takes_run_configs(self.command.name):
-            self.argv = by_config(self.argv)
+            self.argv = flags_first(resumed(by_config(self.argv)))
         if self.command.name != "train":
             return None
-        self.argv = flags_first(resumed(self.argv))
         if (sweep := Sweep.of(self.argv)) is not None:
             size = self.processes.size
             why = f"a sweep starts its jobs itself, and {size} processes are started"
@@ -103,7 +105,7 @@ class _Run:
         return sweep
 
     def run(self, sweep: Sweep | None) -> None:
-        """Compose one job, or those of a sweep; each is done and answered."""
+        """Compose one job, or those of a sweep, and do each of them."""
         try:
             with sweep.running() if sweep else contextlib.nullcontext():
                 flags, overrides = split_flags(self.argv)
@@ -121,28 +123,28 @@ class _Run:
             self._failed("stopped", 1 if number is None else 128 + number)
         except RunFailed as error:
             self._say(str(error))
-        except Exception as error:  # also of a launcher: the jobs that have ended are still told
+        except Exception as error:  # also from a launcher: jobs that have ended are still reported
             self._crashed(error)
         finally:
             self.processes.shutdown(self.code)
 
     def _run_by_hydra(self) -> None:
-        """Let Hydra sweep, or show the config, or complete what is being typed."""
+        """Let Hydra sweep, show the config, or complete the line that is being typed."""
         name, argv = primary(self.command.name, self.argv)
         multirun = bool({"-m", "--multirun"}.intersection(argv))
         sys.argv = [self.program[0], *quote_values(argv, self.command.config_type, multirun)]
         if (presets := search_path()) and not any(arg.startswith("hydra.searchpath=") for arg in argv):
             sys.argv.append(presets)
         with contextlib.ExitStack() as stack:
-            if multirun and self.command.name != "train":  # what Hydra writes of its sweep is not kept
+            if multirun and self.command.name != "train":  # Hydra's own files of a sweep are not kept
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 sys.argv.append(f"hydra.sweep.dir={quoted(folder)}")
             run_command_line(str(conf_dir()), name, self._job)
 
     def _job(self, cfg: DictConfig) -> float | None:
-        """Do one job of a sweep; the others go on whatever becomes of it."""
+        """Do one job of a sweep; if it fails, the others go on."""
         hydra_config = HydraConfig.get()
-        if self.command.name == "train":  # unless our launcher has it
+        if self.command.name == "train":  # only under another launcher than ours
             return run_one(hydra_config, cfg, self.command.function, explain)
         try:
             self._do(typed_config(cfg, hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
@@ -158,7 +160,7 @@ class _Run:
         """Run the verb's function; the other processes of the same command compose the same config."""
         where = [f"run_dir={quoted(config.run_dir)}"] if getattr(config, "run_dir", None) else []
         if overrides is None:
-            sys.argv = [*self.program, *self.argv, *where]  # Lightning starts the other ranks by this line
+            sys.argv = [*self.program, *self.argv, *where]  # Lightning starts the other ranks with it
             if self.processes.rank == 0 and self.processes.size > 1:
                 self._require_new(config)
                 self.processes.broadcast([*self.argv, *where])
@@ -167,14 +169,14 @@ class _Run:
             self.answers.append({**answer, "overrides": overrides} if swept else answer)
 
     def _require_new(self, config: Any) -> None:
-        """Refuse a directory with a run in it, which only rank 0 can tell; the others would wait for it in vain."""
+        """Refuse a directory that already holds a run, before the other ranks start and wait for rank 0 in vain."""
         if not config.resume:
             from gptlab.runs.run_dir import RunDir
 
             RunDir(Path(config.run_dir)).require_new()
 
     def answer(self, sweep: Sweep | None) -> dict[str, Any]:
-        """Return what `json=true` prints: the answer of the one job, or of all."""
+        """Return the value that `json=true` prints: the answer of the one job, or of all."""
         done = [answer for answer in self.answers if "overrides" in answer]
         if self.command.after_sweep and done:
             self.answers.append(self.command.after_sweep(done))
@@ -202,7 +204,7 @@ class _Run:
         self._failed(line, code)
 
     def _crashed(self, error: Exception) -> None:
-        """Print the traceback of what nobody has foreseen."""
+        """Print the traceback of an unexpected error."""
         traceback.print_exc()
         self._failed(f"{type(error).__name__}: {error}")
 
@@ -213,7 +215,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _standard_output_kept_for_json() -> Iterator[Any]:
-    """Everything that anybody prints goes to standard error, child processes included; yields the real output."""
+    """Redirect all other output to standard error, child processes included, and yield the real standard output."""
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w") as file:
         out = Output(file)

@@ -1,4 +1,4 @@
-"""Train: start, build, fit, finish."""
+"""Train a model: start, build, fit, finish."""
 
 import functools
 import signal
@@ -26,10 +26,10 @@ from gptlab.training.start import Start, start
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
-    """Train as asked; returns what summary.json holds, or None in a process that is not rank 0.
+    """Train a model by its config; returns the content of summary.json, or None in a process that is not rank 0.
 
-    Raises UserError for what cannot be asked (nothing is written then), RunFailed for what ends a run in the middle,
-    and Stopped where it was asked to stop.
+    Raises UserError for what cannot be asked (nothing is written then), RunFailed if the run fails in the middle, and
+    Stopped if it was asked to stop.
     """
     silence_advice()
     console = Console(quiet=early_rank() != 0)
@@ -104,7 +104,7 @@ def attach_loggers(begun: Start, parts: Parts) -> None:
 
 
 def put_back(begun: Start, run_dir: Path) -> None:
-    """Let a run directory have what belongs before the checkpoint of a resumed run; what comes later comes again."""
+    """Reduce a run directory to what belongs before the checkpoint of a resumed run; the rest will be written again."""
     if begun.resumed_from is None:
         return
     if begun.checkpoint:
