@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gptlab.errors import require
 from gptlab.files import new_folder, require_new
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.config import GPTConfig
