@@ -88,6 +88,7 @@ def values_of(field: Field) -> Iterator[str]:
         yield from TOO_LARGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), list(cases()), ids=lambda part: part or "-")
 def test_every_field(
     group: str,

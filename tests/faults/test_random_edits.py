@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from gptlab.errors import RunFailed
 from tests.faults.scratch import Answer, Scratch, asked, tiny
 
-EXAMPLES = int(os.environ.get("GPTLAB_FAULT_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("GPTLAB_FAULT_EXAMPLES", "60"))
 edits = settings(
     max_examples=EXAMPLES,
     derandomize=True,
@@ -38,6 +38,17 @@ LINES = [
     ["import", "hf=exported", "out=file/new"],
 ]
 PIECES = [*"=,.[]{}()'\"\\$@/~+-:*#%& \t\n0e", "${", "null", "nan", "inf", "1e400", "???", "é", "项", "\udcff", "\x1b"]
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def own(scratch: Scratch, tmp_path_factory: pytest.TempPathFactory) -> Scratch:
+    """A copy of the working directory: an edited line may well be right, and write something."""
+    path = tmp_path_factory.mktemp("edits") / "work"
+    shutil.copytree(scratch.path, path, symlinks=True)
+    return Scratch(path, scratch.cache)
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +95,8 @@ def lines(draw: st.DrawFn) -> list[str]:
 
 @edits
 @given(argv=lines())
-def test_command_lines(argv: list[str], scratch: Scratch, capfd: pytest.CaptureFixture[str]) -> None:
-    with scratch.entered():
+def test_command_lines(argv: list[str], own: Scratch, capfd: pytest.CaptureFixture[str]) -> None:
+    with own.entered():
         check(asked(argv, capfd))
 
 
@@ -102,8 +113,8 @@ REPORT = ["report", "runs=hurt", "out=hurt/report", "pictures=false"]
 @pytest.mark.parametrize("file", READERS)
 @edits
 @given(data=st.data())
-def test_small_files(file: str, data: st.DataObject, scratch: Scratch, capfd: pytest.CaptureFixture[str]) -> None:
-    with scratch.entered():
+def test_small_files(file: str, data: st.DataObject, own: Scratch, capfd: pytest.CaptureFixture[str]) -> None:
+    with own.entered():
         path = copied(file)
         path.write_text(data.draw(edited(path.read_text(encoding="utf-8"))), encoding="utf-8", errors="surrogateescape")
         for argv in data.draw(st.sampled_from([[each] for each in (*READERS[file], REPORT)])):
@@ -146,8 +157,8 @@ def _repacked(draw: Any, content: bytes, how: str) -> bytes:
 
 @edits
 @given(data=st.data())
-def test_checkpoints(data: st.DataObject, scratch: Scratch, capfd: pytest.CaptureFixture[str]) -> None:
-    with scratch.entered():
+def test_checkpoints(data: st.DataObject, own: Scratch, capfd: pytest.CaptureFixture[str]) -> None:
+    with own.entered():
         path = copied("checkpoints/last.ckpt")
         content = data.draw(edited_bytes(path.read_bytes()))
         path.unlink()  # other names of the file keep it as it was
