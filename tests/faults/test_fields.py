@@ -22,6 +22,7 @@ NOT_FINITE = ("nan", "1e400")
 TOO_LARGE = ("1000000000000000000000000000000", "-1000000000000000000000000000000")
 # what an option needs besides its defaults
 NEEDED = {
+    ("model", "gpt"): ["model.vocab_size=0"],
     ("data", "mixture"): ["+data@data.parts.a=text", "+data.parts.a.files=[texts/*.txt]"],
     ("data", "tokens"): ["data.train=[tokens.bin]", "data.val=[tokens.bin]"],
     ("data", "text"): ["data.files=[texts/*.txt]"],
