@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gptlab.commands.main import main
@@ -99,6 +100,7 @@ def made(folder: Path) -> Scratch:
         assert main(["export", "run=run", "out=exported"]) == 0
         Path("outputs/latest").unlink()
         Path("outputs").rmdir()
+        (np.arange(4000, dtype=np.uint16) % 256).tofile("tokens.bin")
         Path("empty.txt").touch()
         Path("latin1.txt").write_bytes("abcé".encode("latin-1"))
         Path("file").write_text("a file")
