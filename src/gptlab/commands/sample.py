@@ -66,7 +66,7 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
     rows, page = frontier_rows(run, results), run.path / "frontier.html"
     console.print(frontier_table(rows))
     write_frontier_page(page, rows)
-    (run.path / "frontier.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (run.path / "frontier.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     console.print(f"the page is {page}", markup=False, soft_wrap=True)
     return {"frontier": rows, "page": str(page)}
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import new_folder
+from gptlab.files import new_folder, require_new
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -30,13 +30,18 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
     Returns the run's summary; raises UserError if the model cannot be expressed here.
     """
     source = find(name)
-    require(not out.exists(), "out", out, "exists already", "give a new directory")
+    require_new(out)
     hf = _json(source / "config.json")
     try:
         model_config = config_from(hf)
+        tokenizer = read_tokenizer(source, hf)
     except KeyError as error:
         raise UserError("hf", name, f"its config.json lacks {error}", "take a complete one") from error
-    tokenizer = read_tokenizer(source, hf)
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare ones
+        why = f"cannot be read ({type(error).__name__}: {reason(error)})"
+        raise UserError("hf", name, why, "take a complete one") from error
     require(
         tokenizer.n_vocab <= model_config.vocab_size,
         "hf",
@@ -75,7 +80,7 @@ def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
             return OpenAI().build([])
     require(path.is_file(), "hf", source, "has no tokenizer.json", "give a directory with its tokenizer")
     eos = hf.get("eos_token_id")
-    return JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)
+    return JSONTokenizer(path.read_text(encoding="utf-8"), eos[0] if isinstance(eos, list) else eos or 0)
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:
@@ -120,7 +125,10 @@ def _where(source: Path) -> dict[str, Path]:
     """Return the file that holds each tensor."""
     index = source / "model.safetensors.index.json"
     if index.is_file():
-        where = {name: source / file for name, file in _json(index)["weight_map"].items()}
+        files = _json(index).get("weight_map")
+        known = isinstance(files, dict) and all(isinstance(file, str) for file in files.values())
+        require(known, "hf", index, "does not say where its tensors are", "take a complete download")
+        where = {name: source / file for name, file in (files or {}).items()}
     else:
         single = source / "model.safetensors"
         require(single.is_file(), "hf", source, "has no model.safetensors", "convert its weights to safetensors first")
@@ -143,15 +151,16 @@ def _write(
     torch.save({"model": vars(config), "state_dict": state}, work / "checkpoints/last.ckpt")
     tokenizer.save(work / "tokenizer")
     record = {"model": vars(config), "imported_from": name, "sample_prompts": []}
-    (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+    (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
     summary = {"status": "finished", "parameters": parameters, "steps": 0, "imported_from": name}
-    (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError("hf", path, f"cannot be read ({type(error).__name__})", "give a whole directory") from error
+    require(isinstance(content, dict), "hf", path, "does not hold keys with values", "give a whole directory")
     return content

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gptlab.config.overrides import quoted
-from gptlab.errors import UserError, require
-from gptlab.files import write_atomically
+from gptlab.errors import UserError, reason, require
+from gptlab.files import read_json, write_atomically
 from gptlab.metrics import Metric, metric
 from gptlab.runs.config_file import read_config, record, write_config
 
 GRACE = 30  # seconds that a stopped job has to save what it learned
+LARGEST = 1 << 20  # bytes of a job's small files
 LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
 
 
@@ -181,22 +182,38 @@ class Job:
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
-        read: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        return read
+        return _read_object(path) if path.is_file() else {}
 
     def _note(self, **outcome: str) -> None:
         note = {"job": self.num, "overrides": self.overrides, **outcome}
         write_atomically(self.path / "job.json", (json.dumps(note, indent=2) + "\n").encode())
 
     def _last_words(self) -> str:
-        lines = (self.path / "job.log").read_text(errors="replace").splitlines()
+        lines = (self.path / "job.log").read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.strip().removeprefix("error: ") for line in reversed(lines) if line.strip()), "said nothing")
 
 
 def jobs_in(folder: Path) -> list[Job]:
-    """Return the jobs of a sweep's directory, in their order."""
-    notes = [(path.parent, json.loads(path.read_text())) for path in folder.glob("*/job.json")]
-    return sorted((Job(path, note["job"], note["overrides"]) for path, note in notes), key=lambda job: job.num)
+    """Return the jobs of a sweep's directory, in their order; raises UserError where the note of one is damaged."""
+    jobs = []
+    for path in folder.glob("*/job.json"):
+        note = _read_object(path)
+        number, overrides = note.get("job"), note.get("overrides")
+        known = isinstance(number, int) and isinstance(overrides, list) and all(isinstance(o, str) for o in overrides)
+        require(known, "resume_sweep", path, "does not hold a job", "take it from another copy of the sweep")
+        jobs.append(Job(path.parent, int(number or 0), list(overrides or [])))
+    return sorted(jobs, key=lambda job: job.num)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raises UserError where there is none."""
+    try:
+        found = read_json(path, LARGEST)
+    except (OSError, ValueError) as error:
+        why = f"cannot be read ({reason(error)})"
+        raise UserError("resume_sweep", path, why, "take it from another copy of the sweep") from error
+    require(isinstance(found, dict), "resume_sweep", path, "does not hold keys with values", "take another copy")
+    return dict(found)
 
 
 def score_of(result: dict[str, Any]) -> float | None:

@@ -71,7 +71,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     if config.run_dir is None:
         config = dataclasses.replace(config, run_dir=str(default_run_dir(config.name)))
     config.callbacks.require_classes()
-    config.logger.require_packages()
+    config.logger.require_usable()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
     first, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)

@@ -145,7 +145,7 @@ def _surveyed(source: TextData, watch: Watch) -> Survey:
             found = survey(_counted(source.chunks(), watch), 0.0 if apart else source.val_fraction)
             require(found.bytes > 0, "data", identity(source)["kind"].lower(), "has no text", "give files with some")
             write_atomically(path, json.dumps(dataclasses.asdict(found)).encode())
-    return Survey(**json.loads(path.read_text()))
+    return Survey(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def _divided(source: TextData, found: Survey) -> Iterator[tuple[str, Chunk]]:
@@ -231,7 +231,7 @@ def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict
 
 def _corpus(folders: list[Path], names: list[str], weights: list[float], tokenizer: Tokenizer) -> Corpus:
     """Return what the folders hold, every shard found whole."""
-    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+    manifests = [json.loads((folder / "manifest.json").read_text(encoding="utf-8")) for folder in folders]
     shards: dict[str, list[list[Shard]]] = {part: [] for part in PARTS}
     for folder, manifest in zip(folders, manifests, strict=True):
         for part in PARTS:

@@ -213,7 +213,7 @@ def _put(work: Path, path: Path, digest: str) -> None:
 def _sums(folder: Path) -> dict[str, list[str]]:
     """Return the digests of the list, by name."""
     path, found = folder / SUMS, dict[str, list[str]]()
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         digest, _, name = line.partition("  ")
         found.setdefault(name, []).append(digest)
     return found
