@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.decoding.decoders import Beam, Decoder, TopK, TopP
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError, require
+from gptlab.files import write_atomically
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
     rows, page = frontier_rows(run, results), run.path / "frontier.html"
     console.print(frontier_table(rows))
     write_frontier_page(page, rows)
-    (run.path / "frontier.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_atomically(run.path / "frontier.json", (json.dumps(rows, indent=2) + "\n").encode())
     console.print(f"the page is {page}", markup=False, soft_wrap=True)
     return {"frontier": rows, "page": str(page)}
 

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from gptlab.files import read_bounded
+
+MOST_BYTES = 1 << 30  # of a file that is read
+
 
 class Sample(NamedTuple):
     """What the model made of a prompt at a step; `text` is without the prompt."""
@@ -31,7 +35,7 @@ def read_samples(run_dir: Path) -> list[Sample]:
     if not path.is_file():
         return _read_markdown(run_dir / "samples.md")
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in read_bounded(path, MOST_BYTES).decode("utf-8", "replace").split("\n"):
         try:
             value = json.loads(line)
             found.append(Sample(int(value["step"]), str(value["prompt"]), str(value["text"])))
@@ -53,7 +57,7 @@ def _read_markdown(path: Path) -> list[Sample]:
         return []
     found: list[Sample] = []
     step, block = 0, list[str]()
-    for line in [*path.read_text(encoding="utf-8", errors="replace").split("\n"), ""]:
+    for line in [*read_bounded(path, MOST_BYTES).decode("utf-8", "replace").split("\n"), ""]:
         if match := re.fullmatch(r"## step (\d{1,15})", line):
             step = int(match[1])
         elif line.startswith("    "):
