@@ -44,6 +44,11 @@ WORDS = [
 ]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", type=int, default=20, help="SIGKILLs of tests/faults; from 200 on, all its cases")
+    parser.addoption("--rewrite-trust", action="store_true", help="write the table of docs/trust.md again")
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Single files run here, where nothing waits for workers, and `-s` shows what a test prints."""
     return 0 if all(".py" in arg for arg in config.args) else None

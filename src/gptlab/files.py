@@ -100,8 +100,9 @@ def read_bounded(path: Path, most: int) -> bytes:
         os.stat(path)  # says why where there is none
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        large = os.fstat(file.fileno()).st_size > most
+        content = b"" if large else file.read(most + 1)
+    if large or len(content) > most:
         raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
     return content
 

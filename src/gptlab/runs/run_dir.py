@@ -24,6 +24,7 @@ LATEST = Path("outputs/latest")
 CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
 FOLDERS = ("checkpoints", "tokenizer", "held_out", "profile")
 WRITTEN = ("config.yaml", "summary.json", "metrics.csv", "samples.jsonl", "samples.md")
+MOST_BYTES = 1 << 30  # of any of them
 LARGEST = {"summary.json": 1 << 20, "held_out/manifest.json": 1 << 26}  # bytes that are read
 
 
@@ -191,8 +192,11 @@ class RunDir:
             folder = path.is_dir() or not path.exists()
             require(folder, key, path, "is not a folder", "take it from another copy of the run")
         for path in (self.path / name for name in WRITTEN):
+            todo = "take it from another copy of the run, or remove it"
             regular = path.is_file() or not os.path.lexists(path)
-            require(regular, key, path, "is not a regular file", "take it from another copy of the run, or remove it")
+            require(regular, key, path, "is not a regular file", todo)
+            small = not regular or not path.exists() or path.stat().st_size <= MOST_BYTES
+            require(small, key, path, f"is larger than {MOST_BYTES:,} bytes", todo)
 
     def _read(self, name: str) -> dict[str, Any]:
         """Return the object in one of the run's JSON files."""

@@ -7,7 +7,6 @@ to be typed again.
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 from gptlab import registry
@@ -39,7 +38,7 @@ def read_argv(folder: Path, typed: list[str]) -> list[str]:
     known = isinstance(argv, list) and all(isinstance(arg, str) for arg in argv)
     require(known, "resume_sweep", file, "does not hold a command line", todo)
     for arg in argv:
-        why, again = f"asks for {arg!r}, which could run code", f"if you trust it, add {shlex.quote(arg)}"
+        why, again = f"asks for {arg!r}, which could run code", "if you trust it, type it again beside resume_sweep"
         require(arg in typed or is_harmless(arg), "resume_sweep", file, why, again)
     return list(argv)
 

@@ -138,6 +138,8 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         lines = read_bounded(folder / "ranks.tiktoken", MOST_BYTES).splitlines()
         pairs = (line.split() for line in lines)
         ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        if len(set(ranks.values())) < len(ranks):
+            raise ValueError("an id stands for two tokens")
         return cls(ranks, state["split"], state.get("eot"), state.get("n_vocab"))
 
 
