@@ -75,7 +75,7 @@ TINY += ["trainer.val_every_n_steps=2", "logger.every_n_steps=1", "sample_prompt
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Path:
-    """A folder with a package of parts, which nothing enables yet."""
+    """Return a folder with a package of parts that nothing enables yet."""
     folder = tmp_path / "lab"
     (folder / "my_lab/conf/experiment").mkdir(parents=True)
     (folder / "my_lab/__init__.py").write_text("")
@@ -85,7 +85,7 @@ def lab(tmp_path: Path) -> Path:
 
 
 def gptlab(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, which knows nothing of other tests' plugins."""
+    """Run a command in its own process, which knows nothing of other tests' plugins."""
     env = {key: value for key, value in os.environ.items() if key != plugins.INHERITED}
     command = [sys.executable, "-m", "gptlab", *arguments]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
@@ -127,7 +127,7 @@ def test_a_new_project_passes_its_own_tests(tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if key != plugins.INHERITED}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"]
     done = subprocess.run(command, cwd=tmp_path / "my_project", env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout + done.stderr
     refused = gptlab(tmp_path, "new", "my_project", code=2).stderr
     assert refused == "error: dir=my_project: exists already; give a new directory\n"
     example = {path.relative_to(ROOT / "examples/own_parts") for path in (ROOT / "examples/own_parts").rglob("*.py")}

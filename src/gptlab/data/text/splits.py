@@ -1,4 +1,4 @@
-"""Divide text into what is trained on and what is held out: by the text alone, the same for every seed and run."""
+"""Divide text into training and held-out text by the text alone, the same way for every seed and run."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -7,31 +7,31 @@ from dataclasses import dataclass, field
 from gptlab.data.text.readers import Chunk
 from gptlab.errors import UserError
 
-HEAD = 1 << 16  # characters of a document that choose its side
+HEAD = 1 << 16  # characters of a document whose hash chooses its side
 FEW = 1 << 16  # documents whose lengths are remembered
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Hold what one pass over a text finds: its size and hash, and where the held-out part is.
+    """The result of one pass over a text: its size and hash, and where the held-out part is.
 
     Documents are held out by the bucket (of 65,536) that the hash of their beginning falls into: equal documents are on
-    the same side, and it takes no memory to remember, however many there are.
+    the same side, and the memory needed does not grow with their number.
     """
 
     sha256: str
     documents: int
     bytes: int
     held_out: list[int] = field(default_factory=list)  # buckets
-    cuts: list[int] = field(default_factory=list)  # or the character of each document where its held-out end begins
+    cuts: list[int] = field(default_factory=list)  # or, for each document, the position where its held-out end begins
 
 
 def survey(chunks: Iterable[Chunk], val_fraction: float) -> Survey:
-    """Read all chunks once, and choose what is held out.
+    """Read all chunks once, and choose the held-out part.
 
-    The buckets are held out in their order, each that still fits into `val_fraction` of the bytes. Where none fits (one
-    book, a few long files), the end of each document is held out. Raises UserError where the documents are too many for
-    that. The hash is of the text and of which of it counts.
+    Buckets are held out in order, each that still fits into `val_fraction` of the bytes. If none fits (one book, a few
+    long files), the end of each document is held out. The hash covers the text and which of it counts. Raises UserError
+    if there are too many documents for that.
     """
     content, document, mask = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     sizes: dict[int, int] = {}
@@ -80,9 +80,9 @@ def bucket(head: str) -> int:
 
 
 def divide(chunks: Iterable[Chunk], found: Survey) -> Iterator[tuple[str, Chunk]]:
-    """Yield each chunk with `train` or `val`, in the order of the text; a chunk on the border is cut in two."""
+    """Yield each chunk with `train` or `val`, in the order of the text; a chunk across the border is cut in two."""
     held_out, cuts = frozenset(found.held_out), iter(found.cuts)
-    part, left = "train", -1  # characters of this document that are still to be trained on; -1: it is not cut
+    part, left = "train", -1  # characters of this document that remain for training; -1: not cut
     for (text, begins, counts), head in _with_heads(chunks):
         if begins:
             part = "val" if bucket(head) in held_out else "train"
@@ -99,10 +99,10 @@ def divide(chunks: Iterable[Chunk], found: Survey) -> Iterator[tuple[str, Chunk]
 
 
 def _with_heads(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, str]]:
-    """Yield each chunk, and with one that begins a document the text that chooses its side.
+    """Yield each chunk; one that begins a document comes with the text that chooses its side.
 
-    That is the first chunk; where some of the document's beginning does not count, the HEAD characters of all chunks: a
-    prompt that all documents share must not put them all on one side.
+    That text is the first chunk; if some of the document's beginning does not count, it is the first HEAD characters of
+    all chunks: a prompt that all documents share must not put them all on one side.
     """
     waiting: list[Chunk] = []
     for chunk in chunks:

@@ -31,14 +31,14 @@ COUNTS = ("documents", "bytes", "tokens")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Hold tokens for training, of one or more sources with their weights, and held-out ones; and say what went in."""
+    """Tokens for training, from one or more weighted sources, and held-out tokens, with a manifest of their text."""
 
     tokenizer: Tokenizer
     manifest: dict[str, Any]
     train: list[TokenStream]
     weights: list[float]
     val: TokenStream
-    folders: list[Path]  # of shards, one a source
+    folders: list[Path]  # of shards, one per source
 
     def sizes(self) -> dict[str, dict[str, int | None]]:
         """Return the documents, bytes and tokens of each part."""
@@ -46,7 +46,7 @@ class Corpus:
 
     @property
     def val_bytes(self) -> int:
-        """The number of bytes that the held-out targets spell, which bits per byte are over."""
+        """The number of bytes that the held-out targets spell: the denominator of bits per byte."""
         found: int = target_counts(self.manifest["val"])[1]
         return found
 
@@ -54,7 +54,7 @@ class Corpus:
     def bytes_per_target(self) -> float:
         """The mean number of bytes that a training target spells, by the weights of the sources.
 
-        Where the text of the training tokens is not known it is that of a held-out target.
+        If the text of the training tokens is not known, the figure is that of a held-out target.
         """
         parts = [source["train"] for source in self.manifest.get("sources", {"": self.manifest}).values()]
         if any(part["bytes"] is None for part in parts):
@@ -78,7 +78,7 @@ class Corpus:
 
 @dataclass
 class Watch:
-    """Be told how far the work is: what begins and how many bytes it takes, then the bytes as they go by."""
+    """A listener to progress: first the name of a task and its number of bytes, then the bytes as they are done."""
 
     begin: Callable[[str, int], None] = lambda what, size: None
     advance: Progress = lambda size: None
@@ -93,11 +93,11 @@ def prepare(
     parts: Sequence[str] = PARTS,
     any_ids: bool = False,
 ) -> Corpus:
-    """Return the corpus of a data option under a tokenizer, which is trained on the training text if it can be.
+    """Return the corpus of a data option under a tokenizer, which is trained on the training text if needed.
 
-    `processes` encode (None: one a core), each shard holds about `section` characters, and only `parts` are made.
-    `any_ids` lets tokens pass that the tokenizer does not have, so that they can be looked at. Raises UserError where
-    the text or the tokens are not what they should be.
+    `processes` encode (None: one per core), each shard holds about `section` characters, and only `parts` are made.
+    `any_ids` accepts tokens that the tokenizer does not have, so that they can be looked at. Raises UserError if the
+    text or the tokens are unusable.
     """
     watch = watch or Watch()
     if isinstance(data, TokenFiles):
@@ -117,7 +117,7 @@ def prepare(
 
 
 def texts(data: DataConfig, corpus: Corpus) -> Iterator[str]:
-    """Yield all of a data option's text again, in pieces; of tokens, what they spell."""
+    """Yield all of a data option's text again, in pieces; for tokens, the text that they spell."""
     if isinstance(data, TokenFiles):
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for stream in [*corpus.train, corpus.val]:
@@ -164,7 +164,7 @@ def _tokenizer(sources: list[tuple[TextData, Survey]], config: TokenizerConfig, 
     key = repr((LAYOUT, content, type(config).__name__, dataclasses.asdict(config)))
     folder = cache_dir() / "tokenizers" / short(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # processes of one run all come here; the first one works
+    with FileLock(f"{folder}.lock"):  # all processes of a run come here; the first does the work
         if not folder.exists():
             size = sum(found.bytes for _, found in sources)
             watch.begin("building the tokenizer", size)
@@ -178,7 +178,7 @@ def _tokenizer(sources: list[tuple[TextData, Survey]], config: TokenizerConfig, 
 def _shards(
     source: TextData, found: Survey, tokenizer: Path, watch: Watch, processes: int, section: int, parts: Sequence[str]
 ) -> Path:
-    """Return the folder of a source's shards: as cached, or written, going on where a killed run stopped."""
+    """Return the folder of a source's shards, from the cache or written now, continuing where a killed run stopped."""
     apart = source.held_out() is not None
     split = (source.version(), identity(source)) if apart else (found.held_out, found.cuts)
     key = repr((LAYOUT, found.sha256, split, fingerprint(tokenizer), *parts))
@@ -194,7 +194,7 @@ def _shards(
             sections = write_sections(work, chunks, tokenizer, processes, watch.advance, section)
             manifest = _manifest(source, found, tokenizer, sections)
             kept = {shard["file"].removesuffix(".bin") for part in PARTS for shard in manifest[part]["shards"]}
-            for path in work.iterdir():  # records of sections, and what killed runs have left
+            for path in work.iterdir():  # records of sections, and leftovers of killed runs
                 if path.is_file() and path.name.partition(".")[0] not in kept:
                     path.unlink()
             shutil.copytree(tokenizer, work / "tokenizer", dirs_exist_ok=True)
@@ -211,7 +211,7 @@ def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict
         shards = [section[part] for section in sections if part in section]
         parts[part] = {**_totals(shards), "shards": shards}
     content = found.sha256
-    if source.held_out() is not None:  # the survey has not seen it
+    if source.held_out() is not None:  # the survey did not read it
         content = _hash([content, *_hashes(parts["val"]["shards"])])
     return {
         "sha256": content,
@@ -249,7 +249,7 @@ def _combined(manifests: list[dict[str, Any]], names: list[str], weights: list[f
 
 
 def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
-    """Return tokens that exist already as a corpus."""
+    """Return existing tokens as a corpus."""
     if data.folder is not None:
         folder = Path(data.folder).expanduser()
         why, todo = "is not a folder of tokens", "give one that `gptlab tokenize out=` has made"
@@ -282,12 +282,12 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
 
 
 def target_counts(part: dict[str, Any]) -> tuple[int, Any]:
-    """Return the tokens of a manifest's part that count, and the bytes that they spell (None where unknown)."""
+    """Return the tokens of a manifest's part that count, and the bytes that they spell (None if unknown)."""
     return part.get("targets", part["tokens"]), part.get("target_bytes", part["bytes"])
 
 
 def _totals(records: list[dict[str, Any]]) -> dict[str, int]:
-    """Add up the counts of shards or parts; those of targets only where some tokens do not count."""
+    """Add up the counts of shards or parts; targets have counts of their own only if some tokens do not count."""
     totals = {key: sum(record[key] for record in records) for key in COUNTS}
     if any("targets" in record for record in records):
         totals["targets"], totals["target_bytes"] = map(sum, zip(*map(target_counts, records), strict=True))

@@ -1,4 +1,4 @@
-"""Read tokens that others wrote, as nanoGPT and llm.c do: which ids there are, and what they spell."""
+"""Read tokens that others wrote, as nanoGPT and llm.c do, and spell them as text."""
 
 import dataclasses
 import itertools
@@ -13,13 +13,13 @@ from gptlab.errors import require
 from gptlab.tokenizers import Tokenizer
 
 HEADER = 1024  # bytes before the ids of llm.c
-LLM_C = {20240520: "uint16", 20240801: "uint32"}  # its first number
+LLM_C = {20240520: "uint16", 20240801: "uint32"}  # the first number of the header: version and dtype
 
 
 def foreign_shards(patterns: list[str], key: str, tokenizer: Tokenizer) -> list[Shard]:
     """Return the .bin files that paths and globs name, each with its loss mask if one lies beside it.
 
-    Raises UserError where a file is missing or not whole.
+    Raises UserError if a file is missing or incomplete.
     """
     paths = [path for path in matching(patterns, key) if not path.name.endswith(MASK)]
     require(bool(paths), key, patterns, "names loss masks only", "name the ids; a mask is found beside them")
@@ -34,7 +34,7 @@ def foreign_shards(patterns: list[str], key: str, tokenizer: Tokenizer) -> list[
 def _foreign_shard(path: Path, n_vocab: int) -> Shard:
     """Return the ids of a .bin file as others write it.
 
-    Raises UserError where its size is not that of whole ids.
+    Raises UserError if its size is not a whole number of ids.
     """
     size = path.stat().st_size
     header = np.fromfile(path, "<i4", 256) if size >= HEADER else np.zeros(256, "<i4")
@@ -50,7 +50,7 @@ def _foreign_shard(path: Path, n_vocab: int) -> Shard:
 
 
 def spelled(stream: TokenStream, tokenizer: Tokenizer, targets_only: bool = False) -> Iterator[bytes]:
-    """Yield the bytes of the text, in pieces; separators, and ids that the tokenizer does not have, spell nothing."""
+    """Yield the bytes of the text, in pieces; separators and ids outside the tokenizer spell nothing."""
     every = itertools.repeat(np.True_) if not targets_only else (block != 0 for block in stream.mask_blocks())
     for block, counts in zip(stream.blocks(), every, strict=False):
         yield tokenizer.decode_bytes(block[(block != tokenizer.eot) & (block < tokenizer.n_vocab) & counts].tolist())
