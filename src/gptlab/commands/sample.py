@@ -144,6 +144,7 @@ def _draw(
 
     from gptlab.decoding.generate import draw_key
     from gptlab.decoding.texts import continue_prompts
+    from gptlab.runs.samples import visible
 
     console = Console()
     asked = [(prompt, sample) for prompt in prompts for sample in range(config.num_samples)]
@@ -151,7 +152,7 @@ def _draw(
 
     def said(row: int, text: str) -> None:
         if alone:
-            console.print(Text(text), end="", soft_wrap=True)
+            console.print(Text(visible(text)), end="", soft_wrap=True)
 
     if alone:
         console.print(Text(prompts[0], style="bold"), end="", soft_wrap=True)
@@ -193,6 +194,8 @@ def _search(
 def _show(console: Console, samples: Sequence[Continuation]) -> None:
     from rich.text import Text
 
+    from gptlab.runs.samples import visible
+
     for found in samples:
-        console.print(Text(found.prompt, style="bold") + Text(found.text, style="not bold"), soft_wrap=True)
+        console.print(Text(found.prompt, style="bold") + Text(visible(found.text), style="not bold"), soft_wrap=True)
         console.rule(style="dim")

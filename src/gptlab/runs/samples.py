@@ -9,6 +9,7 @@ from typing import NamedTuple, TextIO
 
 from gptlab.files import read_bounded
 
+_OBEYED = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 MOST_BYTES = 1 << 30  # of a file that is read
 
 
@@ -22,8 +23,13 @@ class Sample(NamedTuple):
     @property
     def markdown(self) -> str:
         """Prompt and text as a code block, which shows any text as it is; half a surrogate pair becomes `?`."""
-        text = (self.prompt + self.text).encode("utf-8", "replace").decode()
+        text = visible((self.prompt + self.text).encode("utf-8", "replace").decode())
         return "\n".join("    " + line for line in text.splitlines())
+
+
+def visible(text: str) -> str:
+    """Return a text with the characters that a terminal would obey written as Python writes them, \\x1b."""
+    return _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def read_samples(run_dir: Path) -> list[Sample]:
