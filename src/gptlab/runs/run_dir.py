@@ -126,7 +126,7 @@ class RunDir:
 
     def has_held_out(self) -> bool:
         """Return whether the run keeps its held-out text."""
-        return (self.path / "held_out/val.bin").is_file()
+        return os.path.lexists(self.path / "held_out/val.bin")
 
     def held_out_manifest(self) -> dict[str, Any]:
         """Return the manifest of the run's text, with its SHA-256; raises UserError if that is damaged."""
