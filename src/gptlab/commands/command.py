@@ -31,6 +31,7 @@ from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
 from gptlab.errors import RunFailed, UserError, require
+from gptlab.plugins import enable_all
 from gptlab.sweep.cluster import run_one
 from gptlab.sweep.job import follow_the_sweep
 from gptlab.sweep.sweep import Sweep, exit_code
@@ -143,6 +144,7 @@ class _Run:
     def _job(self, cfg: DictConfig) -> float | None:
         """Do one job of a sweep; if it fails, the others go on."""
         hydra_config = HydraConfig.get()
+        enable_all([])  # the process of a cluster begins here
         if self.command.name == "train":  # only under another launcher than ours
             return run_one(hydra_config, cfg, self.command.function, explain)
         try:
