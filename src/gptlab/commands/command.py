@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gptlab import registry
-from gptlab.commands.flags import by_config, flags_first, resumed, split_flags
+from gptlab.commands.flags import by_config, flags_first, require_no_run_config, resumed, split_flags
 from gptlab.commands.mistakes import explain
 from gptlab.commands.streams import Output
 from gptlab.commands.usage import usage
@@ -96,6 +96,7 @@ class _Run:
         self.argv = flags_first(self.argv)
         if takes_run_configs(self.command.name):
             self.argv = flags_first(resumed(by_config(self.argv)))
+        require_no_run_config(self.argv)
         if self.command.name != "train":
             return None
         if (sweep := Sweep.of(self.argv)) is not None:

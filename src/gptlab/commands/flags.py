@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gptlab.config.overrides import quoted, unquoted
@@ -66,6 +67,22 @@ def split_flags(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
 
 def by_config(argv: list[str]) -> list[str]:
     """Return `--config-dir RUN --config-name config` as config=RUN/config.yaml, which is read as data."""
+    flags, kept = _config_flags(argv)
+    file = Path(flags.get("dir", ""), "config.yaml")
+    if flags.get("name", "").removesuffix(".yaml") != "config" or not file.is_file():
+        return argv
+    return [f"config={quoted(str(file))}", *kept]
+
+
+def require_no_run_config(argv: list[str]) -> None:
+    """Refuse config.yaml as a primary config: it is the name of a run's, which Hydra never composes."""
+    name = _config_flags(argv)[0].get("name", "train")
+    plain = re.fullmatch(r"[\w-]+(\.yaml)?", name) is not None and name.removesuffix(".yaml") != "config"
+    require(plain, "--config-name", name, "is no config that can be composed", "give a name; a run's is config=RUN")
+
+
+def _config_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the flags that name a config, by what they name, and the rest of a command line."""
     flags, kept = dict[str, str](), list[str]()
     rest = iter(argv)
     for arg in rest:
@@ -74,10 +91,7 @@ def by_config(argv: list[str]) -> list[str]:
             flags[CONFIG_FLAGS[flag]] = value if given else next(rest, "")
         else:
             kept.append(arg)
-    file = Path(flags.get("dir", ""), "config.yaml")
-    if flags.get("name", "").removesuffix(".yaml") != "config" or not file.is_file():
-        return argv
-    return [f"config={quoted(str(file))}", *kept]
+    return flags, kept
 
 
 def resumed(argv: list[str]) -> list[str]:

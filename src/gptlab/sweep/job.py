@@ -22,8 +22,10 @@ from gptlab.files import read_json, write_atomically
 from gptlab.metrics import Metric, metric
 from gptlab.runs.config_file import read_config, record, write_config
 
+MOST_BYTES = 1 << 20  # of a file of notes
+LAST_WORDS = 1 << 16  # bytes at the end of a log that are looked at
+MEND = "take it from another copy of the sweep, or remove the folder of this job"
 GRACE = 30  # seconds that a stopped job has to save what it learned
-LARGEST = 1 << 20  # bytes of a job's small files
 LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
 
 
@@ -181,38 +183,40 @@ class Job:
         require(ours, "hydra.sweep.dir", self.path.parent, why, todo)
 
     def _read(self, name: str) -> dict[str, Any]:
+        """Return what one of the job's files says, {} where there is none; raises UserError where it is damaged."""
         path = self.path / name
-        return _read_object(path) if path.is_file() else {}
+        return _note_in(path) if os.path.lexists(path) else {}
 
     def _note(self, **outcome: str) -> None:
         note = {"job": self.num, "overrides": self.overrides, **outcome}
         write_atomically(self.path / "job.json", (json.dumps(note, indent=2) + "\n").encode())
 
     def _last_words(self) -> str:
-        lines = (self.path / "job.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        log = self.path / "job.log"
+        with log.open("rb") as file:
+            file.seek(-min(LAST_WORDS, log.stat().st_size), os.SEEK_END)
+            lines = file.read().decode("utf-8", "replace").splitlines()
         return next((line.strip().removeprefix("error: ") for line in reversed(lines) if line.strip()), "said nothing")
 
 
 def jobs_in(folder: Path) -> list[Job]:
-    """Return the jobs of a sweep's directory, in their order; raises UserError where the note of one is damaged."""
-    jobs = []
-    for path in folder.glob("*/job.json"):
-        note = _read_object(path)
-        number, overrides = note.get("job"), note.get("overrides")
-        known = isinstance(number, int) and isinstance(overrides, list) and all(isinstance(o, str) for o in overrides)
-        require(known, "resume_sweep", path, "does not hold a job", "take it from another copy of the sweep")
-        jobs.append(Job(path.parent, int(number or 0), list(overrides or [])))
-    return sorted(jobs, key=lambda job: job.num)
+    """Return the jobs of a sweep's directory, in their order."""
+    notes = [(path.parent, _note_in(path)) for path in folder.glob("*/job.json")]
+    for path, note in notes:
+        overrides = note.get("overrides")
+        known = isinstance(note.get("job"), int) and isinstance(overrides, list)
+        known = known and all(isinstance(each, str) for each in overrides or [])
+        require(known, "resume_sweep", path / "job.json", "does not say which job it is", MEND)
+    return sorted((Job(path, note["job"], note["overrides"]) for path, note in notes), key=lambda job: job.num)
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raises UserError where there is none."""
+def _note_in(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raises UserError where it is none."""
     try:
-        found = read_json(path, LARGEST)
+        found = read_json(path, MOST_BYTES)
     except (OSError, ValueError) as error:
-        why = f"cannot be read ({reason(error)})"
-        raise UserError("resume_sweep", path, why, "take it from another copy of the sweep") from error
-    require(isinstance(found, dict), "resume_sweep", path, "does not hold keys with values", "take another copy")
+        raise UserError("resume_sweep", path, f"cannot be read ({reason(error)})", MEND) from error
+    require(isinstance(found, dict), "resume_sweep", path, "does not hold keys with values", MEND)
     return dict(found)
 
 

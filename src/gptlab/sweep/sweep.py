@@ -1,6 +1,5 @@
 """Run a sweep: its directory, its repetition, and the table at its end."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,15 +15,15 @@ from rich.text import Text
 
 from gptlab.config.hydra_internals import VALUE_FLAGS, swept_keys
 from gptlab.config.overrides import quoted, unquoted
-from gptlab.errors import UserError, reason, require
-from gptlab.files import read_json, require_writable, write_atomically
+from gptlab.errors import UserError, require
+from gptlab.files import require_writable
 from gptlab.metrics import metric
 from gptlab.runs.config_file import fixed_budget, given_budget, read_config
+from gptlab.sweep import stored
 from gptlab.sweep.job import jobs_in, score_of, score_text
 
 # what a sweep and Hydra's sweepers write besides the directories of its jobs, and what is in that of a refused job
 FILES = ("sweep.json", "multirun.yaml", "optimization_results.yaml", ".lock", "job.json", "job.log", "config.yaml")
-LARGEST = 1 << 20  # bytes of sweep.json
 
 
 class Sweep:
@@ -47,21 +46,23 @@ class Sweep:
             return None
         given = _last(argv, "hydra.sweep.dir")
         path = Path(unquoted(given)) if given else Path(datetime.now().strftime("outputs/multirun/%Y-%m-%d/%H-%M-%S"))
-        free = not (path / "sweep.json").exists()
+        free = not (path / stored.NAME).exists()
         require(free, "hydra.sweep.dir", path, "holds a sweep already", f"go on with it: resume_sweep={path}")
         return cls(path, [arg for arg in argv if not arg.startswith("hydra.sweep.dir=")])
 
     @classmethod
     def _again(cls, path: Path, more: list[str]) -> "Sweep":
-        file = path / "sweep.json"
         why = "is not the directory of a sweep"
-        require(file.is_file(), "resume_sweep", path, why, "give one such as outputs/multirun/DATE/TIME")
-        more = [arg for arg in more if arg not in ("-m", "--multirun")]
+        there = (path / stored.NAME).exists()
+        require(there, "resume_sweep", path, why, "give one such as outputs/multirun/DATE/TIME")
+        argv = stored.read_argv(path, more)
+        more = [arg for arg in more if arg not in (*argv, "-m", "--multirun")]
         for arg in more:
             key, _, value = arg.partition("=")
-            why, todo = "would make it another sweep", "leave it out; only hydra.KEY=VALUE and json may be given"
+            why = "would make it another sweep"
+            todo = "leave it out; only hydra.KEY=VALUE, json and what it was started with may be given"
             require(key.startswith("hydra") or key == "json", key, value, why, todo)
-        return cls(path, _with(_argv_in(file), more))
+        return cls(path, _with(argv, more))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -79,7 +80,7 @@ class Sweep:
         except Timeout as error:
             raise UserError("resume_sweep", self.path, "is running", "let it end, or stop it") from error
         try:
-            write_atomically(self.path / "sweep.json", (json.dumps({"argv": self._asked}, indent=2) + "\n").encode())
+            stored.write_argv(self.path, self._asked)
             yield
         finally:
             lock.release()
@@ -128,17 +129,6 @@ class Sweep:
             return "no budget, the jobs differ in it" if held else "nothing, no job has begun"
         unit, amount = held.pop()
         return f"budget.{unit}={amount:,}" + ("" if given_budget(budgets[0]) else ", the default")
-
-
-def _argv_in(file: Path) -> list[str]:
-    """Return the command line that a sweep was started with; raises UserError where it is damaged."""
-    try:
-        found = read_json(file, LARGEST)["argv"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError("resume_sweep", file, f"cannot be read ({reason(error)})", "start the sweep again") from error
-    known = isinstance(found, list) and all(isinstance(arg, str) for arg in found)
-    require(known, "resume_sweep", file, "does not hold a command line", "start the sweep again")
-    return list(found)
 
 
 def exit_code(results: list[dict[str, Any]]) -> int:
