@@ -18,6 +18,7 @@ from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.tokenizers import Tokenizer
 
 MOST = 20_000  # tokens of a text
+ENOUGH = 1 << 24  # characters, of which no tokenizer makes fewer
 
 
 class TokenSurprise(NamedTuple):
@@ -35,7 +36,11 @@ def file_surprises(
     reads it; raises UserError where it has no text."""
     path = Path(name).expanduser()
     require(path.is_file(), "text", name, "no such file", "give a text file")
-    text = "".join(chunk.text for chunk in read(path, Reading("text", None, "strict"), "text"))
+    text = ""
+    for chunk in read(path, Reading("text", None, "strict"), "text"):
+        text += chunk.text
+        if len(text) > ENOUGH:
+            break
     require(bool(text), "text", name, "is empty", "give a file with some text")
     ids = np.array([tokenizer.eot, *tokenizer.encode(text)[:MOST]])
     by_documents, alone = run.windows()

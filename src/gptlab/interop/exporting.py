@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlab.errors import require
-from gptlab.files import new_folder
+from gptlab.files import new_folder, require_new
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -28,7 +28,7 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     `head` gives the model the head of the run's task (`Task.head`). Returns the architecture and the number of
     parameters; raises UserError if Hugging Face has no such model.
     """
-    require(not out.exists(), "out", out, "exists already", "give a new directory")
+    require_new(out)
     gpt, tokenizer = run.load(head)
     why, todo = (
         f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
@@ -43,8 +43,8 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     hf, padding = config_to(gpt.config) | ids, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     generation = ids | ({"suppress_tokens": padding} if padding else {})  # generate() then never draws it
     with new_folder(out) as work:
-        (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
-        (work / "generation_config.json").write_text(json.dumps(generation) + "\n")
+        (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n", encoding="utf-8")
+        (work / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
         weights = with_zero_biases(weights_of(gpt, hf["model_type"]), hf)
         save_file(weights, work / "model.safetensors", metadata={"format": "pt"})
         _write_tokenizer(work, tokenizer, definition, gpt.config.block_size)
@@ -123,6 +123,6 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, definition: str, block_
         settings["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
     elif template is not None:
         settings["chat_template"] = template
-    (folder / "tokenizer.json").write_text(definition)
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+    (folder / "tokenizer.json").write_text(definition, encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")

@@ -12,13 +12,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import new_folder
+from gptlab.files import new_folder, read_json, require_new
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.runs.checkpoint_file import digest, write_checksums
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.base import panics
 from gptlab.tokenizers.directory import read_tokenizer
 
+MOST_JSON = 1 << 28  # bytes
 FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "*.jinja", "chat_template.json"]
 
@@ -30,13 +33,19 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
     expressed here.
     """
     source = find(name)
-    require(not out.exists(), "out", out, "exists already", "give a new directory")
+    require_new(out)
     hf = _json(source / "config.json")
     try:
         model_config = config_from(hf)
+        with panics(source):
+            tokenizer, said = read_tokenizer(source, hf)
     except KeyError as error:
         raise UserError("hf", name, f"its config.json lacks {error}", "take a complete one") from error
-    tokenizer, said = read_tokenizer(source, hf)
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare ones
+        why = f"cannot be read ({type(error).__name__}: {reason(error)})"
+        raise UserError("hf", name, why, "take a complete one") from error
     with new_folder(out) as work:
         return {**_write(work, source, hf["model_type"], model_config, tokenizer, name), "said": said}
 
@@ -98,7 +107,12 @@ def _where(source: Path) -> dict[str, Path]:
     """Return the file that holds each tensor."""
     index = source / "model.safetensors.index.json"
     if index.is_file():
-        where = {name: source / file for name, file in _json(index)["weight_map"].items()}
+        files = _json(index).get("weight_map")
+        plain = isinstance(files, dict) and all(
+            isinstance(file, str) and Path(file).name == file for file in files.values()
+        )
+        require(plain, "hf", index, "does not name files of its folder", "take a complete download")
+        where = {name: source / file for name, file in dict(files or {}).items()}
     else:
         single = source / "model.safetensors"
         require(single.is_file(), "hf", source, "has no model.safetensors", "convert its weights to safetensors first")
@@ -118,18 +132,22 @@ def _write(
     (work / "checkpoints").mkdir()
     (work / "tokenizer").mkdir()
     state = {f"gpt.{key}": tensor for key, tensor in weights.items()}
-    torch.save({"model": vars(config), "state_dict": state}, work / "checkpoints/last.ckpt")
+    checkpoint = work / "checkpoints/last.ckpt"
+    torch.save({"model": vars(config), "state_dict": state}, checkpoint)
+    write_checksums(checkpoint.parent, {checkpoint.name: [digest(checkpoint)]})
     tokenizer.save(work / "tokenizer")
     record = {"model": vars(config), "imported_from": name, "sample_prompts": []}
-    (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+    (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
     summary = {"status": "finished", "parameters": parameters, "steps": 0, "imported_from": name}
-    (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
 def _json(path: Path) -> dict[str, Any]:
+    todo = "give a whole directory"
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = read_json(path, MOST_JSON)
     except (OSError, ValueError) as error:
-        raise UserError("hf", path, f"cannot be read ({type(error).__name__})", "give a whole directory") from error
-    return content
+        raise UserError("hf", path, f"cannot be read ({type(error).__name__}: {reason(error)})", todo) from error
+    require(isinstance(content, dict), "hf", path, "does not hold keys with values", todo)
+    return dict(content)

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from gptlab.data.text import parquet
 from gptlab.errors import UserError, reason, require
 
 BLOCK = 1 << 20  # bytes read at once
+LONG = 1 << 22  # characters of a document between separators that are kept before it is yielded in chunks
+PACKED = 1 << 10  # bytes decompressed at once: a frame of zstd makes at most 128 KiB of 4 bytes
+LONGEST = 1 << 26  # bytes of a line of JSON, which is in memory as a whole
 
 
 class Chunk(NamedTuple):
@@ -52,7 +56,7 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
             if kind in (".jsonl", ".ndjson"):
                 yield from _json_lines(file, reading, key, path)
             elif reading.separator:
-                yield from _separated(_blocks(file, reading, key, path), reading.separator)
+                yield from _separated(_blocks(file, reading, key, path), reading.separator, key, path)
             else:
                 for i, text in enumerate(_blocks(file, reading, key, path)):
                     yield Chunk(text, begins=i == 0)
@@ -86,7 +90,7 @@ class _Zstandard(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self.ready:
             begun = self.frame is not None and not self.frame.eof
-            data = (b"" if begun or self.frame is None else self.frame.unused_data) or self.file.read(1 << 14)
+            data = (b"" if begun or self.frame is None else self.frame.unused_data) or self.file.read(PACKED)
             if not data:
                 if begun:
                     raise EOFError("it ends in the middle")
@@ -124,23 +128,39 @@ def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator
             yield text
 
 
-def _separated(blocks: Iterator[str], separator: str) -> Iterator[Chunk]:
-    """Yield the documents between separators, without the line ends around them."""
-    rest = ""
+def _separated(blocks: Iterator[str], separator: str, key: str, path: Path) -> Iterator[Chunk]:
+    """Yield the documents between separators, without the line ends around them; long ones in several chunks."""
+    rest, begins = "", True  # what of a document is not yielded yet
     for block in blocks:
         searched = max(0, len(rest) - len(separator) + 1)
         rest += block
-        if rest.find(separator, searched) < 0:  # a long document is not looked through again and again
-            continue
-        *documents, rest = rest.split(separator)
-        yield from (Chunk(text, begins=True) for document in documents if (text := document.strip("\r\n")))
-    if text := rest.strip("\r\n"):
-        yield Chunk(text, begins=True)
+        if rest.find(separator, searched) >= 0:
+            *documents, rest = rest.split(separator)
+            for document in documents:
+                yield from _end(document, begins)
+                begins = True
+        if len(rest) > LONG:
+            text = rest.lstrip("\r\n") if begins else rest
+            body = text[: len(text) - len(separator) + 1].rstrip("\r\n")  # what follows may belong to a separator
+            if len(body) > BLOCK:
+                yield Chunk(body, begins)
+                rest, begins = text[len(body) :], False
+            why = f"has more than {LONGEST:,} line ends in a row"
+            require(len(rest) <= LONGEST, key, path, why, "take them out")
+    yield from _end(rest, begins)
+
+
+def _end(text: str, begins: bool) -> Iterator[Chunk]:
+    """Yield the last chunk of a document, if there is any of it."""
+    if text := text.strip("\r\n") if begins else text.rstrip("\r\n"):
+        yield Chunk(text, begins)
 
 
 def _json_lines(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
     offset = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
+        why = f"line {number} is longer than {LONGEST:,} bytes"
+        require(len(line) <= LONGEST, key, path, why, "divide its text, or give it as a file of plain text")
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
             record = json.loads(line.decode("utf-8", reading.errors)) if line.strip() else {reading.column: None}
@@ -153,25 +173,8 @@ def _json_lines(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iter
 
 
 def _parquet(path: Path, reading: Reading, key: str) -> Iterator[Chunk]:
-    import pyarrow
-    import pyarrow.parquet
-
-    row = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            _require_column(reading.column in names, names, "it", reading, key, path)
-            for batch in file.iter_batches(batch_size=256, columns=[reading.column]):
-                values = batch.column(0)
-                as_bytes = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
-                for value in (values.cast(pyarrow.large_binary()) if as_bytes else values).to_pylist():
-                    row += 1
-                    text = value.decode("utf-8", reading.errors) if as_bytes and value is not None else value
-                    yield from _record({reading.column: text}, f"row {row}", reading, key, path)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(key, path, f"row {row}") from error
-    except pyarrow.ArrowException as error:
-        raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
+    for row, text in enumerate(parquet.texts(path, reading.column, reading.errors, key), 1):
+        yield from _record({reading.column: text}, f"row {row}", reading, key, path)
 
 
 def _record(record: Any, where: str, reading: Reading, key: str, path: Path) -> Iterator[Chunk]:

@@ -19,12 +19,11 @@ from gptlab.data.config import BatchConfig
 from gptlab.data.text.readers import Chunk
 from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity
 from gptlab.data.text.splits import Survey, divide, survey
-from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.data.tokens.encode import ALONE, SECTION, Progress, write_sections
-from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards
+from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards, read_manifest
 from gptlab.data.tokens.token_files import cut, foreign_shards, spelled
 from gptlab.errors import require
-from gptlab.files import new_folder, write_atomically
+from gptlab.files import cache_dir, new_folder, short, sync_files, write_atomically
 from gptlab.registry import name_of
 from gptlab.tokenizers import Tokenizer, TokenizerConfig, fingerprint, load_tokenizer
 
@@ -152,7 +151,7 @@ def _surveyed(source: TextData, watch: Watch) -> Survey:
             found = survey(_counted(source.chunks(), watch), 0.0 if apart else source.val_fraction)
             require(found.bytes > 0, "data", identity(source)["kind"].lower(), "has no text", "give files with some")
             write_atomically(path, json.dumps(dataclasses.asdict(found)).encode())
-    return Survey(**json.loads(path.read_text()))
+    return Survey(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def _divided(source: TextData, found: Survey) -> Iterator[tuple[str, Chunk]]:
@@ -212,6 +211,7 @@ def _shards(
                     path.unlink()
             shutil.copytree(tokenizer, work / "tokenizer", dirs_exist_ok=True)
             write_atomically(work / "manifest.json", json.dumps(manifest, indent=2).encode())
+            sync_files(work)
             work.rename(folder)
     return folder
 
@@ -238,7 +238,7 @@ def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict
 
 def _corpus(folders: list[Path], names: list[str], weights: list[float], tokenizer: Tokenizer) -> Corpus:
     """Return what the folders hold, every shard found whole."""
-    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+    manifests = [read_manifest(folder) for folder in folders]
     shards: dict[str, list[list[Shard]]] = {part: [] for part in PARTS}
     for folder, manifest in zip(folders, manifests, strict=True):
         for part in PARTS:
