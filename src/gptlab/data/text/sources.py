@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 
 from gptlab.data.config import BatchConfig
 from gptlab.data.text import bundled, download, hub
-from gptlab.data.text.readers import Chunk, Reading, read
+from gptlab.data.text.readers import FORMATS, Chunk, Reading, read
+from gptlab.data.text.saved_datasets import is_saved, saved_files
 from gptlab.errors import require
 from gptlab.registry import option
 
@@ -61,21 +63,25 @@ class TextData(DataConfig, ABC):
 
 @dataclass
 class Readable(TextData):
-    """Read text in files: plain, `.jsonl` or `.parquet`, also `.gz` or `.zst`; one document a file or a record."""
+    """Read text in files: plain, JSON, CSV, TSV, Parquet, Arrow, also `.gz` or `.zst`; a document a file or record."""
 
     column: str = "text"  # of a record
     separator: str | None = None  # what stands between the documents of one plain file, e.g. <|endoftext|>
     errors: str = "strict"  # strict | replace: what is not UTF-8 becomes U+FFFD
+    format: str = "auto"  # auto: as a file's name says | text | json | csv | tsv | parquet | arrow: all files are this
 
     def __post_init__(self) -> None:
         super().__post_init__()
         known = self.errors in ("strict", "replace")
         require(known, "errors", self.errors, "no such option", "choose one of strict, replace")
         require(self.separator != "", "separator", "", "is empty", "leave it out")
+        formats = ("auto", "text", *FORMATS)
+        todo = f"choose one of {', '.join(formats)}"
+        require(self.format in formats, "format", self.format, "no such option", todo)
 
     @property
     def reading(self) -> Reading:
-        return Reading(self.column, self.separator, self.errors)
+        return Reading(self.column, self.separator, self.errors, self.format)
 
 
 @option("data", "bundled")
@@ -100,6 +106,10 @@ class Files(Readable):
 
     files: list[str] = field(default_factory=list)
     val_files: list[str] = field(default_factory=list)  # what is held out; none: a part of `files`
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.files, self.val_files = listed(self.files), listed(self.val_files)
 
     def chunks(self) -> Iterator[Chunk]:
         for path in matching(self.files, "data.files"):
@@ -164,11 +174,14 @@ class Hub(TextData):
         return self._split(self.val_split, None) if self.val_split else None
 
     def _split(self, split: str, most: int | None) -> Iterator[Chunk]:
-        begins = True
-        for file in hub.fetch(self.path, self.name, split, self.revision, self.column, most):
-            for chunk in read(file, Reading(self.column, None, "replace"), "data.path"):
-                yield Chunk(chunk.text, begins)
-                begins = not self.joined
+        if self.path and is_saved(Path(self.path)):  # nothing to stream: its rows are read where they lie
+            files = saved_files(Path(self.path), "data.path", split)
+        else:
+            files = hub.fetch(self.path, self.name, split, self.revision, self.column, most)
+        reading = Reading(self.column, None, "replace")
+        records = (chunk for file in files for chunk in read(file, reading, "data.path"))
+        for number, chunk in enumerate(itertools.islice(records, most)):
+            yield Chunk(chunk.text, begins=number == 0 or not self.joined)
 
     def version(self) -> Any:
         return hub.version(self.path)
@@ -214,18 +227,32 @@ class TokenFiles(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.train, self.val = listed(self.train), listed(self.val)
         both = self.folder is not None and bool(self.train or self.val)
         require(not both, "folder", self.folder, "and train or val are given", "give one of them")
         require(bool(self.folder or self.train), "train", "[]", "names no file", "give e.g. data.train=[train.bin]")
 
 
+def listed(names: list[str] | str) -> list[str]:
+    """Return paths as a list, also where there is one that stands for itself."""
+    return [names] if isinstance(names, str) else names
+
+
 def matching(patterns: list[str], key: str) -> list[Path]:
-    """Return the files that paths and globs name, each once, in the order of the patterns. Raises UserError."""
+    """Return the files that paths and globs name, each once, in the order of the patterns.
+
+    A folder that `save_to_disk` wrote stands for its Arrow files. Raises UserError.
+    """
     paths: dict[str, Path] = {}
     for pattern in patterns:
         name = os.path.expanduser(pattern)
-        names = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
-        matches = [Path(name) for name in names if os.path.isfile(name)]
+        if os.path.isdir(name):
+            why, todo = "is a folder", f"give its files, e.g. {os.path.join(pattern, '*.txt')}"
+            require(is_saved(Path(name)), key, pattern, why, todo)
+            matches = saved_files(Path(name), key)
+        else:
+            names = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
+            matches = [Path(name) for name in names if os.path.isfile(name)]
         require(bool(matches), key, pattern, "no such file", "give paths or globs of files")
         for path in matches:
             paths.setdefault(os.path.abspath(path), path)
