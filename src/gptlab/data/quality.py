@@ -21,7 +21,7 @@ def id_counts(streams: Iterable[TokenStream], n_vocab: int) -> Tokens:
     counts = np.zeros(n_vocab + 1, np.int64)
     for stream in streams:
         for block in stream.blocks():
-            counts += np.bincount(np.minimum(block, n_vocab), minlength=n_vocab + 1)
+            counts += np.bincount(np.minimum(block, np.int64(n_vocab)).astype(np.int64), minlength=n_vocab + 1)
     return counts
 
 

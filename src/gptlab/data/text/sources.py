@@ -18,6 +18,7 @@ from gptlab.errors import require
 from gptlab.registry import option
 
 PACKINGS = ("stream", "documents")
+DTYPES = ("uint8", "uint16", "uint32", "uint64", "int16", "int32", "int64")
 
 
 @dataclass
@@ -216,18 +217,26 @@ class Mixture(DataConfig):
 @option("data", "tokens")
 @dataclass
 class TokenFiles(DataConfig):
-    """Take tokens that exist already: a folder of `gptlab tokenize`, or .bin files as nanoGPT and llm.c write them.
+    """Take tokens that exist already: a folder of `gptlab tokenize`, or files that others wrote.
 
-    data.folder=DIR, or data.train=[train.bin] data.val=[val.bin].
+    data.folder=DIR, or data.train=[train.bin] data.val=[val.bin]: nanoGPT's and llm.c's .bin, .npy, Megatron's .bin
+    with its .idx, and Arrow, Parquet or a folder of `save_to_disk` with a column of ids.
     """
 
     folder: str | None = None  # with its own tokenizer
     train: list[str] = field(default_factory=list)  # paths and globs, in their order
     val: list[str] = field(default_factory=list)  # none: the end of `train` is held out
+    dtype: str | None = None  # of files that are nothing but ids; null: uint16, or uint32 for more than 65,536 tokens
+    column: str = "input_ids"  # of a table
+    joined: bool | None = None  # the rows of a table are pieces of one stream (true), or documents (false)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.train, self.val = listed(self.train), listed(self.val)
+        todo = f"choose one of {', '.join(DTYPES)}"
+        require(self.dtype is None or self.dtype in DTYPES, "dtype", self.dtype, "no such option", todo)
+        own = self.folder is not None and self.dtype is not None
+        require(not own, "dtype", self.dtype, "a folder's manifest says it", "leave it out")
         both = self.folder is not None and bool(self.train or self.val)
         require(not both, "folder", self.folder, "and train or val are given", "give one of them")
         require(bool(self.folder or self.train), "train", "[]", "names no file", "give e.g. data.train=[train.bin]")

@@ -66,6 +66,18 @@ def parquet_rows(path: Path, column: str, mistake: Mistake) -> Iterator[Any]:
             yield batch.column(0)
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the columns of a Parquet or Arrow file."""
+    import pyarrow.parquet
+
+    if path.suffix.lower() == ".parquet":
+        return list(pyarrow.parquet.read_schema(path).names)
+    with pyarrow.memory_map(str(path)) as source:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        return list((pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)).schema.names)
+
+
 def arrow_rows(path: Path, column: str, mistake: Mistake) -> Iterator[Any]:
     """Yield the column of an Arrow file, in the file or the stream format, as Arrow arrays of a few rows.
 

@@ -256,8 +256,8 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
         require((folder / "manifest.json").is_file(), "data.folder", data.folder, why, todo)
         return _corpus([folder], [""], [1.0], load_tokenizer(folder / "tokenizer"))
     tokenizer = config.build([])
-    train = foreign_shards(data.train, "data.train", tokenizer)
-    val = foreign_shards(data.val, "data.val", tokenizer) if data.val else []
+    train = foreign_shards(data, "data.train", data.train, tokenizer)
+    val = foreign_shards(data, "data.val", data.val, tokenizer) if data.val else []
     hashes = check([*train, *val], None if any_ids else tokenizer.n_vocab) + check(masks([*train, *val]), None)
     if not val:
         train, val = cut(train, data.val_fraction)
