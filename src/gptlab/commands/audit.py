@@ -40,7 +40,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     with watching(console) as watch:
         corpus = prepare(config.data, config.tokenizer, watch, any_ids=True)
     with console.status("counting"):
-        result = audit_figures(corpus, texts(config.data, corpus), config.ngram)
+        result = {**audit_figures(corpus, texts(config.data, corpus), config.ngram), "notes": corpus.notes}
     console.print(size_table(result))
-    console.print("\n".join(audit_lines(result)), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join([*audit_lines(result), *corpus.notes]), markup=False, highlight=False, soft_wrap=True)
     return result

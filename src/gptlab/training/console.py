@@ -25,7 +25,7 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
     rows = {
         "model": f"{parts.parameters:,} parameters: {model.n_layer} layers, {model.n_head} heads, "
         f"width {model.n_embd}, context {model.block_size}",
-        "data": _sizes(data),
+        "data": "\n".join([_sizes(data), *(data.corpus.notes if data.corpus else [])]),
         "windows": data.module.describe(),
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens",
         "budget": str(plan) if plan else f"minutes={config.budget.minutes:g}, in steps when some have been timed",

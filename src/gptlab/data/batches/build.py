@@ -8,7 +8,8 @@ from gptlab.data.batches.datamodule import DataModule
 from gptlab.data.batches.foreign import ForeignDataModule
 from gptlab.data.config import BatchConfig, ForeignData
 from gptlab.data.text.sources import DataConfig
-from gptlab.data.tokens.prepare import Corpus, Watch, prepare
+from gptlab.data.tokens.prepare import Corpus, prepare
+from gptlab.data.tokens.surveys import Watch
 from gptlab.errors import require
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.base import TokenizerConfig

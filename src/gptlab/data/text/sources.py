@@ -61,6 +61,10 @@ class TextData(DataConfig, ABC):
     def version(self) -> Any:
         """Return something cheap to find out that changes whenever the text may have changed."""
 
+    def notes(self) -> list[str]:
+        """Return what should be said of the text before it is used, in sentences."""
+        return []
+
 
 @dataclass
 class Readable(TextData):
@@ -113,8 +117,22 @@ class Files(Readable):
         self.files, self.val_files = listed(self.files), listed(self.val_files)
 
     def chunks(self) -> Iterator[Chunk]:
-        for path in matching(self.files, "data.files"):
+        paths, _ = self._training_files()
+        require(bool(paths), "data.files", self.files, "all of them are in data.val_files too", "name others")
+        for path in paths:
             yield from read(path, self.reading, "data.files")
+
+    def notes(self) -> list[str]:
+        """Return which files are not trained on although they are named."""
+        both = [str(path) for path in self._training_files()[1]]
+        named = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
+        return [f"{len(both):,} of data.files are in data.val_files too and not trained on: {named}"] if both else []
+
+    def _training_files(self) -> tuple[list[Path], list[Path]]:
+        """Return the files that are trained on, and those that are held out as well, by whatever name."""
+        held = {_same(path) for path in matching(self.val_files, "data.val_files")} if self.val_files else set()
+        paths = matching(self.files, "data.files")
+        return [p for p in paths if _same(p) not in held], [p for p in paths if _same(p) in held]
 
     def held_out(self) -> Iterator[Chunk] | None:
         paths = matching(self.val_files, "data.val_files") if self.val_files else []
@@ -240,6 +258,12 @@ class TokenFiles(DataConfig):
         both = self.folder is not None and bool(self.train or self.val)
         require(not both, "folder", self.folder, "and train or val are given", "give one of them")
         require(bool(self.folder or self.train), "train", "[]", "names no file", "give e.g. data.train=[train.bin]")
+
+
+def _same(path: Path) -> tuple[int, int]:
+    """Return what is equal for all names of one file."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def listed(names: list[str] | str) -> list[str]:
