@@ -61,6 +61,15 @@ class Windows(Dataset[Batch]):
         """Return a whole batch at once, (B, T) each."""
         return together([(self, i) for i in indices])
 
+    def at(self, i: int) -> tuple["Windows", int]:
+        """Return the windows that hold window i, and its place there."""
+        return self, i
+
+    def targets_of(self, numbers: Ints) -> Ints:
+        """Return the number of targets of each of some windows, (N,) int64."""
+        found: Ints = self.targets[numbers]
+        return found
+
     def ids(self, i: int) -> Tokens:
         """Return the ids of window i and the one after, if there is one."""
         return self.tokens[int(self.starts[i]) : int(self.stops[i]) + 1]
@@ -76,7 +85,7 @@ def together(windows: Sequence[tuple[Windows, int]], step_targets: int | None = 
     T = windows[0][0].block_size
     x = np.zeros((len(windows), T), np.int64)
     y = np.full((len(windows), T), IGNORE, np.int64)
-    for row, (source, i) in enumerate(windows):
+    for row, (source, i) in enumerate(each.at(number) for each, number in windows):
         if i < len(source):
             ids, length = source.ids(i), int(source.stops[i]) - int(source.starts[i])
             x[row, :length] = ids[:length]
@@ -143,7 +152,7 @@ class TrainWindows(Dataset[Batch]):
         """Return the number of targets of each (source, window), (N,) int64."""
         found = np.empty(len(source), np.int64)
         for k, windows in enumerate(self.sources):
-            found[source == k] = windows.targets[window[source == k]]
+            found[source == k] = windows.targets_of(window[source == k])
         return found
 
     @property

@@ -28,6 +28,7 @@ class DataConfig(BatchConfig):
     val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
     packing: str = "stream"  # windows cut a stream of all documents | documents: they begin where documents begin
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
+    repack: bool = False  # windows are cut from the documents in a new order each epoch
     mask_documents: bool = False  # no position attends to another document of its window
     repeat_steps: int | None = None  # repeat the batches of the first steps, this many: can it overfit them?
     num_workers: int = 0
