@@ -60,14 +60,14 @@ class Overlap:
 
 def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) -> Overlap:
     """Look for the n-grams of held-out documents in training; takes some 20 bytes of memory per held-out token."""
-    per_document = [_ngrams(ids, eot, n) for ids in documents(val, eot)]
+    per_document = [ngrams(ids, eot, n) for ids in documents(val, eot)]
     known = np.unique(np.concatenate([*per_document, np.empty(0, np.uint64)]))
     coarse = np.zeros(1 << BITS, bool)
     coarse[known >> np.uint64(64 - BITS)] = True
     seen = np.zeros(len(known), bool)
     for stream in train:
         for start in range(0, len(stream), BLOCK):
-            grams = _ngrams(stream[start : start + BLOCK + n - 1], eot, n)
+            grams = ngrams(stream[start : start + BLOCK + n - 1], eot, n)
             grams = grams[coarse[grams >> np.uint64(64 - BITS)]]
             at = np.searchsorted(known, grams)
             at[at == len(known)] = 0
@@ -76,7 +76,7 @@ def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) ->
     return Overlap(n, len(known), int(seen.sum()), len(per_document), hit)
 
 
-def _ngrams(ids: Tokens, eot: int, n: int) -> Tokens:
+def ngrams(ids: Tokens, eot: int, n: int) -> Tokens:
     """Return a hash of each n ids in a row that have no separator among them, (N,) uint64."""
     count = len(ids) - n + 1
     if count <= 0:

@@ -92,13 +92,16 @@ class Repacked(Windows):
     def epoch(self, number: int) -> Windows:
         """Return the windows of an epoch."""
         if number not in self._kept:
-            keys = round_keys(self.seed, "repack", number, self.source, rounds=ROUNDS)
-            order = np.arange(len(self.document_starts))
-            order[self.fixed :] = self.fixed + permute(np.arange(self.documents), self.documents, keys)
-            self._kept[number] = self.cut(Reordered(self.stream, self.document_starts, order))
-            while len(self._kept) > KEPT:
-                self._kept.pop(min(self._kept))
+            while len(self._kept) >= KEPT:
+                self._kept.pop(next(iter(self._kept)))  # the oldest
+            self._kept[number] = self.cut(self._reordered(number) if number else self.stream)
         return self._kept[number]
+
+    def _reordered(self, epoch: int) -> TokenStream:
+        keys = round_keys(self.seed, "repack", epoch, self.source, rounds=ROUNDS)
+        order = np.arange(len(self.document_starts))
+        order[self.fixed :] = self.fixed + permute(np.arange(self.documents), self.documents, keys)
+        return Reordered(self.stream, self.document_starts, order)
 
     def at(self, i: int) -> tuple[Windows, int]:
         """Return the windows of the epoch of window i, and its place there."""
