@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 
-from gptlab.data.text.sources import Files, Hub, Mixture, TextData
+from gptlab.data.text.sources import Files, Hub, Mixture, TextData, TokenFiles
+from gptlab.data.tokens import token_copies
 from gptlab.data.tokens.prepare import Corpus, prepare
 from gptlab.data.tokens.shards import TokenStream
 from gptlab.errors import UserError
@@ -135,3 +137,43 @@ def test_separators_in_plain_text_are_said() -> None:
     assert note.startswith("<|endoftext|> stands 18 times in the text and is read as ordinary text: ")
     assert note.endswith("give 'data.separator=\"<|endoftext|>\"'")
     assert len(prepare(Files(files=["a.txt"], separator="<|endoftext|>"), Byte()).notes) == 1
+
+
+def ids(name: str, *documents: str, begin: bool = True) -> str:
+    every = [i for text in documents for i in (256, *text.encode())]
+    np.array(every if begin else every[1:], np.uint16).tofile(name)
+    np.array([i % 2 for i in (every if begin else every[1:])], np.uint8).tofile(Path(name).with_suffix(".mask.bin"))
+    return name
+
+
+@pytest.mark.parametrize("begin", [True, False])
+def test_tokens_of_documents_that_are_held_out_too_are_not_trained_on(begin: bool) -> None:
+    ids("train.bin", "two", "one", "one!", "four", "two", "same size", begin=begin)
+    ids("more.bin", "five", "two")
+    ids("val.bin", "two", "four", "some size", begin=begin)
+    corpus = prepare(TokenFiles(train=["train.bin", "more.bin"], val=["val.bin"]), Byte())
+    assert trained(corpus) == ["one", "one!", "same size", "five"]
+    assert corpus.notes == ["4 documents are also held out: they are not trained on"]
+    (stream,) = corpus.train
+    mask = stream.mask(slice(None))
+    assert mask is not None and mask.tolist() == [i % 2 for i in stream[:].tolist()]
+    assert corpus.manifest["train"] == {"documents": 4, "bytes": None, "tokens": 24, "targets": sum(mask.tolist())}
+
+
+def test_a_file_of_tokens_in_both_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids("a.bin", "one", "two")
+    ids("b.bin", "three")
+    assert trained(prepare(TokenFiles(train=["?.bin"], val=["a.bin"]), Byte())) == ["three"]
+    with pytest.raises(UserError, match=r"^data\.train=a\.bin: all of it is in data\.val too; "):
+        prepare(TokenFiles(train=["a.bin"], val=["a.bin"]), Byte())
+    monkeypatch.setattr(token_copies, "MOST", 1)
+    with pytest.raises(UserError, match=r"^data\.train=a\.bin: more than 1 of its documents are in data\.val too; "):
+        prepare(TokenFiles(train=["?.bin"], val=["a.bin"]), Byte())
+
+
+def test_tokens_without_copies_are_as_they_were() -> None:
+    ids("a.bin", *(f"document {i}" for i in range(40)))
+    corpus = prepare(TokenFiles(train=["a.bin"]), Byte())
+    whole = np.fromfile("a.bin", np.uint16).tolist()
+    assert [*corpus.train[0][:].tolist(), *corpus.val[:].tolist()] == whole
+    assert len(corpus.train[0].shards) == 1 and corpus.notes == []

@@ -19,6 +19,7 @@ from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.data.tokens.encode import ALONE, SECTION, write_sections
 from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards
 from gptlab.data.tokens.surveys import Surveyed, Watch, counted, survey_all
+from gptlab.data.tokens.token_copies import without_copies
 from gptlab.data.tokens.token_files import cut, foreign_shards, spelled
 from gptlab.errors import require
 from gptlab.files import new_folder, write_atomically
@@ -223,6 +224,7 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
     hashes = check([*train, *val], None if any_ids else tokenizer.n_vocab) + check(masks([*train, *val]), None)
     if not val:
         train, val = cut(train, data.val_fraction)
+    train, left_out = without_copies(train, val, tokenizer.eot)
     streams = {"train": TokenStream(train), "val": TokenStream(val)}
     parts: dict[str, dict[str, Any]] = {}
     for part, stream in streams.items():
@@ -234,13 +236,14 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
     if streams["val"].has_mask:
         parts["val"]["target_bytes"] = sum(map(len, spelled(streams["val"], tokenizer, targets_only=True)))
     manifest = {
-        "sha256": _hash([*hashes, str(data.val_fraction)]),
+        "sha256": _hash([*hashes, str(data.val_fraction), *([f"without {left_out}"] if left_out else [])]),
         "n_vocab": tokenizer.n_vocab,
         "eot": tokenizer.eot,
         "dtype": dtype_for(tokenizer.n_vocab),
         **parts,
     }
-    return Corpus(tokenizer, manifest, [streams["train"]], [1.0], streams["val"], [])
+    notes = [f"{left_out:,} documents are also held out: they are not trained on"] if left_out else []
+    return Corpus(tokenizer, manifest, [streams["train"]], [1.0], streams["val"], [], notes)
 
 
 def target_counts(part: dict[str, Any]) -> tuple[int, Any]:
