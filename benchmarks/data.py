@@ -77,7 +77,7 @@ def child(name: str, *args: object) -> Any:
 
 
 def documents(mb: int) -> Any:
-    """The bundled English over and over, in another order each time."""
+    """Yield the bundled English over and over, in another order each time."""
     import random
 
     from gptlab.data.text.bundled import english

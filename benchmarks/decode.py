@@ -76,7 +76,7 @@ def models(n_layer: int) -> tuple[Any, GPT]:
 
 
 def measure(theirs: Any, ours: GPT, batch: int, new: int, repeats: int, limit: float) -> dict[str, Any]:
-    """The candidates beside each other; `limit` is the seconds that it takes to read the weights once."""
+    """Measure the candidates beside each other; `limit` is the seconds that it takes to read the weights once."""
     first = next(ours.parameters())
     idx = torch.randint(SIZES["vocab_size"], (batch, PROMPT), generator=torch.Generator().manual_seed(1))
     prompts, idx = idx.tolist(), idx.to(first.device)

@@ -81,7 +81,7 @@ class Bench:
         return {"seconds": done.seconds, "val_loss": said["val_loss"], "steps": said["steps"], "fit": said["seconds"]}
 
     def theirs(self, seed: int) -> dict[str, Any]:
-        """nanoGPT's train.py as its README starts it on a CPU, with another seed."""
+        """Run nanoGPT's train.py as its README starts it on a CPU, with another seed."""
         code = (self.nanogpt / "train.py").read_text().replace("manual_seed(1337", f"manual_seed({1337 + seed}")
         (self.folder / "nanogpt.py").write_text(code)
         script = [sys.executable, self.folder / "nanogpt.py", self.nanogpt / "config/train_shakespeare_char.py"]
@@ -96,7 +96,7 @@ class Bench:
 
 
 def nanogpt_data(folder: Path, text: str) -> None:
-    """What its prepare.py makes: the first nine tenths for training, a character a token, in order."""
+    """Write the data that nanoGPT's prepare.py makes: the first nine tenths for training, one token per character."""
     letters = sorted(set(text))
     stoi = {letter: i for i, letter in enumerate(letters)}
     folder.mkdir(parents=True)

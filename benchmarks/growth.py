@@ -1,4 +1,4 @@
-"""How the time of a training step and its memory grow with context, width, depth, vocabulary, batch and devices.
+"""Measure how the time and memory of a training step grow with context, width, depth, vocabulary, batch and devices.
 
     python benchmarks/growth.py [--quick] [--repeats 2] [--axes context width ...] [--out results.json]
 
@@ -56,7 +56,7 @@ class Point:
 
     @property
     def flops(self) -> float:
-        """Of a step on each device."""
+        """Return the floating-point operations of a step on each device."""
         return flops_per_token(self.model) * self.block_size * self.batch / self.devices
 
     @property
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def grown(name: str, axis: Axis, quick: bool, repeats: int) -> dict[str, Any]:
-    """All points of an axis, and what the slopes through them are."""
+    """Return all points of an axis, and the slopes through them."""
     points = axis.points(quick)
     names = {f"{name} {value}": point for value, point in points.items()}
     rounds, left_out = interleaved(list(names), repeats, lambda each: child(names[each], quick))
@@ -156,7 +156,7 @@ def grown(name: str, axis: Axis, quick: bool, repeats: int) -> dict[str, Any]:
 
 
 def slope(x: list[int], y: list[float]) -> float:
-    """Of the least-squares line through (log x, log y); nan where a point was left out of two."""
+    """Return the slope of the least-squares line through (log x, log y); nan if a point of two was left out."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0]) if len(x) > 1 else math.nan
 
 
@@ -199,7 +199,7 @@ def logits(quick: bool) -> list[dict[str, Any]]:
 
 
 def child(point: Point, quick: bool) -> dict[str, Any]:
-    """What the point measures, in processes of its own."""
+    """Return the measurements of a point, made in separate processes."""
     more = ["--quick"] if quick else []
     env = {"OMP_NUM_THREADS": str(point.threads)} if point.threads else {}
     command = [sys.executable, __file__, "--point", json.dumps(dataclasses.asdict(point)), *more]
@@ -259,13 +259,13 @@ def training(point: Point, steps: int) -> list[float]:
     from gptlab.training.loss import Loss
 
     gpt = GPT(point.model)
-    objective = Loss(CausalLM(), gpt, Reading(chunked=point.chunked))
+    loss = Loss(CausalLM(), gpt, Reading(chunked=point.chunked))
     optimizer, params = AdamW().build(gpt), list(gpt.parameters())
     x, y = torch.randint(point.vocab_size, (2, point.batch // point.devices, point.block_size))
     times: list[float] = []
 
     def step() -> None:
-        objective(x, y).mean().backward()
+        loss(x, y).mean().backward()
         if not point.optimized:
             return
         if distributed.is_initialized():

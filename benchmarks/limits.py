@@ -1,4 +1,4 @@
-"""What a device can do at most: matrix products, and reading its memory."""
+"""Measure the most that a device can do: matrix products, and reading its memory."""
 
 import time
 from collections.abc import Callable, Sequence

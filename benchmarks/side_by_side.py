@@ -1,4 +1,4 @@
-"""What the benchmarks share: candidates in fresh processes, in rounds; medians; the machine; JSON."""
+"""Run candidates side by side for all benchmarks: in fresh processes, in rounds; medians; the machine; JSON."""
 
 import functools
 import importlib.metadata
@@ -44,7 +44,7 @@ class Figure:
         return cls(statistics.median(values), min(values), max(values), len(values))
 
     def ties(self, other: "Figure") -> bool:
-        """Whether the two cannot be told apart: their ranges overlap."""
+        """Return whether the two cannot be told apart: their ranges overlap."""
         return self.low <= other.high and other.low <= self.high
 
 
@@ -59,7 +59,7 @@ class Done:
     peak_mb: float  # resident memory of the process or of one of its children, whichever had more
 
     def why(self) -> str:
-        """The last line that names an error, else the last one: launchers print more after it."""
+        """Return the last line that names an error, else the last line: launchers print more after it."""
         lines = [line.strip() for line in (self.error or self.out).splitlines() if any(map(str.isalnum, line))]
         errors = [line for line in lines if re.match(r"(error|[\w.]*(Error|Exception)):", line)]
         return ([*lines, *errors] or [f"exit code {self.code}"])[-1][:200]
@@ -109,19 +109,19 @@ class LeftOut(Exception):
 
 
 def succeeded(done: Done) -> Done:
-    """The process, if it did not fail; else its error says why it is left out."""
+    """Return the process if it did not fail; else raise LeftOut with its error."""
     if done.code:
         raise LeftOut(done.why())
     return done
 
 
 def versus(ours: Figure, theirs: Figure) -> str:
-    """The ratio of two speeds, as a table shows it."""
+    """Return the ratio of two speeds, as a table shows it."""
     return f"{ours.median / theirs.median:.2f}" + (" (tie)" if ours.ties(theirs) else "")
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Return a description of the machine that the figures were measured on."""
     versions = {name: _version(name) for name in LIBRARIES}
     return {
         "gpu": gpu(),
@@ -144,7 +144,7 @@ def megabytes(process: object, which: str) -> float:
 
 
 def described(found: dict[str, Any]) -> str:
-    """A machine in one line."""
+    """Return a machine in one line."""
     cpu = (
         f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, torch {found['versions']['torch']}"
     )
@@ -153,14 +153,14 @@ def described(found: dict[str, Any]) -> str:
 
 @functools.cache
 def gpu() -> dict[str, Any] | None:
-    """The first GPU that torch finds here; a process of its own asks, so that this one stays small."""
+    """Return the first GPU that torch finds; a separate process asks, so that this one stays small."""
     done = fresh([sys.executable, "-c", ASK_FOR_GPU])
     found: dict[str, Any] | None = json.loads(done.out) if done.code == 0 else None
     return found
 
 
 def device(asked: str) -> str:
-    """cpu or cuda; `auto` is what is here."""
+    """Return cpu or cuda; `auto` is the one that this machine has."""
     if asked == "cuda" and gpu() is None:
         raise SystemExit("error: --device=cuda: torch finds no GPU here; leave it out")
     return ("cuda" if gpu() else "cpu") if asked == "auto" else asked

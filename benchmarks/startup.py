@@ -1,4 +1,4 @@
-"""How long a user waits before anything happens, beside what importing torch and lightning alone takes.
+"""Measure the time before anything happens, beside that of importing torch and lightning alone.
 
     python benchmarks/startup.py [--repeats 5] [--imports 20] [--out results.json]
 
@@ -93,7 +93,7 @@ def first_step(runs: Path, env: dict[str, str]) -> float:
 
 
 def rows(metrics: Path) -> int:
-    """How many steps are in metrics.csv."""
+    """Return the number of steps in metrics.csv."""
     with contextlib.suppress(FileNotFoundError):
         return max(0, metrics.read_text().count("\n") - 1)
     return 0

@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def changed(work: Workload, options: argparse.Namespace, batch: int) -> Workload:
-    """As the options have it."""
+    """Return the settings as the options change them."""
     shape = {key: int(value) for key, _, value in (each.partition("=") for each in options.shape)}
     if unknown := shape.keys() - SHAPE:
         raise SystemExit(f"error: --shape={unknown.pop()}: no such size; choose of {', '.join(SHAPE)}")
@@ -196,7 +196,7 @@ class Bench:
                     print(f"{best['gptlab'][1]} / {name}, the fastest of each: {versus(best['gptlab'][0], speed)}")
 
     def measure(self, name: str) -> dict[str, Any]:
-        """One training of a candidate; or what the machine can do at most, in every round."""
+        """Measure one training of a candidate, or, for `limits`, the most that the machine can do."""
         if name == LIMITS:
             return self.child(LIMITS, self.folder)
         kind, options = split(name)
@@ -231,7 +231,9 @@ class Bench:
         }
 
     def gptlab(self, options: str, env: dict[str, str]) -> dict[str, Any]:
-        """The command as a user types it, TensorBoard, metrics.csv and the bar on; speed by the clock of the logs."""
+        """Run the command as a user types it, with TensorBoard, metrics.csv and the bar; speed is by the clock of the
+        logs.
+        """
         self.runs += 1
         run, work = self.folder / f"run-{self.runs}", self.work
         command = [sys.executable, TRAINERS, "gptlab", *self.overrides(options), f"run_dir={run}"]
@@ -274,7 +276,7 @@ class Bench:
 
 
 def split(name: str) -> tuple[str, str]:
-    """(kind, options) of a candidate's name."""
+    """Return the (kind, options) of a candidate's name."""
     kind = next(kind for kind in KINDS if name == kind or name.startswith(f"{kind}_"))
     return kind, name.removeprefix(kind).removeprefix("_") or "fp32"
 
@@ -284,7 +286,7 @@ def mean(values: list[float]) -> float:
 
 
 def wall_times(run: Path) -> dict[int, float]:
-    """When each step was logged, by TensorBoard's events."""
+    """Return the time when each step was logged, from TensorBoard's events."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()

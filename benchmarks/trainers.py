@@ -33,7 +33,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Task:
-    """What all candidates are given."""
+    """The task given to all candidates."""
 
     def __init__(self, folder: Path) -> None:
         saved = torch.load(folder / "task.pt", weights_only=True, mmap=True)
@@ -51,7 +51,7 @@ class Task:
         return gpt.to(self.device)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every batch once, on the device; to a GPU by pinned memory, which nobody waits for."""
+        """Yield every batch once, on the device; to a GPU by pinned memory, without waiting."""
         for pair in zip(self.x, self.y, strict=True):
             if self.device.type == "cuda":
                 pair = tuple(t.pin_memory().to(self.device, non_blocking=True) for t in pair)
@@ -68,7 +68,7 @@ class Clock:
         self.seconds = [time.perf_counter()]
 
     def after(self, loss: Tensor) -> None:
-        """A step has ended, or will."""
+        """Record that a step has ended, or will."""
         self.waiting.append(loss)
         if len(self.waiting) == self.every:
             self.losses += torch.stack(self.waiting).tolist()
@@ -80,7 +80,7 @@ class Clock:
 
 
 def gptlab(*overrides: str) -> Measured:
-    """The command `gptlab train`; what it measures is in its run directory."""
+    """Run the command `gptlab train`; its measurements are in its run directory."""
     from gptlab.commands.main import main as command
 
     if code := command(["train", *overrides]):
@@ -122,7 +122,7 @@ def prepare_task(folder: str, *overrides: str) -> Measured:
 
 
 def bare(task: Task, options: str) -> Measured:
-    """gptlab's GPT with neither Lightning nor Hydra; in bf16 with fp32 masters, as `trainer.precision=bf16-true`."""
+    """Train gptlab's GPT without Lightning and Hydra; in bf16 with fp32 masters, as `trainer.precision=bf16-true`."""
     if task.device.type == "cpu":
         keep_freed_pages()  # as `gptlab train` does
     gpt = task.gpt()
@@ -133,10 +133,10 @@ def bare(task: Task, options: str) -> Measured:
         gpt.bfloat16()
     params, masters = list(gpt.parameters()), list(keeper.parameters())
 
-    def objective(x: Tensor, y: Tensor) -> Tensor:
+    def mean_loss(x: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(gpt(x).float(), y)
 
-    compiled = torch.compile(objective) if options.endswith("compile") else objective
+    compiled = torch.compile(mean_loss) if options.endswith("compile") else mean_loss
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         loss = compiled(x, y)
@@ -156,7 +156,7 @@ def bare(task: Task, options: str) -> Measured:
 
 
 def nanogpt(task: Task, options: str, folder: str) -> Measured:
-    """nanoGPT's model and optimizer, in the order of its train.py; in bf16 by autocast."""
+    """Train nanoGPT's model and optimizer, in the order of its train.py; in bf16 by autocast."""
     sys.path.insert(0, folder)
     theirs_ = importlib.import_module("model")
     c = task.config
@@ -219,7 +219,7 @@ def litgpt_name(name: str) -> str:
 
 
 def hf_trainer(task: Task, options: str) -> Measured:
-    """transformers' Trainer with its own GPT-2; in bf16 by autocast. Only its order of the data is taken from it."""
+    """Train with transformers' Trainer and its own GPT-2, in bf16 by autocast; only its order of the data is used."""
     import transformers
     from torch.utils.data import SequentialSampler
 
@@ -289,7 +289,7 @@ LOOPS: dict[str, Callable[..., Measured]] = {
 
 
 def limits(folder: str) -> Measured:
-    """What the device can do at most, at the model's shapes."""
+    """Measure the most that the device can do, at the model's shapes."""
     task = Task(Path(folder))
     c = task.config
     widths = [(c.n_embd, 3 * c.n_embd), (c.n_embd, 4 * c.n_embd), (4 * c.n_embd, c.n_embd), (c.n_embd, c.vocab_size)]

@@ -50,7 +50,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test in a folder of its own, with a cache of its own, and the same random numbers."""
+    """Run every test in its own folder, with its own cache, and the same random numbers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GPTLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
@@ -87,7 +87,7 @@ def write_texts(folder: Path) -> str:
 
 @pytest.fixture
 def tiny(texts: str, tmp_path: Path) -> Callable[..., TrainConfig]:
-    """A config of a run that takes a second: tiny(*overrides)."""
+    """Return a function that makes the config of a run of about a second: tiny(*overrides)."""
 
     def tiny(*overrides: str) -> TrainConfig:
         return compose("train", [*tiny_overrides(texts), f"run_dir={tmp_path}/run", *overrides])
@@ -110,7 +110,7 @@ def tiny_overrides(texts: str) -> list[str]:
 
 
 def tiny_model() -> list[str]:
-    """What of a tiny run is not about its text."""
+    """Return the overrides of a tiny run that do not choose its text."""
     return [
         "model.n_layer=2",
         "model.n_head=2",

@@ -46,7 +46,9 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class Slurm:
-    """Its commands; what they start has `env`. A requeued job starts again after some six seconds."""
+    """A Slurm installation: its commands; processes that they start have `env`. A requeued job restarts after about six
+    seconds.
+    """
 
     def __init__(self, env: dict[str, str]) -> None:
         self.env = env
@@ -67,7 +69,7 @@ class Slurm:
         return self.call("srun", *args, timeout=timeout)
 
     def sbatch(self, script: Path, *args: str) -> str:
-        """The number of the job that the script has become."""
+        """Submit a script and return the job's number."""
         done = self.call("sbatch", "--parsable", *args, str(script))
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

@@ -1,4 +1,5 @@
-"""What gptlab relies on that Lightning, Hydra, OmegaConf and torch do not promise, and which of our promises it serves.
+"""Contracts of Lightning, Hydra, OmegaConf and torch that they do not promise, each with our promise that depends on
+it.
 
 Raising the version of one of them means running this file:
 
@@ -503,7 +504,7 @@ name: ${hydra:runtime.choices.anything}
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """A config tree over the two dataclasses."""
+    """Return a config tree over the two dataclasses."""
     for node in (Whole, Part):
         hydra_internals.store(node.__name__, node, "contract")
     (tmp_path / "conf/anything").mkdir(parents=True)

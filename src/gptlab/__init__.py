@@ -1,4 +1,4 @@
-"""gptlab: pretrain, sample and judge GPT-style language models.
+"""Pretrain, sample and judge GPT-style language models.
 
 The functions here are the Python API. Each imports what it needs when it is called, so that `import gptlab` is quick.
 """
@@ -15,7 +15,6 @@ from gptlab.version import VERSION
 if TYPE_CHECKING:
     from gptlab.data.text.sources import DataConfig
     from gptlab.decoding.decoders import Beam, Decoder
-    from gptlab.model.gpt import GPT
     from gptlab.tokenizers import Tokenizer
     from gptlab.training.config import TrainConfig
 
@@ -23,7 +22,7 @@ __all__ = ["command", "compose", "evaluate", "generate", "load", "option", "trai
 __version__ = VERSION
 
 
-def load(run: str | Path = "latest") -> tuple[GPT, Tokenizer]:
+def load(run: str | Path = "latest") -> tuple[Any, Tokenizer]:
     """Return the model of a run (a directory, a checkpoint in it, or `latest`) in eval mode, and its tokenizer.
 
     The model has the head of the run's task.
@@ -35,9 +34,10 @@ def load(run: str | Path = "latest") -> tuple[GPT, Tokenizer]:
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
-    """Train a model; everything about it lands in one run directory.
+    """Train a model and return what its run's summary.json holds.
 
-    Returns what the run's summary.json holds, or None in a process that is not the first of several.
+    Everything about the run is written into one run directory. Returns None in every process but the first, where
+    several train together. Raises UserError for what cannot be asked, RunFailed and Stopped for a run that ends early.
     """
     from gptlab.training.run import train
 
@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def generate(
-    model: tuple[GPT, Tokenizer] | str | Path,
+    model: tuple[Any, Tokenizer] | str | Path,
     prompt: str,
     decoder: Decoder | Beam | None = None,
     *,
@@ -54,10 +54,11 @@ def generate(
     stop: Sequence[str] = (),
     seed: int = 1337,
 ) -> list[str]:
-    """Return `num_samples` texts that continue a prompt; the decoder is TopK() where none is given.
+    """Return `num_samples` texts that continue a prompt.
 
-    `model` is what `load` returned, or a run. A text ends where the model ends it, before the first of the `stop`
-    strings, or after `max_new_tokens`. The same seed gives the same texts, as it does in `gptlab sample`.
+    `model` is what `load` returned, or a run; the decoder is TopK() unless one is given. A text ends where the model
+    ends it, before the first of the `stop` strings, or after `max_new_tokens`. The same seed gives the same texts, here
+    and in `gptlab sample`.
     """
     from gptlab.decoding.context import Limits
     from gptlab.decoding.decoders import Beam, TopK
@@ -80,7 +81,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the model of a run on held-out text: the run's own, or that of another `data`.
 
-    Returns the loss in nats per token, the perplexity, the bits per byte, and what they are over.
+    Returns the loss in nats per token, the perplexity, the bits per byte, and the tokens and bytes that they cover.
     """
     from gptlab.evaluation.perplexity import evaluate
     from gptlab.runs.run_dir import RunDir
@@ -89,10 +90,10 @@ def evaluate(
 
 
 def compose(verb: str, overrides: list[str] | None = None, run: str | Path | None = None) -> Any:
-    """Return the typed config that a command line asks of a verb: `compose("train", ["model=micro", "seed=2"])`.
+    """Return the typed config that a verb gets from a command line: `compose("train", ["model=micro", "seed=2"])`.
 
-    `run` is a run's directory or config.yaml, over which the overrides go. This is the one function here that needs
-    Hydra.
+    `run` is a run's directory or config.yaml, whose values the overrides change. This is the only function here that
+    needs Hydra.
     """
     from gptlab.config import compose
 

@@ -1,10 +1,13 @@
-"""Define the mistakes that a user can make and mend: one line each, no traceback."""
+"""Define the mistakes that a user can make and fix: one line each, no traceback."""
 
 from typing import Any
 
 
 class UserError(ValueError):
-    """Say `<key>=<value>: <why>; <what to do>`. A part names its own field; composing adds the group."""
+    """A mistake of the user, in one line: `<key>=<value>: <why>; <what to do>`.
+
+    A part names its own field; composing adds the group.
+    """
 
     def __init__(self, key: str, value: Any, why: str, todo: str) -> None:
         self.key, self.value, self.why, self.todo = key, value, why, todo
@@ -16,11 +19,11 @@ class UserError(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """End a run in the middle without a traceback: one line, exit code 1."""
+    """The end of a run that fails in the middle: one line without a traceback, exit code 1."""
 
 
 class Stopped(KeyboardInterrupt):
-    """End a run that was asked to stop and has saved; `signal_number` is None where a time limit asked."""
+    """The end of a run that was asked to stop and has saved; `signal_number` is None after a time limit."""
 
     def __init__(self, signal_number: int | None = None) -> None:
         self.signal_number = signal_number
@@ -28,7 +31,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def reason(error: BaseException) -> str:
-    """Return what an exception says, in one line."""
+    """Return the reason of an exception in one line."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 

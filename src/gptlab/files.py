@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all, also when killed in between; read files that anybody may have made."""
+"""Write files and folders completely or not at all, also when the process is killed; read untrusted files."""
 
 import contextlib
 import errno
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-UNFINISHED = ".unfinished"  # how the name of a temporary file ends
+UNFINISHED = ".unfinished"  # suffix of temporary files
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write all of `content`, in one step, in place of what was there; it is on disk when this returns.
+    """Replace a file's content in one step; it is on disk when this returns.
 
     A kill leaves a temporary file beside it, which `remove_unfinished` finds.
     """
@@ -32,19 +32,19 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files that killed writes have left in a folder; only for who alone writes there."""
+    """Remove the temporary files of killed writes from a folder; only the one process that writes there may do so."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
 def sync(file: IO[Any]) -> None:
-    """Wait until all that was written to an open file is on disk."""
+    """Wait until everything written to an open file is on disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_files(*paths: Path) -> None:
-    """Wait until files are on disk, and all files in folders; those that are not there are passed over."""
+    """Wait until files are on disk, and all files in folders; missing ones are passed over."""
     for path in paths:
         if path.is_dir():
             sync_files(*path.iterdir())
@@ -80,10 +80,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 def read_bounded(path: Path, most: int) -> bytes:
     """Read a regular file of at most `most` bytes.
 
-    Raises OSError where it is larger or no regular file: a pipe or a device is never waited for.
+    Raises OSError if it is larger or not a regular file: a pipe or a device is never waited for.
     """
     if not path.is_file():
-        os.stat(path)  # says why where there is none
+        os.stat(path)  # raises with the reason if the file is missing
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         content = file.read(most + 1)

@@ -13,22 +13,22 @@ LOWER, HIGHER = "lower", "higher"
 
 @dataclass(frozen=True)
 class Metric:
-    """One quantity that is logged or reported; `better` is None where neither way is."""
+    """A quantity that is logged or reported; `better` is None where neither direction is."""
 
     name: str  # as in metrics.csv and TensorBoard: group/quantity
-    head: str  # above its column in a table
+    head: str  # its column's heading
     unit: str
-    format: str  # of one run
-    precise: str  # where runs are compared
+    format: str  # for one run
+    precise: str  # for comparisons, with more digits
     better: str | None = None
     chart: tuple[str, str] | None = None  # TensorBoard's custom scalars: (category, title); one chart may hold several
-    summary: bool = False  # is in summary.json and in HParams
+    summary: bool = False  # it is in summary.json and in HParams
     shown: frozenset[str] = frozenset()  # line (of a validation) | panel (at a run's end) | evaluate | report | compare
-    per: str = ""  # token | byte: what its nats are divided by; one per token compares only with the same tokenizer
+    per: str = ""  # token | byte: its denominator; per token, runs compare only with the same tokenizer
 
     @property
     def key(self) -> str:
-        """Its name in summary.json and JSON output, such as val_loss."""
+        """The name in summary.json and JSON output, such as val_loss."""
         return self.name.replace("/", "_")
 
     @property
@@ -38,13 +38,13 @@ class Metric:
 
     @property
     def axis(self) -> str:
-        """The name of an axis that it is drawn on."""
+        """The label of an axis on which it is drawn."""
         words = self.quantity.replace("_", " ")
         return f"{words} ({self.unit})" if self.unit not in ("", words) else words
 
     @property
     def sign(self) -> int:
-        """The factor by which a value becomes one of which the lowest is best."""
+        """The factor that makes the lowest value the best."""
         return -1 if self.better == HIGHER else 1
 
     @property
@@ -57,14 +57,14 @@ class Metric:
         return min(values, key=lambda value: self.sign * value)
 
     def text(self, value: float | None, precise: bool = False) -> str:
-        """The value as people read it: `-` where it is not known, `not finite` for NaN and infinities."""
+        """Return the value as text: `-` if it is not known, `not finite` for NaN and infinities."""
         if value is None:
             return "-"
         return format(value, self.precise if precise else self.format) if math.isfinite(value) else "not finite"
 
 
 def _scores() -> list[Metric]:
-    """Return the three ways to say how well a model predicts a text, in training and on held-out text.
+    """Return the three metrics of how well a model predicts text, in training and on held-out text.
 
     Jurafsky & Martin ch. 10; Raschka sec. 5.1.
     """
@@ -97,7 +97,7 @@ def _scores() -> list[Metric]:
 
 
 def _of_samples() -> list[Metric]:
-    """Return what is measured of generated texts: gptlab.evaluation.frontier."""
+    """Return the metrics of generated texts, which gptlab.evaluation.frontier computes."""
     rows = {
         "perplexity": ("perplexity", ".3f"),
         "distinct_1": ("dist-1", ".3f"),
@@ -145,23 +145,23 @@ def metrics() -> list[Metric]:
 
 
 def metric(name: str) -> Metric:
-    """Return the row of a metric; one that nobody described is shown with four digits."""
+    """Return the row of a metric; one that is not registered is shown with four digits."""
     return _TABLE.get(name) or Metric(name, name, "", ".4g", ".4g")
 
 
 def shown_in(place: str, names: Collection[str] | None = None) -> list[Metric]:
-    """Return the metrics that are shown in a place, those of `names` only where they are given (a task's own)."""
+    """Return the metrics that are shown in a place; with `names` (a task's own), only those."""
     return [each for each in _TABLE.values() if place in each.shown and (names is None or each.name in names)]
 
 
 def in_summary(names: Collection[str] | None = None) -> list[Metric]:
-    """Return the metrics that summary.json may hold, those of `names` only where they are given (a task's own)."""
+    """Return the metrics that summary.json may hold; with `names` (a task's own), only those."""
     return [each for each in _TABLE.values() if each.summary and (names is None or each.name in names)]
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a text cost a model: `nats` in all, over `tokens` predicted tokens that spell `bytes` bytes of UTF-8."""
+    """The cost of a text under a model: `nats` in all, over `tokens` predicted tokens that spell `bytes` bytes."""
 
     nats: float
     tokens: int
@@ -174,7 +174,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): the number of equally likely tokens that would be as hard to guess among."""
+        """The exponential of the loss: the number of equally likely tokens among which guessing would be as hard."""
         try:
             return math.exp(self.loss)
         except OverflowError:
@@ -182,5 +182,5 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits to encode one byte of the text: comparable over tokenizers, unlike loss and perplexity."""
+        """Bits to encode one byte of the text: comparable between tokenizers, unlike loss and perplexity."""
         return self.nats / math.log(2) / self.bytes

@@ -1,6 +1,6 @@
-"""Enable the parts of other packages: by entry points, a project file, the command line, or the process before.
+"""Enable the parts of other packages: by entry points, a project file, the command line, or the parent process.
 
-A run directory never enables a plugin: what it names must be enabled here by one of these four.
+A run directory never enables a plugin: the plugins that it names must be enabled here in one of these four ways.
 """
 
 import functools
@@ -20,7 +20,7 @@ from typing import Any
 from gptlab.errors import UserError, reason, require
 
 ENTRY_POINTS = "gptlab.plugins"
-INHERITED = "GPTLAB_PLUGINS"  # in the environment of the processes that a command starts
+INHERITED = "GPTLAB_PLUGINS"  # an environment variable for child processes
 _REGISTERS = re.compile(r"^@(?:\w+\.)?(?:option|command)\b", re.MULTILINE)
 _enabled: dict[str, Path] = {}  # name -> its folder, or its file
 _conf: list[Path] = []
@@ -29,7 +29,7 @@ _conf: list[Path] = []
 def enable_all(argv: Sequence[str]) -> list[str]:
     """Enable every plugin that this environment, the working directory or the command line names.
 
-    Returns the command line without `plugins=[...]`. Raises UserError where one cannot be imported.
+    Returns the command line without `plugins=[...]`. Raises UserError if one cannot be imported.
     """
     given = [arg for arg in argv if re.match(r"\+{0,2}plugins=", arg)]
     named = [name.strip("'\" ") for arg in given for name in arg.partition("=")[2].strip("[]").split(",")]
@@ -53,7 +53,7 @@ def enable_all(argv: Sequence[str]) -> list[str]:
 
 
 def read_project(folder: Path) -> dict[str, Any]:
-    """Return the settings of gptlab.toml, or of [tool.gptlab] in pyproject.toml; {} where there is neither."""
+    """Return the settings of gptlab.toml, or of [tool.gptlab] in pyproject.toml; {} if there is neither."""
     for name, within in (("gptlab.toml", ()), ("pyproject.toml", ("tool", "gptlab"))):
         path = folder / name
         if not path.is_file():
@@ -74,7 +74,7 @@ def read_project(folder: Path) -> dict[str, Any]:
 
 
 def enable(name: str) -> None:
-    """Import a module or package, and each module in it that registers a part; raises UserError where that fails."""
+    """Import a module or package, and each module in it that registers a part; raises UserError if that fails."""
     if name in _enabled:
         return
     try:
@@ -102,7 +102,7 @@ def conf_dirs() -> list[Path]:
 
 
 def is_enabled(module: str) -> bool:
-    """Tell whether a module belongs to an enabled plugin."""
+    """Return whether a module belongs to an enabled plugin."""
     return any(module == name or module.startswith(f"{name}.") for name in _enabled)
 
 
@@ -113,7 +113,7 @@ def described(modules: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def how_to_enable(config: Mapping[str, Any]) -> str:
-    """Say how to enable the plugins that a run was made with, by its config: reading it never does."""
+    """Return advice on how to enable the plugins that a run's config names."""
     written = config.get("gptlab")
     used = written.get("plugins") if isinstance(written, Mapping) else None
     if not isinstance(used, Mapping) or not used:

@@ -1,8 +1,8 @@
 """Derive every random number from one function of (seed, purpose, position).
 
-Whatever ran before, on how many devices, and however often a run was stopped changes none of them: the order of the
-data asks for (epoch, source), the noise of dropout for (step, micro-batch, rank), a draw of a sample for (prompt,
-sample, token). Two purposes never share a stream.
+Nothing that ran before, no number of devices and no interruption changes a random number: the order of the data depends
+on (epoch, source), the noise of dropout on (step, micro-batch, rank), a draw of a sample on (prompt, sample, token).
+Two purposes never share a stream.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
-# the order of the data came first: it has no number of its own, so that runs of all versions see one order
+# the order of the data is older than purposes: it adds no number, so that all versions give one order
 PURPOSES = {"order": (), "dropout": (1,), "draw": (2,), "repack": (3,)}
 
 
@@ -22,7 +22,7 @@ def seed_sequence(seed: int, purpose: str, *position: int) -> np.random.SeedSequ
 
 
 def random_seed(seed: int, purpose: str, *position: int) -> int:
-    """Return 63 random bits, such as a generator of torch is seeded with."""
+    """Return 63 random bits to seed a generator of torch with."""
     return int(round_keys(seed, purpose, *position, rounds=1)[0] >> np.uint64(1))
 
 

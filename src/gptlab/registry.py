@@ -1,7 +1,7 @@
-"""Register what a config can choose and what a command line can ask for, and find both by name.
+"""Register the options of configs and the verbs of the command line, and find both by name.
 
-`@option(group, name)` registers the config dataclass of a part, `@command` the function of a verb. Nothing is listed by
-hand: the modules of gptlab that register something are found by the text of their source, and imported when asked for.
+`@option(group, name)` registers the config dataclass of a part, `@command` the function of a verb. There is no list:
+the modules of gptlab that register something are found by the text of their source, and imported when needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VERB_LINES = re.compile(
 
 @dataclass(frozen=True)
 class Command:
-    """A verb: its function takes a config and returns what `json=true` prints."""
+    """A verb: its function takes a config and returns the value that `json=true` prints."""
 
     name: str
     function: Callable[..., dict[str, Any] | None]
@@ -40,7 +40,7 @@ class Command:
 
     @property
     def config_type(self) -> type:
-        """The dataclass of its config: the annotation of the function's only parameter."""
+        """The dataclass of its config, which is the annotation of the function's only parameter."""
         annotation = next(value for key, value in self.function.__annotations__.items() if key != "return")
         if isinstance(annotation, str):
             annotation = eval(annotation, vars(sys.modules[self.function.__module__]))
@@ -51,7 +51,7 @@ class Command:
 def option(group: str, name: str) -> Callable[[Part], Part]:
     """Register a config dataclass as option `name` of a config group: `@option("decoder", "top_p")` above the class.
 
-    Raises ValueError where another class has that name already.
+    Raises ValueError if another class has that name already.
     """
 
     def register(part: Part) -> Part:
@@ -72,9 +72,9 @@ def command(*, config: str | None = None, after_sweep: AfterSweep | None = None)
 def command(function: Any = None, /, *, config: str | None = None, after_sweep: AfterSweep | None = None) -> Any:
     """Register a function as a verb of the command line: `@command` above `def sample(config: SampleConfig)`.
 
-    The verb has the function's name, without a `_` at its end. `config` names the primary config where it is not the
-    verb's own; `after_sweep` makes one result of those of `-m`, each with the `overrides` of its job. Raises ValueError
-    where another function has that name already.
+    The verb has the function's name, without a trailing `_`. `config` names the primary config if it is not the verb's
+    own; `after_sweep` turns the results of `-m`, each with the `overrides` of its job, into one. Raises ValueError if
+    another function has that name already.
     """
 
     def register(function: Verb) -> Verb:
@@ -105,15 +105,21 @@ def option_of(part: Any) -> tuple[str, str] | None:
     return _NAMES.get(part if isinstance(part, type) else type(part))
 
 
+def name_of(part: Any) -> str:
+    """Return the name of the option that a class, or that of an object, is registered as; its own name if it is not."""
+    named = option_of(part)
+    return named[1] if named else (part if isinstance(part, type) else type(part)).__name__
+
+
 def verbs() -> dict[str, str]:
-    """Return one line of help for each verb, without importing gptlab's own."""
+    """Return one line of help for each verb, without importing gptlab's own verbs."""
     own = {name: text for name, (_, text) in _own_verbs().items()}
     others = {name: _first_sentence(each.function.__doc__ or "") for name, each in _COMMANDS.items()}
     return dict(sorted({**others, **own}.items()))
 
 
 def find_command(name: str) -> Command:
-    """Return a verb by its name; raises KeyError where there is none."""
+    """Return a verb by its name; raises KeyError if there is none."""
     if name in (own := _own_verbs()):
         importlib.import_module(own[name][0])
     return _COMMANDS[name]
@@ -129,7 +135,7 @@ def import_own_parts() -> None:
 
 @functools.cache
 def _own_verbs() -> dict[str, tuple[str, str]]:
-    """The module and the help of each verb in gptlab/commands, found in the text of the files."""
+    """Return the module and the help of each verb in gptlab/commands, from the text of the files."""
     found = {}
     for module, source in _sources(PACKAGE / "commands", "*.py"):
         for verb in _VERB_LINES.finditer(source):
@@ -138,13 +144,13 @@ def _own_verbs() -> dict[str, tuple[str, str]]:
 
 
 def _sources(folder: Path, pattern: str) -> Iterator[tuple[str, str]]:
-    """The name and the text of each module in a folder of gptlab but this one."""
+    """Yield the name and the text of each other module in a folder of gptlab."""
     for path in sorted(folder.glob(pattern)):
-        if path != Path(__file__) and PACKAGE / "examples" not in path.parents:  # those are what `new` copies
+        if path != Path(__file__) and PACKAGE / "examples" not in path.parents:  # the template of `new`
             yield ".".join(("gptlab", *path.relative_to(PACKAGE).with_suffix("").parts)), path.read_text("utf-8")
 
 
 def _first_sentence(text: str) -> str:
-    """The first sentence of a docstring on one line, as a list shows it."""
+    """Return the first sentence of a docstring on one line."""
     sentence = re.split(r"\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
     return sentence[:1].lower() + sentence[1:]

@@ -1,3 +1,3 @@
-"""The version of gptlab, for all files that write it down."""
+"""Define the version of gptlab once."""
 
 VERSION = "0.2.0"

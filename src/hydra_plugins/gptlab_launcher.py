@@ -1,6 +1,6 @@
-"""The launcher of `gptlab train -m`, here because Hydra takes plugins only from this package.
+"""Define the launcher of `gptlab train -m`, here because Hydra takes plugins only from this package.
 
-Every program that uses Hydra imports this file, so it imports next to nothing.
+Every program that uses Hydra imports this file, so it imports almost nothing.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 
 class LocalLauncher(Launcher):
-    """Runs the jobs of a sweep, `jobs_per_device` at a time on each GPU, or on all cores where there is none."""
+    """A launcher of a sweep's jobs, `jobs_per_device` at a time on each GPU, or on all cores without a GPU."""
 
     def __init__(self, jobs_per_device: int = 1) -> None:
         self.jobs_per_device = jobs_per_device

@@ -146,7 +146,7 @@ def test_cfg_job_shows_the_composed_config(capfd: pytest.CaptureFixture[str]) ->
 def test_nothing_is_made_and_nothing_is_removed(
     argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it was: `evaluate` in an empty folder removed that folder, and the one above."""
+    """A regression test: `evaluate` in an empty folder removed that folder, and the one above."""
     folder = tmp_path / "x/y"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
@@ -197,7 +197,7 @@ def test_a_verb_of_another_package(capfd: pytest.CaptureFixture[str]) -> None:
 
 @dataclasses.dataclass
 class Greeting:
-    """What another package asks."""
+    """The config of a verb in another package."""
 
     word: str = "hello"
     times: int = 1

@@ -1,4 +1,4 @@
-"""What a run writes down of its config is its config."""
+"""A config that a run writes down is read back as the same config."""
 
 import dataclasses
 from pathlib import Path

@@ -14,7 +14,7 @@ ALL = [Greedy(), Sample(0.7), TopK(k=3), TopP(p=0.8), MinP(min_p=0.1), Typical(m
 
 
 def exact_top_p(probs: list[Fraction], p: Fraction) -> list[Fraction]:
-    """The smallest set of most probable tokens whose mass is at least p, renormalized: in rational numbers."""
+    """Return the smallest set of most probable tokens whose mass is at least p, renormalized, in rational numbers."""
     kept: list[int] = []
     for i in sorted(range(len(probs)), key=lambda i: (-probs[i], i)):
         if sum(probs[j] for j in kept) >= p:

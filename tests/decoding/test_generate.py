@@ -11,7 +11,8 @@ from gptlab.decoding.decoders import Beam, Decoder, Greedy, Sample, TopK
 from gptlab.decoding.generate import Step, continue_ids, draw, draw_key, generate, loglikelihood
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 
 T = 8
 PROMPTS = [[3, 1, 4], [1], [2, 7, 1, 8, 2], [5, 5]]

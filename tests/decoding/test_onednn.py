@@ -7,7 +7,8 @@ from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Greedy
 from gptlab.decoding.generate import continue_ids
 from gptlab.decoding.onednn import OneDNNLinear, pack
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])

@@ -8,7 +8,7 @@ BYTE = Byte().build([])
 
 
 def pieces(text: str, *stops: str) -> tuple[list[str], TextStream]:
-    """What is shown after each byte, and at the end."""
+    """Return the text shown after each byte, and at the end."""
     stream, shown = TextStream(BYTE.decode, stops), []
     for byte in text.encode():
         shown.append(stream.add(byte))

@@ -29,7 +29,7 @@ def run(command: list[str], code: int = 0) -> Done:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
-    """The folder in which a run was trained, and what the command said."""
+    """Return the folder in which a run was trained, and the output of the command."""
     folder = tmp_path_factory.mktemp("first")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -39,7 +39,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
 
 @pytest.fixture
 def trained(first: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch) -> Done:
-    """What the command said, and its folder is this one."""
+    """Return the output of the training command, in its folder."""
     folder, done = first
     monkeypatch.chdir(folder)
     return done

@@ -43,7 +43,7 @@ def torchrun(overrides: list[str]) -> str:
 
 
 def torchrun_on_two_nodes(overrides: list[str]) -> str:
-    """An agent a node, both on this machine."""
+    """Start one agent per node, both on this machine."""
     where = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={free_ports(1)[0]}"]
     agents = [
         subprocess.Popen(
@@ -62,7 +62,7 @@ def torchrun_on_two_nodes(overrides: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where one process has trained."""
+    """Return the folder where one process has trained."""
     folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -81,7 +81,7 @@ def losses(path: Path) -> list[float]:
 
 
 def require_the_same(alone: Path, printed: str) -> None:
-    """One JSON object on standard output, one run directory under outputs/, and in it what one process had made."""
+    """Require one JSON object on standard output, and one run directory equal to that of one process."""
     summary = json.loads(printed)
     assert summary["steps"] == 6 and summary["status"] == "finished"
     (path,) = (folder for day in Path("outputs").glob("2*") for folder in day.iterdir())

@@ -145,7 +145,7 @@ def test_a_killed_sweep_goes_on(texts: str) -> None:
 
 
 def _group_of(process: Path, folder: Path) -> bool:
-    """Whether this is the first process of a job in the sweep `folder`."""
+    """Return whether this is the first process of a job in the sweep `folder`."""
     try:
         return f"{folder}/" in (process / "cmdline").read_text() and os.getpgid(int(process.name)) == int(process.name)
     except OSError:

@@ -13,7 +13,8 @@ from gptlab.config import compose
 from gptlab.data.batches.windows import whole
 from gptlab.errors import UserError
 from gptlab.evaluation.perplexity import check_length, measure
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train

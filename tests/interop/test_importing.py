@@ -155,7 +155,8 @@ import torch
 from pathlib import Path
 from gptlab.config import compose
 from gptlab.commands.import_ import import_
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 
 def memory(which):  # bytes, now (VmRSS) or at the highest (VmHWM)
     return 1024 * int(re.search(which + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -8,9 +8,10 @@ import torch
 
 from gptlab.config import compose
 from gptlab.model.attention import attend
-from gptlab.model.config import CHOICES, GPTConfig
+from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
 from gptlab.model.layers import gelu
+from gptlab.model.shape import CHOICES
 
 TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 100}
 EVERY = list(

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gptlab.config import compose
-from gptlab.model.gpt import GPT, GPTConfig, num_params
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT, num_params
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=11)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gptlab.model.config import RopeScaling
 from gptlab.model.positions import alibi_bias, alibi_slopes, rotate, rotation
+from gptlab.model.shape import RopeScaling
 
 
 def test_rotation_is_multiplication_by_a_complex_number() -> None:

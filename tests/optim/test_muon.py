@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.optim.muon import MuonOptimizer, orthogonalize
 from gptlab.optim.optimizers import AdamW, Muon
 
@@ -29,7 +30,7 @@ def test_singular_values_move_near_one_and_vectors_stay(shape: tuple[int, ...]) 
 
 
 def test_steps_are_those_of_torch_s_muon_and_adamw() -> None:
-    """torch.optim.Muon takes one matrix at a time; torch.optim.AdamW takes the rest."""
+    """Muon of torch takes one matrix at a time, its AdamW the rest."""
     ours, theirs = gpt(), gpt()
     optimizer = Muon(lr=0.01, momentum=0.9, weight_decay=0.2).build(ours)
     hidden = [p for p in theirs.blocks.parameters() if p.ndim == 2]

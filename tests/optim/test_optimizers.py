@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from gptlab.errors import UserError
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import SGD, Adafactor, Adam, AdamW, Lion, Muon, OptimizerConfig
 from gptlab.tasks.cross_entropy import cross_entropy
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from gptlab.model.gpt import GPTConfig
+from gptlab.model.config import GPTConfig
 from gptlab.planning.flops import flops_per_token
 from gptlab.reporting.curves import read_curves
 from gptlab.runs.reader import read_run

@@ -15,7 +15,7 @@ from tests.written_runs import MakeRun
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that are drawn, before they become PNG."""
+    """Return the figures that are drawn, before they become PNG."""
     found: list[Any] = []
     to_png = pictures._png
 

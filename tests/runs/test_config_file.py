@@ -1,4 +1,4 @@
-"""config.yaml is data: written whole, read back the same, and harmless wherever it comes from."""
+"""A config.yaml is data: written completely, read back the same, and harmless wherever it comes from."""
 
 import dataclasses
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_a_file_from_outside_is_refused_in_one_line(more: str, why: str, tmp_pat
 
 @pytest.mark.parametrize("how", ["resume=evil", "config=evil", "--config-dir=evil --config-name=config"])
 def test_no_command_runs_what_a_run_directory_says(how: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """As it was: a launcher, a searchpath and an interpolation of a stranger's config.yaml took effect."""
+    """A regression test: a launcher and an interpolation of a stranger's config.yaml took effect."""
     written(TrainConfig(), Path("evil"))
     evil = "hydra: {job: {chdir: true}, run: {dir: pwned}, launcher: {_target_: os.mkdir, path: pwned}}\n"
     Path("evil/config.yaml").write_text(Path("evil/config.yaml").read_text() + evil)

@@ -1,4 +1,4 @@
-"""Which job gets which devices."""
+"""The launcher's choice of devices for jobs."""
 
 from pathlib import Path
 

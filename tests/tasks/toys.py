@@ -41,7 +41,7 @@ class Labelled(NamedTuple):
 
 
 def labelled(batch: Batch, step_targets: int | None) -> Labelled:
-    """Is the last byte of a window a vowel?"""
+    """Return whether the last byte of a window is a vowel."""
     counted = batch.y != IGNORE
     last = (counted.sum(1) - 1).clamp(min=0)
     label = torch.isin(batch.x[torch.arange(len(last)), last], torch.tensor(list(b"aeiou"))).long()

@@ -1,4 +1,4 @@
-"""How a tokenizer is registered, saved, and loaded again by its kind."""
+"""A tokenizer is registered, saved, and loaded again by its kind."""
 
 import json
 import subprocess

@@ -171,7 +171,7 @@ def test_an_encoding_that_openai_has_not() -> None:
 
 @pytest.fixture
 def reference(tmp_path: Path) -> HFTokenizer:
-    """A tokenizer.json as Hugging Face's library makes it; it would cut and pad what is encoded."""
+    """Return a tokenizer.json as Hugging Face's library makes it; it would cut and pad encoded text."""
     made = HFTokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

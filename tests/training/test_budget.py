@@ -135,7 +135,7 @@ def test_minutes_are_timed_once(
 
 
 def stops_after(last: int) -> Callable[..., bool]:
-    """A crash at the end of a step, before its checkpoint."""
+    """Crash at the end of a step, before its checkpoint."""
 
     def due(self: Checkpoints, step: int) -> bool:
         if step == last + 1:

@@ -20,7 +20,7 @@ def rows(run: str) -> list[dict[str, str]]:
 
 
 def ask(texts: str, *more: str) -> list[str]:
-    """Of a tiny run, what a debugging mode does not choose."""
+    """Return the overrides of a tiny run that a debugging mode does not choose."""
     chosen = ("budget.", "trainer.val_every_n_steps", "logger.every")
     return ["train", *(o for o in tiny_overrides(texts) if not o.startswith(chosen)), "run_dir=run", *more]
 

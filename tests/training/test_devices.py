@@ -127,7 +127,8 @@ def test_the_same_training_by_other_means(override: str, bound: float, tiny: Tin
 
 def test_what_bf16_true_computes() -> None:
     """Products in bf16, by weights rounded to it; gradients in fp32, and the tied weight gets both of its own."""
-    from gptlab.model.gpt import GPT, GPTConfig
+    from gptlab.model.config import GPTConfig
+    from gptlab.model.gpt import GPT
 
     gpt = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=8, vocab_size=11))
     seen = set()

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
 from gptlab.tasks.causal_lm import CausalLM

@@ -38,7 +38,7 @@ print((peak() - before) / 1024)
 def test_in_chunks_it_is_the_same(
     dtype: torch.dtype | None, separator: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 26 positions a chunk has 7, and some targets count nothing; the loss and every gradient agree."""
+    """A chunk has 7 of 26 positions, and some targets do not count; the loss and every gradient agree."""
     monkeypatch.setattr(cross_entropy, "CHUNK", 7)
     torch.manual_seed(0)
     gpt = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=13, vocab_size=11, logit_softcap=5.0))
@@ -65,10 +65,10 @@ def test_all_at_once(dtype: torch.dtype | None, compiled: bool) -> None:
     for plain in (True, False):
         gpt.zero_grad()
         gpt.recompute = not plain
-        objective = Loss(CausalLM(), gpt, Reading(chunked=not plain), dtype)
+        loss = Loss(CausalLM(), gpt, Reading(chunked=not plain), dtype)
         if compiled and not plain:
-            objective.compile()
-        objective(x, y).sum().backward()
+            loss.compile()
+        loss(x, y).sum().backward()
         found.append([p.grad.clone() for p in gpt.parameters() if p.grad is not None])
     assert len(found[0]) == len(found[1]) == len(list(gpt.parameters()))
     for one, other in zip(*found, strict=True):

@@ -1,4 +1,4 @@
-"""metrics.csv is read back as it was written, also after a kill or on a full disk."""
+"""A metrics.csv is read back as it was written, also after a kill or on a full disk."""
 
 from pathlib import Path
 

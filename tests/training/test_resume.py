@@ -29,7 +29,7 @@ TIMED = {"train/tokens_per_second", "train/mfu", "train/data_wait"}
 
 
 def resumed(run: Path, *more: str) -> dict[str, Any]:
-    """What `gptlab train resume=RUN` comes to."""
+    """Return the result of `gptlab train resume=RUN`."""
     ask = [*more, f"run_dir={run}", f"resume={run}"]
     summary = train(compose("train", ask, run=run))
     assert summary is not None

@@ -1,4 +1,4 @@
-"""All parts of this project at work, by the commands of the README."""
+"""Tests of all parts of this project at work, by the commands of the README."""
 
 import csv
 import json
@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from own_parts.decoder import Sharper
+from own_parts.model import GRUConfig
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 def gptlab(*arguments: str) -> dict:
-    """What a command answers, started in the folder of the project."""
+    """Return the output of a command, started in the folder of the project."""
     command = [sys.executable, "-m", "gptlab", *arguments, "json=true"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -26,12 +27,22 @@ def test_the_decoder_squares_and_renormalizes() -> None:
     assert torch.allclose(probs, torch.tensor([[0.25, 0.09, 0.04]]) / 0.38)
 
 
+def test_the_model_looks_back_only() -> None:
+    gru, x = GRUConfig(vocab_size=10).build().eval(), torch.randint(10, (2, 8))
+    changed = x.clone()
+    changed[:, 4:] = (x[:, 4:] + 1) % 10
+    before, after = gru(x), gru(changed)
+    assert before.shape == (2, 8, 10)
+    assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before[:, 4], after[:, 4])
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with the task, the optimizer and the callback of this project."""
+    """A run with the model, the task, the optimizer and the callback of this project."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     summary = gptlab("train", "experiment=tiny", f"run_dir={folder}", "trainer=cpu")
     assert summary["status"] == "finished" and summary["steps"] == 20
+    assert summary["parameters"] == 257 * 32 + 6 * 32 * 32 + 6 * 32 + 257 * 32 + 257  # of the model, with bytes
     return folder
 
 

@@ -8,9 +8,10 @@ from gptlab.training.config import TrainConfig
 
 @command(config="train")
 def check(config: TrainConfig) -> dict[str, Any]:
-    """Try out a config for a minute: does it train as it should?
+    """Check in about a minute whether a config trains as it should.
 
-    Takes what `train` takes, and runs the config's own model on its own data, on this machine.
+    Takes the config of `train`, and runs its own model on its own data, on this machine. Raises RunFailed if a check
+    fails.
     """
     from gptlab.commands.checks import run_checks
 

@@ -1,4 +1,4 @@
-"""One command: Hydra composes what is asked, mistakes become one line, results become a report or JSON.
+"""Run one command: Hydra composes its config, mistakes become one line, results become a report or JSON.
 
 Exit codes: 0, 1 (failed in mid-run), 2 (a mistake in what was asked), 128+n (stopped by signal n).
 """
@@ -31,6 +31,7 @@ from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
 from gptlab.errors import RunFailed, UserError, require
+from gptlab.plugins import enable_all
 from gptlab.sweep.cluster import run_one
 from gptlab.sweep.job import follow_the_sweep
 from gptlab.sweep.sweep import Sweep, exit_code
@@ -39,7 +40,10 @@ CONFIG_FLAGS = {"--config-dir": "dir", "-cd": "dir", "--config-name": "name", "-
 
 
 def run_command(verb: str, program: list[str], argv: list[str]) -> int:
-    """Run a verb on the typed config that `argv` asks for; `program` is the command line before `argv`."""
+    """Run a verb on the typed config that `argv` asks for, and return the exit code.
+
+    `program` is the command line before `argv`.
+    """
     if {"-h", "--help"}.intersection(argv):
         print(usage(verb))
         return 0
@@ -72,22 +76,21 @@ def run_command(verb: str, program: list[str], argv: list[str]) -> int:
 
 @dataclass
 class _Run:
-    """One command: the verb, what is asked of it, and what has become of it so far."""
+    """One command: its verb, its overrides, and its state so far."""
 
     command: registry.Command
     program: list[str]
     argv: list[str]
     processes: ProcessGroup
-    answers: list[dict[str, Any]] = field(default_factory=list)  # one a job
+    answers: list[dict[str, Any]] = field(default_factory=list)  # one per job
     code: int = 0
 
     def prepare(self) -> Sweep | None:
-        """Name the run that a command line repeats or resumes by its config; returns the sweep if it is one."""
+        """Name the run that a command line repeats or resumes by its config; returns the sweep if it names one."""
         if takes_run_configs(self.command.name):
-            self.argv = _by_config(self.argv)
+            self.argv = _resumed(_by_config(self.argv))
         if self.command.name != "train":
             return None
-        self.argv = _resumed(self.argv)
         if (sweep := Sweep.of(self.argv)) is not None:
             size = self.processes.size
             why = f"a sweep starts its jobs itself, and {size} processes are started"
@@ -96,7 +99,7 @@ class _Run:
         return sweep
 
     def run(self, sweep: Sweep | None) -> None:
-        """Compose one job, or those of a sweep; each is done and answered."""
+        """Compose one job, or those of a sweep, and do each of them."""
         try:
             with sweep.running() if sweep else contextlib.nullcontext():
                 flags, overrides = _split(self.argv)
@@ -114,28 +117,29 @@ class _Run:
             if self.processes.prints(str(error)):
                 print(f"error: {error}", file=sys.stderr)
             self._failed(str(error))
-        except Exception as error:  # also of a launcher: the jobs that have ended are still told
+        except Exception as error:  # also from a launcher: jobs that have ended are still reported
             self._crashed(error)
         finally:
             self.processes.shutdown(self.code)
 
     def _run_by_hydra(self) -> None:
-        """Let Hydra sweep, or show the config, or complete what is being typed."""
+        """Let Hydra sweep, show the config, or complete the line that is being typed."""
         name, argv = primary(self.command.name, self.argv)
         multirun = bool({"-m", "--multirun"}.intersection(argv))
         sys.argv = [self.program[0], *quote_values(argv, self.command.config_type, multirun)]
         if (presets := search_path()) and not any(arg.startswith("hydra.searchpath=") for arg in argv):
             sys.argv.append(presets)
         with contextlib.ExitStack() as stack:
-            if multirun and self.command.name != "train":  # what Hydra writes of its sweep is not kept
+            if multirun and self.command.name != "train":  # Hydra's own files of a sweep are not kept
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 sys.argv.append(f"hydra.sweep.dir={quoted(folder)}")
             run_command_line(str(conf_dir()), name, self._job)
 
     def _job(self, cfg: DictConfig) -> float | None:
-        """Do one job of a sweep; the others go on whatever becomes of it."""
+        """Do one job of a sweep; if it fails, the others go on."""
         hydra_config = HydraConfig.get()
-        if self.command.name == "train":  # unless our launcher has it
+        enable_all([])  # the process of a cluster begins here
+        if self.command.name == "train":  # only under another launcher than ours
             return run_one(hydra_config, cfg, self.command.function, explain)
         try:
             self._do(typed_config(cfg, hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
@@ -152,7 +156,7 @@ class _Run:
         """Run the verb's function; the other processes of the same command compose the same config."""
         where = [f"run_dir={quoted(config.run_dir)}"] if getattr(config, "run_dir", None) else []
         if overrides is None:
-            sys.argv = [*self.program, *self.argv, *where]  # Lightning starts the other ranks by this line
+            sys.argv = [*self.program, *self.argv, *where]  # Lightning starts the other ranks with it
             if self.processes.rank == 0 and self.processes.size > 1:
                 self._require_new(config)
                 self.processes.broadcast([*self.argv, *where])
@@ -161,14 +165,14 @@ class _Run:
             self.answers.append({**answer, "overrides": overrides} if swept else answer)
 
     def _require_new(self, config: Any) -> None:
-        """Refuse a directory with a run in it, which only rank 0 can tell; the others would wait for it in vain."""
+        """Refuse a directory that already holds a run, before the other ranks start and wait for rank 0 in vain."""
         if not config.resume:
             from gptlab.runs.run_dir import RunDir
 
             RunDir(Path(config.run_dir)).require_new()
 
     def answer(self, sweep: Sweep | None) -> dict[str, Any]:
-        """Return what `json=true` prints: the answer of the one job, or of all."""
+        """Return the value that `json=true` prints: the answer of the one job, or of all."""
         done = [answer for answer in self.answers if "overrides" in answer]
         if self.command.after_sweep and done:
             self.answers.append(self.command.after_sweep(done))
@@ -179,14 +183,14 @@ class _Run:
         return self.answers[0] if len(self.answers) == 1 else {"runs": self.answers}
 
     def mistake(self, error: Exception) -> None:
-        """Print a mistake in what was asked."""
+        """Print a user's mistake in one line."""
         line = explain(error, self.argv)
         if self.processes.prints(line):
             print(f"error: {line}", file=sys.stderr)
         self._failed(line, code=2)
 
     def _crashed(self, error: Exception) -> None:
-        """Print the traceback of what nobody has foreseen."""
+        """Print the traceback of an unexpected error."""
         traceback.print_exc()
         self._failed(f"{type(error).__name__}: {error}")
 
@@ -196,7 +200,7 @@ class _Run:
 
 
 def _split(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
-    """Return the flags that name a config, and the overrides; None where a line asks for more than one run."""
+    """Return the flags that name a config, and the overrides; None if the line asks for more than one run."""
     found, overrides, rest = dict[str, str](), list[str](), iter(argv)
     for arg in rest:
         flag, given, value = arg.partition("=")
@@ -210,7 +214,7 @@ def _split(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
 
 
 def _by_config(argv: list[str]) -> list[str]:
-    """`--config-dir RUN --config-name config` as config=RUN/config.yaml, which is read as data."""
+    """Replace `--config-dir RUN --config-name config` by config=RUN/config.yaml, which is read as data."""
     flags, kept = dict[str, str](), list[str]()
     rest = iter(argv)
     for arg in rest:
@@ -226,9 +230,9 @@ def _by_config(argv: list[str]) -> list[str]:
 
 
 def _resumed(argv: list[str]) -> list[str]:
-    """`resume=RUN` as the command line that starts from that run's own config, and the rest of argv over it.
+    """Return the command line that `resume=RUN` stands for: the run's own config, changed by the rest of argv.
 
-    It goes on in its own directory, or, with `run_dir=DIR`, as a new run.
+    The run continues in its own directory, or, with `run_dir=DIR`, as a new run.
     """
     asked = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
     if not asked or asked[-1] in ("", "null", "auto") or any(arg.startswith("config=") for arg in argv):
@@ -249,7 +253,7 @@ def _resumed(argv: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _standard_output_kept_for_json() -> Iterator[Any]:
-    """Everything that anybody prints goes to standard error, child processes included; yields the real output."""
+    """Redirect all other output to standard error, child processes included, and yield the real standard output."""
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)

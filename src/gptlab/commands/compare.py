@@ -26,7 +26,7 @@ class CompareConfig:
 
     a: str | list[str] | None = None  # a run, or several seeds of one config: [RUN,RUN], or with *
     b: str | list[str] | None = None
-    data: DataConfig | None = None  # null: the documents that all of them hold out
+    data: DataConfig | None = None  # null: the documents that all runs hold out
     metric: str = "bits_per_byte"  # or one per token, such as perplexity: that needs one tokenizer and one protocol
     batch_size: int = 16
     block_size: int | None = None  # tokens per window; null: the context each model was trained with
@@ -48,7 +48,7 @@ class CompareConfig:
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
 
     def runs(self, side: str) -> list[str]:
-        """The runs of side `a` or `b`."""
+        """Return the runs of side `a` or `b`."""
         given = getattr(self, side)
         return given if isinstance(given, list) else [given]
 
@@ -57,7 +57,7 @@ class CompareConfig:
 def compare(config: CompareConfig) -> dict[str, Any]:
     """Compare two runs on the same documents: the difference and its interval.
 
-    Prints and stores the difference b - a; returns what is stored, without the single documents.
+    Prints and stores the difference b - a, and returns it without the single documents.
     """
     from rich.console import Console
 
@@ -90,7 +90,7 @@ def _find(side: str, name: str) -> RunDir:
 
 
 def _place(found: Comparison) -> Path:
-    """Return A/compare/B.json."""
+    """Return the default output file: A/compare/B.json."""
     others = [each.name for each in found.every if each.side == "b"]
     more = f"-and-{len(others) - 1}-more" if len(others) > 1 else ""
     return found.every[0].run.path / "compare" / f"{others[0][:200]}{more}.json"

@@ -17,7 +17,7 @@ class EvaluateConfig:
     run: str = "latest"
     batch_size: int = 16
     block_size: int | None = None  # tokens per window; null: the context the model was trained with
-    explain: bool = False  # RUN/surprise.html: every token of `text` coloured by its surprise
+    explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
     text: str | None = None  # a file
     json: bool = False
 
@@ -33,7 +33,7 @@ class EvaluateConfig:
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score the model of a run on all of its held-out text.
 
-    Prints and returns the scores, or writes the page of a text file's surprises.
+    Prints and returns the scores, or writes a page with the surprise of each token of a text file.
     """
     from rich.console import Console
 

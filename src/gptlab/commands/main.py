@@ -10,7 +10,7 @@ from gptlab.plugins import enable_all
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Answer a command line (after the program's name) with an exit code; `train.py` comes here too."""
+    """Run a command line (without the program's name) and return the exit code; `train.py` calls this too."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         argv = enable_all(argv)

@@ -1,4 +1,4 @@
-"""Explain mistakes in what was asked in the user's words."""
+"""Turn errors of a user's config into one line in the user's words."""
 
 import dataclasses
 import difflib
@@ -38,7 +38,7 @@ def explain(error: Exception, argv: list[str]) -> str:
 
 
 def _of_key(mistake: KeyMistake, argv: list[str]) -> str:
-    """Return the line of a key that is not there, or of a value that does not fit."""
+    """Return the line for a key that does not exist, or a value that does not fit."""
     key, _, owner, why = mistake
     given = f"{key}={_value(key, argv)}"
     if why is not None:
@@ -65,7 +65,7 @@ def _any_of(names: list[str]) -> str:
 
 
 def _example(mistake: KeyMistake) -> str:
-    """Return what to do: give a value such as the field's default."""
+    """Return the advice to give a value such as the field's default."""
     if dataclasses.is_dataclass(mistake.owner):
         for f in dataclasses.fields(mistake.owner):
             if f.name == mistake.name and f.default not in (dataclasses.MISSING, None, "???"):

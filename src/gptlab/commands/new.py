@@ -8,12 +8,12 @@ from typing import Any
 from gptlab.errors import require
 from gptlab.registry import command
 
-NAME = "own_parts"  # of the project in examples/, which is the template
+NAME = "own_parts"  # the project in examples/ that serves as the template
 
 
 @dataclass
 class NewConfig:
-    """Write a project for parts of your own: `gptlab new my_lab`."""
+    """Write a project for your own parts: `gptlab new my_lab`."""
 
     dir: str = ""  # a new directory, whose name the package gets
     json: bool = False
@@ -24,7 +24,7 @@ class NewConfig:
 
 @command
 def new(config: NewConfig) -> dict[str, Any]:
-    """Write a project for parts of your own, with one of each kind and tests that pass."""
+    """Write a project for your own parts, with one of each kind and tests that pass."""
     from gptlab.files import new_folder
 
     folder = Path(config.dir).expanduser()

@@ -57,7 +57,7 @@ def report(config: ReportConfig) -> dict[str, Any]:
 
 
 def _beside(names: list[str]) -> Path:
-    """Return the folder `report` in the folder that all given ones are in."""
+    """Return the folder `report` in the deepest folder that contains all the given ones."""
     from gptlab.runs.reader import expand
     from gptlab.runs.run_dir import LATEST
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from gptlab.decoding.context import Limits
     from gptlab.decoding.texts import Continuation
-    from gptlab.model.gpt import GPT
     from gptlab.runs.run_dir import RunDir
     from gptlab.tokenizers.base import Tokenizer
 
@@ -30,14 +29,14 @@ class SampleConfig:
     decoder: Decoder | Beam = field(default_factory=TopK)
     run: str = "latest"
     prompt: str | None = None  # null: the run's first sample prompt
-    prompts: list[str] = field(default_factory=list)  # or several, in one batch
+    prompts: list[str] = field(default_factory=list)  # several, in one batch
     max_new_tokens: int = 100
-    num_samples: int = 1  # of each prompt
+    num_samples: int = 1  # for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
-    overflow: str = "crop"  # of the context: crop (forget the oldest tokens) | refuse
+    overflow: str = "crop"  # when the context is full: crop (forget the oldest tokens) | refuse
     logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans
     precision: str = "32-true"  # 32-true | bf16-true
-    explain: bool = False  # a table and RUN/explain.html: what each token was chosen from
+    explain: bool = False  # print and write RUN/explain.html: the alternatives to each token
     seed: int = 1337
     json: bool = False
 
@@ -56,7 +55,7 @@ class SampleConfig:
 
 
 def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print and write RUN/frontier.html and .json: a row for each result of `sample`, all of one run."""
+    """Print quality against diversity for a sweep of `sample` over one run, and write it as frontier.html and .json."""
     from rich.console import Console
 
     from gptlab.evaluation.frontier import frontier_rows
@@ -76,8 +75,8 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
 def sample(config: SampleConfig) -> dict[str, Any]:
     """Continue a prompt with the model of a run.
 
-    Prints the texts; returns {"samples": [{"prompt", "text", "ids", "logprob", "logprobs"}]}: each new text, its ids,
-    and the log-probability under the model of all and of each of them.
+    Prints the texts and returns {"samples": [{"prompt", "text", "ids", "logprob", "logprobs"}]}: each new text, its
+    ids, and the log-probability in nats, under the model, of the whole text and of each id.
     """
     import torch
 
@@ -86,6 +85,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.decoding.onednn import pack
     from gptlab.decoding.texts import with_ids
     from gptlab.evaluation.model import load_language_model
+    from gptlab.model.config import GPTConfig
     from gptlab.runs.run_dir import RunDir
 
     run = RunDir.find(config.run)
@@ -94,7 +94,8 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     gpt, tokenizer = load_language_model(run)
     dtype = torch.bfloat16 if config.precision == "bf16-true" else torch.float32
     gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
-    pack(gpt)
+    if type(gpt.config) is GPTConfig:  # another model may do more with a layer than call it
+        pack(gpt)
     limits = Limits(config.max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab, config.overflow)
     processors = with_ids(config.logits_processors, tokenizer)
     if isinstance(config.decoder, TopP) and config.decoder.p < 1 and config.decoder.temperature not in (0, 1):
@@ -115,7 +116,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
 
 
 def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[dict[str, Any]]) -> None:
-    """Print what each token was chosen from, and write it into RUN/explain.html."""
+    """Print the alternatives that each token was chosen from, and write them into RUN/explain.html."""
     from rich.console import Console
 
     from gptlab.reporting.inspection import inspection_table, write_inspection_page
@@ -130,13 +131,13 @@ def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[
 def _draw(
     config: SampleConfig,
     decoder: Decoder,
-    gpt: GPT,
+    gpt: Any,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     limits: Limits,
     processors: LogitsProcessors,
 ) -> list[Continuation]:
-    """Print `num_samples` texts of each prompt; a single one is shown as it comes."""
+    """Print `num_samples` texts of each prompt; a single one is printed as it is generated."""
     from rich.console import Console
     from rich.text import Text
 
@@ -166,7 +167,7 @@ def _draw(
 def _search(
     config: SampleConfig,
     beam: Beam,
-    gpt: GPT,
+    gpt: Any,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     limits: Limits,

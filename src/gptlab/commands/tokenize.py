@@ -20,8 +20,8 @@ class TokenizeConfig:
     data: DataConfig = field(default_factory=Bundled)
     tokenizer: TokenizerConfig = field(default_factory=BPE)
     out: str | None = None  # a new folder; null: the cache, where `train` finds them
-    processes: int | None = None  # null: one a core
-    shard_mb: int = 256  # text in a shard, in millions of characters
+    processes: int | None = None  # null: one per core
+    shard_mb: int = 256  # millions of characters of text per shard
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -33,9 +33,9 @@ class TokenizeConfig:
 
 @command
 def tokenize(config: TokenizeConfig) -> dict[str, Any]:
-    """Turn text into token shards, and see how the tokenizer fits.
+    """Turn text into token shards, and report how well the tokenizer fits.
 
-    The shards go to `out`, or to the cache where `train` finds them; their sizes are printed and returned.
+    The shards go to `out`, or to the cache, where `train` finds them; their sizes are printed and returned.
     """
     from rich.console import Console
 

@@ -8,7 +8,7 @@ from gptlab.training.config import TrainConfig
 
 @command
 def train(config: TrainConfig) -> dict[str, Any] | None:
-    """Train a model; everything about it lands in one run directory."""
+    """Train a model; everything about the run is written into one run directory."""
     from gptlab.training.run import train
 
     return train(config)

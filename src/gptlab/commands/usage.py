@@ -10,7 +10,7 @@ from gptlab.config.tree import conf_dir, takes_run_configs
 
 
 def usage(verb: str) -> str:
-    """Return what `gptlab VERB --help` prints."""
+    """Return the help of a verb, as `gptlab VERB --help` prints it."""
     config_type = registry.find_command(verb).config_type
     lines = [f"gptlab {verb} GROUP=OPTION GROUP.KEY=VALUE KEY=VALUE ...", "", str(config_type.__doc__), "", "groups:"]
     recipes = ["experiment", "debug"] if takes_run_configs(verb) else []
@@ -32,7 +32,7 @@ def usage(verb: str) -> str:
 
 
 def options(group: str) -> list[str]:
-    """Return the options of a group: what is registered, and the presets of conf/."""
+    """Return the options of a group: the registered ones and the presets of conf/."""
     return sorted({*registry.options(group), *(path.stem for path in (conf_dir() / group).glob("*.yaml"))})
 
 

@@ -1,4 +1,4 @@
-"""The config of each verb, composed by Hydra from conf/ and the command line. Hydra ends here."""
+"""Compose the config of each verb by Hydra from conf/ and the command line; Hydra is used only here."""
 
 from gptlab.config.tree import compose
 

@@ -1,7 +1,7 @@
-"""Hold every private or undocumented name of Hydra and OmegaConf that gptlab relies on, one function a promise.
+"""Wrap every private or undocumented name of Hydra and OmegaConf that gptlab relies on, one function for each.
 
-tests/test_contracts.py asserts what each of them takes for granted: raising the version of one means running it. Names
-that differ between hydra 1.3 with omegaconf 2.3 and hydra 1.4 with omegaconf 2.4 are chosen here, nowhere else.
+tests/test_contracts.py asserts what is assumed of each of them: run it when the version of either is raised. Names that
+differ between hydra 1.3 with omegaconf 2.3 and hydra 1.4 with omegaconf 2.4 are chosen here and nowhere else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-# Hydra's own options that have a value after them
+# Hydra's own options that take a value
 VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _REPLACE: dict[str, Any] = {"replace": True} if "replace" in inspect.signature(ConfigStore.store).parameters else {}
 _VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -38,20 +38,21 @@ _NO_SUCH_KEY = re.compile(r"Could not override '([^'=]+)(?:=([^']*))?'.*")
 
 
 def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
-    """Let configs say `${name:...}`; OmegaConf 2.4 calls this otherwise, by a name that was another function's."""
+    """Register a resolver, so that configs can say `${name:...}`; OmegaConf 2.4 renamed the function that does this."""
     _register(name, resolver, replace=True)
 
 
 def store(name: str, node: Any, group: str | None = None) -> None:
-    """Tell Hydra an option of a group, or a primary config; what had that name is replaced.
+    """Register an option of a group, or a primary config, in place of any of the same name.
 
-    A process composes more than once, each time over another run. Hydra 1.4 wants to be told, 1.5 will raise.
+    A process composes more than once, each time with another run. Hydra 1.4 has to be told that a name is replaced; 1.5
+    will raise.
     """
     ConfigStore.instance().store(name=name, node=node, group=group, **_REPLACE)
 
 
 def is_stored(name: str, group: str) -> bool:
-    """Tell whether Hydra knows an option already."""
+    """Return whether Hydra knows an option already."""
     found: Any = ConfigStore.instance().repo
     for part in group.split("/"):
         found = found.get(part, {})
@@ -59,16 +60,16 @@ def is_stored(name: str, group: str) -> bool:
 
 
 def silence_advice() -> None:
-    """Keep Hydra from advising that presets be named otherwise than their schemas."""
+    """Suppress Hydra's advice to name presets differently from their schemas."""
     warnings.filterwarnings("ignore", _NOT_ADVISED)
 
 
 @contextmanager
 def composed(folder: str, name: str, overrides: list[str]) -> Iterator[tuple[DictConfig, str]]:
-    """Yield what Hydra composes, and the run directory that it names, as its command line would.
+    """Yield the config that Hydra composes, and its run directory, as its command line would.
 
-    `compose` in Python gives what the command gives: `${hydra:...}` is looked up in what is composed, and a process may
-    do so as often as it likes.
+    `compose` in Python gives the same as the command: `${hydra:...}` is looked up in the composed config, and a process
+    may compose any number of times.
     """
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(folder, **_VERSION_BASE):
@@ -84,29 +85,29 @@ def composed(folder: str, name: str, overrides: list[str]) -> Iterator[tuple[Dic
 
 
 def run_command_line(folder: str, name: str, job: Callable[[DictConfig], Any]) -> None:
-    """Let Hydra read sys.argv: it sweeps, shows the config, or completes a line. Errors come out as they are."""
+    """Let Hydra process sys.argv: it sweeps, shows the config, or completes a line; errors are raised, not printed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     hydra.main(config_path=folder, config_name=name, **_VERSION_BASE)(job)()
 
 
 def in_quotes(text: str) -> str:
-    """Return a text as Hydra's grammar quotes it, so that a value may hold any character."""
+    """Return a text in the quotes of Hydra's grammar, so that a value may hold any character."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def parsed(value: str) -> Any:
-    """Return what Hydra makes of the value of an override; raises HydraException where it is none."""
+    """Return the value that Hydra parses from an override; raises HydraException if it cannot."""
     return OverridesParser.create().parse_override(f"key={value}").value()
 
 
 def swept_keys(overrides: list[str]) -> dict[str, bool]:
-    """Return the key of each override, and whether it is swept over: a job's directory is named by those that are."""
+    """Return the key of each override, and whether it is swept over; swept keys name a job's directory."""
     found = OverridesParser.create().parse_overrides(overrides)
-    return {override.get_key_element(): override.is_sweep_override() for override in found}  # the last one counts
+    return {override.get_key_element(): override.is_sweep_override() for override in found}  # the last one wins
 
 
 class UnknownOption(NamedTuple):
-    """An option that its group does not have."""
+    """A mistake of the user: an option that its group does not have."""
 
     group: str
     option: str
@@ -114,16 +115,16 @@ class UnknownOption(NamedTuple):
 
 
 class KeyMistake(NamedTuple):
-    """A key that its owner does not have, or (`why`) a value that does not fit."""
+    """A mistake of the user: a key that its owner does not have, or (`why`) a value that does not fit."""
 
-    key: str  # the full one
+    key: str  # the full key
     name: str  # its last part
     owner: Any  # a dataclass, dict, or None
     why: str | None
 
 
 def unknown_option(error: Exception) -> UnknownOption | None:
-    """Return what an error says of an option that is not there, so that the mistake names those that are."""
+    """Return the option and group that an error of Hydra reports as missing, with the options that exist."""
     if not isinstance(error, MissingConfigException):
         return None
     group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -131,7 +132,7 @@ def unknown_option(error: Exception) -> UnknownOption | None:
 
 
 def key_mistake(error: Exception) -> KeyMistake | None:
-    """Return what an error of Hydra or OmegaConf says of a key, so that the mistake names it in full."""
+    """Return the key that an error of Hydra or OmegaConf is about, with its full name."""
     cause: Any = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     if not getattr(cause, "full_key", None):
         return None
@@ -144,13 +145,13 @@ def key_mistake(error: Exception) -> KeyMistake | None:
 
 
 def overridden_key(error: Exception) -> str | None:
-    """Return the key of an override that there is nothing for: only the text of the error has it."""
+    """Return the key of an override that matches nothing; only the text of the error has it."""
     match = _NO_SUCH_KEY.match(str(error))
     return match[1] if match else None
 
 
 def start_launcher(config: DictConfig) -> None:
-    """Do what every launcher does first."""
+    """Do the setup that every Hydra launcher begins with."""
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
 
@@ -162,9 +163,10 @@ def prepare_job(
     number: int,
     prepare: Callable[[DictConfig], Any],
 ) -> tuple[JobReturn, Any, Exception | None]:
-    """Compose a job of a sweep and call `prepare` in it; returns Hydra's record, what it returned, or what it raised.
+    """Compose a job of a sweep and call `prepare` on it.
 
-    One refused job does not end the others: Hydra raises only when the value is asked for.
+    Returns Hydra's record with what `prepare` returned or raised: one refused job does not end the others, since Hydra
+    raises only when the value is asked for.
     """
     cfg = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(cfg):
@@ -182,5 +184,5 @@ def prepare_job(
 
 
 def complete_job(record: JobReturn, value: float) -> None:
-    """Tell a sweeper what it minimises, also of a job that failed."""
+    """Give a sweeper the value that it minimises, also for a job that failed."""
     record.status, record.return_value = JobStatus.COMPLETED, value

@@ -1,4 +1,4 @@
-"""Quote the values of a command line, so that Hydra's grammar takes any text as it was typed."""
+"""Quote the values of a command line, so that Hydra's grammar accepts any text as it was typed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ _OVERRIDE = re.compile(r"(?P<mark>\+{0,2})(?P<key>[\w$][\w$./@:-]*)=(?P<value>.*
 
 
 def quoted(text: str) -> str:
-    """Return a text as the value of an override, whatever characters are in it."""
+    """Return a text as the value of an override, whatever characters it has."""
     literal = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", text)  # no interpolation
     return in_quotes(literal)
 
 
 def unquoted(value: str) -> str:
-    """Return the text that a value of an override stands for."""
+    """Return the text of a quoted override value."""
     if not _is_quoted(value):
         return value
     return re.sub(r"(\\*)\\\$\{", lambda match: match[1][::2] + "${", parsed(value))
 
 
 def quote_values(argv: list[str], config_type: type, multirun: bool = False) -> list[str]:
-    """Return overrides with every value in quotes that is a text by its type, or that Hydra's grammar cannot read.
+    """Return the overrides, with quotes around values that are text by their type or that Hydra's grammar cannot read.
 
-    What is in quotes already, `null` and `${...}` stay. With `multirun` a value with commas is still a sweep over them.
+    Quoted values, `null` and `${...}` stay as they are. With `multirun`, a value with commas is still a sweep over
+    them.
     """
     after_flag = [i > 0 and argv[i - 1] in VALUE_FLAGS for i in range(len(argv))]
     return [arg if after else _quote(arg, config_type, multirun) for arg, after in zip(argv, after_flag, strict=True)]
@@ -43,7 +44,7 @@ def _quote(arg: str, config_type: type, multirun: bool) -> str:
     if match is None:
         return arg
     mark, key, value = match.groups()
-    if key == "debug":  # debug=nan is no number
+    if key == "debug":  # debug=nan is not a number
         return re.sub(r"\bnan\b", "'nan'", arg)
     if "@" in key or "/" in key or key in registry.groups():
         return arg  # the name of an option
@@ -61,7 +62,7 @@ def _swept(value: str, kinds: set[Any]) -> str:
         return ",".join(f"[{each if _is_quoted(each) else quoted(each)}]" for each in _elements(value))
     if _reads(value):
         return value
-    if "=" in value or "," not in value:  # the name of a sweep's directory has both
+    if "=" in value or "," not in value:  # the directory of a sweep job has both in its name
         return quoted(value)
     return ",".join(each if _reads(each) else quoted(each) for each in _elements(value))
 
@@ -88,13 +89,13 @@ def _single(value: str, kinds: set[Any]) -> str:
 
 
 def _alternatives(kind: Any) -> set[Any]:
-    """Return the types of an annotation but None."""
+    """Return the types of an annotation other than None."""
     union = typing.get_origin(kind) in (Union, types.UnionType)
     return set(typing.get_args(kind) if union else (kind,)) - {type(None)}
 
 
 def _reads(value: str) -> bool:
-    """Tell whether Hydra's grammar takes a value as it is."""
+    """Return whether Hydra's grammar accepts a value as it is."""
     try:
         parsed(value)
     except HydraException:
@@ -112,12 +113,12 @@ def _is_quoted(value: str) -> bool:
 
 
 def _is_whole(value: str) -> bool:
-    """Tell whether a quote at the beginning ends at the end."""
+    """Return whether the quote at the beginning of a text is closed at its end and not before."""
     return re.fullmatch(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", value, re.DOTALL) is not None
 
 
 def _elements(text: str) -> list[str]:
-    """Return what stands between commas; a comma in quotes does not count."""
+    """Return the parts between commas; a comma in quotes does not count."""
     found = re.findall(r"\s*('(?:[^'\\]|\\.)*'(?=\s*(?:,|$))|\"(?:[^\"\\]|\\.)*\"(?=\s*(?:,|$))|[^,]*)(?:,|$)", text)
     elements = [each.strip() for each in found]
     return elements[:-1] if not text.rstrip().endswith(",") and elements and elements[-1] == "" else elements

@@ -1,4 +1,4 @@
-"""Read a run's config.yaml as a typed config again."""
+"""Read a run's config.yaml back as a typed config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TODO = "take the config.yaml of a run as gptlab wrote it"
 
 
 def read_typed(path: Path, verb: str = "train") -> Any:
-    """Return the typed config that a run's config.yaml says; nothing of it is composed or run.
+    """Return the typed config of a run's config.yaml; nothing in it is composed or run.
 
     Raises UserError, which names the file and the key, for what is not known or does not fit.
     """
@@ -72,7 +72,7 @@ def _parts(values: dict[str, Any], path: Path, verb: str) -> dict[str, DictConfi
 
 
 def _node(key: str, values: Any, named: dict[str, str], path: Path) -> DictConfig:
-    """A part with its values, and the parts in it, such as those of a mixture."""
+    """Return a part with its values, and the parts in it, such as those of a mixture."""
     if (part := registry.options(key.partition(".")[0]).get(named[key])) is None:
         raise UserError(key, named[key], f"{path}: is not an option here", plugins.how_to_enable(read_config(path)))
     try:
@@ -91,7 +91,7 @@ def _node(key: str, values: Any, named: dict[str, str], path: Path) -> DictConfi
 
 
 def _mistake(path: Path, error: Exception, within: str = "") -> UserError:
-    """The same mistake, with the file that it is in."""
+    """Return the same mistake, with the name of the file that it is in."""
     if isinstance(error, UserError):
         return UserError(error.key, error.value, f"{path}: {error.why}", error.todo)
     key = str(getattr(error, "full_key", None) or "?")

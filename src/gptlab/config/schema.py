@@ -1,7 +1,7 @@
-"""Typed configs and the schemas that Hydra checks them by.
+"""Build typed configs, and the schemas that Hydra checks them by.
 
-OmegaConf takes neither protocols nor abstract classes as annotations. Each config dataclass therefore has a twin with
-the same fields and defaults, whose parts may be anything; what is composed by it becomes the real class at the end.
+OmegaConf accepts neither protocols nor abstract classes as annotations. Each config dataclass therefore has a twin with
+the same fields and defaults, whose parts may be anything; the composed twin becomes the real class at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PRIMITIVES = (int, float, bool, str)
 
 @functools.cache
 def part_fields(config_type: type) -> dict[str, str | None]:
-    """Return the fields of a verb's config that groups choose, with the option of the default, or None for no part."""
+    """Return the fields of a verb's config that groups choose, each with its default option, or None for no part."""
     found: dict[str, str | None] = {}
     hints = typing.get_type_hints(config_type)
     for f in dataclasses.fields(config_type):
@@ -36,7 +36,7 @@ def part_fields(config_type: type) -> dict[str, str | None]:
 
 @functools.cache
 def schema_of(config_type: type) -> type:
-    """Return the twin of a config dataclass; the parts of a verb's config are missing in it until they are chosen."""
+    """Return the twin of a config dataclass; the parts of a verb's config have no value until they are chosen."""
     chosen = part_fields(config_type) if registry.option_of(config_type) is None else {}
     hints = typing.get_type_hints(config_type)
     fields: list[Any] = []
@@ -47,12 +47,12 @@ def schema_of(config_type: type) -> type:
         else:
             given = dataclasses.field(default=default)
         fields.append((f.name, _plain(hints[f.name]), given))
-    # in the class itself, so that it reaches the machine that a job is sent to
+    # in the class itself: a job pickled for another machine needs it there
     return dataclasses.make_dataclass(config_type.__name__, fields, namespace={"original": config_type})
 
 
 def to_typed(node: Any) -> Any:
-    """Return a composed node as plain objects all the way down; a complaint of a part is named by its full key."""
+    """Return a composed node as plain objects at every depth; an error in a part is reported by its full key."""
     if isinstance(node, ListConfig):
         return [to_typed(each) for each in node]
     if not isinstance(node, DictConfig):
@@ -69,7 +69,7 @@ def to_typed(node: Any) -> Any:
 
 
 def require_known(cfg: DictConfig, within: str = "") -> None:
-    """Refuse keys that no config has a use for: Hydra lets `+key=value` add anything."""
+    """Refuse keys that no config uses: Hydra lets `+key=value` add anything."""
     config_type: Any = OmegaConf.get_type(cfg)
     fields = {f.name for f in dataclasses.fields(config_type)} if dataclasses.is_dataclass(config_type) else None
     for name in map(str, cfg):
@@ -81,7 +81,7 @@ def require_known(cfg: DictConfig, within: str = "") -> None:
 
 
 def field_types(key: str, config_type: type) -> set[Any]:
-    """Return the types that a key may have, over all options of the groups in it; none where there is no such key."""
+    """Return the types that a key may have, over all options of the groups in it; none if there is no such key."""
     first, _, rest = key.partition(".")
     hints = typing.get_type_hints(config_type)
     if first not in hints:
@@ -97,7 +97,7 @@ def field_types(key: str, config_type: type) -> set[Any]:
 
 
 def _plain(hint: Any) -> Any:
-    """The annotation that OmegaConf gets for a field's."""
+    """Return the annotation that stands for a field's in OmegaConf."""
     if hint in _PRIMITIVES:
         return hint
     arguments = typing.get_args(hint)
@@ -127,7 +127,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _twin(value: Any) -> Any:
-    """A default value, with the twins of the dataclasses in it."""
+    """Return a default value in which each dataclass is replaced by its twin."""
     if isinstance(value, list):
         return [_twin(each) for each in value]
     if isinstance(value, dict):

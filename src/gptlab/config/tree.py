@@ -1,4 +1,4 @@
-"""The config tree: conf/ over the registered dataclasses, composed by Hydra, and typed objects out of it."""
+"""Compose the config tree, conf/ over the registered dataclasses, into typed objects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gptlab.config.record import read_nodes
 from gptlab.config.schema import part_fields, require_known, schema_of, to_typed
 from gptlab.errors import require
 
-RECORDED = "as_recorded"  # in each group, the option of the run whose config.yaml is composed over
+RECORDED = "as_recorded"  # the option, in each group, that holds the values of a run's config.yaml
 
 
 def _slug(text: str) -> str:
@@ -24,7 +24,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.,=+-]+", "_", text)[:150]
 
 
-# here, not in register(): a job on another machine begins by importing this module
+# here, not in register(): a job on another machine starts by importing this module
 hydra_internals.register_resolver("slug", _slug)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
 hydra_internals.silence_advice()
@@ -37,7 +37,7 @@ def conf_dir() -> Path:
 
 
 def register(verb: str) -> str:
-    """Tell Hydra every registered dataclass, and return the name of the verb's primary config.
+    """Register every dataclass with Hydra, and return the name of the verb's primary config.
 
     `/schema/GROUP/NAME` is the schema of an option, from which presets start; GROUP/NAME is the option itself, where
     conf/ has no file of that name. A verb without a file in conf/ gets the options of its config's defaults.
@@ -58,7 +58,7 @@ def register(verb: str) -> str:
 
 
 def register_run(verb: str, path: Path) -> str:
-    """Tell Hydra the values of a run's config.yaml, and return the name of a primary config that has them.
+    """Register the values of a run's config.yaml with Hydra, and return the name of the primary config that has them.
 
     The file is read as data; its values become an option of each group, over which others can be chosen.
     """
@@ -74,7 +74,7 @@ def register_run(verb: str, path: Path) -> str:
 
 
 def primary(verb: str, argv: list[str]) -> tuple[str, list[str]]:
-    """Return the name of the primary config that a command line asks for, and the rest of the command line.
+    """Return the name of the primary config of a command line, and the other arguments.
 
     `config=FILE` is the config.yaml of a run, or the run's directory; without it the config is the verb's own.
     """
@@ -88,7 +88,7 @@ def primary(verb: str, argv: list[str]) -> tuple[str, list[str]]:
 
 
 def takes_run_configs(verb: str) -> bool:
-    """Tell whether a verb is asked what a run is asked, so that it takes a run's config.yaml."""
+    """Return whether a verb has the config of a training run, so that it accepts a run's config.yaml."""
     return registry.find_command(verb).config_type is registry.find_command("train").config_type
 
 
@@ -104,7 +104,7 @@ def compose(
     `run` is a run's directory or config.yaml, over which the overrides go; `config_dir` a folder of further options,
     and `config_name` a primary config in it; `config` is always that of a run.
     """
-    if config_dir and config_name == "config":  # a run's own, which is never composed as it stands
+    if config_dir and config_name == "config":  # a run's own config, which Hydra must not compose
         run, config_dir, config_name = config_dir, None, None
     given = [*([f"config={quoted(str(run))}"] if run else []), *(overrides or [])]
     name, given = primary(verb, given)
@@ -118,7 +118,7 @@ def compose(
 
 
 def search_path(more: Sequence[Path] = ()) -> str | None:
-    """Return the override that lets Hydra find the presets of plugins, of the project, and of `more` folders."""
+    """Return the override that lets Hydra find presets of plugins, of the project, and of the folders `more`."""
     folders = [*more, *plugins.conf_dirs()]
     if not folders:
         return None
@@ -126,7 +126,7 @@ def search_path(more: Sequence[Path] = ()) -> str | None:
 
 
 def typed_config(cfg: DictConfig, run_dir: str) -> Any:
-    """Return a composed config as typed objects; a run whose directory nobody has named gets `run_dir`."""
+    """Return a composed config as typed objects; a run without a directory gets `run_dir`."""
     if "run_dir" in cfg and cfg.run_dir is None:
         cfg.run_dir = run_dir
     require_known(cfg)

@@ -1,4 +1,4 @@
-"""Say how data of any kind becomes batches, and what a user's own data module is."""
+"""Define how data of any kind becomes batches, and the config of a user's own data module."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class BatchConfig:
-    """Say how sequences become the batches of an optimizer step: shared by every option of the config group `data`."""
+    """The settings by which sequences become the batches of a step, common to all options of the group `data`."""
 
     batch_size: int = 8  # sequences per optimizer step, over all devices
     micro_batch_size: Any = None  # sequences per forward pass of one device; null: all of its share; auto: what fits
@@ -33,7 +33,7 @@ class BatchConfig:
 
 @dataclass
 class ForeignData(BatchConfig, ABC):
-    """Describe data that come from a LightningDataModule of a user's own.
+    """Data from a user's own LightningDataModule.
 
     A subclass is a dataclass, registered as an option of the config group `data`, with a `build`:
 
@@ -50,14 +50,14 @@ class ForeignData(BatchConfig, ABC):
 
     @abstractmethod
     def build(self, tokenizer: "Tokenizer", block_size: int, seed: int) -> "L.LightningDataModule":
-        """Return the data module, whose ids are those of the tokenizer and whose rows have at most block_size of them.
+        """Return the data module, whose ids are the tokenizer's and whose rows have at most block_size of them.
 
         Its `prepare_data` and `setup("fit")` are called before there is a trainer, and `prepare_data` by each process,
         one after another.
         """
 
     def texts(self) -> Iterable[str]:
-        """Return the text that the tokenizer is trained on, where it is one that is trained."""
+        """Return the text on which the tokenizer is trained, if it is one that is trained."""
         return ()
 
     def version(self) -> Any:
@@ -68,7 +68,7 @@ class ForeignData(BatchConfig, ABC):
             return None
 
     def sha256(self) -> str:
-        """Return a hash of the class, its version, and those fields that do not say how rows become batches."""
+        """Return a hash of the class, its version, and the fields that do not say how rows become batches."""
         batching = {f.name for f in dataclasses.fields(BatchConfig)}
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in batching}
         key = repr((type(self).__module__, type(self).__qualname__, self.version(), values))

@@ -1,4 +1,4 @@
-"""Count what makes tokens and text worse: unused ids, copies, overlap of splits, long documents, hard characters."""
+"""Compute figures of text and token quality: unused ids, copies, overlap of splits, long documents, hard characters."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,12 @@ from gptlab.data.tokens.shards import BLOCK, Tokens, TokenStream
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.openai import OpenAI, gpt2_is_here
 
-BITS = 24  # of the first, coarse look for an n-gram
-COMPARED = 2_000_000  # held-out tokens that are also encoded by GPT-2's tokenizer
+BITS = 24  # of the hash of the first, coarse search for an n-gram
+COMPARED = 2_000_000  # held-out tokens to encode with GPT-2's tokenizer as well
 
 
 def id_counts(streams: Iterable[TokenStream], n_vocab: int) -> Tokens:
-    """Count each id of the vocabulary, and in the last place all ids that are not in it, (V + 1,)."""
+    """Count each id of the vocabulary, (V + 1,); the last entry counts all ids outside of it."""
     counts = np.zeros(n_vocab + 1, np.int64)
     for stream in streams:
         for block in stream.blocks():
@@ -36,7 +36,7 @@ def documents(stream: TokenStream, eot: int) -> Iterator[Tokens]:
 
 
 def copies(streams: Iterable[TokenStream], eot: int) -> tuple[int, int]:
-    """Count the documents that are equal to an earlier one, and their tokens; takes 16 bytes of memory a document."""
+    """Count the documents that equal an earlier one, and their tokens; takes 16 bytes of memory per document."""
     hashes, sizes = [], []
     for stream in streams:
         for ids in documents(stream, eot):
@@ -49,7 +49,7 @@ def copies(streams: Iterable[TokenStream], eot: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Count the distinct n-grams of held-out tokens, and the held-out documents, and those found in training."""
+    """The number of distinct n-grams of held-out tokens and of held-out documents, and those found in training."""
 
     n: int
     ngrams: int
@@ -59,7 +59,7 @@ class Overlap:
 
 
 def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) -> Overlap:
-    """Look for the n-grams of held-out documents in training; takes some 20 bytes of memory per held-out token."""
+    """Look for the n-grams of held-out documents in training; takes about 20 bytes of memory per held-out token."""
     per_document = [ngrams(ids, eot, n) for ids in documents(val, eot)]
     known = np.unique(np.concatenate([*per_document, np.empty(0, np.uint64)]))
     coarse = np.zeros(1 << BITS, bool)
@@ -77,7 +77,7 @@ def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) ->
 
 
 def ngrams(ids: Tokens, eot: int, n: int) -> Tokens:
-    """Return a hash of each n ids in a row that have no separator among them, (N,) uint64."""
+    """Return a hash of each n consecutive ids without a separator among them, (N,) uint64."""
     count = len(ids) - n + 1
     if count <= 0:
         return np.empty(0, np.uint64)
@@ -93,7 +93,7 @@ def ngrams(ids: Tokens, eot: int, n: int) -> Tokens:
 
 
 def longest(streams: Iterable[TokenStream], tokenizer: Tokenizer, how_many: int) -> list[dict[str, Any]]:
-    """Return the longest documents: their tokens and how they begin."""
+    """Return the longest documents: their numbers of tokens and their beginnings."""
     found: list[tuple[int, str]] = []
     for stream in streams:
         starts = stream.document_starts(tokenizer.eot)
@@ -108,7 +108,7 @@ def longest(streams: Iterable[TokenStream], tokenizer: Tokenizer, how_many: int)
 
 @dataclass(frozen=True)
 class HardCharacters:
-    """Count characters that are not one token each: different ones, their share of the text, the most frequent."""
+    """The characters that are not one token each: how many, their share of the text, the most frequent."""
 
     different: int
     share: float
@@ -173,7 +173,7 @@ def tokenizer_fit(corpus: Corpus) -> dict[str, Any]:
 
 
 def _gpt2_bytes_per_token(corpus: Corpus) -> float | None:
-    """Return the bytes that a token of GPT-2's spells in the same text; None where its vocabulary is not here."""
+    """Return the bytes per token of GPT-2's tokenizer on the same text; None without its vocabulary."""
     if not gpt2_is_here():
         return None
     ids = corpus.val[0:COMPARED]

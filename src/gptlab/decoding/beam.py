@@ -1,4 +1,4 @@
-"""Beam search: the most probable texts that can be found by following a few at once."""
+"""Search for the most probable texts by following a few at once: beam search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from gptlab.errors import require
 
 @dataclass(order=True)
 class Hypothesis:
-    """A text that beam search has found; a better one compares as greater."""
+    """A text found by beam search; a better one compares as greater."""
 
     score: float  # log-probability / length ** length_penalty
     ids: list[int] = field(compare=False)

@@ -1,4 +1,4 @@
-"""The texts that a model is writing, read token by token with a cache as long as they fit into the context."""
+"""Read the texts that a model is writing, token by token with a cache as long as they fit into the context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Model = Any  # a GPT: ids (B, T) in, logits (B, T, V) out, of what follows if it has a cache from new_cache()
+Model = Any  # ids (B, T) in, logits (B, T, V) out; of what follows with a cache, where it has a new_cache()
 
 
 @dataclass
 class Limits:
-    """The limits of a text: where it ends, and what happens when it outgrows the context."""
+    """The limits of a text: where it ends, and the treatment of texts that outgrow the context."""
 
     max_new_tokens: int
-    block_size: int  # the context: how many of the last ids the model sees
-    eot: int | None = None  # ends a text, and is not part of it
-    n_vocab: int | None = None  # how many ids the tokenizer has, where the model's vocabulary is padded beyond
+    block_size: int  # the number of last ids that the model sees
+    eot: int | None = None  # ends a text, and does not belong to it
+    n_vocab: int | None = None  # ids of the tokenizer, if the model's vocabulary is padded
     overflow: str = "crop"  # crop: forget the oldest ids | refuse
 
 
 class Context:
-    """Reads texts that grow by a token at a time, each token once as long as they fit into the context."""
+    """Texts that grow by a token at a time, each token read once as long as they fit into the context.
+
+    A model without `new_cache` reads the whole of each text for every token.
+    """
 
     def __init__(self, gpt: Model, limits: Limits) -> None:
         self.gpt, self.limits = gpt, limits
@@ -30,10 +33,12 @@ class Context:
         self.cache: Any = None
 
     def read(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Return the logits (B, V) of what follows each text."""
+        """Return the logits (B, V) of the token that follows each text."""
         block_size = self.limits.block_size
+        if not hasattr(self.gpt, "new_cache"):
+            return self._read_again([text[-block_size:] for text in texts])[:, : self.limits.n_vocab].float()
         longest = max(map(len, texts))
-        if longest > block_size:  # every token moves to another position: all is read again
+        if longest > block_size:  # every token changes its position, so all are read again
             logits = self._read_all([text[-block_size:] for text in texts], block_size)
             self.cache = None
         elif self.cache is None:
@@ -52,7 +57,16 @@ class Context:
         self.cache = self.gpt.new_cache(len(texts), size, padding)
         return self.gpt(idx, cache=self.cache)
 
+    def _read_again(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Return the logits (B, V) of what follows each text, read whole; those of one length are read together."""
+        found: dict[int, Tensor] = {}
+        for length in sorted(set(map(len, texts))):
+            rows = [row for row, text in enumerate(texts) if len(text) == length]
+            idx = torch.tensor([list(texts[row]) for row in rows], device=self.device)
+            found |= dict(zip(rows, self.gpt(idx)[:, -1], strict=True))
+        return torch.stack([found[row] for row in range(len(texts))])
+
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some rows, in this order."""
+        """Continue with some of the rows, in this order."""
         if self.cache is not None and list(rows) != list(range(self.cache.batch)):
             self.cache.select(torch.tensor(rows, device=self.device))

@@ -1,7 +1,8 @@
-"""Decoders: logits (B, V) in, the exact distribution of the next token (B, V) out (Jurafsky & Martin sec. 10.2).
+"""Define the decoders: logits (B, V) in, the exact distribution of the next token (B, V) out.
 
-Ties go to the smaller token id, and temperature 0 is greedy, everywhere. Logits of -inf are tokens that cannot come.
-Only methods of tensors are used, so that reading a config with a decoder in it does not import torch.
+Jurafsky & Martin sec. 10.2. Ties go to the smaller token id, and temperature 0 is greedy, everywhere. Logits of -inf
+are tokens that cannot come. Only methods of tensors are used, so that reading a config with a decoder in it does not
+import torch.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from gptlab.registry import option
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIRST = 1024  # tokens among which a nucleus is looked for first
+FIRST = 1024  # most probable tokens to search for the nucleus first
 
 
 class Decoder(Protocol):
-    """Logits (B, V) to the probabilities (B, V) of the next token."""
+    """A function from logits (B, V) to the probabilities (B, V) of the next token."""
 
     def __call__(self, logits: Tensor) -> Tensor: ...
 
@@ -113,9 +114,9 @@ class MinP(Sample):
 @option("decoder", "typical")
 @dataclass
 class Typical(Sample):
-    """Tokens of about the surprise that is to be expected: locally typical sampling (Meister et al. 2023).
+    """Tokens whose surprise is close to the expected one: locally typical sampling (Meister et al. 2023).
 
-    The smallest set of tokens whose surprise is nearest to the entropy, and whose mass reaches `mass`.
+    These are the smallest set of tokens whose surprise is nearest to the entropy, and whose mass reaches `mass`.
     """
 
     mass: float = 0.95
@@ -126,7 +127,7 @@ class Typical(Sample):
 
     def __call__(self, logits: Tensor) -> Tensor:
         probs = super().__call__(logits)
-        surprise = -probs.double().log()  # inf where a token cannot come
+        surprise = -probs.double().log()  # inf for a token of probability 0
         entropy = (probs * surprise).nan_to_num(0.0).sum(-1, keepdim=True)
         nearest = (surprise - entropy).abs().argsort(dim=-1, stable=True)
         mass = probs.gather(-1, nearest).double().cumsum(-1)
@@ -139,10 +140,10 @@ class Typical(Sample):
 @option("decoder", "beam")
 @dataclass
 class Beam:
-    """Beam search: the most probable text found, not a draw.
+    """Beam search: the most probable text found, not a random draw.
 
     Of all continuations tried it is the one with the highest log-probability over length ** length_penalty (Wu et al.
-    2016 penalize likewise). A search, not a distribution: `beam_search` carries it out.
+    2016 penalize in a similar way). A search, not a distribution: `beam_search` carries it out.
     """
 
     beams: int = 4
@@ -153,8 +154,8 @@ class Beam:
 
 
 def check(logits: Tensor) -> None:
-    """Refuse logits that are no distribution: NaN, +inf, or all of a row -inf."""
-    finite = bool(logits.amax(-1).isfinite().all())  # NaN comes through
+    """Refuse logits that are not a distribution: NaN, +inf, or a row of -inf alone."""
+    finite = bool(logits.amax(-1).isfinite().all())  # amax propagates NaN
     require(finite, "logits", "NaN, inf or all -inf", "are no distribution", "the range is [-inf, inf), one above -inf")
 
 

@@ -1,4 +1,4 @@
-"""The autoregressive loop: predict, draw, append (Jurafsky & Martin sec. 10.2), for a batch of prompts at once."""
+"""Run the autoregressive loop: predict, draw, append (Jurafsky & Martin sec. 10.2), for a batch of prompts at once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import require
 from gptlab.randomness import text_position, uniform
 
-Key = tuple[int, ...]  # the seed, and what a text's draws depend on besides the step
+Key = tuple[int, ...]  # a draw depends on these numbers and the step
 
 
 class Step(NamedTuple):
@@ -21,14 +21,14 @@ class Step(NamedTuple):
 
     row: int
     token: int
-    logprob: float  # under the model itself, in nats
-    logits: Tensor  # (V,) as the model gave them
-    processed: Tensor  # (V,) as the logits processors left them
-    probs: Tensor  # (V,) the distribution that it was drawn from
+    logprob: float  # under the model, in nats
+    logits: Tensor  # (V,) of the model
+    processed: Tensor  # (V,) after the logits processors
+    probs: Tensor  # (V,) the distribution for the draw
 
 
 def draw_key(seed: int, prompt: str, sample: int) -> Key:
-    """Return the key of sample number `sample` of a prompt: its draws depend on nothing else but the step."""
+    """Return the key of sample number `sample` of a prompt: its draws depend on this and the step alone."""
     return seed, text_position(prompt), sample
 
 
@@ -42,11 +42,11 @@ def generate(
     processors: LogitsProcessors | None = None,
     ended: Callable[[int, int], bool] = lambda row, token: False,
 ) -> Iterator[Step]:
-    """Yield new tokens as they come, row by row, until every row is at its end.
+    """Yield new tokens one at a time, row by row, until every row has ended.
 
-    A row ends with limits.eot, with `max_new_tokens`, or when `ended(row, token)` says so of a token it was handed. Its
-    draws depend on its key (see `draw_key`) and the step: the place in the batch, the other rows, and what ran before
-    change nothing. `gpt` keeps its mode: call `gpt.eval()` first.
+    A row ends with limits.eot, with `max_new_tokens`, or when `ended(row, token)` returns true for one of its tokens.
+    Its draws depend on its key (see `draw_key`) and the step: its place in the batch, the other rows, and anything that
+    ran before have no effect. `gpt` keeps its mode: call `gpt.eval()` first.
     """
     for prompt in prompts:
         require(len(prompt) > 0, "prompt", "", "is empty", 'give some text, e.g. prompt="Once upon"')
@@ -80,19 +80,19 @@ def generate(
 
 
 def continue_ids(gpt: Model, prompt: Sequence[int], decoder: Decoder | Beam, limits: Limits, key: Key) -> list[int]:
-    """Return the new ids of one prompt, by any decoder."""
+    """Return the new ids that any decoder draws after one prompt."""
     if isinstance(decoder, Beam):
         return beam_search(gpt, prompt, decoder, limits)[0].ids
     return [step.token for step in generate(gpt, [prompt], decoder, limits, [key])]
 
 
 def draw(probs: Tensor, keys: Sequence[Key]) -> Tensor:
-    """Draw one token (B,) from each row of probs (B, V), by the uniform number of its key."""
+    """Draw one token per row of probs (B, V), (B,), by the uniform number of the row's key."""
     numbers = [uniform(seed, "draw", *position) for seed, *position in keys]
     mass = probs.double().cumsum(-1)
     end = mass[:, -1:]
     at = torch.tensor(numbers, dtype=torch.float64, device=probs.device)[:, None] * end
-    at = torch.minimum(at, torch.nextafter(end, torch.zeros_like(end)))  # rounding must not lead beyond the last token
+    at = torch.minimum(at, torch.nextafter(end, torch.zeros_like(end)))  # rounding must not go past the last token
     return torch.searchsorted(mass, at, right=True)[:, 0]
 
 
@@ -100,9 +100,9 @@ def draw(probs: Tensor, keys: Sequence[Key]) -> Tensor:
 def loglikelihood(
     gpt: Model, context: Sequence[int], continuation: Sequence[int], block_size: int
 ) -> tuple[float, bool]:
-    """Return the log-probability of a continuation in nats, and whether greedy decoding would write it.
+    """Return the log-probability of a continuation in nats, and whether it is the greedy one.
 
-    Where both do not fit into block_size + 1, the beginning of the context is dropped.
+    If context and continuation do not fit into block_size + 1, the beginning of the context is dropped.
     """
     require(len(context) > 0, "context", "", "is empty", "give at least the separator")
     require(len(continuation) > 0, "continuation", "", "is empty", "give some text")

@@ -1,4 +1,4 @@
-"""Change the logits before a decoder sees them, because of what was written already: one ordered chain."""
+"""Change the logits before decoding, depending on the text so far: one ordered chain of processors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ STEPS = ("repetition", "presence", "frequency", "banned", "no_repeat_ngram")
 
 @dataclass
 class LogitsProcessors:
-    """Penalties and bans; each does nothing by default."""
+    """Penalties and bans; by default each does nothing."""
 
-    order: list[str] = field(default_factory=lambda: list(STEPS))  # the first one comes first
+    order: list[str] = field(default_factory=lambda: list(STEPS))  # first to last
     repetition: float = 1.0  # divides positive logits of tokens seen in prompt or text, multiplies negative ones
     presence: float = 0.0  # subtracted from the logit of each token of the text
     frequency: float = 0.0  # subtracted once for each time it occurs in the text
-    banned: list[Any] = field(default_factory=list)  # tokens that never come: ids, or texts of one token
+    banned: list[Any] = field(default_factory=list)  # tokens that are never drawn: ids, or texts of one token
     no_repeat_ngram: int = 0  # no n tokens in a row occur twice, in prompt and text; 0: off
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class LogitsProcessors:
 
     @property
     def active(self) -> list[str]:
-        """Return the steps that do something, in their order."""
+        """Return the names of the processors that change something, in their order."""
         off = {"repetition": 1.0, "presence": 0.0, "frequency": 0.0, "banned": [], "no_repeat_ngram": 0}
         return [step for step in self.order if getattr(self, step) != off[step]]
 

@@ -1,7 +1,7 @@
 """Lay out weights for fast reading: on a CPU, a matrix times one or a few vectors is limited by memory.
 
-PyTorch's linear layer reads fp32 weights with one thread and bf16 weights row by row; oneDNN reads weights that it may
-lay out itself about twice as fast (benchmarks/decode.py). Inductor calls the same operators for frozen models.
+PyTorch's linear layer reads fp32 weights with one thread and bf16 weights row by row; oneDNN reads weights in a layout
+of its own about twice as fast (benchmarks/decode.py). Inductor calls the same operators for frozen models.
 """
 
 import torch
@@ -22,7 +22,7 @@ class OneDNNLinear(nn.Module):
 
 
 def pack(model: nn.Module) -> bool:
-    """Replace the linear layers in place, where that works: on a CPU with oneDNN, in fp32 or bf16."""
+    """Replace the linear layers in place if oneDNN supports them: on a CPU, in fp32 or bf16."""
     first = next(model.parameters())
     usable = first.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     usable = usable and all(hasattr(torch.ops.mkldnn, op) for op in ("_reorder_linear_weight", "_linear_pointwise"))

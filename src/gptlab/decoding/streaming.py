@@ -1,4 +1,4 @@
-"""Turn tokens into text as they come: no character is ever split, and nothing after a stop string is shown."""
+"""Turn tokens into text one at a time: no character is ever split, and no text after a stop string is shown."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,22 +6,22 @@ from gptlab.errors import require
 
 
 class TextStream:
-    """The text of one row; `decode` is a tokenizer's. Text that may still change is held back until it is sure."""
+    """The text of one row; `decode` is a tokenizer's. Text that a later token may still change is held back."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
         require("" not in stops, "stop", '""', "is empty, which is everywhere", "leave it out")
         self.decode, self.stops = decode, tuple(stops)
         self.ids: list[int] = []
-        self.text = ""  # what was shown so far
+        self.text = ""  # shown so far
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """Return the new text that is sure after one more token."""
+        """Return the new text that is final after one more token."""
         self.ids.append(token)
-        return self._show(self.decode(self.ids).rstrip("\ufffd"))  # the beginning of a character, perhaps
+        return self._show(self.decode(self.ids).rstrip("\ufffd"))  # it may be an unfinished character
 
     def end(self) -> str:
-        """Return the rest, when no more tokens come."""
+        """Return the rest of the text, when no more tokens come."""
         whole = self.decode(self.ids)
         return "" if self.stopped else self._emit(whole[: self._first_stop(whole)])
 

@@ -1,4 +1,4 @@
-"""Texts that continue prompts: drawn for all prompts in one batch, and spelled as they come."""
+"""Generate texts that continue prompts: drawn for all prompts in one batch, and decoded token by token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gptlab.errors import require
 
 
 class Codec(Protocol):
-    """A tokenizer, as far as decoding needs one."""
+    """The part of a tokenizer's interface that decoding needs."""
 
     n_vocab: int
 
@@ -33,10 +33,10 @@ class Continuation:
     ids: list[int]
     logprob: float
     score: float | None = None  # of beam search
-    steps: list[Step] = field(default_factory=list)  # one for each id; none of beam search
+    steps: list[Step] = field(default_factory=list)  # one per id; empty for beam search
 
     def record(self) -> dict[str, Any]:
-        """Return it as plain values, with the log-probability of each token, or the score of the search."""
+        """Return the continuation as plain values, with the log-probability of each token, or the search's score."""
         scored = {"logprobs": [step.logprob for step in self.steps]} if self.score is None else {"score": self.score}
         return {"prompt": self.prompt, "text": self.text, "ids": self.ids, "logprob": self.logprob, **scored}
 
@@ -54,8 +54,8 @@ def continue_prompts(
 ) -> list[Continuation]:
     """Draw one text for each prompt, in one batch; each row's draws depend on its key alone (see `draw_key`).
 
-    A text ends before the first of the `stop` strings. `said(row, text)` gets every piece of a text as soon as it is
-    sure.
+    A text ends before the first of the `stop` strings. `said(row, text)` is called with every piece of a text as soon
+    as it is final.
     """
     streams = [TextStream(tokenizer.decode, stop) for _ in prompts]
     steps: list[list[Step]] = [[] for _ in prompts]
@@ -74,7 +74,7 @@ def continue_prompts(
 def best_continuations(
     gpt: Model, tokenizer: Codec, prompt: str, decoder: Beam, limits: Limits, number: int
 ) -> list[Continuation]:
-    """Search the `number` most probable texts that continue a prompt, best first."""
+    """Return the `number` most probable texts found that continue a prompt, best first."""
     why = f"beam search with {decoder.beams} beams finds no more"
     require(number <= decoder.beams, "num_samples", number, why, "raise decoder.beams")
     found = beam_search(gpt, tokenizer.encode(prompt), decoder, limits)[:number]
@@ -82,7 +82,10 @@ def best_continuations(
 
 
 def with_ids(processors: LogitsProcessors, tokenizer: Codec) -> LogitsProcessors:
-    """Replace banned texts by their token ids; refuses texts that are not one token, and ids that do not exist."""
+    """Replace banned texts by their token ids.
+
+    Raises UserError for texts that are not one token, and for ids that do not exist.
+    """
     banned = []
     for given in processors.banned:
         ids = [given] if isinstance(given, int) else tokenizer.encode(str(given))

@@ -1,4 +1,4 @@
-"""Give the processes that torchrun or srun has started for one command their ranks and one command line."""
+"""Give the processes that torchrun or srun has started for one command their ranks and a common command line."""
 
 import contextlib
 import json
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
-PATIENCE = timedelta(seconds=10)  # with the other ranks, when one has met a mistake
+PATIENCE = timedelta(seconds=10)  # wait for the other ranks when one has met a mistake
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """This process among the `size` that `by` (torchrun or srun) has started, `per_node` on each machine."""
+    """The place of this process among `size` that `by` (torchrun or srun) has started, `per_node` on each machine."""
 
     by: str
     rank: int
@@ -58,10 +58,10 @@ def cluster_environment() -> "ClusterEnvironment":
 
 
 class ProcessGroup:
-    """All processes of one command; a process alone is a group of one.
+    """The processes of one command; a process alone is a group of one.
 
-    Rank 0 reads the command line, which may say `now` or `latest`; the others receive what rank 0 has made of that, as
-    they do from Lightning's own launcher.
+    Rank 0 reads the command line, which may say `now` or `latest`, and sends the resolved one to the others.
+    Lightning's own launcher does the same.
     """
 
     def __init__(self, here: ProcessInfo | None) -> None:
@@ -79,23 +79,23 @@ class ProcessGroup:
             self._waited_for = self.rank == 0
 
     def broadcast(self, argv: list[str]) -> None:
-        """Send a command line from rank 0 to the others, which start with it."""
+        """Send a command line from rank 0 to the other ranks, which start with it."""
         if self._waited_for:
             self._send({"argv": argv})
 
     def shutdown(self, code: int) -> None:
-        """End the others from rank 0 with an exit code, if they still wait for a command line."""
+        """End the other ranks from rank 0 with an exit code, if they still wait for a command line."""
         if self._waited_for:
             self._send({"code": code})
             self._wait_until_read("command")
 
     def receive(self) -> tuple[list[str], int | None]:
-        """Wait in another rank for the command line, or for the exit code to end with."""
+        """Wait, on a rank other than 0, for the command line, or for the exit code to end with."""
         sent = json.loads(self._get("command"))
         return sent.get("argv", []), sent.get("code")
 
     def prints(self, mistake: str) -> bool:
-        """Return whether this rank is to print a mistake: the others print only what rank 0 has not met too."""
+        """Return whether this rank prints a mistake: the others print only those that rank 0 has not met."""
         if self._store is None or self._waited_for:
             return True
         from torch.distributed import DistError, DistStoreError
@@ -107,9 +107,9 @@ class ProcessGroup:
         try:
             self._store.wait(["gptlab/mistake"], PATIENCE)
             return self._get("mistake") != mistake
-        except DistStoreError:  # in time
+        except DistStoreError:  # timeout
             return True
-        except DistError:  # rank 0 has gone, and has said why
+        except DistError:  # rank 0 has ended and printed the reason
             return False
 
     def _send(self, message: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Let the processes of a run agree: on the time of a step, on when to stop, on what each of them has."""
+"""Let the processes of a run agree on the time of a step, on when to stop, and on the values that each has."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import torch.distributed as dist
 
 
 class Ranks:
-    """Agree with the other ranks on the CPU: nobody waits for a device."""
+    """A channel on the CPU by which ranks agree, so that no rank waits for a device."""
 
     def __init__(self) -> None:
         self._group: Any = None
 
     def any(self, flag: bool) -> bool:
-        """Tell whether any process says so; all must ask at the same place."""
+        """Return whether any process says so; all must call this at the same point."""
         return bool(self.max(flag))
 
     def max(self, value: float) -> float:
-        """Return the largest value that any process has; all must ask at the same place."""
+        """Return the largest value of any process; all must call this at the same point."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return value
         self._group = self._group or dist.new_group(backend="gloo")
@@ -27,7 +27,7 @@ class Ranks:
 
 
 def gather(mine: Any) -> list[Any]:
-    """Return what every rank has, by rank."""
+    """Return a list of every rank's value, in the order of ranks."""
     found = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine)
     return found

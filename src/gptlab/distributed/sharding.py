@@ -9,19 +9,21 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 
 def shard(gpt: Any, device_type: str, world_size: int, dtype: torch.dtype | None) -> None:
-    """Shard a GPT in place: every block is gathered when it is computed, and given back after that.
+    """Shard a model in place: each of its `blocks` is gathered when it is computed, and given back after that.
 
-    `dtype` is what blocks compute in; None: that of the weights. A model that is sharded already stays as it is.
+    A model without blocks is gathered as a whole.
+
+    Blocks compute in `dtype` (None: that of the weights). A model that is sharded already stays as it is.
     """
     if any(hasattr(p, "full_tensor") for p in gpt.parameters()):
         return
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     mesh = init_device_mesh(device_type, (world_size,))
-    layers: list[nn.Module] = [*gpt.blocks, gpt]
+    layers: list[nn.Module] = [*getattr(gpt, "blocks", ()), gpt]
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
 
 
 def full_tensor(tensor: Any) -> Tensor:
-    """Return all of a tensor of which each rank may have a part."""
+    """Return the full tensor of which each rank may hold a part."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

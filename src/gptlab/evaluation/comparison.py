@@ -1,4 +1,4 @@
-"""Compare two runs, or the seeds of two configs, on the same documents, and say how sure the difference is."""
+"""Compare two runs, or the seeds of two configs, on the same documents, with an interval of the difference."""
 
 import hashlib
 import math
@@ -25,13 +25,13 @@ LOSS = metric("val/loss")  # what is compared where a score is per token
 
 
 def compared() -> list[Metric]:
-    """Return the metrics that runs are compared by, document by document: nats per byte, or per token."""
+    """Return the metrics by which runs are compared on documents: nats per byte, or per token."""
     return sorted((each for each in shown_in("compare") if each.per), key=lambda each: each.per)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A run of one side, and what the documents cost it."""
+    """A run of one side, and the cost of the documents under it."""
 
     side: str
     run: RunDir
@@ -41,12 +41,12 @@ class Scored:
 
     @property
     def name(self) -> str:
-        """The name of the run's directory, with the checkpoint where it is not the last."""
+        """The name of the run's directory, with the checkpoint unless it is the last one."""
         name = self.run.path.resolve().name
         return name if self.run.checkpoint.name == "last.ckpt" else f"{name}-{self.run.checkpoint.stem}"
 
     def value(self, which: Metric) -> float:
-        """Return one of the scores that runs are compared by."""
+        """Return one of the scores by which runs are compared."""
         return float(getattr(self.score, which.quantity))
 
 
@@ -70,8 +70,8 @@ def compare_runs(
 ) -> Comparison:
     """Compare side b with side a, each a run or several seeds of one config, on the documents that all hold out.
 
-    `by` is the quantity of one of `compared()`. Where it is per token, the difference is in nats per token.
-    Raises UserError where the runs have too little text in common, or their perplexities do not compare.
+    `by` is the quantity of one of `compared()`. If it is per token, the difference is in nats per token. Raises
+    UserError if the runs have too little text in common, or their perplexities do not compare.
     """
     asked = next(each for each in compared() if each.quantity == by)
     per_byte = asked.per == "byte"
@@ -136,7 +136,7 @@ def _scored(
 
 
 def _refusal(every: Sequence[Scored]) -> str | None:
-    """Return why perplexities do not compare; None where they do."""
+    """Return the reason why perplexities do not compare; None if they do."""
     tokenizers = {each.tokenizer for each in every}
     if len(tokenizers) > 1:
         return f"there are {len(tokenizers)} tokenizers"
@@ -149,7 +149,7 @@ def _refusal(every: Sequence[Scored]) -> str | None:
 
 
 def _seeds(every: Sequence[Scored], given: dict[str, list[float]], key: str) -> tuple[list[list[float]], str | None]:
-    """Return the scores of runs that differ in the seed alone, and whose they are: those given, or what is beside.
+    """Return the scores of runs that differ in the seed alone, and their origin: the runs given, or others beside them.
 
     `key` is that of the score in summary.json.
     """
@@ -167,7 +167,7 @@ def _seeds(every: Sequence[Scored], given: dict[str, list[float]], key: str) -> 
 
 
 def _unequal(runs: Sequence[RunDir]) -> list[str]:
-    """Return the settings besides the seed that differ between seeds of one config."""
+    """Return the settings other than the seed in which seeds of one config differ."""
     return [key for key in differences([read_run(run.path, run.path.name) for run in runs]) if key != "seed"]
 
 

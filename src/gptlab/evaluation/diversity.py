@@ -8,18 +8,18 @@ Ids = Sequence[int]
 
 
 def ngrams(ids: Ids, n: int) -> list[tuple[int, ...]]:
-    """Return all runs of n ids."""
+    """Return all sequences of n consecutive ids."""
     return [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
 
 
 def distinct(texts: Sequence[Ids], n: int) -> float:
-    """Return distinct-n (Li et al. 2016): different n-grams over all n-grams, of all texts together."""
+    """Return distinct-n (Li et al. 2016): the number of different n-grams over that of all n-grams, in all texts."""
     every = [gram for ids in texts for gram in ngrams(ids, n)]
     return len(set(every)) / len(every) if every else math.nan
 
 
 def repetition(texts: Sequence[Ids], n: int = 4) -> float:
-    """Return seq-rep-n (Welleck et al. 2020): the mean share of a text's n-grams that it has had before."""
+    """Return seq-rep-n (Welleck et al. 2020): the mean share of a text's n-grams that occur earlier in it."""
     shares = [1 - len(set(grams)) / len(grams) for ids in texts if (grams := ngrams(ids, n))]
     return sum(shares) / len(shares) if shares else math.nan
 
@@ -27,7 +27,7 @@ def repetition(texts: Sequence[Ids], n: int = 4) -> float:
 def bleu(text: Ids, references: Sequence[Ids], most: int = 4) -> float:
     """Return the BLEU (Papineni et al. 2002) of a text against references.
 
-    An order without a match counts 1 / (2 x its n-grams), as NIST's smoothing has it (Chen & Cherry 2014, method 3).
+    An order without a match counts 1 / (2 x its n-grams), the smoothing of NIST (Chen & Cherry 2014, method 3).
     """
     if not text or not references:
         return math.nan
@@ -48,7 +48,7 @@ def bleu(text: Ids, references: Sequence[Ids], most: int = 4) -> float:
 
 
 def self_bleu(texts: Sequence[Ids]) -> float:
-    """Return Self-BLEU (Zhu et al. 2018): the mean BLEU of each text against all others; high means alike."""
+    """Return Self-BLEU (Zhu et al. 2018): the mean BLEU of each text against all others; high if texts are alike."""
     if len(texts) < 2:
         return math.nan
     scores = [bleu(text, [*texts[:i], *texts[i + 1 :]]) for i, text in enumerate(texts) if text]
@@ -56,7 +56,7 @@ def self_bleu(texts: Sequence[Ids]) -> float:
 
 
 def longest_copy(text: Ids, training: bytes) -> int:
-    """Return the most tokens in a row of a text that the training text, given as the bytes of uint32 ids, has too."""
+    """Return the length of the longest run of a text's ids in the training text, given as the bytes of uint32 ids."""
     best = 0
     spelled = b"".join(int(i).to_bytes(4, "little") for i in text)
     start = 0

@@ -1,4 +1,4 @@
-"""Score the documents that several runs hold out, each by itself and in nats, whatever the tokenizers are."""
+"""Score the documents that several runs hold out, each document by itself and in nats, for any tokenizers."""
 
 import itertools
 import tempfile
@@ -35,7 +35,7 @@ class Units:
 
     @classmethod
     def of(cls, lengths: Sequence[int]) -> "Units":
-        """Make the units of documents with these lengths in bytes; the last stretch of a document takes the rest."""
+        """Return the units of documents with these lengths in bytes; a document's last stretch takes the remainder."""
         stretch = None if len(lengths) >= FEWEST else max(SHORTEST, sum(lengths) // STRETCHES)
         sizes: list[int] = []
         first = []
@@ -52,7 +52,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Costs:
-    """Nats and predicted tokens of each unit, (U,), under one run, and how it was read."""
+    """The nats and predicted tokens of each unit, (U,), under one run, and how the text was read."""
 
     nats: Array
     tokens: Array
@@ -62,8 +62,8 @@ class Costs:
 def common_documents(runs: Sequence[RunDir], data: Any) -> tuple[list[bytes], list[list[Ids]], int]:
     """Return the documents that all runs hold out, or those of a data option.
 
-    They are returned as their bytes, each run's ids of each, and the number of those left out because a run does not
-    hold them out or its tokenizer cannot spell them. Raises UserError where there is none.
+    They are returned as their bytes, with each run's ids of each, and the number of documents left out because a run
+    does not hold them out or its tokenizer cannot spell them. Raises UserError if there are none.
     """
     tokenizers = [load_tokenizer(run.path / "tokenizer") for run in runs]
     own = [_own(run, tokenizer, data) for run, tokenizer in zip(runs, tokenizers, strict=True)]
@@ -90,7 +90,7 @@ def common_documents(runs: Sequence[RunDir], data: Any) -> tuple[list[bytes], li
 
 
 def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, batch_size: int) -> Costs:
-    """Score documents one after another, in windows as `evaluate` has them.
+    """Score documents one after another, in the windows of `evaluate`.
 
     A token belongs to the document in which it is predicted, so that the separator behind a document is its end.
     """
@@ -114,7 +114,7 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
 
 
 def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]] | None:
-    """Return the documents to score, as this run's tokenizer has them; None if the run has none of its own."""
+    """Return the documents to score as this run's tokenizer spells them; None if the run has none of its own."""
     if data is not None:
         stream = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"]).val
     elif run.has_held_out():

@@ -1,4 +1,4 @@
-"""Quality against diversity of sampled texts: the figures of each decoder of a sweep."""
+"""Compute quality and diversity of sampled texts for each decoder of a sweep."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MANIFEST = "held_out/manifest.json"
 
 
 def frontier_rows(run: RunDir, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the figures of each result of `sample`, all of one run, with the overrides that set it apart."""
+    """Return the figures of each result of `sample`, all of one run, with the overrides that distinguish it."""
     training = training_tokens(run, MOST)
     common = set.intersection(*(set(result["overrides"]) for result in results))
     return [
@@ -28,7 +28,7 @@ def frontier_rows(run: RunDir, results: Sequence[dict[str, Any]]) -> list[dict[s
 
 
 def figures(samples: Sequence[dict[str, Any]], training: bytes | None) -> dict[str, float | None]:
-    """Return the scores of a set of samples; None where one is not defined."""
+    """Return the scores of a set of samples; None for a score that is not defined."""
     texts = [sample["ids"] for sample in samples if sample["ids"]]
     tokens = sum(map(len, texts))
     nats = -sum(sample["logprob"] for sample in samples)
@@ -43,7 +43,7 @@ def figures(samples: Sequence[dict[str, Any]], training: bytes | None) -> dict[s
 
 
 def training_tokens(run: RunDir, most: int) -> bytes | None:
-    """Return the first `most` ids of a run's training text as uint32; None where the shards are not there any more."""
+    """Return the first `most` ids of a run's training text as uint32; None if its shards are gone."""
     try:
         folders = [Path(folder) for folder in read_json(run.path / MANIFEST, LARGEST[MANIFEST])["folders"]]
         own = [(folder, read_json(folder / "manifest.json", LARGEST[MANIFEST])) for folder in folders]

@@ -3,8 +3,7 @@
 from typing import Any
 
 from gptlab.errors import UserError
-from gptlab.model.gpt import GPT
-from gptlab.registry import option_of
+from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Task
 from gptlab.tasks.saved import task_of
@@ -18,15 +17,17 @@ def load_with_task(run: RunDir) -> tuple[Task, Any, Tokenizer]:
 
 
 def require_next_tokens(run: RunDir, key: str = "run") -> Task:
-    """Return a run's task; raises UserError, which names `key`, where its model does not predict the next token."""
+    """Return a run's task; raises UserError, which names `key`, if its model does not predict the next token."""
     task = task_of(run.config())
     if not task.predicts_tokens:
-        name = (option_of(task) or ("", type(task).__name__))[1]
-        why, todo = f"its task, {name}, does not predict the next token", "see its scores in gptlab evaluate and report"
+        why, todo = (
+            f"its task, {name_of(task)}, does not predict the next token",
+            "see its scores in gptlab evaluate and report",
+        )
         raise UserError(key, run.path, why, todo)
     return task
 
 
-def load_language_model(run: RunDir, key: str = "run") -> tuple[GPT, Tokenizer]:
+def load_language_model(run: RunDir, key: str = "run") -> tuple[Any, Tokenizer]:
     """Return the model of a run, in eval mode, and its tokenizer; raises UserError where it predicts no tokens."""
     return run.load(require_next_tokens(run, key).head)

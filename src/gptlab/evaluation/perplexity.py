@@ -1,4 +1,4 @@
-"""Score the model of a run on held-out text, all of it, by the run's task."""
+"""Score the model of a run on all of its held-out text, by the run's task."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,6 @@ from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import Tokens, TokenStream, held_out_stream
 from gptlab.errors import require
 from gptlab.evaluation.model import load_with_task
-from gptlab.model.gpt import GPT
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Figures, HeldOut, Reading, Sums, Task
 from gptlab.tasks.causal_lm import CausalLM
@@ -31,8 +30,8 @@ def evaluate(
     """Score the model of a run on held-out text: the run's own, or that of a data option, in windows of `context`.
 
     Returns the scores of the run's task (for causal_lm the loss in nats per token, perplexity and bits per byte), the
-    tokens (targets) and bytes they are over; and what they hold for: how the text was read, and hashes of tokenizer
-    and text.
+    numbers of tokens (targets) and bytes that they cover, and their conditions: how the text was read, and hashes of
+    tokenizer and text.
     """
     task, gpt, tokenizer = load_with_task(run)
     if data is None:
@@ -60,13 +59,13 @@ def evaluate(
 
 
 def check_length(gpt: Any, tokens: Tokens | TokenStream, block_size: int) -> None:
-    """Refuse windows that the model or the text is too short for."""
+    """Refuse windows that are longer than the model or the text allows."""
     context = gpt.config.block_size
     require(
-        block_size <= context or gpt.config.positions != "learned",
+        block_size <= context or getattr(gpt.config, "reads_beyond", False),
         "block_size",
         block_size,
-        f"is more than the {context} positions that the model has learned",
+        f"is more than the {context} positions that the model can read at once",
         f"give at most {context}",
     )
     require(
@@ -79,7 +78,7 @@ def check_length(gpt: Any, tokens: Tokens | TokenStream, block_size: int) -> Non
 
 
 def measure(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading | None = None) -> Sums:
-    """Return a task's sums over all examples, each of them once, in float64."""
+    """Return a task's sums over all examples, each counted once, in float64."""
     total: Sums = {}
     for batch, figures in _figures(gpt, task, examples, batch_size, reading or Reading()):
         for name, sums in task.measure(figures, batch).items():
@@ -87,10 +86,10 @@ def measure(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, read
     return total
 
 
-def token_nats(gpt: GPT, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
+def token_nats(gpt: nn.Module, windows: Windows, batch_size: int, separator: int | None) -> Iterator[Nats]:
     """Yield the cost of every target in nats, in the order of the text, (N,) a batch.
 
-    With a `separator` no position attends beyond the last one before it.
+    With a `separator` no position attends to anything before the last one.
     """
     for batch, figures in _figures(gpt, CausalLM(), windows, batch_size, Reading(separator)):
         yield figures["loss"][batch.y != IGNORE].numpy()

@@ -1,6 +1,7 @@
-"""Say how sure a difference between models is: over documents by the paired bootstrap, over seeds by Welch's t-test.
+"""Estimate how sure a difference between models is.
 
-Numbers in and out; SciPy is imported when something is computed.
+Over documents this is the paired bootstrap, over seeds Welch's t-test. Functions take and return numbers; SciPy is
+imported when something is computed.
 """
 
 import math
@@ -19,7 +20,7 @@ AT_ONCE = 1 << 24  # numbers in memory
 
 
 def require_scipy() -> None:
-    """Raise UserError where SciPy is not installed, before any work is done."""
+    """Raise UserError if SciPy is not installed, before any work is done."""
     try:
         import scipy  # noqa: F401
     except ImportError as error:
@@ -35,14 +36,13 @@ class Difference:
     high: float
 
     def scaled(self, factor: float) -> "Difference":
-        """Return the same in another unit."""
+        """Return the same difference in another unit."""
         return Difference(self.value * factor, self.low * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
 class SeedTest:
-    """Welch's t-test (1947) of two sets of seeds: the difference of their means, and the probability of one as large
-    by chance."""
+    """A t-test of two sets of seeds (Welch 1947): the difference of their means, and its p-value."""
 
     difference: Difference
     p: float
@@ -50,10 +50,10 @@ class SeedTest:
 
 
 def paired_bootstrap(nats_a: Array, nats_b: Array, sizes: Array, resamples: int, seed: int) -> Difference:
-    """Return the sum of (b - a) over the sum of sizes, (D,) each, with its interval over documents drawn again.
+    """Return the sum of (b - a) over the sum of sizes, (D,) each, with its interval over resampled documents.
 
     They are drawn with replacement (Efron & Tibshirani 1993), the same ones for a and b. Sizes are bytes, or tokens.
-    Raises ValueError for less than two documents.
+    Raises ValueError for fewer than two documents.
 
     The percentiles are widened so that the interval of a normal mean would be Student's (Hesterberg 2015): with tens of
     documents of very unequal lengths the plain ones, and BCa's, are too narrow.
@@ -86,7 +86,7 @@ def _ratio(differences: Array, sizes: Array, axis: int) -> Array:
 
 
 def seed_test(a: Sequence[float], b: Sequence[float]) -> SeedTest | None:
-    """Test mean(b) - mean(a), of at least two seeds each with some spread; None otherwise."""
+    """Test mean(b) - mean(a); returns None unless each side has two seeds or more and some spread."""
     from scipy.stats import ttest_ind
 
     if len(a) < 2 or len(b) < 2 or (pooled_deviation([a, b]) or 0.0) == 0.0:
@@ -98,7 +98,7 @@ def seed_test(a: Sequence[float], b: Sequence[float]) -> SeedTest | None:
 
 
 def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
-    """Return the standard deviation within groups, over all that have two values or more; None if there is none."""
+    """Return the standard deviation within groups, over those with two values or more; None if there are none."""
     several = [group for group in groups if len(group) > 1]
     freedom = sum(len(group) - 1 for group in several)
     if not freedom:
@@ -107,7 +107,7 @@ def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
 
 
 def power(seeds: int, difference: float, deviation: float, alpha: float = 1 - LEVEL) -> float:
-    """Return the probability that a two-sided t-test, with `seeds` on each side, sees a difference (Cohen 1988)."""
+    """Return the probability that a two-sided t-test, with `seeds` on each side, detects a difference (Cohen 1988)."""
     from scipy.stats import nct, t
 
     freedom = 2 * seeds - 2
@@ -117,7 +117,7 @@ def power(seeds: int, difference: float, deviation: float, alpha: float = 1 - LE
 
 
 def seeds_needed(difference: float, deviation: float, wanted: float = 0.8, most: int = 10_000) -> int | None:
-    """Return the fewest seeds on each side that see a difference with a power of `wanted`; None if over `most`."""
+    """Return the fewest seeds on each side that detect a difference with a power of `wanted`; None if over `most`."""
     if deviation == 0.0:
         return 2 if difference else None
     low, high = 2, most
@@ -135,7 +135,7 @@ def seeds_needed(difference: float, deviation: float, wanted: float = 0.8, most:
 def noise_floor(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
     """Return the standard deviation of seeds, and the difference of two single runs that it explains at LEVEL.
 
-    None where it is not known.
+    Both are None if it is not known.
     """
     from scipy.stats import t
 

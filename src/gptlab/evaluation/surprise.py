@@ -1,31 +1,33 @@
-"""A text as a model sees it: every token by its surprise, with the best guesses of the model."""
+"""Compute the surprise of every token of a text under a model, and the model's best guesses."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.sampler import EvalBatches
 from gptlab.data.batches.windows import whole
 from gptlab.data.text.readers import Reading, read
 from gptlab.errors import require
-from gptlab.model.gpt import GPT
 from gptlab.tokenizers import Tokenizer
 
 MOST = 20_000  # tokens of a text
 
 
 class TokenSurprise(NamedTuple):
-    """A token, its surprise in nats, and the best guesses instead, each with its probability."""
+    """A token, its surprise in nats, and the best guesses in its place, each with its probability."""
 
     token: int
     nats: float
     guesses: list[tuple[int, float]]
 
 
-def file_surprises(gpt: GPT, tokenizer: Tokenizer, name: str, block_size: int, batch_size: int) -> list[TokenSurprise]:
+def file_surprises(
+    gpt: nn.Module, tokenizer: Tokenizer, name: str, block_size: int, batch_size: int
+) -> list[TokenSurprise]:
     """Return the surprise of each of the first MOST tokens of a text file; raises UserError where it has no text."""
     path = Path(name).expanduser()
     require(path.is_file(), "text", name, "no such file", "give a text file")
@@ -37,7 +39,7 @@ def file_surprises(gpt: GPT, tokenizer: Tokenizer, name: str, block_size: int, b
 
 @torch.no_grad()
 def surprises(
-    gpt: GPT, ids: np.ndarray[Any, Any], block_size: int, batch_size: int, n_vocab: int
+    gpt: nn.Module, ids: np.ndarray[Any, Any], block_size: int, batch_size: int, n_vocab: int
 ) -> list[TokenSurprise]:
     """Return -log of the probability of each id after the first, and the three best guesses."""
     device, windows = next(gpt.parameters()).device, whole(ids, block_size)

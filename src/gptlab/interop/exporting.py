@@ -1,4 +1,4 @@
-"""Write a run as a directory that transformers loads with no code of ours."""
+"""Write a run as a directory that transformers loads without code of ours."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,9 @@ from torch import Tensor
 from gptlab.errors import require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
+from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
@@ -18,11 +20,16 @@ from gptlab.tokenizers import Tokenizer
 def export_run(run: str, out: Path) -> dict[str, Any]:
     """Write model and tokenizer of a run (a directory, a checkpoint in it, or `latest`) into the new directory `out`.
 
-    It is written whole or not at all. Returns the architecture and the number of parameters; raises UserError where
+    It is written completely or not at all. Returns the architecture and the number of parameters; raises UserError if
     Hugging Face has no such model.
     """
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     gpt, tokenizer = RunDir.find(run).load()
+    why, todo = (
+        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
+        "export a run with model=gpt or a preset of it",
+    )
+    require(type(gpt.config) is GPTConfig, "run", run, why, todo)
     ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
     hf, padding = config_to(gpt.config) | ends, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     with new_folder(out) as work:
@@ -35,7 +42,7 @@ def export_run(run: str, out: Path) -> dict[str, Any]:
 
 
 def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
-    """Return the model's tensors under Hugging Face's names; a tied head is left out, as there."""
+    """Return the model's tensors under Hugging Face's names; a tied head is left out, as Hugging Face does."""
     config, weights = gpt.config, {}
     for name, tensor in gpt.state_dict().items():
         if name == "lm_head.weight" and config.tied:

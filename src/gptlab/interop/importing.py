@@ -25,9 +25,9 @@ FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*
 
 
 def import_directory(name: str, out: Path) -> dict[str, Any]:
-    """Write the model of a directory, or of OWNER/NAME on the hub, into the run directory `out`, whole or not at all.
+    """Write a model from a directory, or OWNER/NAME on the hub, into the run directory `out`, completely or not at all.
 
-    Returns the run's summary; raises UserError where the model cannot be expressed here.
+    Returns the run's summary; raises UserError if the model cannot be expressed here.
     """
     source = find(name)
     require(not out.exists(), "out", out, "exists already", "give a new directory")
@@ -49,7 +49,7 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
 
 
 def find(name: str) -> Path:
-    """Return a local directory as it is; download any other name as a hub repository."""
+    """Return the path of a local directory; download any other name as a hub repository."""
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     on_a_hub = "/" in name and not name.startswith((".", "/", "~"))
@@ -79,7 +79,7 @@ def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:
-    """Read our tensors in fp32, each by itself, so that no second copy of the model is ever in memory."""
+    """Read our tensors in fp32, each by itself, so that memory never holds a second copy of the model."""
     with torch.device("meta"):
         expected = GPT(config).state_dict()
     where = _where(source)
@@ -108,7 +108,7 @@ def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file; a damaged one is a UserError."""
+    """Open a safetensors file; raises UserError if it is damaged."""
     try:
         with safe_open(path, "pt") as file:
             yield file

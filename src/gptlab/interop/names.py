@@ -45,7 +45,7 @@ def theirs(model_type: str, name: str) -> tuple[list[str], bool]:
 
 
 def config_from(hf: dict[str, Any]) -> GPTConfig:
-    """Return our config of a Hugging Face config.json; what cannot be expressed is a UserError."""
+    """Return our config for a Hugging Face config.json; raises UserError for what cannot be expressed."""
     kind = hf.get("model_type")
     if kind == "gpt2":
         _expect(hf, "activation_function", "gelu_new", ("gelu_new", "gelu_pytorch_tanh"))
@@ -98,7 +98,7 @@ def config_from(hf: dict[str, Any]) -> GPTConfig:
 
 
 def config_to(config: GPTConfig) -> dict[str, Any]:
-    """Return the config.json of a GPT-2 or Llama that is this model; where there is none, a UserError says why."""
+    """Return the config.json of the GPT-2 or Llama that equals this model; raises UserError if there is none."""
     kind = "gpt2" if config.positions == "learned" else "llama"
     gpt2 = kind == "gpt2"
     needed = {

@@ -1,4 +1,4 @@
-"""Causal self-attention (Vaswani et al. 2017, eq. 1, masked), with grouped queries (Ainslie et al. 2023)."""
+"""Compute causal self-attention (Vaswani et al. 2017, eq. 1, masked), with grouped queries (Ainslie et al. 2023)."""
 
 import math
 
@@ -10,7 +10,7 @@ from gptlab.model.positions import Rotation, rotate
 
 
 class CausalSelfAttention(nn.Module):
-    """Let every position attend to itself and to those before it, (B, T, C) -> (B, T, C).
+    """The attention of every position to itself and to those before it, (B, T, C) -> (B, T, C).
 
     `n_head` queries share `n_kv_head` keys and values. `qk_norm` normalizes queries and keys before they are rotated.
     """
@@ -48,9 +48,9 @@ class CausalSelfAttention(nn.Module):
 
 
 class KVCache:
-    """Keys and values of the tokens read so far, in buffers of a fixed `size`; prompts of one batch end together.
+    """The keys and values of the tokens read so far, in buffers of a fixed `size`; prompts of one batch end together.
 
-    `padding` (B,) counts the columns on the left that hold nothing, where prompts are not equally long.
+    `padding` (B,) counts the empty columns on the left, if prompts are not equally long.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class KVCache:
         return self.keys[0].shape[0]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, H, T, D) of a layer; return all of its keys and values so far."""
+        """Append keys and values (B, H, T, D) of a layer; return all of its keys and values so far."""
         end = self.length + k.shape[2]
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, self.length : end] = k
@@ -86,12 +86,12 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def positions(self, T: int) -> Tensor:
-        """Return the positions of the next T tokens, (T,), or (B, T) where rows begin at different columns."""
+        """Return the positions of the next T tokens, (T,), or (B, T) if rows begin at different columns."""
         columns = torch.arange(self.length, self.length + T, device=self.keys[0].device)
         return columns if self.padding is None else (columns - self.padding[:, None]).clamp(min=0)
 
     def mask(self, T: int) -> Tensor | None:
-        """Return what is added to the scores of the next T tokens, (B or 1, 1, T, S); None for causal attention."""
+        """Return the bias on the scores of the next T tokens, (B or 1, 1, T, S); None for causal attention."""
         if self.padding is None and (T == 1 or self.length == 0):
             return None
         device, end = self.keys[0].device, self.length + T
@@ -103,7 +103,7 @@ class KVCache:
         return torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf).unsqueeze(1)
 
     def select(self, rows: Tensor) -> None:
-        """Let row i continue what was row `rows[i]`; there may be fewer rows then, or more."""
+        """Make row i the continuation of row `rows[i]`; the number of rows may change."""
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
         if self.padding is not None:
@@ -126,7 +126,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float)
 
 
 def _products_are_faster(q: Tensor) -> bool:
-    """Tell where the fused kernel is slower (benchmarks/attention.py): in bf16 on a CPU, up to 256 tokens."""
+    """Return whether the fused kernel is slower (benchmarks/attention.py): in bf16 on a CPU, up to 256 tokens."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= 256
 
 

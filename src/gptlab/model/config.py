@@ -1,96 +1,78 @@
-"""The settings of a GPT, without torch, so that reading a config does not import it."""
+"""The config of a model: what that of any model has, and that of gptlab's GPT; importable without torch.
 
+A model of another package is a dataclass that is registered as an option of the group `model`. A model and its config
+may have more than they must; what is asked for and needs more is refused in one line, or done without:
+
+| of the config | who uses it | without it |
+|---|---|---|
+| `flops_per_token()` | train/mfu, budget.flops, reports | 6 for each parameter |
+| `reads_beyond`, a truth value | evaluate and compare with block_size=N | at most the config's block_size |
+| `n_embd` | the learning rates of conf/optimizer | that of GPT-2 small |
+| `dropout` | debug=overfit, check | debug=overfit is refused |
+
+| of the model | who uses it | without it |
+|---|---|---|
+| `new_cache(batch, size, padding)` and `forward(idx, cache=)` | generation | the text is read again for every token |
+| `forward(idx, documents=)` | data.mask_documents | refused |
+| `hidden(idx)` (B, T, C) and `logits(hidden)` | loss=chunked | refused |
+| `recompute`, a truth value that is set | trainer.activation_checkpointing | refused |
+| `blocks`, a list of modules | optimizer=muon | refused |
+| the same | trainer=fsdp, which gathers one of them at a time | all weights are gathered at once |
+"""
+
+from __future__ import annotations
+
+import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from gptlab.errors import require
+from gptlab.model.shape import GPTShape
 from gptlab.registry import option
 
-CHOICES = {
-    "positions": ("learned", "rope", "alibi", "none"),
-    "norm": ("layer", "rms"),
-    "feed_forward": ("gelu", "swiglu", "relu2"),
-    "init": ("gpt2", "zero", "torch"),
-}
+if TYPE_CHECKING:
+    from torch import nn
 
 
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's scaling to a longer context: slow rotations are slowed down by `factor`, fast ones are kept.
+class ModelConfig(Protocol):
+    """The config of a model: a dataclass of plain values that builds it."""
 
-    `low_freq` and `high_freq` count turns within `original` positions; between the two the change is gradual.
-    """
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    block_size: int  # the most tokens that the model is trained on at once
+    vocab_size: int  # 0: as many as the tokenizer has
 
-    factor: float
-    low_freq: float
-    high_freq: float
-    original: int
+    def build(self) -> nn.Module:
+        """Return a new model: token ids (B, T) in, logits of each next token (B, T, V) out."""
 
 
 @option("model", "gpt")
 @dataclass
-class GPTConfig:
+class GPTConfig(GPTShape):
     """The shape of a GPT; the defaults are GPT-2 small."""
 
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    block_size: int = 1024
-    vocab_size: int = 50257  # 0: as many as the tokenizer has; a few more are padding, which is never drawn
-    n_kv_head: int | None = None  # key-value heads; null: n_head
-    n_inner: int | None = None  # width of the feed-forward; null: 4 n_embd
-    positions: str = "learned"  # learned | rope | alibi | none
-    norm: str = "layer"  # layer | rms
-    norm_eps: float = 1e-5
-    feed_forward: str = "gelu"  # gelu | swiglu | relu2
-    qk_norm: bool = False
-    bias: bool = True  # of linear layers and layer norms
-    qkv_bias: bool | None = None  # of queries, keys and values; null: as `bias`
-    tied: bool = True  # the head shares the token embedding (Press & Wolf 2017)
-    logit_softcap: float = 0.0  # c tanh(logits / c); 0: off
-    dropout: float = 0.0
-    init: str = "gpt2"  # of residual projections: gpt2 (scaled) | zero; torch: PyTorch's own for all
-    rope_base: float = 10000.0
-    rope_factor: float = 1.0  # above 1: Llama 3's scaling to a longer context, with the three below
-    rope_low_freq: float = 1.0
-    rope_high_freq: float = 4.0
-    rope_original: int = 8192
+    def build(self) -> nn.Module:
+        """Return a GPT of this shape."""
+        from gptlab.model.gpt import GPT
 
-    def __post_init__(self) -> None:
-        for key in ("n_layer", "n_head", "n_embd", "block_size", "n_kv_head", "n_inner", "rope_original"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, key, value, "must be at least 1", "give a positive integer")
-        for key, choices in CHOICES.items():
-            value = getattr(self, key)
-            require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
-        heads = [h for h in range(1, min(self.n_embd, 64) + 1) if self.n_embd % h == 0]
-        why, todo = f"does not divide n_embd={self.n_embd}", f"choose one of {', '.join(map(str, heads))}"
-        require(self.n_embd % self.n_head == 0, "n_head", self.n_head, why, todo)
-        groups = [h for h in range(1, min(self.n_head, 64) + 1) if self.n_head % h == 0]
-        why, todo = f"does not divide n_head={self.n_head}", f"choose one of {', '.join(map(str, groups))}"
-        require(self.n_head % self.kv_heads == 0, "n_kv_head", self.n_kv_head, why, todo)
-        odd = self.positions == "rope" and self.head_dim % 2
-        require(not odd, "n_head", self.n_head, f"leaves heads of odd width {self.head_dim}", "rope turns pairs")
-        require(self.vocab_size >= 0, "vocab_size", self.vocab_size, "is negative", "0 takes the tokenizer's")
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "is not in [0, 1)", "0.0 turns it off")
-        require(self.logit_softcap >= 0, "logit_softcap", self.logit_softcap, "is negative", "0.0 turns it off")
-        for key in ("norm_eps", "rope_base", "rope_factor"):
-            value = getattr(self, key)
-            require(value > 0, key, value, "is not above 0", f"{getattr(type(self), key):g} is usual")
-        require(self.rope_low_freq < self.rope_high_freq, "rope_low_freq", self.rope_low_freq, "is not the lower", "1")
+        return GPT(self)
 
-    @property
-    def kv_heads(self) -> int:
-        """The number of key-value heads."""
-        return self.n_head if self.n_kv_head is None else self.n_kv_head
 
-    @property
-    def head_dim(self) -> int:
-        """The width of a head."""
-        return self.n_embd // self.n_head
+def build_model(config: ModelConfig) -> Any:
+    """Return a new model, whose `config` is the one that built it."""
+    model: Any = config.build()
+    model.config = config
+    return model
 
-    @property
-    def rope_scaling(self) -> RopeScaling | None:
-        """The scaling of rotary positions; None where there is none."""
-        if self.rope_factor == 1:
-            return None
-        return RopeScaling(self.rope_factor, self.rope_low_freq, self.rope_high_freq, self.rope_original)
+
+def require_model_config(config: Any) -> None:
+    """Refuse a config that lacks what that of any model has."""
+    kind = type(config).__name__
+    fields = {f.name for f in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else set()
+    for key in ("block_size", "vocab_size"):
+        require(key in fields, "model", kind, f"has no field {key}", f"give the dataclass {kind} {key}: int")
+    has_build = callable(getattr(config, "build", None))
+    require(has_build, "model", kind, "has no build()", f"give {kind} a method that returns its nn.Module")
+    size = config.block_size
+    require(
+        isinstance(size, int) and size >= 1, "model.block_size", size, "must be at least 1", "give a positive integer"
+    )

@@ -1,4 +1,4 @@
-"""Decoder-only Transformers by one config: GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023) and between."""
+"""Define decoder-only Transformers by one config, such as GPT-2 (Radford et al. 2019), Llama (Touvron et al. 2023)."""
 
 import math
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from torch.utils.checkpoint import checkpoint
 
 from gptlab.errors import require
 from gptlab.model.attention import CausalSelfAttention, KVCache
-from gptlab.model.config import GPTConfig
 from gptlab.model.layers import MLP, norm
 from gptlab.model.positions import Rotation, alibi_bias, first_of, rotation, within
+from gptlab.model.shape import GPTShape
 
 
 class Block(nn.Module):
-    """One layer: attention and feed-forward, each added to what it reads, (B, T, C) -> (B, T, C)."""
+    """One layer: attention and feed-forward, each added to its input, (B, T, C) -> (B, T, C)."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTShape) -> None:
         super().__init__()
         c = config
         qkv_bias = c.bias if c.qkv_bias is None else c.qkv_bias
@@ -37,15 +37,15 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Token ids (B, T) in, next-token logits (B, T, V) out; T <= block_size where positions are learned.
+    """A Transformer: token ids (B, T) in, next-token logits (B, T, V) out; T <= block_size for learned positions.
 
-    With `recompute` the backward pass computes each block again instead of keeping what is in it (activation
+    With `recompute` the backward pass computes each block again instead of keeping its activations (activation
     checkpointing: Chen et al. 2016).
     """
 
     recompute = False
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTShape) -> None:
         super().__init__()
         require(config.vocab_size >= 1, "vocab_size", config.vocab_size, "is unknown", "take the tokenizer's")
         self.config = config
@@ -61,12 +61,12 @@ class GPT(nn.Module):
             self.apply(self._init)
 
     def tie(self) -> None:
-        """Let the head be the token embedding, if the config says so; loading by assignment undoes it."""
+        """Use the token embedding as the head, if the config says so; loading by assignment undoes it."""
         if self.config.tied:
             self.lm_head.weight = self.wte.weight
 
     def _init(self, layer: nn.Module) -> None:
-        """Draw weights from a normal, sd 0.02, or over sqrt(2 n_layer) or zero in residual projections."""
+        """Draw weights from a normal of sd 0.02; residual projections divided by sqrt(2 n_layer), or zero."""
         if isinstance(layer, nn.Linear | nn.Embedding):
             nn.init.normal_(layer.weight, std=0.02)
         if isinstance(layer, nn.Linear) and layer.bias is not None:
@@ -79,11 +79,11 @@ class GPT(nn.Module):
         return self.logits(self.hidden(idx, documents, cache))
 
     def hidden(self, idx: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """Return what the head reads, (B, T, C).
+        """Return the input of the head, (B, T, C).
 
         `documents` (B, T) numbers the documents of each row: no position then attends to another document.
 
-        With a `cache`, `idx` are the tokens that follow what it holds; it then holds them too.
+        With a `cache`, `idx` are the tokens that follow the cached ones; they are added to it.
         """
         config, T, device = self.config, idx.shape[1], idx.device
         before = 0 if cache is None else cache.length
@@ -126,7 +126,10 @@ class GPT(nn.Module):
 
 
 def recomputed(module: nn.Module, *inputs: Any) -> Any:
-    """Compute `module(*inputs)`, again in the backward pass, with the weights of now where they are swapped."""
+    """Compute `module(*inputs)` and, instead of keeping its activations, compute it again in the backward pass.
+
+    The second time uses the same weights, also where they are swapped for a pass.
+    """
     swapped: dict[str, Any] = {name: p for name, p in module.named_parameters() if not p.is_leaf}
     if swapped:
         return checkpoint(lambda *ins: functional_call(module, swapped, ins), *inputs, use_reentrant=False)
@@ -135,7 +138,7 @@ def recomputed(module: nn.Module, *inputs: Any) -> Any:
 
 def read_by_document(gpt: Callable[..., Tensor], x: Tensor, separator: int | None) -> Tensor:
     """Return logits (B, T, V) of ids x (B, T), each document by itself; without a `separator` a row is one text."""
-    return gpt(x) if separator is None else gpt(x, (x == separator).cumsum(1))
+    return gpt(x) if separator is None else gpt(x, documents=(x == separator).cumsum(1))
 
 
 def num_params(gpt: nn.Module) -> int:

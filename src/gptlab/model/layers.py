@@ -1,4 +1,4 @@
-"""Norms and feed-forwards: the parts of a Transformer block that look at one position alone."""
+"""Define norms and feed-forwards, the parts of a Transformer block that look at one position alone."""
 
 import math
 
@@ -24,7 +24,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """The feed-forward: widen to `n_inner`, a nonlinearity, narrow; (B, T, C) -> (B, T, C).
+    """A feed-forward layer: widen to `n_inner`, a nonlinearity, narrow; (B, T, C) -> (B, T, C).
 
     `gelu` is GPT-2's (tanh-approximated), `relu2` a squared ReLU (So et al. 2021), `swiglu` Llama's (Shazeer 2020).
     """

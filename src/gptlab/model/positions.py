@@ -1,17 +1,17 @@
-"""Tell a Transformer the positions of tokens: rotary and linear-bias ones (learned ones are an embedding)."""
+"""Give a Transformer the positions of tokens: rotary and linear-bias ones (learned ones are an embedding)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from gptlab.model.config import RopeScaling
+from gptlab.model.shape import RopeScaling
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D/2) or (B, 1, T, D/2) each
 
 
 def rotation(at: Tensor, head_dim: int, base: float, scaling: RopeScaling | None) -> Rotation:
-    """Return the rotations of positions `at`, (T,) or (B, T).
+    """Return the rotations of positions `at`, (T,) or (B, T), as cosines and sines.
 
     The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15).
     """
@@ -34,9 +34,9 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 
 
 def alibi_slopes(n_head: int) -> list[float]:
-    """Return a geometric sequence from 2^(-8/H).
+    """Return the slope of each head: a geometric sequence from 2^(-8/H), (H,).
 
-    Where H is no power of two it is that of the power below it, and every second one of the power above.
+    If H is not a power of two, the sequence is that of the power below it, and every second slope of the power above.
     """
     below = 2 ** math.floor(math.log2(n_head))
     slopes = [2 ** (-8 * (i + 1) / below) for i in range(below)]
@@ -45,9 +45,9 @@ def alibi_slopes(n_head: int) -> list[float]:
 
 
 def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
-    """Return what each head adds to its scores, (H, T, S): -slope x distance, -inf ahead (Press et al. 2022).
+    """Return the bias of each head on its scores, (H, T, S): -slope x distance, -inf ahead (Press et al. 2022).
 
-    `queries` (T,) and `keys` (S,) say where they stand.
+    `queries` (T,) and `keys` (S,) are their positions.
     """
     distance = (queries[:, None] - keys[None, :]).float()
     slopes = torch.tensor(alibi_slopes(n_head), device=queries.device)
@@ -55,7 +55,7 @@ def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def within(documents: Tensor) -> Tensor:
-    """Return what is added to scores so that only earlier positions of the same document count, (B, 1, T, T)."""
+    """Return the bias on scores by which only earlier positions of the same document count, (B, 1, T, T)."""
     T = documents.shape[1]
     behind = torch.ones(T, T, dtype=torch.bool, device=documents.device).tril()
     seen = behind & (documents[:, :, None] == documents[:, None, :])
@@ -63,5 +63,5 @@ def within(documents: Tensor) -> Tensor:
 
 
 def first_of(documents: Tensor) -> Tensor:
-    """Return where the document of each position begins, (B, T); documents are numbered in their order."""
+    """Return the position where each position's document begins, (B, T); documents are numbered in order."""
     return torch.searchsorted(documents, documents)

@@ -12,7 +12,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose slope at 0 is t
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Move all singular values of each matrix of (N, A, B) near 1, to between 0.7 and 1.2, in bf16 (Newton-Schulz)."""
+    """Move all singular values of each matrix of (N, A, B) to between 0.7 and 1.2, in bf16 (Newton-Schulz)."""
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
@@ -26,7 +26,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class MuonOptimizer(Optimizer):
-    """Update `matrices` by Muon and what `adamw` holds by AdamW, with one list of groups and one state."""
+    """An optimizer of `matrices` by Muon and of the parameters in `adamw` by AdamW, with common groups and state."""
 
     def __init__(
         self, matrices: Sequence[Tensor], lr: float, momentum: float, weight_decay: float, adamw: AdamW
@@ -38,7 +38,7 @@ class MuonOptimizer(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let AdamW work on the same groups and the same state."""
+        """Let AdamW use the same groups and the same state."""
         self.adamw.param_groups = self.param_groups[1:]
         self.adamw.state = self.state
 
@@ -63,7 +63,7 @@ class MuonOptimizer(Optimizer):
         return loss
 
     def _step(self, same: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
-        """Update matrices of one shape, all at once."""
+        """Update all matrices of one shape at once."""
         gradients = [p.grad for p in same if p.grad is not None]
         buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in same]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)

@@ -21,7 +21,7 @@ class OptimizerConfig(Protocol):
 
 @dataclass
 class Decaying:
-    """Hold what all optimizers share: a learning rate, and weight decay on matrices only, as in GPT-2 and GPT-3."""
+    """The settings of all optimizers: a learning rate, and weight decay on matrices only, as in GPT-2 and GPT-3."""
 
     lr: float = 6e-4
     weight_decay: float = 0.1
@@ -36,7 +36,7 @@ class Decaying:
         require(eps > 0, "eps", eps, "is not above 0", "1e-8 is usual")
 
     def groups(self, gpt: nn.Module) -> list[dict[str, Any]]:
-        """Return the parameters that decay, and those that do not."""
+        """Return the parameters with weight decay, and those without."""
         params = [p for p in gpt.parameters() if p.requires_grad]
         return [
             {"params": [p for p in params if p.ndim >= 2], "weight_decay": self.weight_decay},
@@ -47,7 +47,7 @@ class Decaying:
 @option("optimizer", "adamw")
 @dataclass
 class AdamW(Decaying):
-    """Use Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     beta1: float = 0.9
     beta2: float = 0.95
@@ -67,7 +67,7 @@ class AdamW(Decaying):
 @option("optimizer", "adam")
 @dataclass
 class Adam(AdamW):
-    """Use Adam (Kingma & Ba 2015); its weight decay is L2: added to the gradient, so that it is adapted too."""
+    """Adam (Kingma & Ba 2015); its weight decay is L2: added to the gradient, so that it is adapted too."""
 
     weight_decay: float = 0.0
 
@@ -80,7 +80,7 @@ class Adam(AdamW):
 @option("optimizer", "sgd")
 @dataclass
 class SGD(Decaying):
-    """Use stochastic gradient descent with momentum (Sutskever et al. 2013)."""
+    """Stochastic gradient descent with momentum (Sutskever et al. 2013)."""
 
     lr: float = 0.1
     weight_decay: float = 0.0
@@ -101,7 +101,7 @@ class SGD(Decaying):
 @option("optimizer", "lion")
 @dataclass
 class Lion(Decaying):
-    """Follow the sign of a momentum (Chen et al. 2023), at a third to a tenth of AdamW's rate, with more decay."""
+    """The sign of a momentum (Chen et al. 2023), at a third to a tenth of AdamW's rate, with more decay."""
 
     lr: float = 1e-4
     weight_decay: float = 1.0
@@ -120,7 +120,7 @@ class Lion(Decaying):
 @option("optimizer", "adafactor")
 @dataclass
 class Adafactor(Decaying):
-    """Keep second moments by rows and columns only (Shazeer & Stern 2018): next to no memory."""
+    """Second moments by rows and columns only (Shazeer & Stern 2018), which take almost no memory."""
 
     lr: float = 0.01
     weight_decay: float = 0.0
@@ -134,7 +134,7 @@ class Adafactor(Decaying):
 @option("optimizer", "muon")
 @dataclass
 class Muon(AdamW):
-    """Use orthogonalized momentum for the matrices inside the blocks (Jordan et al. 2024), AdamW for all else.
+    """Orthogonalized momentum for the matrices inside the blocks (Jordan et al. 2024), AdamW for all other parameters.
 
     Updates are scaled to the size of AdamW's (Liu et al. 2025), so that one rate serves both.
     """

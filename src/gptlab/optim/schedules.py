@@ -9,7 +9,7 @@ from gptlab.registry import option
 
 
 class Schedule(Protocol):
-    """Return the multiplier of the learning rate at a step, counted from 0, of a run of `steps` steps."""
+    """A learning-rate schedule: a function from a step, counted from 0, of a run of `steps` steps to a multiplier."""
 
     def __call__(self, step: int, steps: int) -> float: ...
 
@@ -17,7 +17,7 @@ class Schedule(Protocol):
 @option("schedule", "constant")
 @dataclass
 class Constant:
-    """Warm up linearly, over a number of steps or a share of the run, then keep the full rate."""
+    """A linear warm-up, over a number of steps or a share of the run, then the full rate."""
 
     warmup_steps: int = 0
     warmup_share: float | None = None  # of all steps; instead of warmup_steps
@@ -42,7 +42,7 @@ class Constant:
 @option("schedule", "cosine")
 @dataclass
 class Cosine(Constant):
-    """Warm up, then follow half a cosine from 1 down to `min_ratio` at the last step (Loshchilov & Hutter 2017)."""
+    """A warm-up, then half a cosine from 1 down to `min_ratio` at the last step (Loshchilov & Hutter 2017)."""
 
     warmup_steps: int = 50
     min_ratio: float = 0.1
@@ -58,7 +58,7 @@ class Cosine(Constant):
 @option("schedule", "linear")
 @dataclass
 class Linear(Cosine):
-    """Warm up, then follow a straight line from 1 down to `min_ratio` at the last step."""
+    """A warm-up, then a straight line from 1 down to `min_ratio` at the last step."""
 
     min_ratio: float = 0.0
 
@@ -69,7 +69,7 @@ class Linear(Cosine):
 @option("schedule", "wsd")
 @dataclass
 class WSD(Cosine):
-    """Warm up, stay flat, then decay to `min_ratio` over the last `decay_share` of the whole run (Hu et al. 2024)."""
+    """A warm-up, a flat part, then decay to `min_ratio` over the last `decay_share` of the run (Hu et al. 2024)."""
 
     min_ratio: float = 0.0
     decay_share: float = 0.2
@@ -84,7 +84,7 @@ class WSD(Cosine):
         warmup, last = self.warmup(steps), steps - 1
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        decay = max(1.0, min(self.decay_share * last, last - warmup))  # in steps; none of the warm-up's
+        decay = max(1.0, min(self.decay_share * last, last - warmup))  # in steps, after the warm-up
         way = min(1.0, max(0.0, 1 - (last - step) / decay))
         return 1 + (self.min_ratio - 1) * way ** (0.5 if self.shape == "sqrt" else 1)
 
@@ -92,7 +92,7 @@ class WSD(Cosine):
 @option("schedule", "inverse_sqrt")
 @dataclass
 class InverseSqrt(Constant):
-    """Warm up, then fall as one over the root of the step (Vaswani et al. 2017)."""
+    """A warm-up, then a rate proportional to one over the root of the step (Vaswani et al. 2017)."""
 
     warmup_steps: int = 50
 

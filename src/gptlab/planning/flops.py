@@ -2,15 +2,23 @@
 
 from typing import Any
 
+from gptlab import registry
 from gptlab.model.config import GPTConfig
 
 
-def flops_per_token(config: GPTConfig, block_size: int | None = None) -> int:
+def flops_per_token(config: Any, block_size: int | None = None, parameters: int | None = None) -> int:
     """Return the operations, forward and backward, for one token of a full context of T tokens.
 
-    They are 6 for each weight of a matrix product, and 12 L C T for attention scores and their use (Chowdhery et al.
-    2022, appendix B).
+    For a GPT they are 6 for each weight of a matrix product, and 12 L C T for attention scores and their use (Chowdhery
+    et al. 2022, appendix B). For another model they are what its config's `flops_per_token()` says, or else 6 for each
+    of its `parameters`. Raises TypeError where neither is known.
     """
+    if hasattr(config, "flops_per_token"):
+        return int(config.flops_per_token())
+    if not isinstance(config, GPTConfig):
+        if parameters is None:
+            raise TypeError(f"{type(config).__name__} does not say its flops_per_token()")
+        return 6 * parameters
     T = config.block_size if block_size is None else block_size
     width, inner = config.n_embd, 4 * config.n_embd if config.n_inner is None else config.n_inner
     attention = width * (config.n_head + 2 * config.kv_heads) * config.head_dim + width * width
@@ -19,9 +27,10 @@ def flops_per_token(config: GPTConfig, block_size: int | None = None) -> int:
     return 6 * weights + 12 * config.n_layer * width * T
 
 
-def flops_of_settings(model: Any) -> float | None:
-    """Return the same for a model's settings as config.yaml has them; None where they are no model's."""
+def flops_of_settings(option: str, settings: Any) -> float | None:
+    """Return the same for a model's option and settings as config.yaml has them; None where they do not say it."""
+    kind = registry.options("model").get(option)
     try:
-        return float(flops_per_token(GPTConfig(**model)))
-    except (TypeError, ValueError, ArithmeticError):  # half a config, or one of another version
+        return None if kind is None else float(flops_per_token(kind(**settings)))
+    except Exception:  # half a config, or one of another version; or whatever another package's code raises
         return None

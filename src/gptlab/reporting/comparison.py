@@ -14,7 +14,7 @@ from gptlab.runs.reader import printable
 
 
 def comparison_table(every: Sequence[Scored], perplexities: bool, width: int) -> Table:
-    """Return the scores of all runs as a table; the runs' names get the room that is left."""
+    """Return the scores of all runs as a table; the runs' names get the remaining width."""
     shown = [each for each in compared() if each.per == "byte" or perplexities]
     names = ["", "run", "nats/byte", *(each.head for each in shown), "context"]
     room = width - sum(len(name) + 2 for name in names if name != "run") - 4
@@ -31,7 +31,7 @@ def comparison_table(every: Sequence[Scored], perplexities: bool, width: int) ->
 
 
 def sentences(result: dict[str, Any]) -> list[str]:
-    """Return the difference in words: how large, how sure, and what it takes to be surer."""
+    """Return the difference in words: its size, its interval, and the number of seeds that would detect it."""
     unit, sign = result["unit"], -1 if result["better"] == HIGHER else 1
     size = f"{result['units']['what']} ({result['bytes']:,} bytes)"
     lines = [f"b - a: {_interval(result['difference'], unit, sign)} over {size}"]

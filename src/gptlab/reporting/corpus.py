@@ -1,4 +1,4 @@
-"""A corpus in words: its sizes, what an audit found, and how the tokenizer fits it."""
+"""Describe a corpus: its sizes, the result of an audit, and the fit of the tokenizer."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from rich.table import Table
 
 
 def size_table(result: dict[str, Any]) -> Table:
-    """Return the sizes of a corpus (`Corpus.sizes`) as a table; `?` where one is not counted."""
+    """Return the sizes of a corpus (`Corpus.sizes`) as a table; `?` stands for a size that was not counted."""
     table = Table("", *result["train"])
     for part, name in {"train": "training", "val": "held out"}.items():
         table.add_row(name, *("?" if figure is None else f"{figure:,}" for figure in result[part].values()))
@@ -14,7 +14,7 @@ def size_table(result: dict[str, Any]) -> Table:
 
 
 def audit_lines(result: dict[str, Any]) -> list[str]:
-    """Return what `gptlab.data.quality.audit_figures` found, in lines."""
+    """Return the figures of `gptlab.data.quality.audit_figures` as lines."""
     repeated, common, hard, ids = (result[key] for key in ("duplicates", "overlap", "hard_characters", "ids"))
     return [
         f"copies of an earlier document: {repeated['documents']:,} ({repeated['tokens']:,} tokens)",
@@ -44,7 +44,7 @@ def _near_lines(result: dict[str, Any]) -> list[str]:
 
 
 def tokenizer_lines(found: dict[str, Any]) -> list[str]:
-    """Return what `gptlab.data.quality.tokenizer_fit` found, in lines."""
+    """Return the figures of `gptlab.data.quality.tokenizer_fit` as lines."""
     lines = [f"tokenizer: {found['n_vocab']:,} tokens, {found['unused']:,} of them unused in training"]
     if found["bytes_per_token"]:
         others = found["gpt2_bytes_per_token"]

@@ -12,7 +12,7 @@ from gptlab.planning.flops import flops_of_settings
 from gptlab.runs.reader import RunRecord
 
 Points = list[tuple[int, float]]  # (step, value), by step
-FARTHEST = 10**15  # a step beyond is none
+FARTHEST = 10**15  # larger numbers are not steps
 AXES = {"steps": "steps", "tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
 
 
@@ -37,7 +37,7 @@ class Curves:
     def seconds_at(self, steps: list[int]) -> list[float]:
         """Return the training time until each step: the tokens between two logs over `train/tokens_per_second`.
 
-        It is linear between logs, and goes on at the last known speed after them; NaN if no speed was logged.
+        It is linear between logs, and continues at the last known speed after them; NaN if no speed was logged.
         """
         logged = [(step, speed) for step, speed in self.metrics.get("train/tokens_per_second", []) if speed > 0]
         if not logged or not self.tokens_per_step:
@@ -52,7 +52,7 @@ class Curves:
         return [float(seconds) for seconds in np.interp(steps, at, time)]
 
     def over(self, axis: str, metric: str) -> tuple[list[float], list[float]]:
-        """Return the curve of a metric: places on an axis of AXES, and the finite values there."""
+        """Return the curve of a metric: positions on an axis of AXES, and the finite values there."""
         points = [(step, value) for step, value in self.metrics.get(metric, []) if math.isfinite(value)]
         steps = [step for step, _ in points]
         if axis == "seconds":
@@ -66,7 +66,7 @@ class Curves:
 
 
 def read_curves(run: RunRecord) -> Curves:
-    """Read what there is of a run's metrics.csv; a line that is only half written is left out."""
+    """Read a run's metrics.csv as far as it was written; a line that is only half written is left out."""
     found: dict[str, dict[int, float]] = {}
     for row in _rows(run.text("metrics.csv")):
         try:
@@ -77,14 +77,14 @@ def read_curves(run: RunRecord) -> Curves:
         if not 0 <= step < FARTHEST:
             continue
         for key, value in values.items():
-            found.setdefault(key, {})[step] = value  # the last word counts
+            found.setdefault(key, {})[step] = value  # the last value wins
     metrics = {key: sorted(points.items()) for key, points in found.items()}
     return Curves(metrics, run.tokens_per_step, _flops_per_token(run))
 
 
 def _rows(text: str) -> Iterator[dict[str, str]]:
-    whole, _, _ = text.replace("\0", "").rpartition("\n")  # what is behind the last line's end is being written
-    with contextlib.suppress(csv.Error):  # of a cell that never ends
+    whole, _, _ = text.replace("\0", "").rpartition("\n")  # an unfinished last line is left out
+    with contextlib.suppress(csv.Error):  # an unterminated cell
         yield from csv.DictReader(whole.splitlines())
 
 
@@ -92,4 +92,6 @@ def _flops_per_token(run: RunRecord) -> float | None:
     tokens, flops = run.figure("tokens"), run.figure("flops")
     if tokens and flops:
         return flops / tokens
-    return flops_of_settings(run.config.get("model"))
+    parts = run.config.get("parts")
+    option = parts.get("model", "gpt") if isinstance(parts, dict) else "gpt"
+    return flops_of_settings(option, run.config.get("model"))

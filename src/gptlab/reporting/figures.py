@@ -1,4 +1,4 @@
-"""The figures of a run that reports show: how far it has come, and the metrics of its task by gptlab.metrics."""
+"""Define the figures of a run in reports: its progress, and the metrics of its task from gptlab.metrics."""
 
 import math
 from collections.abc import Callable, Collection
@@ -13,10 +13,10 @@ SPEED = metric("train/tokens_per_second")
 class Figure:
     """One figure of a run."""
 
-    head: str  # above its column, and in sentences
-    text: Callable[[float | None], str]  # writes a value in few characters
-    spared: int  # a narrow terminal goes without the lowest first
-    metric: Metric | None = None  # its curve in metrics.csv; the last value stands for a summary's
+    head: str  # its column's heading, also used in sentences
+    text: Callable[[float | None], str]  # formats a value in few characters
+    spared: int  # a narrow terminal omits the lowest first
+    metric: Metric | None = None  # its curve in metrics.csv; the last value replaces a missing summary
 
 
 def _number(form: str) -> Callable[[float | None], str]:
@@ -34,8 +34,7 @@ def _clock(seconds: float | None) -> str:
 
 
 def figures_of(names: Collection[str]) -> dict[str, Figure]:
-    """Return the figures of runs whose tasks have the metrics `names`, by their keys in summary.json, in the order of
-    the table."""
+    """Return the figures of runs whose tasks have the metrics `names`, by keys of summary.json, in table order."""
     found = {
         "steps": Figure("steps", _number(",.0f"), 6),
         "tokens": Figure("tokens", _number(",.0f"), 2),
@@ -53,11 +52,11 @@ def _precise(row: Metric) -> Callable[[float | None], str]:
 
 
 def in_order_of_need(figures: dict[str, Figure], score: Metric) -> list[str]:
-    """Return the keys of the figures that a narrow terminal can go without, the first of them first; never `score`."""
+    """Return the keys of the figures that a narrow terminal omits, in the order of omission; never `score`."""
     return sorted((key for key in figures if key != score.key), key=lambda key: figures[key].spared)
 
 
 def in_training(score: Metric) -> Metric | None:
-    """Return the same metric measured in training, where it compares: the tasks' summaries have it."""
+    """Return the same metric measured in training, if the two are comparable: the tasks' summaries have it."""
     found = metric(f"train/{score.quantity}")
     return found if found.summary else None

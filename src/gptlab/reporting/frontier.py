@@ -59,12 +59,12 @@ def scatter(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str
         parts.append(f'<line x1="{left}" x2="{width - 140}" y1="{down:.0f}" y2="{down:.0f}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 8}" y="{down + 4:.0f}" text-anchor="end">{math.exp(y):.3g}</text>')
         parts.append(f'<text x="{across:.0f}" y="{height - bottom + 30}" text-anchor="middle">{share:.2f}</text>')
-    labels: list[tuple[float, float]] = []  # where they are
+    labels: list[tuple[float, float]] = []  # taken positions
     for x, y, label in sorted(zip(xs, ys, (label for _, _, label in points), strict=True), key=lambda p: -p[1]):
         across, down = at(x, y)
         parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="5" fill="#c4551b"/>')
         while any(abs(across - other) < 100 and abs(down - level) < 13 for other, level in labels):
-            down += 1  # not over another one
+            down += 1  # avoid overlaps
         labels.append((across, down))
         parts.append(f'<text x="{across + 9:.1f}" y="{down + 4:.1f}">{html.escape(label)}</text>')
     parts.append(f'<text x="{(width - 70) / 2:.0f}" y="{height - 4}" text-anchor="middle">{html.escape(x_name)}</text>')

@@ -1,4 +1,4 @@
-"""Pieces of self-contained web pages: tokens coloured by their surprise, tables, and the page around them."""
+"""Write self-contained web pages: tokens coloured by their surprise, tables, and the page around them."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ def colour(surprise: float | None) -> str:
 
 
 def coloured_text(tokens: Iterable[Coloured]) -> str:
-    """Return tokens as a text in which each has its colour, and its lines under the pointer."""
+    """Return tokens as a text, each in its colour, with its lines shown under the pointer."""
     spans = []
     for token in tokens:
         title = "" if token.surprise is None else f"{token.surprise:.2f} nats"
@@ -63,7 +63,7 @@ def scale() -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[tuple[bool, Sequence[object]]]) -> str:
-    """Return a table whose first column is text; rows that are True stand out."""
+    """Return a table whose first column is text; rows that are True are emphasized."""
     first, *others = heads
     head = f'<th class="l">{html.escape(first)}</th>' + "".join(f"<th>{html.escape(name)}</th>" for name in others)
     body = "".join(

@@ -1,4 +1,4 @@
-"""The alternatives that each generated token was chosen from: a table in the terminal, and a page."""
+"""Show the alternatives that each generated token was chosen from: a table in the terminal, and a page."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from gptlab.reporting import html as pages
 
 KINDS = ("raw", "tempered", "final")
 COLUMNS = ("token", *KINDS, "surprise", "rank", "entropy", "kept")
-Spell = Callable[[int], str]  # one token, for people to look at
+Spell = Callable[[int], str]  # one token as readable text
 
 
 def inspection_table(sample: dict[str, Any], spell: Spell) -> Table:
-    """Return a sample, whose `steps` are of gptlab.decoding.inspect, as a table."""
+    """Return a table of a sample, whose `steps` come from gptlab.decoding.inspect."""
     title = Text("after ") + Text(repr(sample["prompt"]), style="bold")
     heads = ("token", "nats", "rank", "entropy", "kept", "likely", "raw", "temp.", "final")
     shown = Table(*(Column(name, no_wrap=True) for name in heads), title=title, show_lines=True)
@@ -54,7 +54,7 @@ def _about(step: dict[str, Any], spell: Spell) -> list[str]:
 
 
 def _rows(step: dict[str, Any], spell: Spell) -> Iterator[tuple[bool, Sequence[str]]]:
-    """Yield the alternatives as rows of a table; the chosen one comes first, stands out and has the figures."""
+    """Yield the alternatives as rows of a table; the chosen one is first, emphasized, and has the figures."""
     for other in sorted(step["alternatives"], key=lambda other: other["token"] != step["token"]):
         chosen = other["token"] == step["token"]
         shares = (f"{other[kind]:.4f}" for kind in KINDS)

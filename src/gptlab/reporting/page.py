@@ -1,4 +1,4 @@
-"""Write a report as one web page that needs nothing else: table, pictures, and texts of each prompt side by side."""
+"""Write a report as one self-contained web page: table, pictures, and texts of each prompt side by side."""
 
 import base64
 import html
@@ -47,7 +47,7 @@ CAPTIONS = {
 
 
 def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
-    """Write the whole page; `pictures` are PNG by their names in CAPTIONS."""
+    """Write the whole page; `pictures` are PNG, by their names in CAPTIONS."""
     rows = [(False, line) for line in table.lines(report)]
     parts = [STYLE, f'<div class="wide">{pages.table(table.heads(report), rows)}</div>']
     parts += [f'<p class="what">{html.escape(note)}</p>' for note in report.notes]
@@ -55,7 +55,7 @@ def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
         heading, caption = CAPTIONS[name]
         data = base64.b64encode(png).decode()
         parts.append(f'<h2>{heading}</h2><p class="what">{html.escape(caption)}</p>')
-        width = int.from_bytes(png[16:20]) / 1.6  # of its pixels, for screens that have many
+        width = int.from_bytes(png[16:20]) / 1.6  # CSS pixels, for high-resolution screens
         parts.append(f'<img alt="{html.escape(heading)}" width="{width:.0f}" src="data:image/png;base64,{data}">')
     if samples := _samples(report):
         what = "The same prompts at a run's validations: the first, the last, and some between."
@@ -65,7 +65,7 @@ def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
 
 
 def _samples(report: Report) -> list[str]:
-    """Return a table for each prompt: a row a run, a column a checkpoint."""
+    """Return a table for each prompt: one row per run, one column per checkpoint."""
     texts = {id(row): read_samples(row.run) for row in report.rows}
     prompts: dict[str, None] = {}
     for row in report.rows:
@@ -96,10 +96,10 @@ def _samples(report: Report) -> list[str]:
 
 
 def read_samples(run: RunRecord) -> dict[int, list[str]]:
-    """Read samples.md: step -> the text of each prompt."""
+    """Read samples.md as a map from steps to the text of each prompt."""
     lines = run.text("samples.md").split("\n")
     found: dict[int, list[str]] = {}
-    block: list[str] | None = None  # the text that is being read
+    block: list[str] | None = None  # the current text
     texts: list[str] = []
     for line in [*lines, ""]:
         head = line.removeprefix("## step ")
@@ -115,7 +115,7 @@ def read_samples(run: RunRecord) -> dict[int, list[str]]:
 
 
 def spread(steps: Sequence[int], most: int = AT_MOST) -> list[int]:
-    """Return at most `most` of the steps, evenly spaced, the first and the last among them."""
+    """Return at most `most` of the steps, evenly spaced, including the first and the last."""
     if len(steps) <= most:
         return list(steps)
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]

@@ -13,15 +13,15 @@ from gptlab.reporting.figures import in_training
 from gptlab.reporting.rows import Report, Row, shown
 from gptlab.runs.reader import natural
 
-# colours that people with any kind of sight can tell apart (Okabe & Ito 2008, without the yellow)
+# colours that colour-blind readers can distinguish (Okabe & Ito 2008, without the yellow)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
 GREY = "#b8b8b8"
 MOST_PANELS = 9
-LITTLE = 0.15  # of a run
+LITTLE = 0.15  # the share of a run that is its start
 
 
 def require_matplotlib() -> None:
-    """Raise UserError where matplotlib is not installed, before any work is done."""
+    """Raise UserError if matplotlib is not installed, before any work is done."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -37,7 +37,7 @@ def curves(report: Report) -> bytes:
     figure, panels = _panels(11, 8.6, 2, 2)
     groups = report.groups()
     score, training = report.score, in_training(report.score)
-    values: list[float] = []  # that must be seen: what the best groups score, once they have learned a little
+    values: list[float] = []  # values that must be visible: the best groups' scores after the start
     best = [row.curves.over("steps", score.name) for group in groups[: len(COLOURS)] for row in group]
     farthest = max((steps[-1] for steps, _ in best if steps), default=0.0)
     for steps, scores in best:
@@ -46,7 +46,7 @@ def curves(report: Report) -> bytes:
     for panel, (axis, name) in zip(panels, AXES.items(), strict=True):
         scale, name = _clock(longest) if axis == "seconds" else (1.0, name)
         drawn = False
-        for number, group in reversed(list(enumerate(groups))):  # the best one on top
+        for number, group in reversed(list(enumerate(groups))):  # draw the best on top
             colour = COLOURS[number] if number < len(COLOURS) else GREY
             for row in group:
                 if training and number < len(COLOURS):
@@ -62,7 +62,7 @@ def curves(report: Report) -> bytes:
         if values:
             low, high = min(values), max(values)
             room = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
-            below, above = (3, 1) if score.sign > 0 else (1, 3)  # more room where better values will be
+            below, above = (3, 1) if score.sign > 0 else (1, 3)  # more room on the better side
             panel.set_ylim(low - below * room, high + above * room)
         if axis == "tokens":
             panel.xaxis.set_major_formatter(_short_numbers())
@@ -81,7 +81,7 @@ def curves(report: Report) -> bytes:
 
 
 def best_so_far(report: Report) -> bytes | None:
-    """Draw the final score of each finished run in the order they were started, and the best up to there."""
+    """Draw the final score of each finished run in the order of their starts, and the best so far."""
     rows = [row for row in _scored(report) if row.run.status == "finished"]
     if len(rows) < 2:
         return None
@@ -104,7 +104,7 @@ def best_so_far(report: Report) -> bytes | None:
 
 
 def swept(report: Report) -> bytes | None:
-    """Draw the final score against each variable but the seed; a line joins runs that differ in this variable alone."""
+    """Draw the final score against each variable but the seed; lines join runs that differ in this variable alone."""
     keys = [key for key in report.keys if key != "seed"][:MOST_PANELS]
     rows = [row for row in _scored(report) if row.run.status == "finished"]
     if not keys or not rows:
@@ -194,14 +194,14 @@ def _panels(width: float, height: float, down: int = 1, across: int = 1) -> tupl
 
 
 def _short_numbers() -> Any:
-    """Write 50k for 50,000."""
+    """Format the numbers of an axis in short: 50k for 50,000."""
     from matplotlib.ticker import EngFormatter
 
     return EngFormatter(sep="")
 
 
 def _clock(longest: float) -> tuple[float, str]:
-    """Return the seconds of a unit in which a time can be read, and the name of the axis."""
+    """Return the number of seconds in a readable unit of time, and the name of the axis."""
     unit, seconds = ("h", 3600.0) if longest > 7200 else ("min", 60.0) if longest > 240 else ("s", 1.0)
     return seconds, f"training time ({unit})"
 

@@ -1,4 +1,4 @@
-"""Lay out many runs as rows: the settings that differ, what each run took and scored, and how much of it is the seed.
+"""Lay out many runs as rows: the settings that differ, the cost and score of each run, and how much of it is the seed.
 
 A run's task says which metrics it has, and by which of them it is ranked; gptlab.metrics says which way is better.
 """
@@ -22,7 +22,7 @@ from gptlab.tasks.base import Task
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.saved import task_of
 
-MOST_KEYS = 40  # settings that a table has columns for
+MOST_KEYS = 40  # at most so many columns of settings
 
 
 @dataclass
@@ -32,21 +32,21 @@ class Row:
     run: RunRecord
     curves: Curves
     asked: dict[str, Any]  # the settings that differ between the runs
-    figures: dict[str, float | None]  # by their keys in the report's figures; NaN where the run diverged
+    figures: dict[str, float | None]  # by their keys in the report's figures; NaN if the run diverged
     group: int = 0  # runs of one group differ in the seed alone
     mean: float | None = None
-    error: float | None = None  # standard error; None of a single seed
+    error: float | None = None  # standard error; None for a single seed
     seeds: int = 0
 
     @property
     def status(self) -> str:
-        """The run's status, with a ? where it says running and has been silent for long."""
+        """The run's status, with a ? if it says running and has written nothing for long."""
         return self.run.status + ("?" if self.run.silent > SILENT else "")
 
 
 @dataclass
 class Report:
-    """All rows, best group first; `score` is the metric they are ranked by."""
+    """The rows of a report, best group first; `score` is the metric by which they are ranked."""
 
     rows: list[Row]
     keys: dict[str, str]  # the settings that differ: dotted key -> its short name
@@ -62,7 +62,7 @@ class Report:
         return list(found.values())
 
     def label(self, row: Row, seed: bool = False) -> str:
-        """Return what sets a row's group apart from the others, or the row itself."""
+        """Return the settings that distinguish a row's group from the others, or the row itself."""
         keys = [key for key in self.keys if seed or key != "seed"]
         told = [f"{self.keys[key]}={shown(row.asked[key])}" for key in keys if row.asked[key] is not None]
         return ", ".join(told) or row.run.name
@@ -108,12 +108,12 @@ def shown(value: Any) -> str:
 
 
 def finite(value: float | None) -> float | None:
-    """Return a number, None where it is not finite."""
+    """Return a number, or None if it is not finite."""
     return None if value is None or not math.isfinite(value) else value
 
 
 def _tasks(runs: Sequence[RunRecord]) -> list[Task]:
-    """Return the tasks of the runs, one of each kind, that of most runs first; one not known here is left out."""
+    """Return the tasks of the runs, one of each kind, most frequent first; unknown ones are left out."""
     found: dict[type, list[Task]] = {}
     for run in runs:
         with contextlib.suppress(UserError):
@@ -123,7 +123,7 @@ def _tasks(runs: Sequence[RunRecord]) -> list[Task]:
 
 
 def _score(task: Task, figures: dict[str, Figure], tokenizers: int) -> Metric:
-    """Return what ranks runs: what the task calls better, unless it is per token and there are several tokenizers."""
+    """Return the metric that ranks runs: the task's choice, unless it is per token and there are several tokenizers."""
     own = metric(task.better)
     if tokenizers <= 1 or own.per != "token":
         return own
@@ -147,7 +147,7 @@ def _row(run: RunRecord, asked: dict[str, Any], shown: dict[str, Figure]) -> Row
 
 
 def _notes(rows: Sequence[Row], figures: dict[str, Figure], tokenizers: int, texts: int) -> list[str]:
-    """Return what a reader has to know, so as not to be misled."""
+    """Return notes that keep a reader from drawing wrong conclusions."""
     notes = []
     per_token = [each.head for each in figures.values() if each.metric and each.metric.per == "token"]
     if tokenizers > 1 and per_token:
@@ -167,7 +167,7 @@ def _notes(rows: Sequence[Row], figures: dict[str, Figure], tokenizers: int, tex
 
 
 def _budget(run: RunRecord) -> str | None:
-    """Return the unit that was held fixed, and how much of it."""
+    """Return the unit that was held fixed, and its amount."""
     given = run.config.get("budget")
     if not isinstance(given, dict):
         return None
@@ -176,7 +176,7 @@ def _budget(run: RunRecord) -> str | None:
 
 
 def _by_budget(runs: Sequence[RunRecord], differing: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Return one column that names the unit, instead of one for each, where runs hold different units fixed."""
+    """Return one column that names the unit, instead of one for each, if runs hold different units fixed."""
     units = [key for key in differing if key.startswith("budget.")]
     if len(units) < 2:
         return differing
@@ -185,7 +185,7 @@ def _by_budget(runs: Sequence[RunRecord], differing: dict[str, list[Any]]) -> di
 
 
 def _short(keys: list[str]) -> dict[str, str]:
-    """Return each key by its last word, if no other ends in it; a budget's is the head of a figure, too."""
+    """Return each key by its last word, unless another ends in it; a budget's is the head of a figure, too."""
     last = [printable(key.rpartition(".")[2]) for key in keys]
     alone = [last.count(word) == 1 and not key.startswith("budget.") for key, word in zip(keys, last, strict=True)]
     return {key: word if clear else printable(key) for key, word, clear in zip(keys, last, alone, strict=True)}

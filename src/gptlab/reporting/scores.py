@@ -8,7 +8,7 @@ from gptlab.metrics import shown_in
 
 
 def score_table(result: dict[str, Any]) -> Table:
-    """Return what `gptlab.evaluation.perplexity.evaluate` found as a table of one row."""
+    """Return the result of `gptlab.evaluation.perplexity.evaluate` as a table of one row."""
     scores = [row for row in shown_in("evaluate") if row.quantity in result]
     sizes = ("tokens", "bytes")
     table = Table(*(row.head for row in scores), *sizes)

@@ -1,4 +1,4 @@
-"""A text as a page, every token coloured by its surprise."""
+"""Show a text as a page, with every token coloured by its surprise."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from gptlab.reporting import html as pages
 
 
 def write_surprise_page(path: Path, name: str, tokens: Sequence[TokenSurprise], spell: Callable[[int], str]) -> str:
-    """Write the page of a text file's tokens, which `spell` shows; return it in one line: what, how many, the mean."""
+    """Write the page of a text file's tokens, which `spell` shows; return a line with its name, length and mean."""
     coloured = []
     for token, nats, guesses in tokens:
         lines = [f"{share:7.1%}  {spell(other)!r}" for other, share in guesses]

@@ -15,18 +15,18 @@ from rich.text import Text
 from gptlab.reporting.figures import in_order_of_need
 from gptlab.reporting.rows import Report, Row, finite, shown
 
-LEAST_NAME = 10  # characters of a run's name
+LEAST_NAME = 10  # characters kept of a run's name
 
 
 def heads(report: Report, figures: Sequence[str] | None = None) -> list[str]:
-    """Return the names of the columns; `figures` are all of the report's where they are not given."""
+    """Return the names of the columns; without `figures`, those of all the report's figures."""
     score = f"mean {report.score.head} ± s.e. (seeds)"
     names = [report.figures[key].head for key in figures or report.figures]
     return ["run", *report.keys.values(), "status", *names, score]
 
 
 def cells(report: Report, row: Row, first: bool, figures: Sequence[str] | None = None) -> list[str]:
-    """Return a row as text; the mean stands in the first of its group."""
+    """Return a row as text; the mean stands in the first row of its group."""
     asked = [shown(row.asked[key]) for key in report.keys]
     values = [report.figures[key].text(row.figures[key]) for key in figures or report.figures]
     return [row.run.name, *asked, row.status, *values, mean(report, row) if first else ""]
@@ -49,7 +49,7 @@ def lines(report: Report, figures: Sequence[str] | None = None) -> list[list[str
 
 
 def show(console: Console, report: Report) -> None:
-    """Print a report; a terminal that is too narrow gets fewer figures, a file all of them."""
+    """Print a report; a narrow terminal gets fewer figures, a file all of them."""
     figures, columns = list(report.figures), _columns(report, list(report.figures))
     if not console.is_terminal:
         console = Console(file=console.file, width=10_000)
@@ -62,7 +62,7 @@ def show(console: Console, report: Report) -> None:
     columns[0].width = max(LEAST_NAME, min(int(columns[0].max_width or 0), room - 3))
     table = RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for line in lines(report, figures):
-        table.add_row(*map(Text, line))  # square brackets are text, not markup
+        table.add_row(*map(Text, line))  # Text, so that square brackets are not markup
     console.print(table)
     for note in report.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
@@ -89,7 +89,7 @@ def comma_separated(report: Report) -> str:
 
 
 def records(report: Report) -> list[dict[str, Any]]:
-    """Return a report as plain values; what is not known or not finite is None."""
+    """Return a report as plain values; unknown and non-finite ones are None."""
     return [
         {
             "run": row.run.name,
@@ -107,7 +107,7 @@ def records(report: Report) -> list[dict[str, Any]]:
 
 
 def _columns(report: Report, figures: Sequence[str]) -> list[Column]:
-    """Return columns as wide as they have to be, but for the first, which gives way."""
+    """Return columns as wide as they need to be, except the first, which takes the remaining width."""
     names = heads(report, figures)
     names[-1] = names[-1].replace(" ±", "\n±")
     texts = zip(*lines(report, figures), strict=True)

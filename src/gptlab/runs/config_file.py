@@ -1,6 +1,6 @@
-"""A run's config.yaml: every value of its config and the name of each part, as data that nothing composes or runs.
+"""Read and write a run's config.yaml: every value of its config and the name of each part, as data that is never run.
 
-`record` writes it from typed objects, `read_config` reads it back as plain values, whichever gptlab wrote it.
+`record` makes it from typed objects, `read_config` reads it back as plain values, for files of every version of gptlab.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _RENAMED = {"objective": "search_metric"}  # keys of layout 1
 
 
 def record(config: Any) -> dict[str, Any]:
-    """Return what config.yaml says of a config: every value that runs, the option of each part, and who wrote it.
+    """Return the content of config.yaml for a config: every value, the option of each part, and the version.
 
-    Raises UserError where a part is not registered, or a text has `${` in it, which no reader would take literally.
+    Raises UserError if a part is not registered, or a text has `${` in it, which no reader would take literally.
     """
     values = {**dataclasses.asdict(config), "resume": None}
     del values["run_dir"]
@@ -47,10 +47,10 @@ def write_config(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what config.yaml says, in the present layout, also of runs that an older gptlab wrote.
+    """Return the content of config.yaml in the present layout, also for runs that an older gptlab wrote.
 
-    It may come from anywhere, so it is taken as nothing but data. Raises UserError, which names the file, where it is
-    too large or too deep, repeats parts of itself by reference, or asks for something to be run or looked up.
+    The file may come from anywhere, so it is treated only as data. Raises UserError, which names the file, if it is too
+    large or too deep, repeats parts of itself by reference, or asks for something to be run or looked up.
     """
     try:
         content = read_bounded(path, LARGEST)
@@ -74,7 +74,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def values_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the values alone: without the names of the parts, and without who wrote them."""
+    """Return the values alone, without the names of the parts and the version."""
     return {key: value for key, value in config.items() if key not in NOT_VALUES}
 
 
@@ -97,7 +97,7 @@ def fixed_budget(budget: dict[str, Any]) -> dict[str, float]:
 
 
 def _parts(config: Any, within: str = "") -> Iterator[tuple[str, str]]:
-    """The full key and the option of each part in a config."""
+    """Return the full key and the option of each part in a config."""
     if isinstance(config, dict):
         inner = config
     elif dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -126,7 +126,7 @@ def _modules(config: Any) -> Iterator[str]:
 
 
 def _from_layout_1(values: dict[str, Any]) -> dict[str, Any]:
-    """A config whose parts stood in a defaults list, as the names of classes."""
+    """Return a config in the present layout from one whose parts are class names in a defaults list."""
     defaults = values.get("defaults")
     found = [_OLD_PART.fullmatch(str(each)) for each in defaults] if isinstance(defaults, list) else []
     parts = {match[2]: _option_named(match[2].partition(".")[0], match[1]) for match in found if match}
@@ -137,13 +137,13 @@ def _from_layout_1(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _option_named(group: str, class_name: str) -> str:
-    """The option that a class of this name is registered as; the name itself where there is none."""
+    """Return the option that a class of this name is registered as, or the name itself if there is none."""
     found = [name for name, part in registry.options(group).items() if part.__name__ == class_name]
     return found[0] if found else class_name
 
 
 def _walk(values: Any) -> Iterator[tuple[Any, Any]]:
-    """Every key with its value, at any depth; the items of a list have the list's."""
+    """Yield every key with its value, at any depth; the items of a list have the list's key."""
     if isinstance(values, dict):
         for key, value in values.items():
             yield key, value
@@ -170,7 +170,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, without references and without bottomless nesting."""
+    """PyYAML's safe loader, without references and with a bound on nesting."""
 
     depth = 0
 

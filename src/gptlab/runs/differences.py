@@ -1,4 +1,4 @@
-"""The settings in which runs differ, and the groups of runs that differ in the seed alone."""
+"""Find the settings in which runs differ, and the groups of runs that differ in the seed alone."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ GROUPS_WITHOUT_EFFECT = ("checkpoint.", "logger.", "decoder.")
 
 
 def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """Return the settings that differ: dotted key -> the value of each run, None where it has none.
+    """Return the settings that differ: dotted key -> the value of each run, None for a run without it.
 
     The fields of a part are left out where its option says as much (`optimizer` for `optimizer.momentum`), those of the
-    model where the run's `name` does, the size of its vocabulary where the tokenizer does. Runs of which a whole part
-    is not known differ in nothing of it.
+    model also where the run's `name` does, the size of its vocabulary where the tokenizer does. Runs of which a whole
+    part is not known differ in nothing of it.
     """
     settings = [run.settings for run in runs]
     keys = dict.fromkeys(key for each in settings for key in each)
@@ -35,12 +35,12 @@ def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     return {
         key: values
         for key, values in differing.items()
-        if (above := _above(key)) not in differing or not _follows(values, differing[above])
+        if not any(above in differing and _follows(values, differing[above]) for above in _above(key))
     }
 
 
 def same_but_seed(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
-    """Return the runs in groups that differ in nothing but the seed and what has no effect: one text, model, budget."""
+    """Return the runs in groups that differ only in the seed and in settings that change no number of a run."""
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
         asked = {
@@ -54,12 +54,14 @@ def same_but_seed(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
     return list(groups.values())
 
 
-def _above(key: str) -> str:
-    """Return the key that may say all of it."""
-    return "name" if key.startswith("model.") else key.partition(".")[0] if "." in key else ""
+def _above(key: str) -> list[str]:
+    """Return the keys that may say all of it."""
+    if "." not in key:
+        return ["name"] if key == "model" else []
+    return ["name", "model"] if key.startswith("model.") else [key.partition(".")[0]]
 
 
 def _follows(values: list[Any], above: list[Any]) -> bool:
-    """Return whether each value of `above` has one of `values`."""
+    """Return whether each value of `above` goes with one value of `values`."""
     pairs = set(zip(map(repr, above), map(repr, values), strict=True))
     return len(pairs) == len(set(map(repr, above)))

@@ -1,7 +1,7 @@
-"""Read run directories, whole or damaged, as far as they are written: the one reader of every command.
+"""Read run directories, complete or damaged, as far as they are written: the one reader of every command.
 
-They may come from anywhere. Files are read up to a size, pipes and devices are never waited for, and what cannot be
-read makes a run `unreadable`, never an error.
+They may come from anywhere. Files are read up to a size, pipes and devices are never waited for, and a run that cannot
+be read is `unreadable`, never an error.
 """
 
 import glob
@@ -25,7 +25,7 @@ MOST_BYTES = 1 << 28  # of a file of text that is read
 
 @dataclass
 class RunRecord:
-    """A run as its directory tells it, whatever state that is in; what cannot be read is empty."""
+    """A run as read from its directory, in whatever state that is; fields that cannot be read are empty."""
 
     path: Path
     name: str  # short, of its own among all
@@ -36,26 +36,26 @@ class RunRecord:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """config.yaml as dotted keys; the option of a part is at its own name."""
+        """The values of config.yaml by dotted keys; the option of a part is at its own name."""
         parts = self.config.get("parts")
         return (dict(parts) if isinstance(parts, dict) else {}) | flat(values_of(self.config))
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of an optimizer step; 0 where that is not known."""
+        """Tokens of an optimizer step; 0 if not known."""
         batch_size, block_size = self._setting("data", "batch_size"), self._setting("model", "block_size")
         known = all(isinstance(size, int) and 0 < size < 1 << 40 for size in (batch_size, block_size))
         return batch_size * block_size if known else 0
 
     @property
     def data_hash(self) -> str | None:
-        """The SHA-256 of the text; None where that is not known."""
+        """The SHA-256 of the text; None if not known."""
         found = self.summary.get("data_hash") or _object(self.path / "held_out/manifest.json").get("sha256")
         return found if isinstance(found, str) else None
 
     @property
     def tokenizer(self) -> str | None:
-        """The SHA-256 of the tokenizer; None where there is none yet, or it cannot be read."""
+        """The SHA-256 of the tokenizer; None if there is none yet, or it cannot be read."""
         folder = self.path / "tokenizer"
         try:
             return fingerprint(folder) if any(folder.glob("*")) else None
@@ -69,7 +69,7 @@ class RunRecord:
         return [str(prompt) for prompt in found] if isinstance(found, list) else []
 
     def figure(self, key: str, otherwise: float | None = None) -> float | None:
-        """Return a finite number of the summary, or what stands for it."""
+        """Return a finite number of the summary, or its substitute."""
         value = self.summary.get(key)
         known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
         try:
@@ -78,7 +78,7 @@ class RunRecord:
             return otherwise
 
     def text(self, name: str) -> str:
-        """Return one of the run's files of text; empty where there is none, or it cannot be read."""
+        """Return one of the run's files of text; empty if there is none, or it cannot be read."""
         try:
             return read_bounded(self.path / name, MOST_BYTES).decode("utf-8", "replace")
         except OSError:
@@ -90,9 +90,10 @@ class RunRecord:
 
 
 def find_runs(names: Sequence[str]) -> list[RunRecord]:
-    """Read all runs at or below the given folders, by their paths, each once.
+    """Read all runs in the given folders and below, in the order of their paths, each once.
 
-    Links below them are not followed, nor folders entered whose name begins with a dot, such as .ipynb_checkpoints.
+    Links below them are not followed, and folders whose name begins with a dot, such as .ipynb_checkpoints, are
+    skipped.
     """
     found: dict[Path, None] = {}
     for name in expand(names):
@@ -111,7 +112,7 @@ def find_runs(names: Sequence[str]) -> list[RunRecord]:
 
 
 def expand(names: Sequence[str]) -> list[str]:
-    """Return names with * and ? as the paths that they match: folders of a sweep have names that are hard to type."""
+    """Return the paths that names with * and ? match: folders of a sweep have names that are hard to type."""
     found: list[str] = []
     for name in names:
         pattern = os.path.expanduser(name)
@@ -121,7 +122,7 @@ def expand(names: Sequence[str]) -> list[str]:
 
 
 def read_run(path: Path, name: str) -> RunRecord:
-    """Read a run directory as it is, whole or not."""
+    """Read a run directory, complete or not."""
     run = RunRecord(path, printable(name))
     try:
         run.config = read_config(path / "config.yaml")
@@ -138,17 +139,17 @@ def read_run(path: Path, name: str) -> RunRecord:
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a key to sort by, in which 10 comes after 9."""
+    """Return a sort key by which 10 comes after 9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def printable(text: str) -> str:
-    """Return a text for a line of a terminal or a page: what cannot be shown is written as Python does, \\x1b."""
+    """Return a text for a line of a terminal or a page: unprintable characters are escaped as in Python, \\x1b."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, {} where there is none."""
+    """Return the object in a JSON file; {} if there is none."""
     try:
         found = read_json(path, LARGEST["held_out/manifest.json"])
     except (OSError, ValueError):
@@ -157,7 +158,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _last_written(path: Path) -> float:
-    """Return when a file of the folder was last written, in seconds since 1970; 0 where there is none."""
+    """Return the time when a file of the folder was last written, in seconds since 1970; 0 if there is none."""
     try:
         with os.scandir(path) as entries:
             return max((entry.stat().st_mtime for entry in entries if entry.is_file()), default=0.0)

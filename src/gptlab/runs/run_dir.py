@@ -1,4 +1,4 @@
-"""A run directory: its paths, the files that a run writes, and the model that it holds."""
+"""Define a run directory: its paths, the files that a run writes, and the model that it holds."""
 
 import itertools
 import json
@@ -18,6 +18,7 @@ from gptlab.files import read_json, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
+from gptlab.runs.own_model import own_model
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
@@ -26,7 +27,7 @@ LARGEST = {"summary.json": 1 << 20, "held_out/manifest.json": 1 << 26}  # bytes 
 
 
 class RunDir:
-    """Paths and files of one run; `checkpoint` is the one that other commands read."""
+    """The paths and files of one run; `checkpoint` is the one that other commands read."""
 
     def __init__(self, path: Path, checkpoint: Path | None = None) -> None:
         self.path = path
@@ -42,8 +43,9 @@ class RunDir:
     ) -> None:
         """Write a new run's directory: config, tokenizer, held-out text, status `running`.
 
-        `save_tokenizer` and `save_held_out` write into the folder that they are given, `take_over` into the run's what
-        it has from another run. The status comes last: a directory that a kill left without it is written again.
+        `save_tokenizer` and `save_held_out` write into the folder that they are given; `take_over` copies into the
+        run's folder the files that it takes from another run. The status comes last: a directory that a kill left
+        without it is written again.
         """
         self.require_new()
         self.write_config(config)
@@ -61,27 +63,27 @@ class RunDir:
         return int(self.summary().get("layout", 0))
 
     def has_checkpoint(self) -> bool:
-        """Tell whether the run has reached one yet."""
+        """Return whether the run has written its checkpoint yet."""
         return any(self.checkpoints.glob("*.ckpt"))
 
     def is_begun(self) -> bool:
-        """Tell whether all was written that a run begins with."""
+        """Return whether all files that a run begins with are written."""
         return (self.path / "summary.json").exists() or self.has_checkpoint()
 
     def require_new(self) -> None:
-        """Refuse a directory with a run in it."""
+        """Raise UserError if the directory holds a run."""
         there = (self.path / "summary.json").exists()
         require(not there, "run_dir", self.path, "holds a run already", "give a new directory")
 
     def go_on(self, config: dict[str, Any]) -> None:
-        """Resume a run: its status is `running` again, and its config the one that it goes on with."""
+        """Resume a run: its status becomes `running` again, and its config the given one."""
         self.write_config(config)
         self.write_summary({"status": "running"})
         _point_latest_to(self.path)
 
     @classmethod
     def find(cls, name: str, without_checkpoint: bool = False) -> "RunDir":
-        """Return the run that a user means by `latest`, a run directory, or a checkpoint in one."""
+        """Return the run for `latest`, a run directory, or a checkpoint in one."""
         given = LATEST if name == "latest" else Path(name).expanduser()
         checkpoint = given if given.suffix == ".ckpt" else None
         path = given.parent.parent if checkpoint else given
@@ -100,21 +102,16 @@ class RunDir:
             raise UserError("run", name, f"has no checkpoint {run.checkpoint.name}", todo)
         return run
 
-    def load(self, head: Callable[[GPT], Any] = lambda gpt: gpt) -> tuple[Any, Tokenizer]:
+    def load(self, head: Callable[[Any], Any] = lambda gpt: gpt) -> tuple[Any, Tokenizer]:
         """Load the model in eval mode, and its tokenizer; raises UserError where they are damaged.
 
         `head` gives the model the head of the run's task (`Task.head`).
         """
         try:
             saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            config, weights = GPTConfig(**saved["model"]), saved["state_dict"]
-            if config.n_layer > len(weights):  # before so many layers are made
-                raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
-            with torch.device("meta"):
-                gpt = GPT(config)
-                model = head(gpt)
-                tied = getattr(getattr(gpt, "lm_head", None), "weight", None) is gpt.wte.weight
-            model.load_state_dict({k.removeprefix("gpt."): v for k, v in weights.items()}, assign=True)
+            option, settings = str(saved.get("model_option", "gpt")), saved["model"]
+            weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
+            model = _gpt(settings, weights, head) if option == "gpt" else None
         except (
             OSError,
             EOFError,
@@ -128,8 +125,8 @@ class RunDir:
         ) as error:
             why = f"is not a whole gptlab checkpoint ({reason(error)})"
             raise UserError("run", self.checkpoint, why, "take another one of this run") from error
-        if tied:
-            gpt.tie()
+        if model is None:
+            model = own_model(option, settings, weights, head, self.checkpoint, self.config())
         return model.eval(), load_tokenizer(self.path / "tokenizer")
 
     def has_held_out(self) -> bool:
@@ -137,17 +134,17 @@ class RunDir:
         return (self.path / "held_out/val.bin").is_file()
 
     def held_out_manifest(self) -> dict[str, Any]:
-        """Return what the run's text was, with its SHA-256; raises UserError where that is damaged."""
+        """Return the manifest of the run's text, with its SHA-256; raises UserError if that is damaged."""
         manifest = self._read("held_out/manifest.json")
         require("sha256" in manifest, "run", self.path, "its held_out/manifest.json has no sha256", "take another copy")
         return manifest
 
     def config(self) -> dict[str, Any]:
-        """Return what config.yaml says, in the present layout."""
+        """Return the content of config.yaml, in the present layout."""
         return read_config(self.path / "config.yaml")
 
     def write_config(self, values: dict[str, Any]) -> None:
-        """Write what `gptlab.runs.config_file.record` returned."""
+        """Write a config that `gptlab.runs.config_file.record` returned."""
         write_config(self.path / "config.yaml", values)
 
     def sample_prompts(self) -> Iterable[str]:
@@ -156,13 +153,13 @@ class RunDir:
         return [str(prompt) for prompt in prompts] if isinstance(prompts, list) else []
 
     def windows(self) -> tuple[bool, bool]:
-        """Return how the model was trained to read: (windows begin where documents do, documents are read alone)."""
+        """Return two facts of the training windows: they begin where documents do, and documents are read alone."""
         data = self.config().get("data")
         data = data if isinstance(data, dict) else {}
         return data.get("packing") == "documents", bool(data.get("mask_documents"))
 
     def summary(self) -> dict[str, Any]:
-        """Return what summary.json says, {} where there is none; raises UserError where it cannot be read."""
+        """Return the content of summary.json, {} if there is none; raises UserError if it cannot be read."""
         return self._read("summary.json") if (self.path / "summary.json").exists() else {}
 
     def status(self) -> str:
@@ -170,7 +167,7 @@ class RunDir:
         return str(self.summary().get("status"))
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write summary.json; return what is written: the summary, and the layout that it is written in."""
+        """Write summary.json and return its content: the summary, and its layout."""
         summary = {**summary, "layout": LAYOUT}
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return summary
@@ -196,8 +193,23 @@ class RunDir:
         return dict(found)
 
 
+def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:
+    """Return the GPT of a checkpoint, with a head; raises ValueError and others where it is damaged."""
+    config = GPTConfig(**settings)
+    if config.n_layer > len(weights):  # before so many layers are made
+        raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
+    with torch.device("meta"):
+        gpt = GPT(config)
+        model = head(gpt)
+        tied = getattr(getattr(gpt, "lm_head", None), "weight", None) is gpt.wte.weight
+    model.load_state_dict(weights, assign=True)
+    if tied:
+        gpt.tie()
+    return model
+
+
 def default_run_dir(name: str) -> Path:
-    """Return a new directory for a run that nobody has named one for: outputs/DATE/TIME-NAME.
+    """Return a new directory for a run that was not given one: outputs/DATE/TIME-NAME.
 
     The processes that Lightning starts for the other devices get the directory that the first one has chosen.
     """
@@ -212,7 +224,7 @@ def default_run_dir(name: str) -> Path:
 
 
 def _point_latest_to(path: Path) -> None:
-    """Let `outputs/latest` point to the run, replaced in one step."""
+    """Point `outputs/latest` to the run, replaced in one step."""
     LATEST.parent.mkdir(exist_ok=True)
     link = LATEST.with_name(f".latest-{os.getpid()}")
     beside = os.path.relpath(path, LATEST.parent)

@@ -9,7 +9,7 @@ from typing import NamedTuple, TextIO
 
 
 class Sample(NamedTuple):
-    """What the model made of a prompt at a step; `text` is without the prompt."""
+    """The model's continuation of a prompt at a step; `text` does not include the prompt."""
 
     step: int
     prompt: str
@@ -23,9 +23,9 @@ class Sample(NamedTuple):
 
 
 def read_samples(run_dir: Path) -> list[Sample]:
-    """Return the samples of a run in the order they were drawn; lines that are damaged are passed over.
+    """Return the samples of a run in the order they were drawn; damaged lines are skipped.
 
-    Runs of gptlab 0.1 have only samples.md: its prompts and texts are not told apart, all of it is `text`.
+    Runs of gptlab 0.1 have only samples.md, in which prompts and texts are not separated: `text` holds both.
     """
     path = run_dir / "samples.jsonl"
     if not path.is_file():

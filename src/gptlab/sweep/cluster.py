@@ -1,4 +1,4 @@
-"""Run one job where another launcher starts it: Hydra's own, or a cluster's through submitit."""
+"""Run one job started by another launcher: Hydra's own, or a cluster's through submitit."""
 
 import os
 import traceback
@@ -19,7 +19,7 @@ from gptlab.sweep.launcher import Explain, Machine, run_all
 
 
 def run_one(hydra_config: HydraConf, cfg: DictConfig, train: Callable[..., Any], explain: Explain) -> float:
-    """Run a job to its end and return its search metric; whatever goes wrong is recorded in its directory."""
+    """Run a job to its end and return its search metric; any failure is recorded in its directory."""
     path, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
     job = Job(path, hydra_config.job.num, overrides)
     task = _Task() if "SUBMITIT_EXECUTOR" in os.environ else None
@@ -48,7 +48,7 @@ def run_one(hydra_config: HydraConf, cfg: DictConfig, train: Callable[..., Any],
 
 
 class _Task:
-    """Be one of the processes that submitit has started for a job: they are the ranks of its training."""
+    """One of the processes that submitit has started for a job: they are the ranks of its training."""
 
     def __init__(self) -> None:
         import submitit
@@ -68,7 +68,7 @@ class _Task:
         return int(each)
 
     def join(self) -> None:
-        """Tell Lightning its rank where Slurm does not."""
+        """Tell Lightning its rank if Slurm does not."""
         if self.env.cluster == "slurm" or self.env.num_tasks == 1:
             return
         os.environ |= {

@@ -1,7 +1,7 @@
 """Run one job of a sweep in its own directory, by its own saved config, in its own processes.
 
-Its directory is that of a run, with two files more: job.json (its overrides, and what went wrong) and job.log (all that
-it printed).
+Its directory is that of a run, with two more files: job.json (its overrides and its failure, if any) and job.log (all
+its output).
 """
 
 import contextlib
@@ -27,7 +27,7 @@ LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input
 
 
 class Devices(Protocol):
-    """Name the devices that a job asks for, as Lightning's Trainer does."""
+    """The devices that a job asks for, as Lightning's Trainer names them."""
 
     accelerator: str
     devices: Any
@@ -35,7 +35,7 @@ class Devices(Protocol):
 
 
 class RunConfig(Protocol):
-    """Name the keys of a training config that a sweep looks at."""
+    """The keys of a training config that a sweep reads."""
 
     @property
     def trainer(self) -> Devices: ...
@@ -46,12 +46,12 @@ class RunConfig(Protocol):
 
 
 class Job:
-    """Run job `num` of a sweep in directory `path`: `prepare`, then `start`, then ask `running` until it says no."""
+    """Job `num` of a sweep in directory `path`: `prepare`, then `start`, then call `running` until it is false."""
 
     def __init__(self, path: Path, num: int, overrides: list[str]) -> None:
         self.path, self.num = path, num
-        self.overrides = [o for o in overrides if not o.startswith("json=")]  # not about the run
-        self.stopped = False  # by us
+        self.overrides = [o for o in overrides if not o.startswith("json=")]  # json= is not a setting of the run
+        self.stopped = False  # by this launcher
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -65,7 +65,7 @@ class Job:
         return path if path.is_file() else None
 
     def prepare(self, config: RunConfig) -> None:
-        """Write down what is to be run; a job that an earlier start of the sweep began is kept if it got anywhere."""
+        """Write down the job's config, or keep what an earlier start of the sweep began, if it got far enough."""
         require(config.resume is None, "resume", config.resume, "a sweep makes new runs", "see resume_sweep=DIR")
         own = Path(config.run_dir or ".").resolve() == self.path.resolve()
         require(own, "run_dir", config.run_dir, "each job of a sweep has a directory of its own", "leave it out")
@@ -78,7 +78,7 @@ class Job:
         self._note()
 
     def refuse(self, why: str) -> None:
-        """Record a mistake in what was asked: the job is never started."""
+        """Record a user's mistake: the job is never started."""
         self._own()
         self._note(refused=why)
 
@@ -87,7 +87,7 @@ class Job:
         self._note(error=why)
 
     def start(self, env: dict[str, str] | None = None) -> None:
-        """Start a process tree that knows nothing but the job's saved config; `env` goes over this environment."""
+        """Start a process tree that reads only the job's saved config; `env` is added to this environment."""
         path = self.path.resolve()
         command = [sys.executable, "-m", "gptlab", "train", f"config={quoted(str(path / 'config.yaml'))}"]
         command.append(f"run_dir={quoted(str(path))}")
@@ -105,7 +105,7 @@ class Job:
             )
 
     def running(self) -> bool:
-        """Tell whether the job is running; one that has ended leaves no process, and notes how it ended."""
+        """Return whether the job is running; one that has ended leaves no process, and its outcome is recorded."""
         assert self._process is not None
         if self._process.poll() is None:
             return True
@@ -114,10 +114,10 @@ class Job:
         return False
 
     def stop(self) -> None:
-        """Ask it to save what it has learned, and to end."""
+        """Ask the job to save its state, and to end."""
         assert self._process is not None
         self.stopped = True
-        self._process.send_signal(signal.SIGINT)  # the first rank ends the others
+        self._process.send_signal(signal.SIGINT)  # rank 0 ends the others
 
     def kill(self) -> None:
         """End every process of the job."""
@@ -128,7 +128,7 @@ class Job:
         self._process.stdin.close()
 
     def ended(self, code: int) -> None:
-        """Record how it ended; what a killed process could not write is written for it."""
+        """Record the job's outcome; the record that a killed process could not write is written for it."""
         summary = self._read("summary.json")
         if summary.get("status") == "running":
             summary["status"] = "stopped" if self.stopped else "failed"
@@ -143,7 +143,7 @@ class Job:
     def result(self) -> dict[str, Any]:
         """Return the job's summary, overrides and search metric.
 
-        `status` is a run's, `waiting` or `refused`; `error` says why.
+        `status` is a run's, `waiting` or `refused`; `error` has the reason.
         """
         noted, summary = self._read("job.json"), self._read("summary.json")
         error = noted.get("refused") or noted.get("error")
@@ -161,16 +161,16 @@ class Job:
         return metric(str(named or "val/loss"))
 
     def search_value(self) -> float:
-        """Return what a search minimises: the metric, negated where higher is better.
+        """Return the value that a search minimises: the metric, negated if higher is better.
 
-        It is infinity where there is none (Optuna 2.10 fails on NaN).
+        It is infinity if there is none (Optuna 2.10 fails on NaN).
         """
         result, row = self.result(), self.search_metric
         value = result.get(row.key)
         return math.inf if value is None or result["status"] != "finished" else row.sign * float(value)
 
     def _own(self) -> None:
-        """Refuse a directory in which another sweep or run has left something."""
+        """Refuse a directory that holds files of another sweep or run."""
         noted = self._read("job.json")
         ours = noted["overrides"] == self.overrides if noted else not (self.path / "summary.json").exists()
         why, todo = (
@@ -200,26 +200,26 @@ def jobs_in(folder: Path) -> list[Job]:
 
 
 def score_of(result: dict[str, Any]) -> float | None:
-    """Return the search metric of a job's result; None where there is none, or it is not finite."""
+    """Return the search metric of a job's result; None if there is none, or it is not finite."""
     value = result.get(metric(result["search_metric"]).key)
     return None if value is None else float(value)
 
 
 def score_text(result: dict[str, Any]) -> str:
-    """Return the search metric of a job that has ended as people read it."""
+    """Return the search metric of a job that has ended, formatted."""
     score = score_of(result)
     return metric(result["search_metric"]).text(math.nan if score is None else score)
 
 
 def follow_the_sweep() -> None:
-    """Let this job save, end and leave no process behind when the sweep that started it is gone."""
+    """Make this job save, end and leave no process behind when the sweep that started it is gone."""
     if LIFELINE not in os.environ or int(os.environ.get("LOCAL_RANK", 0)):
         return
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the sweep runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore SIGINT by default
 
     def wait() -> None:
-        os.read(0, 1)  # comes back when the other end is closed
+        os.read(0, 1)  # returns when the other end is closed
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(GRACE)
         os.killpg(0, signal.SIGKILL)
@@ -228,8 +228,8 @@ def follow_the_sweep() -> None:
 
 
 def _take(log: int, path: Path) -> None:
-    """Wait until no process of an earlier start writes to this log; the lock is handed down with it."""
-    import fcntl  # not on Windows, where there are no process groups either
+    """Wait until no process of an earlier start writes to this log; child processes inherit the lock."""
+    import fcntl  # not available on Windows
 
     for _ in range(10 * (GRACE + 5)):
         try:

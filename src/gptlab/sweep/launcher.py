@@ -16,7 +16,7 @@ from gptlab.distributed.devices import gpus
 from gptlab.errors import require
 from gptlab.sweep.job import GRACE, Devices, Job, RunConfig, score_text
 
-Explain = Callable[[Exception, list[str]], str]  # a mistake in one line
+Explain = Callable[[Exception, list[str]], str]  # formats a mistake in one line
 
 
 def launch(
@@ -49,7 +49,7 @@ def launch(
 def _prepare(
     context: HydraContext, config: DictConfig, overrides: list[str], num: int, machine: "Machine", explain: Explain
 ) -> tuple[JobReturn, Job, RunConfig | None]:
-    """Compose a job's config and write it down; None if something is wrong with it."""
+    """Compose a job's config and write it down; return None if something is wrong with it."""
     jobs: list[Job] = []
 
     def prepare(cfg: DictConfig) -> RunConfig:
@@ -67,14 +67,14 @@ def _prepare(
 
 
 class Machine:
-    """Keep track of the places for jobs: `places` on each GPU, and on the cores where no GPU is used."""
+    """The free places for jobs on this machine: `places` on each GPU, or on the cores if no GPU is used."""
 
     def __init__(self, places: int, gpus: list[str]) -> None:
         self.places, self.gpus = places, gpus
         self._taken: dict[Job, list[str]] = {}
 
     def devices(self, trainer: Devices) -> tuple[int, bool]:
-        """Return the number of devices that a job wants, and whether they are GPUs; `auto` is one."""
+        """Return the number of devices that a job asks for, and whether they are GPUs; `auto` is one."""
         on_gpu = bool(self.gpus) and trainer.accelerator in ("auto", "gpu", "cuda")
         wanted = str(trainer.devices)
         why, todo = "a sweep chooses the devices of its jobs", "give their number"
@@ -87,7 +87,7 @@ class Machine:
         return number, on_gpu
 
     def take(self, job: Job, trainer: Devices) -> dict[str, str] | None:
-        """Return an environment in which the job has its devices for itself; None while there are none."""
+        """Return an environment in which the job has its devices to itself; None while none are free."""
         number, on_gpu = self.devices(trainer)
         taken = [place for places in self._taken.values() for place in places]
         every = self.gpus if on_gpu else ["cores"]
@@ -111,7 +111,7 @@ def threads(processes: int) -> dict[str, str]:
 
 
 def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
-    """Run the jobs in their order, as many at once as there are places; Ctrl-C ends them all."""
+    """Run the jobs in order, as many at once as there are places; Ctrl-C ends them all."""
     running: list[Job] = []
     try:
         while waiting or running:
@@ -132,7 +132,7 @@ def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
 
 
 def end_all(jobs: list[Job]) -> None:
-    """Let jobs save and end, and leave none of their processes."""
+    """Let jobs save and end, and leave none of their processes behind."""
     for job in jobs:
         job.stop()
     deadline = time.monotonic() + GRACE
@@ -140,14 +140,14 @@ def end_all(jobs: list[Job]) -> None:
         while jobs and time.monotonic() < deadline:
             jobs = [job for job in jobs if job.running()]
             time.sleep(0.1)
-    finally:  # a second Ctrl-C does not wait
+    finally:  # also after a second Ctrl-C, which does not wait
         for job in jobs:
             job.kill()
             job.running()
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # a sweep may run for days into a file
+    print(line, flush=True)  # a log file should show progress during a long sweep
 
 
 def _outcome(job: Job) -> str:

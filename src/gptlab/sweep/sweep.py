@@ -1,4 +1,4 @@
-"""Run a sweep: its directory, how it is repeated, and the table at its end."""
+"""Run a sweep: its directory, its repetition, and the table at its end."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from gptlab.sweep.job import jobs_in, score_of, score_text
 
 
 class Sweep:
-    """Hold the jobs under `path` that the command line `argv` asks for."""
+    """The jobs under `path` that the command line `argv` asks for."""
 
     def __init__(self, path: Path, argv: list[str]) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class Sweep:
 
     @classmethod
     def of(cls, argv: list[str]) -> "Sweep | None":
-        """Return the sweep that a command line asks for: a new one, or the rest of an old one by `resume_sweep=DIR`."""
+        """Return the sweep of a command line: a new one, or the rest of an old one by `resume_sweep=DIR`."""
         old = _last(argv, "resume_sweep")
         if old not in (None, "", "null"):
             return cls._again(Path(unquoted(str(old))), [arg for arg in argv if not arg.startswith("resume_sweep=")])
@@ -60,7 +60,7 @@ class Sweep:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Keep others from working on the sweep while it runs; if there was no job to run, nothing is left behind."""
+        """Lock the sweep while it runs; if there was no job to run, no files are left behind."""
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
@@ -76,7 +76,7 @@ class Sweep:
             if not jobs_in(self.path):
                 for name in ("sweep.json", "multirun.yaml", ".lock"):
                     (self.path / name).unlink(missing_ok=True)
-                with suppress(OSError):  # not empty any more
+                with suppress(OSError):  # it is not empty
                     for folder in made:
                         folder.rmdir()
 
@@ -85,7 +85,7 @@ class Sweep:
         return [job.result() for job in jobs_in(self.path)]
 
     def report(self, results: list[dict[str, Any]]) -> None:
-        """Print one table of all jobs, what they had in common, and how to run what is missing."""
+        """Print one table of all jobs, their common settings, and the command that runs the missing ones."""
         fixed = _fixed(self._asked)
         scores = dict.fromkeys(metric(result["search_metric"]).head for result in results)
         names = ("steps", " or ".join(scores), "seconds")
@@ -102,7 +102,7 @@ class Sweep:
             console.print(line, highlight=False, soft_wrap=True)
 
     def budget(self) -> str:
-        """Return the budget that all jobs have alike, in words."""
+        """Return the budget that all jobs have in common, in words."""
         files = [job.path / "config.yaml" for job in jobs_in(self.path)]
         budgets = [read_config(file)["budget"] for file in files if file.is_file()]
         held = {next(iter(fixed_budget(budget).items())) for budget in budgets}
@@ -130,12 +130,12 @@ def _fixed(argv: list[str]) -> list[str]:
     try:
         swept = swept_keys([arg for arg in argv if "=" in arg and arg[0] != "-"])
     except HydraException:
-        return []  # Hydra will say so
+        return []  # Hydra reports the error
     return [key for key, is_swept in swept.items() if not is_swept]
 
 
 def _with(argv: list[str], more: list[str]) -> list[str]:
-    """Return a command line with more overrides after the others: Hydra takes them only in one piece."""
+    """Return a command line with more overrides after the others: Hydra takes overrides only in one piece."""
     after = [i + 1 for i, arg in enumerate(argv) if "=" in arg and arg[0] != "-" and argv[i - 1] not in VALUE_FLAGS]
     end = max(after, default=len(argv))
     return [*argv[:end], *more, *argv[end:]]

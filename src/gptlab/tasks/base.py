@@ -1,4 +1,4 @@
-"""The seam between a model and what it is trained and judged on.
+"""Define the interface between a model and the task that it is trained and judged on.
 
 Training, evaluation, checkpoints, sweeps, reports and comparison ask the task and know no other. Causal language
 modelling is one task; a task of another package registers itself by `@gptlab.option("task", NAME)`.
@@ -22,14 +22,14 @@ Sums = dict[str, "Tensor"]  # float64 figures of some batches that add up over b
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model reads its windows: `separator` keeps documents apart, `chunked` saves the memory of the logits."""
+    """A way to read windows: `separator` keeps documents apart, `chunked` saves the memory of the logits."""
 
     separator: int | None = None  # the id before each document; no position attends beyond the last one. None: it may
     chunked: bool = False
 
 
 class HeldOut(Protocol):
-    """Held-out examples, which are asked for by their numbers; one past the end is an example without targets."""
+    """Held-out examples, indexed by number; one past the end is an example without targets."""
 
     def __len__(self) -> int: ...
 
@@ -37,30 +37,31 @@ class HeldOut(Protocol):
 
 
 class Task(Protocol):
-    """What a model learns, and how well it does. Configs of tasks are dataclasses with these methods.
+    """A task: it says what a model learns, and how well it does.
 
-    A batch is a NamedTuple of tensors and of `step_targets`, the number of targets of its whole optimizer step over all
-    ranks, which the data module knows when it makes the batch: `gptlab.data.batches.batch.Batch`, or one of the task's
-    own with other tensors (labels of examples, pairs of texts, what a reference model has said of them).
+    Configs of tasks are dataclasses with these methods. A batch is a NamedTuple of tensors and of `step_targets`, the
+    number of targets of its whole optimizer step over all ranks, which the data module knows when it makes the batch:
+    `gptlab.data.batches.batch.Batch`, or one of the task's own with other tensors (labels of examples, pairs of texts,
+    outputs of a reference model).
     """
 
     @property
     def better(self) -> str:
-        """Name the metric of gptlab.metrics by which checkpoints, runs and searches are ranked, such as val/loss."""
+        """The metric of gptlab.metrics by which checkpoints, runs and searches are ranked, such as val/loss."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Name the metrics of gptlab.metrics that a run of this task ends with."""
+        """The names of the metrics of gptlab.metrics that a run of this task ends with."""
 
     @property
     def predicts_tokens(self) -> bool:
-        """Tell whether the model, with this task's head, gives logits of the next token, (B, T, V).
+        """True if the model, with this task's head, gives logits of the next token, (B, T, V).
 
-        Then it continues prompts, and each token of a text has a cost: sample, compare, replay and surprise ask for it.
+        Then it continues prompts, and each token of a text has a cost: sample, compare, replay and surprise need this.
         """
 
     def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
-        """Make the data module whose batches this task learns from: it says what a batch is."""
+        """Return the data module whose batches this task learns from: it defines what a batch is."""
 
     def held_out(self, tokens: Any, block_size: int, eot: int, by_documents: bool) -> HeldOut:
         """Return the held-out examples of a stream of tokens, as evaluation and the data module's validation have them.
@@ -77,11 +78,11 @@ class Task(Protocol):
 
     @property
     def losses(self) -> Callable[..., Figures]:
-        """losses(gpt, *tensors, reading): the figures of one batch, of which `loss` is what is minimised, in nats.
+        """Return the figures of one batch, of which `loss` is minimised, in nats: losses(gpt, *tensors, reading).
 
         `tensors` are those of the batch in their order. The sum of `loss` over the batch is divided by the number of
-        targets of the step, so it is zero where there is no target. Other figures are for `measure`, such as whether
-        each example is right; a model in training (`gpt.training`) is not asked for them.
+        targets of the step, so it must be zero where there is no target. Other figures are for `measure`, such as
+        whether each example is right; a model in training (`gpt.training`) is not asked for them.
         """
 
     def measure(self, figures: Figures, batch: Any) -> Sums:
@@ -93,14 +94,14 @@ class Task(Protocol):
     def scores(self, sums: Mapping[str, Any], n_bytes: float | None) -> dict[str, float]:
         """Turn sums into this task's metrics, by the last part of their names: loss, perplexity ...
 
-        `n_bytes` is the length of the text that the targets spell; None where nobody knows it. In training only `nats`
+        `n_bytes` is the length of the text that the targets spell, or None if it is unknown. In training only `nats`
         and `targets` are summed.
         """
 
     def curves(self, sums: Sums) -> dict[str, Tensor]:
-        """Return what is worth a curve at a validation, such as the loss at each position of the window, (T,)."""
+        """Return the curves to show at a validation, such as the loss at each position of the window, (T,)."""
 
     def samples(
         self, gpt: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], decoder: Decoder, seed: int
     ) -> list[str]:
-        """Show what the model has learned: one text for each prompt, without the prompt itself."""
+        """Return one text for each prompt, without the prompt itself, to show what the model has learned."""

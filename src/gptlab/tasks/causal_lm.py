@@ -1,4 +1,4 @@
-"""Causal language modelling: predict each token from those before it (Jurafsky & Martin sec. 10.3)."""
+"""Define causal language modelling: predict each token from those before it (Jurafsky & Martin sec. 10.3)."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ SAMPLE_TOKENS = 64  # of a sample drawn in training
 @option("task", "causal_lm")
 @dataclass
 class CausalLM:
-    """Predict each token of a text from those before it."""
+    """Causal language modelling: each token of a text is predicted from those before it."""
 
     @property
     def better(self) -> str:
-        """Runs are ranked by their loss on held-out text."""
+        """The metric that ranks runs: their loss on held-out text."""
         return "val/loss"
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Loss in training and on held-out text, and what follows from the latter."""
+        """The loss in training and on held-out text, and the metrics that follow from the latter."""
         return ("train/loss", "val/loss", "val/perplexity", "val/bits_per_byte")
 
     @property
     def predicts_tokens(self) -> bool:
-        """It learns nothing else."""
+        """Always true: the next token is what this task predicts."""
         return True
 
     def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
-        """Windows of the corpus: a batch is ids x and the ids one place further on, y."""
+        """Return windows of the corpus as batches: ids x, and the ids one position further on, y."""
         from gptlab.data.batches.datamodule import TextDataModule
 
         return TextDataModule(corpus, data, block_size, seed)
 
     def held_out(self, tokens: Any, block_size: int, eot: int, by_documents: bool) -> HeldOut:
-        """Windows that predict every token once."""
+        """Return windows that predict every token once."""
         from gptlab.data.batches.windows import held_out
 
         return held_out(tokens, block_size, eot, by_documents)
 
     def head(self, gpt: Any) -> nn.Module:
-        """The language modelling head is the model's own."""
+        """Return the model itself, which has the language modelling head."""
         model: nn.Module = gpt
         return model
 
     def losses(self, gpt: Any, x: Tensor, y: Tensor, reading: Reading) -> Figures:
-        """Cross-entropy at each target, (B, T), in nats (J&M eq. 10.5)."""
+        """Compute the cross-entropy at each target, (B, T), in nats (J&M eq. 10.5)."""
         from gptlab.model.gpt import read_by_document
         from gptlab.tasks.cross_entropy import chunked_cross_entropy, cross_entropy
 
@@ -69,33 +69,33 @@ class CausalLM:
         return {"loss": cross_entropy(logits, y, reduction="none").view_as(y)}
 
     def measure(self, figures: Figures, batch: Batch) -> Sums:
-        """Nats and targets at each position of the window, (T,)."""
+        """Sum nats and targets at each position of the window, (T,)."""
         from gptlab.data.batches.batch import IGNORE
 
         return {"nats": figures["loss"].sum(0), "targets": (batch.y != IGNORE).sum(0)}
 
     def scores(self, sums: Mapping[str, Any], n_bytes: float | None) -> dict[str, float]:
-        """Mean loss, perplexity, and bits per byte where the length of the text is known."""
+        """Return the mean loss, the perplexity, and, if the length of the text is known, bits per byte."""
         nats, targets = (_total(sums[name]) for name in ("nats", "targets"))
         score = Score(nats, int(targets), n_bytes or 0)
         found = {"loss": score.loss, "perplexity": score.perplexity}
         return found | ({"bits_per_byte": score.bits_per_byte} if n_bytes else {})
 
     def curves(self, sums: Sums) -> dict[str, Tensor]:
-        """Mean loss at each position: how much the context helps."""
+        """Return the mean loss at each position, (T,), which shows how much the context helps."""
         return {"loss_by_position": sums["nats"] / sums["targets"]}
 
     def samples(
         self, gpt: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], decoder: Decoder, seed: int
     ) -> list[str]:
-        """A continuation of each prompt."""
+        """Draw a continuation of each prompt."""
         return [continuation(gpt, tokenizer, prompt, decoder, seed) for prompt in prompts]
 
 
 def continuation(
     gpt: Any, tokenizer: Tokenizer, prompt: str, decoder: Decoder, seed: int, max_new_tokens: int = SAMPLE_TOKENS
 ) -> str:
-    """Return the new text; where the model has diverged, a note in its place: that does not stop a run."""
+    """Return the new text, or, if the model has diverged, a note in its place: that does not stop a run."""
     from gptlab.decoding.context import Limits
     from gptlab.decoding.generate import continue_ids, draw_key
 

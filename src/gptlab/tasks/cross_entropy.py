@@ -1,4 +1,4 @@
-"""Compute the next-token loss of logits, whole or a chunk of positions at a time."""
+"""Compute the next-token loss of logits, all at once or a chunk of positions at a time."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def cross_entropy(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
 
 
 def chunked_cross_entropy(gpt: Any, hidden: Tensor, y: Tensor) -> Tensor:
-    """Return the loss at each target of y (B, T) from what the head reads, (B, T, C), in nats, (B, T).
+    """Return the loss at each target of y (B, T) from the input of the head, (B, T, C), in nats, (B, T).
 
     The logits of more than CHUNK positions are never in memory: the backward pass computes them again.
     """
@@ -31,7 +31,7 @@ def chunked_cross_entropy(gpt: Any, hidden: Tensor, y: Tensor) -> Tensor:
 
 
 class _ChunkLoss(nn.Module):
-    """Compute the loss of hidden states (N, C) against targets (N,), in nats, (N,)."""
+    """A module that computes the loss of hidden states (N, C) against targets (N,), in nats, (N,)."""
 
     def __init__(self, gpt: Any) -> None:
         super().__init__()

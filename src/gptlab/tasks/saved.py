@@ -13,7 +13,7 @@ USUAL = "causal_lm"  # runs of layout 1 and imported models name no task
 def task_of(config: Mapping[str, Any]) -> Task:
     """Return the task that a run's config (`read_config`) names, with its settings.
 
-    Raises UserError where it is not an option here, or does not take the settings.
+    Raises UserError if it is not an option here, or does not take the settings.
     """
     parts, values = config.get("parts"), config.get("task")
     name = parts.get("task", USUAL) if isinstance(parts, Mapping) else USUAL

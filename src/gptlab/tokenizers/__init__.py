@@ -1,4 +1,4 @@
-"""Text to token ids and back: one file for each kind of tokenizer, with its config dataclass and its class."""
+"""Turn text into token ids and back: one file for each kind of tokenizer, with its config dataclass and its class."""
 
 from gptlab.tokenizers.base import EOT, Ids, Tokenizer, TokenizerConfig, fingerprint, load_tokenizer
 

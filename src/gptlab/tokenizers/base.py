@@ -1,4 +1,4 @@
-"""The tokenizer that all kinds share: text to ids and back, saved to a folder and loaded again by its kind."""
+"""Define the interface of all tokenizers: text to ids and back, saved to a folder and loaded again by kind."""
 
 import hashlib
 import importlib
@@ -15,18 +15,16 @@ from gptlab.errors import UserError, reason
 from gptlab.files import read_bounded, read_json
 from gptlab.registry import options
 
-EOT = "<|endoftext|>"  # stands before every document
-MOST_BYTES = 1 << 28  # of a file of a saved tokenizer
+EOT = "<|endoftext|>"  # precedes every document
+MOST_BYTES = 1 << 28  # bound on a file of a saved tokenizer
 Ids = np.ndarray[Any, np.dtype[Any]]
 
 
 class Tokenizer(ABC):
-    """Turn text into ids and back: ids are 0 .. n_vocab-1, and `eot` separates documents.
+    """A map from text to ids and back: ids are 0 .. n_vocab-1, and `eot` separates documents.
 
-    Text that spells a special token is ordinary text.
-
-    A subclass with a `kind` can be saved: `class Words(Tokenizer, kind="words")` is loaded where tokenizer.json says
-    so.
+    Text that spells a special token is ordinary text. A subclass with a `kind` can be saved: with `class
+    Words(Tokenizer, kind="words")`, `load_tokenizer` builds a Words from a tokenizer.json of that kind.
     """
 
     kinds: ClassVar[dict[str, type["Tokenizer"]]] = {}
@@ -34,8 +32,8 @@ class Tokenizer(ABC):
 
     n_vocab: int
     eot: int
-    unknown: int | None = None  # stands for every character that the vocabulary does not have
-    special: str | None = EOT  # spells `eot` in an exported vocabulary; None: the vocabulary says so itself
+    unknown: int | None = None  # the id of characters outside the vocabulary
+    special: str | None = EOT  # the text of `eot` in an exported vocabulary; None: the vocabulary has it
 
     def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -57,7 +55,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return what `load` needs besides the files of `save`, as JSON has it."""
+        """Return the values that `load` needs besides the files of `save`, as JSON has them."""
 
     @classmethod
     @abstractmethod
@@ -69,7 +67,7 @@ class Tokenizer(ABC):
         (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, **self.state()}))
 
     def hf_definition(self) -> str:
-        """Return the same tokenizer as the tokenizer.json of Hugging Face; raises UserError where there is none."""
+        """Return the same tokenizer as a Hugging Face tokenizer.json; raises UserError if there is none."""
         raise UserError("run", "its tokenizer", f"is a {type(self).__name__}", "it cannot be exported")
 
     def encode(self, text: str) -> list[int]:
@@ -81,11 +79,11 @@ class Tokenizer(ABC):
         return np.array(self.encode(text), np.uint32)
 
     def last_cut(self, text: str) -> int:
-        """Return the last place where `text` can be cut without a change of its tokens; 0 if that is not known."""
+        """Return the last position at which `text` can be cut without changing its tokens; 0 if that is not known."""
         return 0
 
     def spell(self, token: int) -> str:
-        """Return one token by itself, for people to look at; bytes that are no whole character are written \\x.. ."""
+        """Return one token by itself, readable; bytes that are not a whole character are written \\x.. ."""
         return self.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -99,11 +97,11 @@ class TokenizerConfig(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
-        """Build the tokenizer, from the training text (of about `size` bytes) where it is to be trained."""
+        """Build the tokenizer, from the training text (of about `size` bytes) if it is one that is trained."""
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load the tokenizer that `save` wrote into a folder; raises UserError where it is damaged or its kind unknown."""
+    """Load the tokenizer that `save` wrote into a folder; raises UserError if it is damaged or of unknown kind."""
     try:
         saved = read_json(folder / "tokenizer.json", MOST_BYTES)
         kind = str(saved.pop("kind"))
@@ -131,7 +129,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _loader(kind: str) -> type[Tokenizer] | None:
-    """Return the class of a kind: one of this folder, else one of the packages that are enabled."""
+    """Return the class of a kind, from this folder or an enabled package."""
     if kind not in Tokenizer.kinds:
         for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
             importlib.import_module(f"{__package__}.{module.name}")

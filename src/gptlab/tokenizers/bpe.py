@@ -1,4 +1,4 @@
-"""Byte-pair encoding, trained on the text and served by `tiktoken`."""
+"""Define byte-pair encoding, trained on the text and run by `tiktoken`."""
 
 import base64
 import itertools
@@ -26,7 +26,7 @@ class BPE:
     """Byte-pair encoding trained on the text (Sennrich et al. 2016); `vocab_size` counts the special token."""
 
     vocab_size: int = 2048
-    max_bytes: int = 1_000_000_000  # of text that is looked at, evenly spread over all of it
+    max_bytes: int = 1_000_000_000  # bytes of training text, evenly spaced over all of it
 
     def __post_init__(self) -> None:
         require(self.max_bytes >= 1, "max_bytes", self.max_bytes, "must be at least 1", "1_000_000_000 is plenty")
@@ -73,7 +73,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         return self.encoding.encode_to_numpy(text, disallowed_special=())
 
     def last_cut(self, text: str) -> int:
-        """Return the last place between a letter and a space, a line's end or a full-width stop.
+        """Return the last position between a letter and a space, a line's end or a full-width stop.
 
         A word ends there in all patterns used here, and none of them looks behind itself.
         """
@@ -90,7 +90,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         return self.encoding.decode_bytes(ids)
 
     def vocab_and_merges(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
-        """Return the encoding as GPT-2's files have it: ids by letters, and the two tokens each was merged from."""
+        """Return the encoding as in GPT-2's files: ids by letters, and the two tokens each was merged from."""
         letter_of = {byte: letter for letter, byte in _byte_of_letter().items()}
         spelled = {token: "".join(letter_of[b] for b in token) for token in self.ranks}
         merges = [
@@ -102,7 +102,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         return {spelled[token]: rank for token, rank in self.ranks.items()}, merges
 
     def _merged_from(self, token: bytes, rank: int) -> tuple[bytes, bytes]:
-        """Encode the token with all earlier merges, which leaves two parts."""
+        """Return the two tokens that a token was merged from, by encoding it with all earlier merges."""
         parts = [bytes([b]) for b in token]
         while len(parts) > 2:
             pairs = [self.ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
@@ -140,7 +140,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
 
 
 def from_gpt2_vocab(vocab: dict[str, int]) -> BytePairTokenizer:
-    """Build the tokenizer of a vocab.json as GPT-2 has it: letters for bytes, ids in the order of merging."""
+    """Build the tokenizer of a GPT-2 vocab.json: letters for bytes, ids in the order of merging."""
     byte_of = _byte_of_letter()
     ranks = {bytes(byte_of[letter] for letter in token): i for token, i in vocab.items() if token != EOT}
     return BytePairTokenizer(dict(sorted(ranks.items(), key=lambda item: item[1])))

@@ -1,4 +1,4 @@
-"""One token for each byte of UTF-8."""
+"""Define the tokenizer with one token for each byte of UTF-8."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from gptlab.tokenizers.bpe import BytePairTokenizer
 @option("tokenizer", "byte")
 @dataclass
 class Byte:
-    """One token a byte of UTF-8."""
+    """One token for each byte of UTF-8."""
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         """Return the tokenizer, which needs no text."""

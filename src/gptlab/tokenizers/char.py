@@ -1,4 +1,4 @@
-"""One token for each character of the training text."""
+"""Define the tokenizer with one token for each character of the training text."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Char:
     """One token for each character of the training text."""
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
-        """Return the tokenizer of the characters that the texts have."""
+        """Return the tokenizer of the characters in the texts."""
         seen: set[str] = set()
         for text in texts:
             seen.update(text)
@@ -27,7 +27,7 @@ class Char:
 
 
 class CharTokenizer(Tokenizer, kind="char"):
-    """One id a character; a character not in `characters` becomes UNKNOWN and comes back as U+FFFD."""
+    """A tokenizer with one id per character; a character not in `characters` becomes UNKNOWN and decodes to U+FFFD."""
 
     unknown: int
 

@@ -1,4 +1,4 @@
-"""Any tokenizer.json of Hugging Face, as it stands."""
+"""Load any tokenizer.json of Hugging Face, unchanged."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from gptlab.tokenizers.base import EOT, Tokenizer
 @option("tokenizer", "json")
 @dataclass
 class JSONFile:
-    """A Hugging Face tokenizer.json, as it stands; `eot` names its token between documents."""
+    """A Hugging Face tokenizer.json, unchanged; `eot` names its token between documents."""
 
     file: str = ""
     eot: str = EOT
@@ -26,10 +26,10 @@ class JSONFile:
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
-        """Return the tokenizer of the file; raises UserError where it is none, or has no token `eot`."""
+        """Return the tokenizer of the file; raises UserError if the file is not one, or has no token `eot`."""
         try:
             tokenizer = JSONTokenizer(Path(self.file).expanduser().read_text(), 0)
-        except Exception as error:  # the library raises bare ones
+        except Exception as error:  # the library raises bare Exceptions
             why = f"is not a tokenizer.json ({reason(error)})"
             raise UserError("tokenizer.file", self.file, why, "give one of a Hugging Face model") from error
         found = tokenizer.tokenizer.token_to_id(self.eot)
@@ -40,7 +40,7 @@ class JSONFile:
 
 
 class JSONTokenizer(Tokenizer, kind="json"):
-    """A tokenizer by the text of its tokenizer.json; `eot` is the id that ends a document."""
+    """A tokenizer given by the text of its tokenizer.json; `eot` is the id that ends a document."""
 
     special = None
 
@@ -49,7 +49,7 @@ class JSONTokenizer(Tokenizer, kind="json"):
 
         self.definition, self.eot = definition, eot
         self.tokenizer = HFTokenizer.from_str(definition)
-        self.tokenizer.encode_special_tokens = True  # text that spells one is ordinary text
+        self.tokenizer.encode_special_tokens = True  # special tokens in a text are ordinary text
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.n_vocab = max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1

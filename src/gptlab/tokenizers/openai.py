@@ -1,4 +1,4 @@
-"""The encodings that OpenAI has published."""
+"""Load the encodings that OpenAI has published."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ ENCODINGS = {"gpt2": "r50k_base", "cl100k": "cl100k_base", "o200k": "o200k_base"
 @option("tokenizer", "openai")
 @dataclass
 class OpenAI:
-    """OpenAI's published encodings, as `tiktoken` fetches, checks and caches them: GPT-2's and later ones."""
+    """One of OpenAI's published encodings, as `tiktoken` downloads, checks and caches them: GPT-2's and later ones."""
 
     name: str = "gpt2"  # gpt2 | cl100k | o200k
 
@@ -27,7 +27,7 @@ class OpenAI:
         require(self.name in ENCODINGS, "name", self.name, "no such encoding", f"choose one of {', '.join(ENCODINGS)}")
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
-        """Return the published encoding; raises UserError where it is not here and cannot be fetched."""
+        """Return the published encoding; raises UserError if it is not on this machine and cannot be downloaded."""
         try:
             published = getattr(openai_public, ENCODINGS[self.name])()
         except (OSError, ValueError) as error:
@@ -44,7 +44,7 @@ class OpenAI:
 
 
 def gpt2_is_here() -> bool:
-    """Return whether GPT-2's vocabulary is where tiktoken keeps it, so that nothing is fetched."""
+    """Return whether GPT-2's vocabulary is in tiktoken's cache, so that nothing needs to be downloaded."""
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     folder = folder or os.path.join(tempfile.gettempdir(), "data-gym-cache")
     url = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken"

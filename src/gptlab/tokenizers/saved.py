@@ -1,4 +1,4 @@
-"""The tokenizer of a run that exists already."""
+"""Load the tokenizer of an existing run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from gptlab.tokenizers.base import Tokenizer, fingerprint, load_tokenizer
 @option("tokenizer", "saved")
 @dataclass
 class Saved:
-    """The tokenizer of a run that exists already; `sha256` is of its files."""
+    """The tokenizer of an existing run; `sha256` is of its files."""
 
     folder: str = ""
     sha256: str = ""

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, which is then what is validated, sampled and saved."""
+"""Average the weights exponentially; the average is then validated, sampled and saved."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Average the weights over steps: after the first step a copy, then decay * average + (1 - decay) * weights.
+    """The average of the weights over steps: after the first step a copy, then decay * average + (1 - decay) * weights.
 
-    (Polyak & Juditsky 1992; the exponential form as in Tarvainen & Valpola 2017.) A `decay` of None averages nothing.
+    (Polyak & Juditsky 1992; the exponential form as in Tarvainen & Valpola 2017.) With a `decay` of None there is no
+    average.
     """
 
     def __init__(self, decay: float | None) -> None:
@@ -20,7 +21,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, gpt: nn.Module) -> None:
-        """Take in the weights after an optimizer step."""
+        """Add the weights after an optimizer step to the average."""
         if self.decay is None:
             return
         weights = dict(gpt.named_parameters())
@@ -36,7 +37,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self, gpt: nn.Module) -> Iterator[None]:
-        """Let the model have the averaged weights inside; its own come back whatever happens."""
+        """Give the model the averaged weights within the context; its own return even after an error."""
         if not self.average:
             yield
             return
@@ -49,7 +50,7 @@ class WeightAverage:
             self._copy(weights, own)
 
     def apply(self, gpt: nn.Module) -> None:
-        """Let the model have the averaged weights for good: the run is over."""
+        """Give the model the averaged weights for good, at the end of a run."""
         self._copy(dict(gpt.named_parameters()), self.average)
 
     @staticmethod
@@ -59,7 +60,7 @@ class WeightAverage:
             weights[name].copy_(value)
 
     def save(self, checkpoint: dict[str, Any], prefix: str) -> None:
-        """Put the average where other commands look for weights, and the trained weights beside it."""
+        """Store the average where other commands look for weights, and the trained weights beside it."""
         if not self.average:
             return
         trained = checkpoint["state_dict"]
@@ -72,7 +73,7 @@ class WeightAverage:
     def load(self, checkpoint: dict[str, Any], prefix: str, gpt: nn.Module) -> None:
         """Take the average out of a checkpoint, and leave the trained weights in `state_dict`.
 
-        A sharded model, which has no average, was given its weights before: then there is no `state_dict` any more.
+        A sharded model has no average and has received its weights already: then there is no `state_dict` any more.
         """
         trained = checkpoint.pop("current_model_state", None)
         if trained is None:

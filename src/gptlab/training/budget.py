@@ -1,4 +1,4 @@
-"""How long to train, in one of six units; the others follow."""
+"""Define how long to train, in one of six units, and compute the others."""
 
 import dataclasses
 import math
@@ -10,15 +10,15 @@ from gptlab.runs.config_file import fixed_budget, given_budget
 
 @dataclass
 class Budget:
-    """How long to train: one of these."""
+    """The length of a training run, given in one of these units."""
 
     steps: int | None = None  # optimizer steps
     tokens: float | None = None
-    epochs: float | None = None  # of all training windows
+    epochs: float | None = None  # passes over all training windows
     flops: float | None = None  # floating-point operations of training
     tokens_per_param: float | None = None  # 20 is Chinchilla's (Hoffmann et al. 2022)
-    minutes: float | None = None  # of training steps, as many as this machine makes in them
-    seconds_per_step: float | None = None  # what minutes count by; null: timed before the first step
+    minutes: float | None = None  # of training steps on this machine
+    seconds_per_step: float | None = None  # converts minutes to steps; null: timed before the first step
 
     def __post_init__(self) -> None:
         units = given_budget(dataclasses.asdict(self))
@@ -32,15 +32,15 @@ class Budget:
             raise UserError(key, getattr(self, key), f"and budget.{other} are given", f"add budget.{other}=null")
 
     def fixed(self) -> dict[str, float]:
-        """The unit that is held fixed, and how much of it."""
+        """Return the unit that is held fixed, and its amount."""
         return fixed_budget(dataclasses.asdict(self))
 
     def plan(
         self, tokens_per_step: float, tokens_per_epoch: int | None, parameters: int, flops_per_token: int
     ) -> "Plan | None":
-        """The nearest whole number of steps, at least one, and what it comes to in each unit.
+        """Return the nearest whole number of steps, at least one, and its equivalent in each unit.
 
-        None if that is not known before a step is timed.
+        Returns None if that is not known before a step is timed.
         """
         per_step = {
             "steps": 1.0,
@@ -54,7 +54,11 @@ class Budget:
         one = per_step[unit]
         endless = unit == "epochs" and one is None
         require(
-            not endless, "budget.epochs", f"{amount:g}", "nobody knows how long an epoch of these data is", "give steps"
+            not endless,
+            "budget.epochs",
+            f"{amount:g}",
+            "the length of an epoch of these data is not known",
+            "give steps",
         )
         if one is None:
             return None
@@ -71,7 +75,7 @@ class Plan:
 
     steps: int
     tokens: int
-    epochs: float | None  # None where nobody knows how long one is
+    epochs: float | None  # None if the length of an epoch is not known
     flops: int
     tokens_per_param: float
     fixed: str

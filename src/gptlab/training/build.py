@@ -1,4 +1,4 @@
-"""Build all that a run needs from what it begins with; nothing is written."""
+"""Build all parts of a run from its start; no files are written."""
 
 import dataclasses
 import os
@@ -15,7 +15,8 @@ from gptlab.data.batches.build import Data
 from gptlab.data.tokens.prepare import Corpus
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import require
-from gptlab.model.gpt import GPT, num_params
+from gptlab.model.config import build_model
+from gptlab.model.gpt import num_params
 from gptlab.planning.flops import flops_per_token
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
@@ -39,6 +40,7 @@ from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages
 from gptlab.training.module import GPTModule
 from gptlab.training.precision import compute_dtype, require_precision
+from gptlab.training.requirements import require_abilities
 from gptlab.training.start import Start
 
 
@@ -50,22 +52,21 @@ class Parts:
     module: GPTModule
     trainer: L.Trainer
     end_of_step: EndOfStep
-    plan: Plan | None  # None until a step was timed
+    plan: Plan | None  # None until a step is timed
     parameters: int
     flops_per_token: int
 
 
 def build(begun: Start, console: Console) -> Parts:
-    """Build data module, model, callbacks and trainer; mistakes about devices and precision are met here."""
+    """Build data module, model, callbacks and trainer; raises UserError for mistakes about devices and precision."""
     config, datamodule = begun.config, begun.data.module
-    with torch.device("meta"):
-        parameters = num_params(config.task.head(GPT(config.model)))
-    flops = flops_per_token(config.model)
+    parameters = count_parameters(config)
+    flops = flops_per_token(config.model, parameters=parameters)
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
     if plan:
         begun.require_steps_left(plan)
-    steps = plan.steps if plan else max(1, begun.step)  # until they are timed
+    steps = plan.steps if plan else max(1, begun.step)  # provisional until steps are timed
 
     ranks = Ranks()
     throughput = ThroughputMonitor(lambda: datamodule.seconds_waited)
@@ -97,7 +98,8 @@ def build(begun: Start, console: Console) -> Parts:
     if device.type == "cpu":
         keep_freed_pages()
     L.seed_everything(config.seed, verbose=False)
-    module = as_module(config, begun.gpt or GPT(config.model), begun.data, steps)  # last: mistakes must not wait for it
+    gpt = begun.gpt or build_model(config.model)  # last: mistakes must not wait for it
+    module = as_module(config, gpt, begun.data, steps)
     return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops)
 
 
@@ -119,8 +121,7 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
 
 
 def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Callable[[float, bool], Plan]:
-    """Return what makes a plan of the seconds of a step and writes them down, so that a run that goes on or is repeated
-    has it too."""
+    """Return a function from the seconds of a step to a plan, which also records them for a resumed or repeated run."""
 
     def timed(seconds_per_step: float, writes: bool) -> Plan:
         budget: Budget = dataclasses.replace(config.budget, seconds_per_step=seconds_per_step)
@@ -133,13 +134,15 @@ def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Ca
     return timed
 
 
-def as_module(config: TrainConfig, gpt: GPT, data: Data, steps: int) -> GPTModule:
+def as_module(config: TrainConfig, gpt: Any, data: Data, steps: int) -> GPTModule:
     """Return what Lightning trains, by the task, precision, sharding and compilation that are asked for."""
     trainer = config.trainer
-    gpt.recompute = trainer.activation_checkpointing
     reading = Reading(data.module.separator, config.loss == "chunked")
     dtype = compute_dtype(trainer.precision)
-    loss = Loss(config.task, config.task.head(gpt), reading, None if trainer.sharded else dtype)
+    headed = config.task.head(gpt)
+    require_abilities(config, gpt, headed, reading.separator is not None)
+    gpt.recompute = trainer.activation_checkpointing
+    loss = Loss(config.task, headed, reading, None if trainer.sharded else dtype)
     if config.compile:
         loss.compile()
     return GPTModule(
@@ -159,15 +162,30 @@ def as_module(config: TrainConfig, gpt: GPT, data: Data, steps: int) -> GPTModul
     )
 
 
+def count_parameters(config: TrainConfig) -> int:
+    """Count the trainable numbers of a config's model with its task's head, where possible without memory."""
+
+    def count() -> int:
+        return num_params(config.task.head(build_model(config.model)))
+
+    try:
+        with torch.device("meta"):
+            return count()
+    except RuntimeError:  # a model that computes with its weights when it is made
+        return count()
+
+
 def require_compiler() -> None:
-    """Refuse `compile` where nothing can compile."""
+    """Refuse `compile` on a machine without a compiler."""
     found = torch.cuda.is_available() or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
     require(found, "compile", "true", "needs a C++ compiler on a CPU", "install g++, or leave it out")
 
 
 def bytes_per_token(corpus: Corpus) -> float:
-    """Return the mean length in bytes of a training token, by the weights of the sources; where the text of the tokens
-    is not known, that of a held-out token."""
+    """Return the mean length in bytes of a training token, by the weights of the sources.
+
+    If the text of the training tokens is not known, the figure is that of a held-out token.
+    """
     parts = [source["train"] for source in corpus.manifest.get("sources", {"": corpus.manifest}).values()]
     if any(part["bytes"] is None for part in parts):
         parts = [corpus.manifest["val"]] * len(parts)

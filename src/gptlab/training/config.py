@@ -1,4 +1,4 @@
-"""The config of a training run: the dataclasses of its parts, and what belongs to none of them."""
+"""Define the config of a training run: the dataclasses of its parts, and the settings that belong to none of them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from gptlab.data.text.sources import Bundled, DataConfig
 from gptlab.decoding.decoders import Decoder, TopK
 from gptlab.errors import require
-from gptlab.model.config import GPTConfig
+from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
 from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
 from gptlab.optim.schedules import Cosine, Schedule
 from gptlab.tasks.base import Task
@@ -22,7 +22,7 @@ ON_NAN = ("stop", "skip", "rewind")
 
 @dataclass
 class Checkpoint:
-    """Checkpoints besides that at the end: how often, and how many are kept; best.ckpt follows the validations."""
+    """The checkpoints besides the one at the end: how often, and how many are kept; best.ckpt has its own rule."""
 
     every_n_steps: int | None = 200
     every_n_minutes: float | None = None
@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 def nano() -> GPTConfig:
-    """Return the shape of a model that trains in minutes on a laptop, with as many tokens as its tokenizer has."""
+    """Return the shape of a model that trains in minutes on a laptop, with its tokenizer's number of tokens."""
     return GPTConfig(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=0)
 
 
@@ -48,9 +48,9 @@ def prompts() -> list[str]:
 
 @dataclass
 class TrainConfig:
-    """Train a model; everything about it lands in one run directory."""
+    """Train a model; everything about the run is written into one run directory."""
 
-    model: GPTConfig = field(default_factory=nano)
+    model: ModelConfig = field(default_factory=nano)
     data: DataConfig = field(default_factory=Bundled)
     tokenizer: TokenizerConfig = field(default_factory=BPE)
     optimizer: OptimizerConfig = field(default_factory=AdamW)
@@ -59,25 +59,26 @@ class TrainConfig:
     task: Task = field(default_factory=CausalLM)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: Loggers = field(default_factory=Loggers)
-    callbacks: Monitor = field(default_factory=Monitor)  # what else is looked at
+    callbacks: Monitor = field(default_factory=Monitor)  # further monitors
     budget: Budget = field(default_factory=Budget)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sample_prompts: list[str] = field(default_factory=prompts)
     name: str = "run"
     run_dir: str | None = None  # a new directory; null: outputs/DATE/TIME-NAME
-    resume: str | None = None  # a run that goes on in place, by its own config and what else is given; or auto
-    resume_sweep: str | None = None  # the directory of a sweep: what is missing of it is run
+    resume: str | None = None  # a run to continue in place, by its own config and these overrides; or auto
+    resume_sweep: str | None = None  # the directory of a sweep, whose missing jobs are run
     compile: bool = False  # torch.compile
     loss: str = "full"  # full | chunked: the logits of 1,024 positions at a time; less memory, more time
-    ema: float | None = None  # decay of averaged weights, e.g. 0.999, which are then what is validated and saved
+    ema: float | None = None  # decay of averaged weights, e.g. 0.999; the average is then validated and saved
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
-    spike_sigmas: float = 8.0  # report steps whose loss is so many robust standard deviations up; 0 turns it off
-    init_from: str | None = None  # a run, whose model, weights and tokenizer are taken instead of new ones
-    search_metric: str | None = None  # what a search (hydra/sweeper=optuna) makes better; null: the task's own
+    spike_sigmas: float = 8.0  # report steps whose loss is this many robust standard deviations up; 0: off
+    init_from: str | None = None  # a run whose model, weights and tokenizer are used instead of new ones
+    search_metric: str | None = None  # the metric that a search (hydra/sweeper=optuna) improves; null: the task's own
     seed: int = 1337
     json: bool = False
 
     def __post_init__(self) -> None:
+        require_model_config(self.model)
         self.search_metric = self.search_metric or self.task.better
         known = f"choose one of {', '.join(self.task.metrics)}"
         known_metric = self.search_metric in self.task.metrics

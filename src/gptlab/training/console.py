@@ -1,4 +1,4 @@
-"""Show a person what is about to be trained, and what came of it."""
+"""Show a summary of a run on the console before and after training."""
 
 import math
 import os
@@ -13,6 +13,8 @@ from rich.text import Text
 
 from gptlab.data.batches.build import Data
 from gptlab.metrics import metrics
+from gptlab.model.config import GPTConfig
+from gptlab.registry import name_of
 from gptlab.training.build import Parts
 from gptlab.training.lightning_internals import device_of
 from gptlab.training.peak_flops import PeakFlops
@@ -20,11 +22,10 @@ from gptlab.training.start import Start
 
 
 def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> None:
-    """Say what is about to be trained, on what, and where it will be."""
+    """Show the model, the data and the devices of a run that is about to be trained, and its directory."""
     config, data, trainer, plan, model = begun.config, begun.data, parts.trainer, parts.plan, begun.config.model
     rows = {
-        "model": f"{parts.parameters:,} parameters: {model.n_layer} layers, {model.n_head} heads, "
-        f"width {model.n_embd}, context {model.block_size}",
+        "model": f"{parts.parameters:,} parameters: {_shape(model)}, context {model.block_size}",
         "data": "\n".join([_sizes(data), *(data.corpus.notes if data.corpus else [])]),
         "windows": data.module.describe(),
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens",
@@ -41,7 +42,7 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
 
 
 def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str, str, str]]) -> None:
-    """Show the run in one table, `texts` (decoder, prompt, continuation), and what to type next."""
+    """Show the run in one table, `texts` (decoder, prompt, continuation), and commands to try next."""
     scores = [row for row in metrics() if "panel" in row.shown and row.key in summary]
     names = ("parameters", "tokens seen", *(row.head for row in scores), "tokens/s", "time")
     table = Table(*(Column(name, justify="right", no_wrap=True) for name in names), box=box.SIMPLE_HEAD, pad_edge=False)
@@ -71,8 +72,16 @@ def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str,
     console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
+def _shape(model: Any) -> str:
+    """Tell the sizes of a GPT, or the name of another model and its settings."""
+    if isinstance(model, GPTConfig):
+        return f"{model.n_layer} layers, {model.n_head} heads, width {model.n_embd}"
+    settings = {key: value for key, value in vars(model).items() if key not in ("block_size", "vocab_size")}
+    return ", ".join([name_of(model), *(f"{key} {value}" for key, value in settings.items())])
+
+
 def _sizes(data: Data) -> str:
-    """Tell how much there is to train on and how much is held out."""
+    """Return the amount of text to train on and of held-out text, in words."""
     told = f"sha256 {data.module.data_hash[:12]}"
     if data.corpus is None:
         return told
@@ -92,11 +101,11 @@ def _tokenizer_name(tokenizer: Any) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return a text that can be printed: half a surrogate pair, as an argument that is no UTF-8 has it, becomes `?`."""
+    """Return a text that can be printed: half a surrogate pair, from an argument that is not UTF-8, becomes `?`."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _near(path: str) -> str:
-    """Return a path as one would type it here."""
+    """Return a path as one would type it from the current folder."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative

@@ -1,4 +1,4 @@
-"""Write what a run has come to, and show it."""
+"""Write the result of a run, and show it."""
 
 import math
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from gptlab.training.start import Start
 
 
 def measure_end(parts: Parts) -> None:
-    """Let the model have its averaged weights, and see to it that the end was measured and best.ckpt is there.
+    """Give the model its averaged weights, and make sure that the end is validated and best.ckpt exists.
 
-    The end was measured unless the run was resumed after its last step from a checkpoint of gptlab 0.1.
+    It was done unless the run was resumed after its last step from a checkpoint of gptlab 0.1.
     """
     module, end_of_step = parts.module, parts.end_of_step
     end_of_step.complete_checkpoint(parts.trainer)
@@ -32,7 +32,7 @@ def measure_end(parts: Parts) -> None:
 
 
 def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
-    """Return what summary.json holds, and write it on rank 0."""
+    """Return the content of summary.json, and write it on rank 0."""
     config, throughput, run_dir = begun.config, parts.end_of_step.throughput, begun.run_dir
     values = parts.end_of_step.metrics
     summary = {
@@ -60,7 +60,7 @@ def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
 def finish(begun: Start, parts: Parts, summary: dict[str, Any], console: Console) -> dict[str, Any] | None:
     """Show the end of a run; returns its summary, or None in a process that is not rank 0.
 
-    Raises RunFailed where a checkpoint could not be written.
+    Raises RunFailed if a checkpoint could not be written.
     """
     texts = _texts(begun, parts)
     if not parts.trainer.is_global_zero:
@@ -75,7 +75,7 @@ def finish(begun: Start, parts: Parts, summary: dict[str, Any], console: Console
 def _texts(begun: Start, parts: Parts) -> Sequence[tuple[str, str, str]]:
     """Return (decoder, prompt, continuation) of the first prompt, greedy and by the run's own decoder."""
     config, gpt = begun.config, parts.module.gpt.eval()
-    together = is_sharded(parts.trainer)  # a sharded model is run by all ranks
+    together = is_sharded(parts.trainer)  # all ranks must run a sharded model
     if not config.sample_prompts or not (parts.trainer.is_global_zero or together):
         return []
     prompt = config.sample_prompts[0]
@@ -87,7 +87,7 @@ def _texts(begun: Start, parts: Parts) -> Sequence[tuple[str, str, str]]:
 
 
 def stopped(begun: Start, parts: Parts, console: Console) -> None:
-    """Say at which step a run was stopped, and how it goes on."""
+    """Report the step at which a run was stopped, and the command that resumes it."""
     path = begun.run_dir
     line = (
         f"stopped at step {parts.trainer.global_step}; what was learned is in {path}; go on: gptlab train resume={path}"
@@ -98,7 +98,7 @@ def stopped(begun: Start, parts: Parts, console: Console) -> None:
 def not_finite(begun: Start, step: int) -> RunFailed:
     """Return the error that ends a run whose step had a gradient that is not finite."""
     todo = "lower optimizer.lr, or on_nan=skip"
-    if begun.data.corpus is not None:  # nobody can ask another data module for the rows of a step
+    if begun.data.corpus is not None:  # other data modules cannot return the rows of a step
         todo += f"; what was in it: gptlab replay run={begun.run_dir} step={step}"
     return RunFailed(f"step={step}: its gradient is not finite; {todo}")
 

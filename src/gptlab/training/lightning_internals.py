@@ -1,6 +1,6 @@
-"""Hold every private or undocumented name of Lightning that gptlab relies on, one function a promise.
+"""Wrap every private or undocumented name of Lightning that gptlab relies on, one function for each.
 
-tests/test_contracts.py asserts what each of them takes for granted: raising Lightning's version means running it.
+tests/test_contracts.py asserts what is assumed of each of them: run it when Lightning's version is raised.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-# warnings whose advice does not fit here
+# warnings whose advice does not apply here
 ADVICE = (
     "does not have many workers",
     "treespec, LeafSpec",
@@ -29,12 +29,12 @@ ADVICE = (
     "You're resuming from a checkpoint that ended before the epoch ended",
     "Total length of .* across ranks is zero",
 )
-# what the constructor of a Trainer raises where the machine does not have what was asked for: one line, no traceback
+# errors of Trainer's constructor for missing hardware: reported in one line, without a traceback
 TRAINER_MISTAKES = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
 
 
 def silence_advice() -> None:
-    """Keep Lightning's hints off standard error."""
+    """Suppress Lightning's hints on standard error."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for advice in ADVICE:
@@ -47,7 +47,7 @@ def early_rank() -> int:
 
 
 def publish(trainer: L.Trainer, metrics: Mapping[str, float], step: int) -> None:
-    """Hand metrics to the loggers by step, without Lightning's `epoch`, and to callbacks by name.
+    """Send metrics to the loggers by step, without Lightning's `epoch`, and to callbacks by name.
 
     Lightning's own log_dict takes milliseconds for that. callback_metrics is a live dictionary.
     """
@@ -57,13 +57,13 @@ def publish(trainer: L.Trainer, metrics: Mapping[str, float], step: int) -> None
 
 
 def take_over_validation(trainer: L.Trainer) -> None:
-    """Let Lightning never validate by itself: `validate` does, in the order of the end of a step."""
+    """Keep Lightning from validating by itself: `validate` does so in the order of the end of a step."""
     loop: Any = trainer.fit_loop.epoch_loop
     loop._should_check_val_fx = lambda data_fetcher: False
 
 
 def leave_signals(trainer: L.Trainer) -> None:
-    """Let Lightning take no signal: on SIGTERM it would end a run between any two micro-batches."""
+    """Keep Lightning from handling signals: on SIGTERM it would end a run between any two micro-batches."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
@@ -80,12 +80,12 @@ def validate(trainer: L.Trainer) -> None:
 
 
 def set_steps(trainer: L.Trainer, steps: int) -> None:
-    """Change how many optimizer steps a fit has, before the first one."""
+    """Change the number of optimizer steps of a fit, before the first one."""
     trainer.fit_loop.epoch_loop.max_steps = steps
 
 
 def set_accumulation(trainer: L.Trainer, micro_batches: int) -> None:
-    """Change how many micro-batches a step has, before the first one."""
+    """Change the number of micro-batches of a step, before the first one."""
     trainer.accumulate_grad_batches = micro_batches
 
 
@@ -105,7 +105,7 @@ def restart_loops_at(trainer: L.Trainer, step: int) -> dict[str, Any]:
 
 
 def device_of(trainer: L.Trainer) -> torch.device:
-    """Return the device of this process, from the moment there is a Trainer."""
+    """Return the device of this process, which is known as soon as there is a Trainer."""
     return trainer.strategy.root_device
 
 
@@ -116,12 +116,12 @@ def reduced(trainer: L.Trainer, values: Tensor, how: str) -> Tensor:
 
 
 def all_agree(trainer: L.Trainer, flag: bool) -> bool:
-    """Tell whether every rank says so, already in `setup`: a size of micro-batches must fit on all devices."""
+    """Return whether all ranks agree, already in `setup`: a micro-batch size must fit on all devices."""
     return trainer.strategy.reduce_boolean_decision(flag, all=True)
 
 
 def from_rank_0(trainer: L.Trainer, value: Any) -> Any:
-    """Return the value that rank 0 has: all ranks must know the same best checkpoint."""
+    """Return rank 0's value: all ranks must know the same best checkpoint."""
     return trainer.strategy.broadcast(value)
 
 
@@ -143,17 +143,17 @@ def backward(trainer: L.Trainer, batch: Any, last: bool) -> None:
 
 
 def same_random_numbers() -> AbstractContextManager[None]:
-    """Let what is drawn inside leave no trace: the timing of steps is undone."""
+    """Restore the random state after the context: the timing of steps is undone."""
     return isolate_rng()
 
 
 def sharded_strategy() -> Strategy:
-    """Return the strategy that shards a model (experimental) and saves it whole, so that any command reads it."""
+    """Return the strategy that shards a model (experimental) and saves it in one file, so that any command reads it."""
     return ModelParallelStrategy(save_distributed_checkpoint=False)
 
 
 def is_sharded(trainer: L.Trainer) -> bool:
-    """Tell whether a model is sharded: then all ranks must run it together."""
+    """Return whether a model is sharded: then all ranks must run it together."""
     return isinstance(trainer.strategy, ModelParallelStrategy)
 
 
@@ -173,9 +173,9 @@ def profiler(folder: Path) -> PyTorchProfiler:
 
 
 def tensorboard_logger(run_dir: Path, first_step: int | None) -> TensorBoardLogger:
-    """Return a logger of events right in the run directory, and of nothing else: config.yaml has what was asked.
+    """Return a logger that writes only events, right in the run directory: config.yaml has the config.
 
-    Events from `first_step` on that a resumed run wrote before are forgotten.
+    When a run is resumed, its earlier events from `first_step` on are dropped.
     """
 
     class Events(TensorBoardLogger):
@@ -190,7 +190,7 @@ def mlflow_logger(experiment: str, title: str, uri: str, run_id: str | None) -> 
 
     class Known(MLFlowLogger):
         def log_hyperparams(self, params: Any) -> None:
-            if run_id is None:  # MLflow lets none be changed
+            if run_id is None:  # MLflow does not allow changes
                 super().log_hyperparams(params)
 
     return Known(experiment, title, uri, run_id=run_id)
@@ -202,7 +202,7 @@ def grad_scaler(trainer: L.Trainer) -> Any:
 
 
 def unscales_itself(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether gradients are still scaled when they are clipped: fused optimizers unscale them in their step."""
+    """Return whether gradients are still scaled when they are clipped: fused optimizers unscale them in their step."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
@@ -212,9 +212,9 @@ def datamodule_of(trainer: L.Trainer) -> Any:
 
 
 def load_weights_and_optimizer(trainer: L.Trainer, path: Path, read: Callable[[dict[str, Any]], None]) -> int:
-    """Take weights and optimizer of a checkpoint in mid-run, and nothing else; returns the step it was made at.
+    """Load weights and optimizer of a checkpoint in mid-run, and nothing else; returns its step.
 
-    `read` is given the checkpoint first, and may change what its weights are.
+    `read` is given the checkpoint first, and may change its weights.
     """
     checkpoint = trainer.strategy.load_checkpoint(path, weights_only=True)
     read(checkpoint)
@@ -224,5 +224,5 @@ def load_weights_and_optimizer(trainer: L.Trainer, path: Path, read: Callable[[d
 
 
 def write_failure(trainer: L.Trainer) -> str | None:
-    """Say why the last checkpoint could not be written; None if it was."""
+    """Return the reason why the last checkpoint could not be written; None if it was."""
     return getattr(trainer.strategy.checkpoint_io, "failure", None)

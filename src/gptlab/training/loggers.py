@@ -1,4 +1,4 @@
-"""Choose where metrics go, and what else of a run is looked at; Lightning's loggers are imported when built."""
+"""Choose the loggers and monitors of a run; Lightning's loggers are imported when built."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CALLBACKS, LOGGERS = "lightning.pytorch.callbacks", "lightning.pytorch.loggers"
 @option("logger", "tensorboard")
 @dataclass
 class Loggers:
-    """Send metrics to TensorBoard events and metrics.csv in the run directory, to Weights & Biases, to MLflow."""
+    """The loggers: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow."""
 
     tensorboard: bool = True
     csv: bool = True
     wandb: bool = False
     mlflow: bool = False
-    project: str = "gptlab"  # of W&B; the experiment of MLflow
+    project: str = "gptlab"  # the project of W&B, the experiment of MLflow
     mlflow_uri: str | None = None  # null: MLFLOW_TRACKING_URI, or the file outputs/mlflow.db
     every_n_steps: int = 10
     others: dict[str, Any] = field(default_factory=dict)  # +logger.others.NAME._target_=CLASS
@@ -42,7 +42,7 @@ class Loggers:
         self.others = {name: checked(each, LOGGERS, f"others.{name}") for name, each in self.others.items()}
 
     def require_packages(self) -> None:
-        """Refuse a logger whose package is not installed, or that cannot be found."""
+        """Refuse a logger that is not installed, or that cannot be found."""
         for name, each in self.others.items():
             found(each, LOGGERS, "logger", f"logger.others.{name}")
         for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
@@ -52,7 +52,7 @@ class Loggers:
     def build(self, run_dir: Path, name: str, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
         """Build the loggers of a run.
 
-        `resumed` is the step after which the run in `before` goes on: what it logged beyond will be logged again.
+        `resumed` is the step after which the run in `before` is resumed: later entries will be logged again.
         """
         from gptlab.training.lightning_internals import tensorboard_logger
         from gptlab.training.metrics_file import MetricsFile, metrics_until
@@ -75,7 +75,7 @@ class Loggers:
         return loggers
 
     def close(self, good: bool) -> None:
-        """End what would else go on into the next run of this process."""
+        """Close what would otherwise stay open for the next run of this process."""
         if self.wandb:
             import wandb
 
@@ -95,7 +95,7 @@ class Loggers:
 
 
 def _kept(note: Path, new: Callable[[], str]) -> str | None:
-    """Return a dashboard's name for a run, kept in its directory for a resumed run; None where nobody logs."""
+    """Return a dashboard's name for a run, kept in its directory for a resumed run; None on ranks that do not log."""
     from gptlab.training.lightning_internals import early_rank
 
     if early_rank() != 0:
@@ -108,7 +108,7 @@ def _kept(note: Path, new: Callable[[], str]) -> str | None:
 @option("callbacks", "monitor")
 @dataclass
 class Monitor:
-    """Choose what else of the model is looked at."""
+    """The monitors of the model besides the metrics."""
 
     norms: bool = False  # of gradients (before clipping) and weights, by layer, with the training metrics
     histograms: bool = False  # of every weight, at each validation, in TensorBoard
@@ -123,7 +123,7 @@ class Monitor:
             found(each, CALLBACKS, "callback", f"callbacks.others.{name}")
 
     def build(self) -> list[Callback]:
-        """Return the callbacks, those of other people behind our own."""
+        """Return the callbacks, those of other packages after our own."""
         from gptlab.training.callbacks.tensorboard import LayerNorms, WeightHistograms
 
         own = [kind() for kind, wanted in ((LayerNorms, self.norms), (WeightHistograms, self.histograms)) if wanted]

@@ -1,4 +1,4 @@
-"""The function that training differentiates: a task's loss, compiled and in low precision where that is asked for."""
+"""Define the function that training differentiates: a task's loss, optionally compiled and in low precision."""
 
 from typing import Any
 
@@ -6,22 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gptlab.model.gpt import GPT
 from gptlab.tasks.base import Figures, Reading, Task
 
 
 class Loss(nn.Module):
-    """Compute a task's loss of a model at each target of a batch, in nats; zero where there is no target.
+    """A task's loss of a model at each target of a batch, in nats; zero where there is no target.
 
     With a `dtype` the model computes in it, by copies of its weights that are rounded for every pass; the weights
     themselves, their gradients and the optimizer's state stay in fp32 (master weights: Micikevicius et al. 2018).
     """
 
-    figures: "_Figures"  # all that the task says of a batch; the loss is one of them
+    figures: "_Figures"  # all figures of a batch by the task; the loss is one of them
 
     def __init__(self, task: Task, gpt: Any, reading: Reading | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        # the model is no submodule of this one: a checkpoint names each weight once
+        # the model is not a submodule: a checkpoint names each weight once
         object.__setattr__(self, "figures", _Figures(_TaskLosses(task, gpt, reading or Reading()), dtype))
 
     @property
@@ -29,11 +28,11 @@ class Loss(nn.Module):
         return self.figures.losses.task
 
     @property
-    def gpt(self) -> GPT:
+    def gpt(self) -> Any:
         return self.figures.losses.gpt
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile what computes the figures, which training and validation share."""
+        """Compile the computation of the figures, which training and validation share."""
         self.figures.compile(*args, **kwargs)
 
     def forward(self, *tensors: Tensor) -> Tensor:
@@ -41,7 +40,7 @@ class Loss(nn.Module):
 
 
 class _Figures(nn.Module):
-    """Compute the figures of a batch, with rounded weights where there is a `dtype`."""
+    """The figures of a batch, computed with rounded weights if there is a `dtype`."""
 
     losses: "_TaskLosses"
 
@@ -58,7 +57,7 @@ class _Figures(nn.Module):
 
 
 class _TaskLosses(nn.Module):
-    """Compute the same with the weights as they are."""
+    """The figures of a batch, computed with the weights as they are."""
 
     def __init__(self, task: Task, gpt: Any, reading: Reading) -> None:
         super().__init__()

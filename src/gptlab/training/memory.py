@@ -1,4 +1,4 @@
-"""Memory on a CPU: pages that one step frees are for the next one."""
+"""Configure memory on a CPU: pages that one step frees are reused by the next."""
 
 import ctypes
 import platform
@@ -7,8 +7,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_pages() -> bool:
-    """Let glibc keep what is freed. By default each large tensor gets fresh pages of the kernel, which zeroes them, and
-    gives them back when it dies: at every step again. False where there is no glibc."""
+    """Make glibc keep freed memory; returns False without glibc.
+
+    By default each large tensor gets fresh pages from the kernel, which zeroes them, and returns them when it is freed,
+    at every step.
+    """
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)

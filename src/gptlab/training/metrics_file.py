@@ -1,4 +1,4 @@
-"""Write metrics.csv, and read it back where a run goes on."""
+"""Write metrics.csv, and read it back when a run is resumed."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from gptlab.files import sync_files, write_atomically
 
 
 class MetricsFile(Logger):
-    """Append a row to metrics.csv at each log; a metric that comes first rewrites the file in one step.
+    """A logger that appends a row to metrics.csv at each log; a new metric rewrites the file in one step.
 
     `rows` are those that a resumed run has kept. A kill or a full disk leaves at most the last line half written.
     """
@@ -34,7 +34,7 @@ class MetricsFile(Logger):
         return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing to do: config.yaml has it all."""
+        """Do nothing: config.yaml has all of them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -62,7 +62,7 @@ class MetricsFile(Logger):
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Write a whole metrics.csv; returns its columns, one for each metric that a row has."""
+    """Write a complete metrics.csv; returns its columns, one for each metric of any row."""
     columns = sorted({name for row in rows for name in row})
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -73,7 +73,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def metrics_until(path: Path, step: int = sys.maxsize) -> list[dict[str, Any]]:
-    """Return the rows of metrics.csv up to a step, without empty cells; later ones will come again.
+    """Return the rows of metrics.csv up to a step, without empty cells; later ones will be logged again.
 
     A last line without an end is half written, and left out.
     """

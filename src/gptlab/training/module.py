@@ -1,4 +1,4 @@
-"""The LightningModule: it owns the step, the optimizer and what a checkpoint holds of them."""
+"""Define the LightningModule, which owns the step, the optimizer and their part of a checkpoint."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gptlab.data.batches.batch import Batch, tensors
 from gptlab.distributed.sharding import full_tensor, shard
-from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Schedule
 from gptlab.randomness import random_seed
+from gptlab.registry import name_of
 from gptlab.tasks.base import Sums
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.lightning_internals import (
@@ -29,7 +29,7 @@ from gptlab.training.resume import read_older_checkpoint
 
 
 class NotFinite(RuntimeError):
-    """A step has a gradient that is not finite."""
+    """An error: a step has a gradient that is not finite."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -37,13 +37,13 @@ class NotFinite(RuntimeError):
 
 
 class GPTModule(L.LightningModule):
-    """A GPT in training for `steps` optimizer steps.
+    """A model in training for `steps` optimizer steps.
 
     `val_bytes` is the length of the text that the held-out targets spell, `bytes_per_token` the mean length of a
-    training token. With `sharded` the weights are spread over the devices, and computed with in `shard_dtype`.
+    training token. With `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
     """
 
-    gpt: GPT
+    gpt: Any  # the model, with the head of its task
     loss: Loss
 
     def __init__(
@@ -69,21 +69,21 @@ class GPTModule(L.LightningModule):
         self.log_every_n_steps, self.on_nan, self.bytes_per_token = log_every_n_steps, on_nan, bytes_per_token
         self.average = average or WeightAverage(None)
         self.sharded, self.shard_dtype = sharded, shard_dtype
-        self.skipped_step: int | None = None  # the step just made, if its gradient was not finite
+        self.skipped_step: int | None = None  # the last step, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
         self._earlier_losses = torch.empty(0)  # of steps since the last log before a checkpoint, over all ranks, (N,)
         self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or that checkpoint
-        self._gradients: dict[str, Any] = {}  # what clipping saw at the last step
-        self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since they were last looked at
+        self._gradients: dict[str, Any] = {}  # norm and rate of the last step, from clipping
+        self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last check
         self._sums: list[Sums] = []  # of this rank's held-out batches
 
     def configure_model(self) -> None:
-        """Shard the weights, once: Lightning comes here for each of its loops."""
+        """Shard the weights once; Lightning calls this for each of its loops."""
         if self.sharded:
             shard(self.gpt, self.device.type, self.trainer.world_size, self.shard_dtype)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the share of one micro-batch in the mean loss of its whole step, in nats per target.
+        """Return the contribution of one micro-batch to the mean loss of its step, in nats per target.
 
         The mean of these shares over micro-batches and ranks is exact however many targets each of them has, since
         each batch knows how many the whole step has.
@@ -97,7 +97,7 @@ class GPTModule(L.LightningModule):
         self._sums.append(self.task.measure(self.loss.figures(*tensors(batch)), batch))
 
     def on_train_start(self) -> None:
-        """Take the learning rate of this config: a checkpoint remembers the one of the config it was made with."""
+        """Set the learning rate of this config: a checkpoint has that of the config it was made with."""
         schedule: Any = self.lr_schedulers()
         schedule.base_lrs = [self.optimizer.lr] * len(schedule.base_lrs)
         for group in self.trainer.optimizers[0].param_groups:
@@ -105,14 +105,14 @@ class GPTModule(L.LightningModule):
             group["lr"] = self.optimizer.lr * self.schedule(self.global_step, self.steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by where training is, not by what ran before; no two ranks share its noise."""
+        """Seed dropout by the position in training, not by anything that ran before; no two ranks share its noise."""
         part = batch_idx % self.trainer.accumulate_grad_batches
-        # (torch.manual_seed would also take down a traceback for every kind of device that is not there: 1 ms)
+        # (torch.manual_seed also records a traceback for every missing kind of device, which takes 1 ms)
         noise: Any = torch.default_generator if self.device.type == "cpu" else torch.get_device_module(self.device)
         noise.manual_seed(random_seed(self.seed, "dropout", self.global_step, part, self.global_rank))
 
     def logs_at(self, step: int) -> bool:
-        """Tell whether training metrics are logged at the end of a step."""
+        """Return whether training metrics are logged at the end of a step."""
         return step % self.log_every_n_steps == 0 or step == self.steps
 
     def mean_losses(self) -> list[tuple[int, float]]:
@@ -126,7 +126,7 @@ class GPTModule(L.LightningModule):
         return list(enumerate(losses, self.global_step - len(losses) + 1))
 
     def training_metrics(self, losses: list[tuple[int, float]]) -> dict[str, float]:
-        """Return what is logged of the steps of `losses`: the task's scores of their mean, rate and gradient norm."""
+        """Return the metrics to log for the steps of `losses`: the task's scores of their mean, rate, gradient norm."""
         loss = sum(value for _, value in losses) / len(losses)
         scores = self.task.scores({"nats": loss, "targets": 1}, self.bytes_per_token)
         return {
@@ -135,7 +135,7 @@ class GPTModule(L.LightningModule):
         }
 
     def forget(self) -> None:
-        """Drop the losses of the steps so far: they do not count."""
+        """Drop the losses of the steps so far, which then do not count."""
         self._losses.clear()
 
     def _step_losses(self) -> Tensor:
@@ -148,7 +148,7 @@ class GPTModule(L.LightningModule):
         return torch.cat([self._earlier_losses, reduced(self.trainer, losses, "mean").cpu()])
 
     def on_validation_epoch_end(self) -> None:
-        """Score the held-out text exactly over all ranks: sums are summed, never means averaged."""
+        """Score the held-out text exactly over all ranks: sums are added up, means are never averaged."""
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         sums: Sums = {}
         for name in sorted(self._sums[0]):
@@ -170,29 +170,34 @@ class GPTModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm, and keep it and the rate. Lightning's own refuses fused ones under autocast."""
+        """Clip by the global norm, and keep it and the rate.
+
+        Lightning's own refuses fused optimizers under autocast.
+        """
         scaler = grad_scaler(self.trainer)
         if scaler is not None and unscales_itself(optimizer):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
         norm = self.clip(optimizer)
         self._gradients = {"optim/lr": optimizer.param_groups[0]["lr"], "optim/grad_norm": norm}
-        if scaler is None:  # a scaler tries scales until one fits
+        if scaler is None:  # with a scaler, infinite gradients are part of its search for a scale
             self._norms.append((self.global_step + 1, norm))
-        if self.on_nan != "stop" or self.device.type == "cpu":  # else at the next log: no step waits for the device
+        if (
+            self.on_nan != "stop" or self.device.type == "cpu"
+        ):  # else at the next log, so that no step waits for the device
             self.check_gradients()
 
     def clip(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        """Bound the global norm of the gradients; returns what it was."""
+        """Bound the global norm of the gradients; returns the norm before that."""
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in params])
         total = full_tensor(norm)
-        on_cpu = self.device.type == "cpu"  # there a look at the norm is free, and multiplying by 1 is not
+        on_cpu = self.device.type == "cpu"  # there reading the norm is free, and multiplying by 1 is not
         if self.clip_norm and not (on_cpu and total <= self.clip_norm):
             torch.nn.utils.clip_grads_with_norm_(params, self.clip_norm, norm)
         return total
 
     def check_gradients(self) -> None:
-        """Look at the gradient norms since the last look; one that is not finite ends the run or skips its step."""
+        """Check the gradient norms since the last check; one that is not finite ends the run or skips its step."""
         norms, self._norms = self._norms, []
         finite = torch.stack([norm for _, norm in norms]).isfinite().tolist() if norms else []
         for (step, _), ok in zip(norms, finite, strict=True):
@@ -201,7 +206,7 @@ class GPTModule(L.LightningModule):
             if not ok:
                 self.skipped_step = step
                 for p in self.gpt.parameters():
-                    p.grad = None  # optimizers pass over these
+                    p.grad = None  # optimizers skip parameters without gradients
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         read_older_checkpoint(checkpoint, datamodule_of(self.trainer).tokens_per_step)
@@ -212,12 +217,13 @@ class GPTModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_gradients()
         checkpoint["model"] = asdict(self.gpt.config)
+        checkpoint["model_option"] = name_of(self.gpt.config)
         checkpoint["losses"] = list(self._step_losses())  # of steps since the last log
         self.average.save(checkpoint, "gpt.")
 
 
 def step_targets(batch: Batch) -> int:
-    """Return the number of targets of a batch's whole step; a step without any cannot be learned from."""
+    """Return the number of targets of a batch's whole step, at least 1; raises TypeError if the batch has no number."""
     if batch.step_targets is None:
         raise TypeError("the data module's batches must say how many targets their step has (Batch.step_targets)")
     return max(1, batch.step_targets)

@@ -1,4 +1,4 @@
-"""Make callbacks and loggers that a config names by their class, or as registered options of other packages."""
+"""Build callbacks and loggers that a config names by class, or as registered options of other packages."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def checked(asked: Any, package: str, key: str) -> dict[str, Any]:
 
 
 def found(values: dict[str, Any], package: str, group: str, key: str) -> Any:
-    """Return the class of a part, or its registered config; raises UserError where there is none."""
+    """Return the class of a part, or its registered config; raises UserError if there is none."""
     if "class" in values:
         return find_class(values["class"], package, key)
     options, name = registry.options(group), values["option"]
@@ -34,7 +34,7 @@ def found(values: dict[str, Any], package: str, group: str, key: str) -> Any:
 
 
 def made(values: dict[str, Any], package: str, group: str, key: str) -> Any:
-    """Return a part with its arguments; raises UserError where they do not fit."""
+    """Return a part with its arguments; raises UserError if they do not fit."""
     kind = found(values, package, group, key)
     arguments = {name: value for name, value in values.items() if name not in ("class", "option")}
     try:

@@ -1,4 +1,4 @@
-"""Find the FLOPs that a device could do in a second: model FLOPs utilization (MFU) is a share of them."""
+"""Find the peak FLOPs per second of a device: model FLOPs utilization (MFU) is a share of them."""
 
 import functools
 import time
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-# dense bf16 tensor-core peaks of NVIDIA's data sheets, by what the device's name holds; the first that fits counts
+# dense bf16 tensor-core peaks from NVIDIA's data sheets, by a part of the device's name; the first match counts
 PUBLISHED = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -18,16 +18,16 @@ PUBLISHED = {
     "4090": 165e12,
     "A10": 125e12,
 }
-SIZE = 1024  # of the matrices that are multiplied where nothing is published
+SIZE = 1024  # of the matrices for measuring, if no figure is published
 
 
 class PeakFlops(NamedTuple):
-    flops: float  # a second
-    source: str  # where the figure is from
+    flops: float  # per second
+    source: str  # the figure's origin
 
 
 def peak_flops(device: torch.device, bf16: bool) -> PeakFlops:
-    """Return the figure of the table for a known GPU that computes in bf16, else the best of some matrix products."""
+    """Return the table's figure for a known GPU that computes in bf16, else the best of some matrix products."""
     if device.type == "cuda" and bf16:
         name = torch.cuda.get_device_name(device)
         if found := [flops for part, flops in PUBLISHED.items() if part in name]:
@@ -38,14 +38,14 @@ def peak_flops(device: torch.device, bf16: bool) -> PeakFlops:
 
 @torch.no_grad()
 def measure(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
-    """Return the best of the products that fit into `seconds`, three at least."""
+    """Return the best of the products that fit into `seconds`, at least three."""
     a, b = (torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2))
     best, products, end = float("inf"), 0, time.perf_counter() + seconds
     while products < 3 or time.perf_counter() < end:
         start = time.perf_counter()
-        (a @ b)[0, 0].item()  # waits for the device
+        (a @ b)[0, 0].item()  # wait for the device
         best, products = min(best, time.perf_counter() - start), products + 1
     return 2 * SIZE**3 / best
 
 
-measured = functools.cache(measure)  # a device is measured once in a process
+measured = functools.cache(measure)  # measured once per process

@@ -1,4 +1,4 @@
-"""Decide what numbers a model computes in, and refuse what a device does not have."""
+"""Choose the type of numbers that a model computes in, and refuse what a device does not support."""
 
 import torch
 
@@ -6,12 +6,12 @@ from gptlab.errors import require
 
 
 def compute_dtype(precision: str) -> torch.dtype | None:
-    """Return what the model computes in where Lightning's precision does not say so: `bf16-true` has master weights."""
+    """Return the dtype to compute in, or None if Lightning's precision sets it: `bf16-true` has master weights."""
     return torch.bfloat16 if precision == "bf16-true" else None
 
 
 def require_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision that the device does not have: Lightning would take another one, or the device imitate it."""
+    """Refuse a precision that the device does not have: Lightning would use another, or the device emulate it."""
     half = device.type == "cpu" and precision == "16-mixed"
     require(not half, "trainer.precision", "16-mixed", "a CPU does not have it", "try bf16-mixed or bf16-true")
     if device.type == "cuda" and "bf16" in precision:

@@ -1,4 +1,4 @@
-"""Find the run that goes on and its checkpoint, and refuse what must not change between its starts."""
+"""Find the run to resume and its checkpoint, and refuse changes of what must stay the same."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from gptlab.errors import UserError, require
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.callbacks.checkpointing import by_step, is_whole
 
-# fields whose change would make the continuation a lie; of `data` all but how batches are computed, of the optimizer,
-# whose state goes on, all but its rate
+# fields that a continuation must not change; of `data` all but how batches are computed, of the optimizer,
+# whose state is kept, all but its rate
 FIXED = ("model", "tokenizer", "data", "optimizer", "seed")
 FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
 
@@ -31,12 +31,12 @@ def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
 
 
 def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
-    """Return the newest run of this config (`record`, as YAML has it) that can go on; None if there is none.
+    """Return the newest run of this config (`record`, as YAML has it) that can be resumed; None if there is none.
 
-    It is the one in `run_dir`, whether it has a checkpoint yet or not, else one of outputs/ that has one.
+    It is the one in `run_dir`, with or without a checkpoint, or one of outputs/ that has a checkpoint.
     """
     own = (run_dir / "config.yaml").exists()
-    below = "/".join("*" for _ in Path(str(values["name"])).parts)  # a name may have folders in it
+    below = "/".join("*" for _ in Path(str(values["name"])).parts)  # a name may contain slashes
     found = [run_dir] if own else [path.parent for path in Path("outputs").glob(f"*/{below}/config.yaml")]
     for path in sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True):
         run = RunDir(path.resolve())
@@ -53,11 +53,15 @@ def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
 
 def _asked(values: dict[str, Any]) -> dict[str, Any]:
     asked = {key: value for key, value in values.items() if key not in ("resume", "json", "gptlab")}
-    return {**asked, "budget": {**asked.get("budget", {}), "seconds_per_step": None}}  # which that run has found
+    return {**asked, "budget": {**asked.get("budget", {}), "seconds_per_step": None}}  # that run has timed it
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse a continuation with another model, tokenizer, text, optimizer or seed, by name."""
+    parts = {key: name for key, name in before.get("parts", {}).items() if key.partition(".")[0] in FIXED}
+    for key, old in parts.items():
+        new = now["parts"].get(key)
+        require(new == old, key, new, f"but the run that is resumed has {old}", "leave it out, or start a new run")
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)
@@ -72,7 +76,7 @@ def _differences(before: Any, now: Any, key: str) -> list[tuple[str, Any, Any]]:
 
 
 def read_older_checkpoint(checkpoint: dict[str, Any], tokens_per_step: float) -> None:
-    """Give the state of callbacks in a checkpoint of gptlab 0.1 the names that it has today."""
+    """Rename the state of callbacks in a checkpoint of gptlab 0.1 to today's names."""
     states = checkpoint.get("callbacks", {})
     if "EndOfStep" in states or not states:
         return

@@ -1,4 +1,4 @@
-"""Train: start, build, fit, finish."""
+"""Train a model: start, build, fit, finish."""
 
 import functools
 import signal
@@ -26,24 +26,24 @@ from gptlab.training.start import Start, start
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
-    """Train as asked; returns what summary.json holds, or None in a process that is not rank 0.
+    """Train a model by its config; returns the content of summary.json, or None in a process that is not rank 0.
 
-    Raises UserError for what cannot be asked (nothing is written then), RunFailed for what ends a run in the middle,
-    and Stopped where it was asked to stop.
+    Raises UserError for what cannot be asked (nothing is written then), RunFailed if the run fails in the middle, and
+    Stopped if it was asked to stop.
     """
     silence_advice()
     console = Console(quiet=early_rank() != 0)
     begun = start(config, console)
     try:
         parts = build(begun, console)
-        open_run(begun, parts, console)  # from here on something is written
+        open_run(begun, parts, console)  # from here on files are written
         status, stop = "failed", parts.end_of_step.stop
         try:
             with stop.heed_signals():
                 parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
             measure_end(parts)
             status = "finished"
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        except (KeyboardInterrupt, SystemExit):  # Lightning raises SystemExit on KeyboardInterrupt
             status = "stopped"
             stopped(begun, parts, console)
             # a sweep ends too; with nothing noted it was Ctrl-C before the first step
@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
 
 def open_run(begun: Start, parts: Parts, console: Console) -> None:
-    """Make the run directory, or put that of a resumed run back to where its checkpoint is; then attach the loggers."""
+    """Create the run directory, or restore that of a resumed run to its checkpoint; then attach the loggers."""
     config, data, run = begun.config, begun.data, RunDir(begun.run_dir)
     if parts.trainer.is_global_zero:
         begun.lock = begun.lock or run.hold("run_dir")
@@ -85,7 +85,7 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
 
 
 def put_back(begun: Start, run_dir: Path) -> None:
-    """Let a run directory have what belongs before the checkpoint of a resumed run; what comes later comes again."""
+    """Reduce a run directory to what belongs before the checkpoint of a resumed run; the rest will be written again."""
     if begun.resumed_from is None:
         return
     if begun.checkpoint:

@@ -1,9 +1,9 @@
-"""Find out all that a run begins with, before anything is built or written; mistakes are met here."""
+"""Collect everything that a run starts from, before anything is built or written; most mistakes are reported here."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import BaseFileLock
 from rich.console import Console
@@ -11,30 +11,31 @@ from rich.console import Console
 from gptlab.data.batches.build import Data, build_data
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
-from gptlab.model.config import GPTConfig
-from gptlab.model.gpt import GPT
+from gptlab.model.config import ModelConfig
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir, default_run_dir
+from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.resume import checkpoint_of, require_same, unfinished
 
+Model = TypeVar("Model", bound=ModelConfig)
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
 
 
 @dataclass
 class Start:
-    """A run before it is built: its resolved config, its data, and what it goes on from."""
+    """A run before it is built: its resolved config, its data, and the checkpoint that it continues from."""
 
-    config: TrainConfig  # resolved: what config.yaml keeps
+    config: TrainConfig  # resolved, as in config.yaml
     data: Data
-    gpt: GPT | None  # the model that `init_from` names, for a run that has no checkpoint
+    gpt: Any  # the model that `init_from` names, for a run that has no checkpoint; else None
     resumed_from: RunDir | None
-    checkpoint: Path | None = None  # of that run; None where it was killed before its first one: it begins again
+    checkpoint: Path | None = None  # of that run; None if it was killed before its first one and begins again
     step: int = 0  # of that checkpoint
-    lock: BaseFileLock | None = None  # on the run that goes on; on rank 0 only
+    lock: BaseFileLock | None = None  # on the resumed run; on rank 0 only
 
     @property
     def run_dir(self) -> Path:
@@ -42,11 +43,11 @@ class Start:
 
     @property
     def in_place(self) -> bool:
-        """Whether a run goes on in its own directory; a branch begins a new run from a checkpoint of another."""
+        """True if a run continues in its own directory; a branch begins a new run from a checkpoint of another."""
         return self.resumed_from is not None and self.resumed_from.path.resolve() == self.run_dir.resolve()
 
     def require_steps_left(self, plan: Plan) -> None:
-        """Refuse to resume a run that has all its steps, unless it was killed at the very end, or more than them."""
+        """Refuse to resume a run with all its steps done, unless it was killed at the very end, or with more."""
         if self.resumed_from is None:
             return
         ((unit, amount),) = self.config.budget.fixed().items()
@@ -58,7 +59,7 @@ class Start:
         require(self.step < plan.steps or not ended, "resume", self.config.resume, why, todo)
 
     def release(self) -> None:
-        """Let others go on with the run."""
+        """Unlock the run, so that others can resume it."""
         if self.lock is not None:
             self.lock.release()
 
@@ -72,9 +73,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     config.logger.require_packages()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
-    source = RunDir.find(config.init_from) if config.init_from and not (before and before.has_checkpoint()) else None
-    tokenizer = Saved(str(source.path / "tokenizer")) if source else config.tokenizer
-    gpt = source.load()[0].train() if source else None
+    gpt, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)
     block_size = (gpt.config if gpt else config.model).block_size
     with watching(console) as watch:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task.data_module, watch)
@@ -83,7 +82,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
     if before and not before.is_begun() and before.path.resolve() == config.path.resolve():
-        before = None  # killed before all was written that it begins with
+        before = None  # killed before its first files were written
     if before is None:
         if early_rank() == 0:
             RunDir(config.path).require_new()
@@ -91,7 +90,15 @@ def start(config: TrainConfig, console: Console) -> Start:
     return resumed(config, data, gpt, before, console)
 
 
-def resumed(config: TrainConfig, data: Data, gpt: GPT | None, before: RunDir, console: Console) -> Start:
+def initial_model(config: TrainConfig) -> tuple[Any, TokenizerConfig]:
+    """Return the model and the tokenizer that `init_from` names; without it None, and the config's own tokenizer."""
+    if not config.init_from:
+        return None, config.tokenizer
+    source = RunDir.find(config.init_from)
+    return source.load()[0].train(), Saved(str(source.path / "tokenizer"))
+
+
+def resumed(config: TrainConfig, data: Data, gpt: Any, before: RunDir, console: Console) -> Start:
     """Lock the run that goes on, find its checkpoint, and refuse what would make its continuation a lie.
 
     A run that was killed before its first checkpoint begins again in its directory.
@@ -113,7 +120,7 @@ def resumed(config: TrainConfig, data: Data, gpt: GPT | None, before: RunDir, co
         if damaged:
             console.print(f"{', '.join(damaged)}: damaged; {begun.checkpoint.name} is taken instead", highlight=False)
         noise = "the noise of dropout goes on as this version draws it, not as the run's own did"
-        if before.layout < 2 and config.model.dropout:
+        if before.layout < 2 and getattr(config.model, "dropout", None):
             console.print(f"{before.path}: was made by an older gptlab; {noise}", highlight=False, soft_wrap=True)
     except BaseException:
         begun.release()
@@ -121,7 +128,7 @@ def resumed(config: TrainConfig, data: Data, gpt: GPT | None, before: RunDir, co
     return begun
 
 
-def with_vocabulary(model: GPTConfig, n_vocab: int) -> GPTConfig:
+def with_vocabulary(model: Model, n_vocab: int) -> Model:
     """Return the model's config with as many tokens as the tokenizer has, or padded beyond to a rounder number."""
     asked = model.vocab_size or n_vocab
     why = f"but the tokenizer has {n_vocab} tokens"
@@ -131,7 +138,7 @@ def with_vocabulary(model: GPTConfig, n_vocab: int) -> GPTConfig:
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a config as YAML has it."""
+    """Return a config as plain values, as in YAML."""
     import yaml
 
     read: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))

@@ -1,4 +1,4 @@
-"""Settings of Lightning's Trainer; Lightning itself is imported when it is built."""
+"""Define the settings of Lightning's Trainer; Lightning itself is imported when it is built."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 @option("trainer", "default")
 @dataclass
 class TrainerConfig:
-    """Choose what of Lightning's Trainer a run may choose; names and meanings are Lightning's."""
+    """The settings of Lightning's Trainer that a run may choose; names and meanings are Lightning's."""
 
     accelerator: str = "auto"
-    devices: Any = "auto"  # on each machine: a number, a list, or auto: all (those torchrun or srun has started)
+    devices: Any = "auto"  # on each machine: a number, a list, or auto: all, or those that torchrun or srun has started
     num_nodes: int = 1
     strategy: str = "auto"  # Lightning's, or fsdp: weights, gradients and optimizer state sharded over the devices
     precision: str = "32-true"  # bf16-mixed | 16-mixed | bf16-true: the latter with fp32 master weights
     activation_checkpointing: bool = False  # the backward pass computes the blocks again: less memory, more time
-    gradient_clip_val: float = 1.0  # of the global norm; 0 turns it off
+    gradient_clip_val: float = 1.0  # largest global norm of gradients; 0 turns it off
     val_every_n_steps: int = 150
-    max_minutes: float | None = None  # then the run stops, and can be resumed
+    max_minutes: float | None = None  # after this time the run stops, and can be resumed
     detect_anomaly: bool = False
     profile: bool = False  # RUN/profile: a Chrome trace of a few steps, and a table of their slowest operators
     deterministic: bool = False
@@ -51,7 +51,7 @@ class TrainerConfig:
         return self.strategy == "fsdp"
 
     def build(self, steps: int, callbacks: Sequence[Callback], run_dir: Path) -> Trainer:
-        """Build Lightning's Trainer, without loggers: they write, and not all that can be wrong was met yet."""
+        """Build Lightning's Trainer, without loggers: they write files, and some mistakes are found only later."""
         import lightning as L
 
         from gptlab.training.callbacks.checkpointing import CheckpointFiles
@@ -75,7 +75,7 @@ class TrainerConfig:
                 max_steps=steps,
                 check_val_every_n_epoch=None,
                 num_sanity_val_steps=0,
-                use_distributed_sampler=False,  # ours knows the ranks
+                use_distributed_sampler=False,  # our sampler knows the ranks
                 log_every_n_steps=1,
                 logger=False,
                 callbacks=list(callbacks),

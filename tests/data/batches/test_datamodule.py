@@ -15,7 +15,8 @@ from gptlab.data.batches.order import Order
 from gptlab.data.text.sources import Files, Mixture
 from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.tokenizers.byte import Byte
 
 T = 32

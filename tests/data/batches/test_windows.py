@@ -22,7 +22,7 @@ SIZES = st.integers(1, 12)
 
 
 def every(windows: Windows) -> Batch:
-    """All windows, and some past the end, which count nothing."""
+    """Return all windows, and some past the end, which count nothing."""
     n = len(windows)
     x, y, _ = windows.__getitems__([*range(n), n, n + 7])
     assert x.dtype == torch.int64 and x.shape == y.shape == (n + 2, windows.block_size)
@@ -116,7 +116,7 @@ def test_only_documents_longer_than_a_window_are_cut(tokens: TokenStream, size: 
 
 @st.composite
 def layouts(draw: st.DrawFn, batch_size: int) -> tuple[int, int]:
-    """(devices, micro-batch) of a global batch."""
+    """Return the (devices, micro-batch) layouts of a global batch."""
     world_size = draw(st.sampled_from([1, 2, 4, 8]))
     share = batch_size // world_size
     return world_size, draw(st.sampled_from([m for m in range(1, share + 1) if share % m == 0]))

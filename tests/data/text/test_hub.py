@@ -20,7 +20,7 @@ TEXTS = [f"Document {i}.\r\nIt has an accent: é 🙂\n" * (1 + i % 3) for i in 
 
 @pytest.fixture(autouse=True)
 def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, and nothing outside of the test's folder."""
+    """Forbid the network and everything outside of the test's folder."""
     for module in (datasets.config, huggingface_hub.constants):
         monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
     for name in ("HF_DATASETS_CACHE", "HF_MODULES_CACHE"):
@@ -28,7 +28,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: str, texts: list[Any], column: str = "text") -> str:
-    """A file of records, its format by its ending; returns its folder."""
+    """Write a file of records, in the format of its ending; return its folder."""
     file = Path(path)
     file.parent.mkdir(exist_ok=True)
     if file.suffix == ".parquet":

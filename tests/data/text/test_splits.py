@@ -25,7 +25,7 @@ def whole(documents: Iterable[str]) -> list[Chunk]:
 
 @st.composite
 def chunked(draw: st.DrawFn, documents: list[str]) -> list[Chunk]:
-    """Each document in any number of chunks, the first of which holds its head."""
+    """Yield each document in any number of chunks, the first of which holds its head."""
     chunks = []
     for document in documents:
         inside = range(HEAD, len(document))
@@ -36,7 +36,7 @@ def chunked(draw: st.DrawFn, documents: list[str]) -> list[Chunk]:
 
 
 def sides(chunks: list[Chunk], val_fraction: float) -> tuple[list[str], list[str]]:
-    """(training, held-out) documents."""
+    """Return the (training, held-out) documents."""
     found: dict[str, list[str]] = {"train": [], "val": []}
     for part, (text, begins, _) in divide(chunks, survey(chunks, val_fraction)):
         assert text

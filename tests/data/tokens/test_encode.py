@@ -53,7 +53,7 @@ FEW = settings(deadline=None, max_examples=150)
 
 
 def by_pattern(name: str) -> Tokenizer:
-    """A few merges under the pattern of one of OpenAI's later encodings."""
+    """Return a tokenizer of a few merges under the pattern of one of OpenAI's later encodings."""
     with mock.patch.object(openai_public, "load_tiktoken_bpe", lambda *_, **__: {}):
         split = getattr(openai_public, name)()["pat_str"]
     merges = [b" t", b"th", b" th", b" the", b"  ", b"\n\n", b"'s", b"12", b"ca", b"at", b"at ", b"a.", b".\n"]
@@ -142,7 +142,7 @@ def _small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(folder: Path, section: int = 1000, processes: int = 1, chunks: Parts = CHUNKS) -> list[dict[str, Any]]:
-    """The sections of `chunks` in `folder`, in bytes."""
+    """Return the sections of `chunks` written in `folder`, in bytes."""
     saved = folder.parent / "tokenizer"
     if not saved.exists():
         saved.mkdir()
@@ -197,7 +197,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_section(tmp_path: Path, monke
 
 @contextlib.contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """No file can grow beyond `size` bytes."""
+    """Keep files from growing beyond `size` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -89,7 +89,7 @@ def run(cache: Path, kill_after: int | None = None, delay: float = 0.0) -> list[
 
 
 def shards(cache: Path) -> dict[str, bytes]:
-    """All that is taken for whole."""
+    """Return all files that count as complete shards."""
     folders = [path for path in (cache / "shards").iterdir() if path.is_dir() and path.suffix != ".partial"]
     return {str(p.relative_to(cache)): p.read_bytes() for f in folders for p in sorted(f.rglob("*")) if p.is_file()}
 

@@ -73,7 +73,7 @@ def corpus() -> Corpus:
 
 
 def documents(pieces: list[tuple[str, bool, bool]]) -> list[list[tuple[str, bool]]]:
-    """The documents of pieces (text, begins, counts), neighbours of one kind joined."""
+    """Return the documents of pieces (text, begins, counts), with neighbours of one kind joined."""
     found: list[list[tuple[str, bool]]] = []
     for i, (text, begins, counts) in enumerate(pieces):
         if begins or i == 0:

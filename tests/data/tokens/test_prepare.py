@@ -24,7 +24,7 @@ def files(texts: str) -> Files:
 
 
 def documents(tokens: TokenStream, tokenizer: Tokenizer) -> list[str]:
-    """What a stream spells, each behind a separator."""
+    """Return the documents that a stream spells, each behind a separator."""
     starts = np.flatnonzero(tokens[:] == tokenizer.eot).tolist()
     assert starts[:1] in ([0], [])
     return [
@@ -34,7 +34,7 @@ def documents(tokens: TokenStream, tokenizer: Tokenizer) -> list[str]:
 
 
 def folders(tmp_path: Path) -> list[Path]:
-    """All that is taken for whole."""
+    """Return all folders that count as complete."""
     return [p for p in (tmp_path / "cache/shards").iterdir() if p.is_dir() and p.suffix != ".partial"]
 
 

@@ -6,7 +6,8 @@ import torch
 from rich.console import Console
 
 from gptlab.decoding.decoders import Greedy
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizers.byte import Byte
 from gptlab.training.callbacks.progress_bar import ProgressBar
@@ -14,7 +15,7 @@ from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 
 
 def watched(terminal: bool) -> str:
-    """What a run of four steps with one validation prints."""
+    """Return the output of a run of four steps with one validation."""
     screen = io.StringIO()
     bar = ProgressBar(Console(file=screen, force_terminal=terminal, width=120), enabled=True)
     metrics = {"train/loss": 3.25, "train/tokens_per_second": 12345.6}

@@ -1,4 +1,4 @@
-"""What is kept of a run, and that it is never half."""
+"""A run keeps the right checkpoints, and never half of one."""
 
 import hashlib
 import subprocess

@@ -11,7 +11,7 @@ CONFIG = {"optimizer": {"lr": 1e-3, "betas": [0.9, 0.95]}, "seed": 1}
 
 
 def compared(monkeypatch: pytest.MonkeyPatch, *others: dict[str, object]) -> None:
-    """What rank 0, with CONFIG, does when the other ranks have these."""
+    """Return the reaction of rank 0, with CONFIG, to these configs on the other ranks."""
     ranks = [ConfigCheck(config) for config in (CONFIG, *others)]
 
     def gather(mine: object) -> list[object]:

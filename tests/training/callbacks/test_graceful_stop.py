@@ -127,7 +127,7 @@ def test_two_processes_stop_together(texts: str, tmp_path: Path) -> None:
 def test_a_validation_is_not_lost_between_checkpoint_and_kill(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a step is saved and validated, killed in the validation it comes again."""
+    """A run killed in a validation that is due at a saved step repeats it."""
     train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
 
     def killed(self: GPTModule, batch: object, batch_idx: int) -> None:

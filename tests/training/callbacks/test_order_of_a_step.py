@@ -1,4 +1,4 @@
-"""What is due at the end of a step is done in one order, and a stop waits for it."""
+"""Everything due at the end of a step is done in one order, and a stop waits for it."""
 
 import json
 import os

@@ -113,7 +113,7 @@ def test_back_to_the_last_checkpoint(tiny: Tiny, tmp_path: Path, monkeypatch: py
 
 
 def bad_step(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
-    """The loss of a step becomes NaN, in whichever start of the run."""
+    """Make the loss of a step NaN, in every start of the run."""
     whole = GPTModule.training_step
 
     def training_step(self: GPTModule, batch: Any, batch_idx: int) -> torch.Tensor:

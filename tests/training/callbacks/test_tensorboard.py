@@ -1,4 +1,4 @@
-"""What a dashboard is told."""
+"""A dashboard gets the config, the scores and the layout of a run."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.windows import held_out
 from gptlab.data.tokens.prepare import prepare
-from gptlab.model.gpt import GPT, GPTConfig
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
 from gptlab.optim.schedules import Constant
 from gptlab.runs.config_file import record

@@ -1,4 +1,4 @@
-"""Define the batch of ids and targets, and what a batch of any task is to training."""
+"""Define the batch of ids and targets, and what training needs of a batch of any task."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ IGNORE = -100  # a target that counts in no loss: padding, or a token that the l
 
 
 class Batch(NamedTuple):
-    """Hold the ids of one micro-batch, their targets, and the number of targets of its whole optimizer step.
+    """The ids of one micro-batch, their targets, and the number of targets of its whole optimizer step.
 
     `step_targets` counts the targets (y != IGNORE) of all micro-batches of the step on all ranks. It is known on the
     CPU when the batch is made, so that a loss can be divided by it without waiting for a device. It is None for

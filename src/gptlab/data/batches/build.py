@@ -17,7 +17,7 @@ from gptlab.tokenizers.base import TokenizerConfig
 
 @dataclass(frozen=True)
 class Data:
-    """Hold what a run is trained on."""
+    """The data of a run: a data module, its tokenizer, and what is known of the text."""
 
     module: DataModule
     tokenizer: Tokenizer
@@ -37,11 +37,10 @@ def build_data(
     text_module: Callable[[Corpus, DataConfig, int, int], DataModule],
     watch: Watch | None = None,
 ) -> Data:
-    """Return the data module of a run, with the tokenizer whose ids it gives.
+    """Return the data module of a run, with the tokenizer of its ids.
 
-    Text is prepared first, or found in the cache, and `text_module`, a task's, makes its batches; a user's own data
-    module is built by its config. Raises UserError
-    where the data are not what they should be.
+    Text is prepared first, or found in the cache, and the task's `text_module` makes its batches; a user's own data
+    module is built by its config. Raises UserError if the data are unusable.
     """
     if isinstance(config, ForeignData):
         built = tokenizer.build(config.texts())

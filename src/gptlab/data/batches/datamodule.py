@@ -1,4 +1,4 @@
-"""Give a corpus as batches to whichever rank asks."""
+"""Serve the batches of a corpus to every rank."""
 
 import functools
 import time
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class DataModule(Protocol):
-    """Say what training asks of a data module, whichever data it has."""
+    """The interface of a data module, as training uses it."""
 
     steps: int  # set before a loader is asked for: optimizer steps of the whole run,
     micro_batch_size: int  # and sequences of a forward pass of one device
@@ -37,31 +37,31 @@ class DataModule(Protocol):
 
     @property
     def tokens_per_step(self) -> float:
-        """The mean number of targets of an optimizer step; an integer where it is one."""
+        """The mean number of targets of an optimizer step; an integer if it is one."""
 
     @property
     def tokens_per_epoch(self) -> int | None:
-        """The number of targets of an epoch, where there is such a number."""
+        """The number of targets of an epoch; None if an epoch has no known length."""
 
     @property
     def seconds_waited(self) -> float:
         """The time that training has waited for batches so far."""
 
     def train_dataloader(self) -> Iterable[Batch]:
-        """Return the micro-batches of this rank, from the step that the trainer is at to `steps`."""
+        """Return the micro-batches of this rank, from the trainer's current step to `steps`."""
 
     def val_dataloader(self) -> Iterable[Batch]:
-        """Return this rank's share of the held-out batches; all ranks have equally many."""
+        """Return this rank's share of the held-out batches, equally many on every rank."""
 
     def describe(self) -> str:
-        """Return what an epoch is, in words."""
+        """Return a description of an epoch in words."""
 
     def protocol(self) -> dict[str, Any]:
-        """Return in words how held-out text is read: losses compare only where it is the same."""
+        """Return a description of how held-out text is read: losses compare only if it is the same."""
 
 
 class KnownData(L.LightningDataModule):
-    """Remember in a checkpoint which data a run has, and refuse others when it goes on."""
+    """A record of a run's data in its checkpoints; other data are refused when the run is resumed."""
 
     def __init__(self, data_hash: str, other_data_ok: bool) -> None:
         super().__init__()
@@ -83,10 +83,10 @@ class KnownData(L.LightningDataModule):
 
 
 class TextDataModule(KnownData):
-    """Give the batches of one run: `steps` optimizer steps of `config.batch_size` windows, and the held-out split.
+    """The batches of one run: `steps` optimizer steps of `config.batch_size` windows, and the held-out split.
 
-    The whole run is one pass of the training loader; its order goes through as many epochs of the text as it takes.
-    Set `steps` and `micro_batch_size` before asking for a loader.
+    The whole run is one pass of the training loader; its order goes through as many epochs of the text as it takes. Set
+    `steps` and `micro_batch_size` before asking for a loader.
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig, block_size: int, seed: int) -> None:
@@ -127,7 +127,7 @@ class TextDataModule(KnownData):
 
     @property
     def tokens_per_epoch(self) -> int:
-        """The number of targets of all training windows; padding is none."""
+        """The number of targets of all training windows; padding does not count."""
         return sum(int(windows.targets.sum()) for windows in self.train)
 
     @property
@@ -142,7 +142,7 @@ class TextDataModule(KnownData):
         return int(found) if found.denominator == 1 else float(found)
 
     def windows_of(self, step: int) -> list[tuple[int, int]]:
-        """Return the (source, window) pairs of step 1, 2, ..., over all ranks."""
+        """Return the (source, window) pairs of a step (1, 2, ...), over all ranks."""
         size = self.config.batch_size
         return self.order.at(range((step - 1) * size, step * size))
 
@@ -156,7 +156,7 @@ class TextDataModule(KnownData):
         return self.loader.waited if self.loader else 0.0
 
     def describe(self) -> str:
-        """Return how many windows an epoch has, and how many tokens are in none of them."""
+        """Return how many windows an epoch has, and how many tokens are in no window."""
         each = " + ".join(f"{len(windows):,}" for windows in self.train)
         dropped = sum(windows.dropped for windows in self.train)
         found = f"{each} of {self.block_size:,} tokens an epoch"
@@ -167,7 +167,7 @@ class TextDataModule(KnownData):
         return found + (f"; {dropped:,} tokens at the end are dropped" if dropped else "")
 
     def protocol(self) -> dict[str, Any]:
-        """Return in words how the held-out text is read."""
+        """Return a description of how the held-out text is read."""
         return protocol(self.block_size, self.config.packing == "documents", self.config.mask_documents)
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -197,7 +197,7 @@ class TextDataModule(KnownData):
 
 
 class WatchedLoader(DataLoader[Batch]):
-    """Measure the time that its batches are waited for."""
+    """A loader that measures the time spent waiting for its batches."""
 
     waited = 0.0  # seconds
 
@@ -206,7 +206,7 @@ class WatchedLoader(DataLoader[Batch]):
 
 
 def watched(batches: Iterator[T], loader: Any) -> Iterator[T]:
-    """Add the time that each batch is waited for to `loader.waited`, in seconds."""
+    """Add the time spent waiting for each batch to `loader.waited`, in seconds."""
     while True:
         start = time.perf_counter()
         batch = next(batches, None)

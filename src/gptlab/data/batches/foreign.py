@@ -1,4 +1,4 @@
-"""Make the batches of a run of the rows that a user's own LightningDataModule gives."""
+"""Make the batches of a run from a user's own LightningDataModule."""
 
 import contextlib
 import itertools
@@ -25,7 +25,7 @@ from gptlab.randomness import random_seed
 
 
 class ForeignDataModule(KnownData):
-    """Give the batches of one run, made of the rows of another LightningDataModule.
+    """The batches of one run, made of the rows of another LightningDataModule.
 
     Its loaders may give any batches that `as_rows` understands. Its training loader is repeated in epochs. Each step
     takes the next `config.batch_size` rows, whatever batches they came in, padded to one length. All ranks read the
@@ -50,15 +50,15 @@ class ForeignDataModule(KnownData):
 
     @cached_property
     def tokens_per_step(self) -> float:
-        """The number of targets of the first step; the others have as many where all rows are full."""
+        """The number of targets of the first step; the others have the same number if all rows are full."""
         _, y = next(self._steps(self._train()))
         return int((y != IGNORE).sum())
 
     @cached_property
     def tokens_per_epoch(self) -> int | None:
-        """The number of targets of all rows, if each has as many as those of the first step do on average.
+        """The number of targets of all rows, estimated from the first step.
 
-        None where the training loader has no length.
+        None if the training loader has no length.
         """
         loader = self._train()
         if not isinstance(loader, Sized):
@@ -74,12 +74,12 @@ class ForeignDataModule(KnownData):
         return self.loader.waited if self.loader else 0.0
 
     def describe(self) -> str:
-        """Return what an epoch is, in words."""
+        """Return a description of an epoch in words."""
         targets = "" if self.tokens_per_epoch is None else f", about {self.tokens_per_epoch:,} targets an epoch"
         return f"rows of {type(self.module).__name__}{targets}"
 
     def protocol(self) -> dict[str, Any]:
-        """Return in words how the held-out rows are read: losses compare only where it is the same."""
+        """Return a description of how the held-out rows are read: losses compare only if it is the same."""
         windows = f"rows of {type(self.module).__name__}"
         return {"block_size": self.block_size, "stride": None, "windows": windows, "documents_read_alone": False}
 
@@ -152,7 +152,10 @@ class ForeignDataModule(KnownData):
         return itertools.chain.from_iterable(self._seeded(loader, epoch) for epoch in itertools.count())
 
     def _seeded(self, loader: Iterable[Any], *position: int) -> Iterator[Rows]:
-        """Yield the rows of a loader once, at least some, while it draws from generators of its own."""
+        """Yield the rows of a loader once, drawing from its own random generators.
+
+        Raises UserError if there are none.
+        """
         randomness, name = _Randomness(random_seed(self.seed, "order", *position)), type(self.module).__name__
         with randomness.used():
             batches = iter(loader)
@@ -166,7 +169,7 @@ class ForeignDataModule(KnownData):
 
 
 class _Batches:
-    """Iterate over batches as often as asked, and measure the time that they are waited for."""
+    """A re-iterable sequence of batches that measures the time spent waiting for them."""
 
     def __init__(self, batches: Callable[[], Iterator[Batch]], length: int | None = None) -> None:
         self.batches, self.length, self.waited = batches, length, 0.0
@@ -181,7 +184,7 @@ class _Batches:
 
 
 class _Randomness:
-    """Keep states of the global generators of torch, NumPy and Python that only one reader draws from."""
+    """States of the global generators of torch, NumPy and Python that only one reader draws from."""
 
     def __init__(self, seed: int) -> None:
         outside = self._states()

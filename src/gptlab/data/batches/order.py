@@ -1,4 +1,4 @@
-"""Put the windows of training in an order that is a function of (seed, position) alone, in constant memory."""
+"""Order the windows of training by a function of (seed, position) alone, in constant memory."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ Ints = np.ndarray[Any, np.dtype[Any]]
 
 
 def permute(i: Ints, n: int, keys: Words) -> Ints:
-    """Return the places of i (N,) in a permutation of 0 .. n-1 that `keys` choose, without holding it in memory.
+    """Return the positions of i (N,) in a permutation of 0 .. n-1 chosen by `keys`, without holding it in memory.
 
     A Feistel network (Luby & Rackoff 1988), one round a key, permutes the next power of four; a number that lands
     beyond n goes through it again until it is inside ("cycle walking", Black & Rogaway 2002).
@@ -43,7 +43,7 @@ def _mix(x: Ints) -> Ints:
 
 
 class Order:
-    """Map each position of training to the window that is read there: position -> (source, window).
+    """A map from each position of training to the window that is read there: position -> (source, window).
 
     Each source goes through its windows in epochs, every epoch a new permutation. In each block of 1,024 positions a
     source has its share by weight, at places that are drawn again for every block. With a `period` the first `period`
@@ -100,7 +100,7 @@ class Order:
         return source, window
 
     def _in_mixture(self, p: Ints) -> tuple[Ints, Ints]:
-        """Return the source at each position, and how many positions of that source came before."""
+        """Return the source at each position, and the number of earlier positions of the same source."""
         source, number = np.empty(len(p), np.int64), np.empty(len(p), np.int64)
         for block in np.unique(p // BLOCK):
             here = p // BLOCK == block
@@ -112,5 +112,5 @@ class Order:
         return source, number
 
     def _keys(self, epoch: int, source: int) -> Words:
-        """Return the keys of an epoch of a source; of a block of the mixture, whose number is one past the sources'."""
+        """Return the keys of an epoch of a source; the number after the last source means a block of the mixture."""
         return round_keys(self.seed, "order", epoch, source, rounds=ROUNDS)

@@ -15,14 +15,14 @@ AHEAD = 4096  # positions whose order is computed at once
 
 
 class MicroBatch(NamedTuple):
-    """Name the windows of one forward pass of one rank, and count the targets of their whole step."""
+    """The windows of one forward pass of one rank, and the number of targets of their whole step."""
 
     windows: list[tuple[int, int]]  # (source, window)
     step_targets: int | None
 
 
 class Counts(Protocol):
-    """Say how many targets windows have (`TrainWindows`)."""
+    """An object that knows the number of targets of each window (`TrainWindows`)."""
 
     @property
     def full_targets(self) -> int | None: ...
@@ -31,9 +31,9 @@ class Counts(Protocol):
 
 
 class TrainBatches(Sampler[MicroBatch]):
-    """Give the micro-batches of one rank: step s covers positions [s B, s B + B), dealt out micro-batch by micro-batch.
+    """The micro-batches of one rank: step s covers positions [s B, s B + B), dealt out micro-batch by micro-batch.
 
-    With `counts` each of them carries the number of targets of its step, over all ranks; without, None.
+    With `counts`, each of them carries the number of targets of its step over all ranks; otherwise None.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TrainBatches(Sampler[MicroBatch]):
 
 
 class EvalBatches(Sampler[list[int]]):
-    """Give each window to one rank, in batches of one size (past the end: windows that count nothing)."""
+    """Batches of one size in which each window goes to one rank; numbers past the end are empty windows."""
 
     def __init__(self, n_windows: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.n_windows, self.batch_size, self.rank, self.world_size = n_windows, batch_size, rank, world_size

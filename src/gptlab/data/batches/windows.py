@@ -17,10 +17,10 @@ Bounds = Tokens | range
 
 
 class Windows(Dataset[Batch]):
-    """Read window i of a stream: x = w[:-1], y = w[1:] with w the ids from starts[i] to stops[i] and the one after.
+    """The windows of a stream: x = w[:-1], y = w[1:], with w the ids from starts[i] to stops[i] and the one after.
 
-    A window has at most T = block_size ids. What is missing to T is padding that counts nothing, and so are windows
-    past the end.
+    A window has at most T = block_size ids. Shorter ones are padded; padding, and windows past the end, have no
+    targets.
     """
 
     def __init__(self, tokens: TokenStream | Tokens, block_size: int, starts: Bounds, stops: Bounds) -> None:
@@ -43,7 +43,7 @@ class Windows(Dataset[Batch]):
 
     @property
     def full(self) -> bool:
-        """True where each position of each window has a target, which is known without looking at the windows."""
+        """True if each position of each window has a target, which is known without looking at the windows."""
         return isinstance(self.starts, range) and self.masked is None
 
     @cached_property
@@ -75,13 +75,13 @@ class Windows(Dataset[Batch]):
         return self.tokens[int(self.starts[i]) : int(self.stops[i]) + 1]
 
     def ignored(self, i: int) -> Tokens | None:
-        """Return which ids of window i after its first are no targets that count, bool; None: all count."""
+        """Return a mask of the ids of window i after its first that are not targets, bool; None if all count."""
         mask = self.masked and self.masked.mask(slice(int(self.starts[i]), int(self.stops[i]) + 1))
         return None if mask is None else mask[1:] == 0
 
 
 def together(windows: Sequence[tuple[Windows, int]], step_targets: int | None = None) -> Batch:
-    """Return windows of one size, of any streams, as a batch of (B, T) each."""
+    """Return windows of one size, from any streams, as a batch of (B, T) each."""
     T = windows[0][0].block_size
     x = np.zeros((len(windows), T), np.int64)
     y = np.full((len(windows), T), IGNORE, np.int64)
@@ -124,24 +124,24 @@ def packed(tokens: TokenStream, block_size: int, eot: int) -> Windows:
 
 
 def held_out(tokens: TokenStream, block_size: int, eot: int, by_documents: bool) -> Windows:
-    """Return every held-out token once, in windows like those of training."""
+    """Return windows that predict every held-out token once, built like those of training."""
     return packed(tokens, block_size, eot) if by_documents else whole(tokens, block_size)
 
 
 def protocol(block_size: int, by_documents: bool, alone: bool) -> dict[str, Any]:
-    """Return in words how `held_out` text is read: losses compare only where it is the same."""
+    """Return a description of how `held_out` text is read: losses compare only if it is the same."""
     windows = "packed by documents" if by_documents else "one after another"
     return {"block_size": block_size, "stride": block_size, "windows": windows, "documents_read_alone": alone}
 
 
 class TrainWindows(Dataset[Batch]):
-    """Read the windows of all sources by (source, window)."""
+    """The windows of all sources, by (source, window)."""
 
     def __init__(self, sources: Sequence[Windows]) -> None:
         self.sources = list(sources)
 
     def __getitems__(self, micro_batch: MicroBatch) -> Batch:
-        """Return the windows of a micro-batch, which says how many targets its step has."""
+        """Return the windows of a micro-batch with the number of targets of its step."""
         return self.rows(micro_batch.windows, micro_batch.step_targets)
 
     def rows(self, windows: Sequence[tuple[int, int]], step_targets: int | None = None) -> Batch:
@@ -157,5 +157,5 @@ class TrainWindows(Dataset[Batch]):
 
     @property
     def full_targets(self) -> int | None:
-        """The number of targets of each window, where that is one number for all of them."""
+        """The number of targets of each window if that is one number for all of them, else None."""
         return self.sources[0].block_size if all(windows.full for windows in self.sources) else None

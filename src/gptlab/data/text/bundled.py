@@ -1,4 +1,4 @@
-"""The English that every Python carries: its language reference and its standard library's docstrings."""
+"""Read the English that every Python includes: its language reference and its standard library's docstrings."""
 
 import ast
 import hashlib
@@ -15,7 +15,7 @@ from gptlab.files import write_atomically
 
 
 def english() -> list[str]:
-    """A topic of the reference, or a module's docstrings, each; read once and cached."""
+    """Return a document for each topic of the reference and each module's docstrings; read once and cached."""
     cached = cache_dir() / "bundled" / f"{version()}.json"
     if not cached.exists():
         stdlib = Path(sysconfig.get_path("stdlib"))
@@ -25,7 +25,7 @@ def english() -> list[str]:
 
 
 def version() -> str:
-    """Of the text: this Python, wherever it is."""
+    """Return the version of the text: that of this Python and its folder."""
     key = f"{platform.python_version()} {sysconfig.get_path('stdlib')} 1"
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
@@ -41,17 +41,17 @@ def _language_reference() -> list[str]:
 
 
 def _docstrings(stdlib: Path) -> Iterator[str]:
-    """One document a module: all its docstrings, in the order of the source."""
+    """Return a document for each module: all its docstrings, in the order of the source."""
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
     for path in sorted(stdlib.rglob("*.py")):
         if left_out.intersection(path.relative_to(stdlib).parts):
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in somebody else's strings
+            warnings.simplefilter("ignore")  # invalid escapes in strings of the library
             try:
                 tree = ast.parse(path.read_bytes())
             except (SyntaxError, ValueError):
-                continue  # lib2to3 keeps files of other Pythons
+                continue  # lib2to3 has files for other Python versions
         if text := "\n\n".join(_docstrings_of(tree)):
             yield text
 

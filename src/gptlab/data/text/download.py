@@ -1,4 +1,4 @@
-"""Files from the network: fetched once, resumed where they broke off, and believed only by their SHA-256."""
+"""Download files once; a download that breaks off is resumed, and its SHA-256 is checked."""
 
 import hashlib
 import http.client
@@ -14,20 +14,20 @@ from gptlab.data.tokens.cache import cache_dir
 from gptlab.errors import UserError, reason, require
 
 ATTEMPTS = 5
-PAUSE = 1.0  # seconds before the second attempt; doubled for each one after it
-TIMEOUT = 30.0  # seconds without a byte
-BLOCK = 1 << 16  # bytes; what a connection that breaks off can lose
-AGAIN = (408, 429)  # answers that are worth another attempt, as all from 500 on are
+PAUSE = 1.0  # seconds before the second attempt; doubled each time
+TIMEOUT = 30.0  # seconds without data
+BLOCK = 1 << 16  # bytes; the most that a broken connection loses
+AGAIN = (408, 429)  # status codes to retry, besides all from 500 on
 
 
 def fetch(url: str, sha256: str) -> Path:
-    """The file of this hash, in the cache."""
+    """Return the file with this hash from the cache, after downloading it if it is not there."""
     path = cache_dir() / "downloads" / sha256
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
             partial = path.with_suffix(".partial")
-            begun = partial.exists()  # by an earlier process, perhaps from another address
+            begun = partial.exists()  # by an earlier process, perhaps from another URL
             if (found := _fetch(url, partial, sha256)) != sha256 and begun:
                 found = _fetch(url, partial, sha256)
             why, todo = f"but {url} has {found}", "mend the address, or the hash if you trust this text"
@@ -37,7 +37,7 @@ def fetch(url: str, sha256: str) -> Path:
 
 
 def _fetch(url: str, partial: Path, sha256: str) -> str:
-    """All of it into `partial`, which may hold its beginning already; its hash. What has another one is not kept."""
+    """Download the file into `partial`, which may hold its beginning already; a file with another hash is removed."""
     _download(url, partial)
     with partial.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -69,7 +69,7 @@ def _append(url: str, partial: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to come, or another file is there now: the hash decides
+        if error.code == 416:  # nothing is left, or the file has changed: the hash decides
             return
         raise
     with response, partial.open("ab" if response.status == 206 else "wb") as file:

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, streamed through `datasets` into compressed JSON lines, once."""
+"""Stream data sets of the Hugging Face hub through `datasets` into compressed JSON lines, once."""
 
 import gzip
 import json
@@ -13,13 +13,13 @@ from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
 from gptlab.files import write_atomically
 
-PIECE = 1 << 26  # bytes of text in a file
+PIECE = 1 << 26  # bytes of text per file
 
 
 def fetch(
     path: str, name: str | None, split: str, revision: str | None, column: str, max_documents: int | None
 ) -> list[Path]:
-    """The files that hold `column` of a split; what an earlier, interrupted call has written is kept."""
+    """Return the files that hold `column` of a split; those that an earlier, interrupted call has written are kept."""
     require(bool(path), "data.path", "", "is empty", "give OWNER/NAME of a data set on the hub")
     key = repr((path, name, split, revision, column, max_documents, version(path)))
     folder = cache_dir() / "hub" / short(key)
@@ -34,7 +34,7 @@ def fetch(
 
 
 def version(path: str) -> Any:
-    """Of a local folder: its files' sizes and times; what is on the hub is told apart by its revision."""
+    """Return the sizes and times of the files of a local folder; None for a data set that is on the hub."""
     if not os.path.isdir(path):
         return None
     files = sorted(file for file in Path(path).rglob("*") if file.is_file())
@@ -90,7 +90,7 @@ def _records(
             yield text
     except UserError:
         raise
-    except Exception as error:  # the hub's client has many: no network, no such name, no permission, no such split
+    except Exception as error:  # the client raises many types: no network, name, permission or split
         why = f"cannot be read ({type(error).__name__}: {reason(error)})"
         todo = "connect, or see that its name, configuration and split are right; what came so far is kept"
         raise UserError("data.path", path, why, todo) from error

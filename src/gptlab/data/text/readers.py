@@ -37,11 +37,11 @@ TOKENS = (".bin", ".idx", ".npy")
 
 
 class Chunk(NamedTuple):
-    """Hold a piece of a document, which is never empty.
+    """A piece of a document, which is never empty.
 
-    A document is a chunk that `begins` and all chunks up to the next that does. The tokens of a chunk without `counts`
-    are read but are no targets: a prompt, say, whose answer is to be learned. Where `counts` changes within a document
-    a token ends; other borders of chunks leave no trace.
+    A document is a chunk that `begins` and all chunks up to the next one that does. The tokens of a chunk without
+    `counts` are read but are not targets: a prompt, for example, whose answer is to be learned. Where `counts` changes
+    within a document a token ends; other borders of chunks have no effect on the tokens.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Chunk(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Say how files are read; the fields are those of `Readable` in sources.py."""
+    """The settings by which files are read; the fields are those of `Readable` in sources.py."""
 
     column: str
     separator: str | None
@@ -153,7 +153,7 @@ def _opened(path: Path, packing: str) -> IO[bytes]:
 
 
 class _Zstandard(io.RawIOBase):
-    """Read frame after frame: `zstandard`'s own reader takes an archive that is cut short for a whole one."""
+    """A reader of all frames of a file, which fails on an archive that is cut short; `zstandard`'s own does not."""
 
     def __init__(self, file: IO[bytes]) -> None:
         import zstandard
@@ -191,18 +191,18 @@ class _Zstandard(io.RawIOBase):
 
 
 def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[str]:
-    """Yield text in blocks, no character split, none of them empty; line ends stay as they are."""
+    """Yield text in blocks that are never empty and never split a character; line ends stay as they are."""
     decoder = codecs.getincrementaldecoder("utf-8")(reading.errors)
     offset, end = 0, False
     while not end:
         block = file.read(BLOCK)
         end = not block
-        held = len(decoder.getstate()[0])  # bytes of a character that the last block began
+        held = len(decoder.getstate()[0])  # bytes of an unfinished character at the end of the last block
         try:
             text = decoder.decode(block, final=end)
         except UnicodeDecodeError as error:
             raise _not_utf8(key, path, f"byte {offset - held + error.start}") from error
-        text = text if offset else text.removeprefix("\ufeff")  # some editors begin a file with this mark
+        text = text if offset else text.removeprefix("\ufeff")  # byte order mark
         offset += len(block)
         if text:
             yield text
@@ -249,7 +249,7 @@ def _record(record: Any, where: str, reading: Reading, key: str, path: Path) -> 
     require(isinstance(text, str), key, path, why, "choose another data.column")
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a character
+    except UnicodeEncodeError as error:  # JSON can hold a lone surrogate
         if reading.errors == "strict":
             why = f"{where} holds half a character (at {error.start})"
             raise UserError(key, path, why, "mend it, or data.errors=replace") from error

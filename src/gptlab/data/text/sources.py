@@ -1,4 +1,4 @@
-"""Name where text comes from: each option is a dataclass that gives documents, in chunks."""
+"""Define the sources of text: each option is a dataclass that yields documents, in chunks."""
 
 import dataclasses
 import glob
@@ -23,14 +23,14 @@ DTYPES = ("uint8", "uint16", "uint32", "uint64", "int16", "int32", "int64")
 
 @dataclass
 class DataConfig(BatchConfig):
-    """Say how tokens become batches: shared by every option that gives text or tokens."""
+    """The settings by which tokens become batches, common to all options that give text or tokens."""
 
-    val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
-    packing: str = "stream"  # windows cut a stream of all documents | documents: they begin where documents begin
+    val_fraction: float = 0.1  # of the text; whole documents, or the end of each if there are too few
+    packing: str = "stream"  # stream: windows cut the joined text | documents: windows begin where documents begin
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
     repack: bool = False  # windows are cut from the documents in a new order each epoch
     mask_documents: bool = False  # no position attends to another document of its window
-    repeat_steps: int | None = None  # repeat the batches of the first steps, this many: can it overfit them?
+    repeat_steps: int | None = None  # repeat the batches of this many first steps: can the model overfit them?
     num_workers: int = 0
 
     def __post_init__(self) -> None:
@@ -48,19 +48,19 @@ class DataConfig(BatchConfig):
 
 @dataclass
 class TextData(DataConfig, ABC):
-    """Give text of one kind, as documents."""
+    """A source of text of one kind, as documents."""
 
     @abstractmethod
     def chunks(self) -> Iterator[Chunk]:
-        """Return the documents that are trained on, or all of them where none are held out apart; in a fixed order."""
+        """Yield the training documents, or all documents if none are held out separately; in a fixed order."""
 
     def held_out(self) -> Iterator[Chunk] | None:
-        """Return the documents of a held-out part that comes apart; None: it is taken from `chunks`."""
+        """Return the documents of a separate held-out part; None if it is taken from `chunks`."""
         return None
 
     @abstractmethod
     def version(self) -> Any:
-        """Return something cheap to find out that changes whenever the text may have changed."""
+        """Return a value, cheap to compute, that changes whenever the text may have changed."""
 
     def notes(self) -> list[str]:
         """Return what should be said of the text before it is used, in sentences."""
@@ -69,11 +69,11 @@ class TextData(DataConfig, ABC):
 
 @dataclass
 class Readable(TextData):
-    """Read text in files: plain, JSON, CSV, TSV, Parquet, Arrow, also `.gz` or `.zst`; a document a file or record."""
+    """Text in files: plain, JSON, CSV, TSV, Parquet, Arrow, also `.gz` or `.zst`; a document a file or record."""
 
     column: str = "text"  # of a record
-    separator: str | None = None  # what stands between the documents of one plain file, e.g. <|endoftext|>
-    errors: str = "strict"  # strict | replace: what is not UTF-8 becomes U+FFFD
+    separator: str | None = None  # text between the documents of one plain file, e.g. <|endoftext|>
+    errors: str = "strict"  # strict | replace: bytes that are not UTF-8 become U+FFFD
     format: str = "auto"  # auto: as a file's name says | text | json | csv | tsv | parquet | arrow: all files are this
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class Readable(TextData):
 @option("data", "bundled")
 @dataclass
 class Bundled(TextData):
-    """Take the English that every Python carries: its language reference and its library's docstrings, about 2 MB.
+    """The English that every Python includes: its language reference and its library's docstrings, about 2 MB.
 
     It differs between Python versions, so runs record its hash. Reading it takes seconds and is cached.
     """
@@ -108,10 +108,10 @@ class Bundled(TextData):
 @option("data", "text")
 @dataclass
 class Files(Readable):
-    """Take your own text, by paths and globs from the current folder: data.files=[book.txt,more/*.txt]."""
+    """Your own text, by paths and globs from the current folder: data.files=[book.txt,more/*.txt]."""
 
     files: list[str] = field(default_factory=list)
-    val_files: list[str] = field(default_factory=list)  # what is held out; none: a part of `files`
+    val_files: list[str] = field(default_factory=list)  # held-out files; none: a part of `files`
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,7 +140,7 @@ class Files(Readable):
         return (chunk for path in paths for chunk in read(path, self.reading, "data.val_files")) if paths else None
 
     def version(self) -> Any:
-        """Return names, sizes and times of change, as `make` has it."""
+        """Return names, sizes and times of change, like `make`."""
         paths = matching(self.files, "data.files")
         paths += matching(self.val_files, "data.val_files") if self.val_files else []
         return [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
@@ -149,7 +149,7 @@ class Files(Readable):
 @option("data", "download")
 @dataclass
 class Download(Readable):
-    """Take one file from a URL, fetched once and believed only if its SHA-256 is the one given."""
+    """One file from a URL, downloaded once and accepted only if its SHA-256 is the given one."""
 
     url: str = ""
     sha256: str = ""
@@ -168,17 +168,17 @@ class Download(Readable):
 @option("data", "hub")
 @dataclass
 class Hub(TextData):
-    """Take a data set of the Hugging Face hub: data.path=OWNER/NAME data.split=train data.column=text.
+    """A data set of the Hugging Face hub: data.path=OWNER/NAME data.split=train data.column=text.
 
     It is streamed once into the cache; `path` may be a local folder of files.
     """
 
     path: str = ""  # OWNER/NAME
-    name: str | None = None  # the configuration, where there are several
+    name: str | None = None  # the configuration, if there are several
     split: str = "train"
-    val_split: str | None = None  # what is held out; null: a part of `split`
-    revision: str | None = None  # a commit: the same text for ever
-    max_documents: int | None = None  # only the first ones of `split`
+    val_split: str | None = None  # the held-out split; null: a part of `split`
+    revision: str | None = None  # a commit, so that the text never changes
+    max_documents: int | None = None  # only the first documents of `split`
     joined: bool = False  # the records are lines of one text
     column: str = "text"
 
@@ -210,11 +210,10 @@ class Hub(TextData):
 @option("data", "mixture")
 @dataclass
 class Mixture(DataConfig):
-    """Mix several sources by weight: +data@data.parts.a=verdict +data@data.parts.b=text +data.weights.b=3.
+    """A weighted mixture of sources: +data@data.parts.a=verdict +data@data.parts.b=text +data.weights.b=3.
 
-    Each goes through epochs of its own.
-
-    Only where the text of a part comes from, and its val_fraction, matter of it.
+    Each source goes through its own epochs. Of a part, only the fields that choose its text, and its val_fraction, have
+    an effect.
     """
 
     parts: dict[str, Any] = field(default_factory=dict)  # +data@data.parts.NAME=OPTION
@@ -236,13 +235,13 @@ class Mixture(DataConfig):
 @option("data", "tokens")
 @dataclass
 class TokenFiles(DataConfig):
-    """Take tokens that exist already: a folder of `gptlab tokenize`, or files that others wrote.
+    """Existing tokens: a folder of `gptlab tokenize`, or files that others wrote.
 
     data.folder=DIR, or data.train=[train.bin] data.val=[val.bin]: nanoGPT's and llm.c's .bin, .npy, Megatron's .bin
     with its .idx, and Arrow, Parquet or a folder of `save_to_disk` with a column of ids.
     """
 
-    folder: str | None = None  # with its own tokenizer
+    folder: str | None = None  # written by `gptlab tokenize`, with its tokenizer
     train: list[str] = field(default_factory=list)  # paths and globs, in their order
     val: list[str] = field(default_factory=list)  # none: the end of `train` is held out
     dtype: str | None = None  # of files that are nothing but ids; null: uint16, or uint32 for more than 65,536 tokens
@@ -295,7 +294,7 @@ def matching(patterns: list[str], key: str) -> list[Path]:
 
 
 def identity(data: TextData) -> dict[str, Any]:
-    """Return those fields of an option that decide its text: all but how it becomes batches."""
+    """Return the fields of an option that decide its text: all except how it becomes batches."""
     batching = {f.name for f in dataclasses.fields(DataConfig)} - {"val_fraction"}
     values = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name not in batching}
     return {"kind": type(data).__name__, **values}

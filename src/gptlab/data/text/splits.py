@@ -1,4 +1,4 @@
-"""Divide text into what is trained on and what is held out: by the text alone, the same for every seed and run."""
+"""Divide text into training and held-out text by the text alone, the same way for every seed and run."""
 
 import hashlib
 import struct
@@ -11,7 +11,7 @@ import numpy as np
 from gptlab.data.text.readers import Chunk
 from gptlab.errors import UserError
 
-HEAD = 1 << 16  # characters of a document that choose its side
+HEAD = 1 << 16  # characters of a document whose hash chooses its side
 FEW = 1 << 16  # documents whose lengths are remembered
 ENOUGH = 0.5  # of val_fraction: where whole documents make less, ends of documents are held out instead
 MARKS = ("<|endoftext|>", "<|end_of_text|>")  # what stands between documents in many files
@@ -22,17 +22,17 @@ _LONGEST = max(map(len, MARKS)) - 1
 
 @dataclass(frozen=True)
 class Survey:
-    """Hold what one pass over a text finds: its size and hash, and where the held-out part is.
+    """The result of one pass over a text: its size and hash, and where the held-out part is.
 
     Documents are held out by the bucket (of 65,536) that the hash of their beginning falls into: equal documents are on
-    the same side, and it takes no memory to remember, however many there are.
+    the same side, and the memory needed does not grow with their number.
     """
 
     sha256: str
     documents: int
     bytes: int
     held_out: list[int] = field(default_factory=list)  # buckets
-    cuts: list[int] = field(default_factory=list)  # or the character of each document where its held-out end begins
+    cuts: list[int] = field(default_factory=list)  # or, for each document, the position where its held-out end begins
     marks: dict[str, int] = field(default_factory=dict)  # how often MARKS stand in the text
     whole_share: float = 0.0  # of the text, that whole documents would hold out
 
@@ -122,7 +122,7 @@ def divide(
 def _divided(chunks: Iterable[Chunk], found: Survey) -> Iterator[tuple[str, bool, Chunk]]:
     """Yield each chunk with its part, and whether a document of the text begins with it."""
     held_out, cuts = frozenset(found.held_out), iter(found.cuts)
-    part, left = "train", -1  # characters of this document that are still to be trained on; -1: it is not cut
+    part, left = "train", -1  # characters of this document that remain for training; -1: not cut
     for (text, begins, counts), head in _with_heads(chunks):
         if begins:
             part = "val" if bucket(head) in held_out else "train"
@@ -139,10 +139,10 @@ def _divided(chunks: Iterable[Chunk], found: Survey) -> Iterator[tuple[str, bool
 
 
 def _with_heads(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, str]]:
-    """Yield each chunk, and with one that begins a document the text that chooses its side.
+    """Yield each chunk; one that begins a document comes with the text that chooses its side.
 
-    That is the first chunk; where some of the document's beginning does not count, the HEAD characters of all chunks: a
-    prompt that all documents share must not put them all on one side.
+    That text is the first chunk; if some of the document's beginning does not count, it is the first HEAD characters of
+    all chunks: a prompt that all documents share must not put them all on one side.
     """
     waiting: list[Chunk] = []
     for chunk in chunks:

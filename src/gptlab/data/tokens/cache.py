@@ -1,4 +1,4 @@
-"""Where text and tokens are kept between runs."""
+"""Locate the cache, where text and tokens are kept between runs."""
 
 import hashlib
 import os
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """$GPTLAB_CACHE, else the user's cache folder."""
+    """Return $GPTLAB_CACHE, or the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("GPTLAB_CACHE") or Path(home) / "gptlab")
 
 
 def short(key: str) -> str:
-    """A text of any length as the name of a file."""
+    """Return a file name for a text of any length."""
     return hashlib.sha256(key.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Encode text in several processes, and write it in sections, so that a killed run goes on."""
+"""Encode text in several processes, and write it in sections, so that a killed run can continue."""
 
 import contextlib
 import errno
@@ -29,11 +29,11 @@ JOB = 1 << 20  # characters that are encoded at once
 SECTION = 1 << 28  # characters of a shard
 ALONE = 1 << 23  # bytes that are not worth a second process
 
-Progress = Callable[[int], None]  # is told how many more bytes of text are done
+Progress = Callable[[int], None]  # receives the number of bytes just done
 
 
 class Job(NamedTuple):
-    """Hold pieces of documents of one part: each begins a document or goes on with one, and counts or does not."""
+    """Pieces of documents of one part: each begins a document or continues one, and counts or does not."""
 
     part: str
     texts: list[str]
@@ -43,8 +43,10 @@ class Job(NamedTuple):
 
 
 def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[Job]:
-    """Yield the chunks as pieces to encode: a document is cut only where it makes no difference to its tokens, and
-    where its loss mask changes."""
+    """Yield the chunks as pieces to encode.
+
+    A document is cut only where that does not change its tokens, and where its loss mask changes.
+    """
     waiting = {part: Job(part, [], [], [], before=True) for part in ("train", "val")}
     sizes = dict.fromkeys(waiting, 0)
 
@@ -57,8 +59,8 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
             yield waiting[part]
             waiting[part], sizes[part] = Job(part, [], [], [], before=counts), 0
 
-    of, rest, fresh, counted = "train", "", True, True  # the end of the last document, and whether it is all of it
-    enough = JOB  # characters in which a place to cut is looked for; twice as many where there was none
+    of, rest, fresh, counted = "train", "", True, True  # the unfinished document, and whether it is all there
+    enough = JOB  # characters to search for a cut; doubled when none is found
     for part, (text, begins, counts) in chunks:
         if rest and (begins or counts != counted):
             yield from add(of, rest, fresh, counted)
@@ -77,9 +79,9 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
 
 
 def encode(job: Job, tokenizer: Tokenizer) -> Done:
-    """Return the ids of a job: every document behind a separator, so that its first token is predicted too.
+    """Return the ids of a job, with a separator before every document, so that its first token is predicted too.
 
-    A separator counts where the end of the document before it does.
+    A separator counts if the end of the document before it does.
     """
     arrays, starts, mask, at, size, target_bytes = [], [], list[Mask](), 0, 0, 0
     before = job.before
@@ -110,9 +112,9 @@ def write_sections(
     progress: Progress,
     section: int = SECTION,
 ) -> list[dict[str, Any]]:
-    """Fill `work` with the shards of each section; return what is in them, by section and part.
+    """Fill `work` with the shards of each section, and return their manifests by section and part.
 
-    Sections that are there already are kept. Raises UserError where the disk is full.
+    Sections that exist already are kept. Raises UserError if the disk is full.
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     records: list[dict[str, Any]] = []
@@ -154,7 +156,7 @@ def _sections(every: Iterator[Job], size: int) -> Iterator[Iterator[Job]]:
 def _write_section(
     work: Path, number: int, results: Iterator[Done], dtype: str, progress: Progress
 ) -> dict[str, dict[str, Any]]:
-    """Write a shard of each part that has text here; return what is in them."""
+    """Write a shard for each part that has text here, and return their manifests."""
     writers: dict[str, ShardWriter] = {}
     with contextlib.ExitStack() as files:
         for done in results:
@@ -167,7 +169,7 @@ def _write_section(
 
 @contextlib.contextmanager
 def _encoder(tokenizer: Tokenizer, folder: Path, processes: int) -> Iterator[Callable[[Iterator[Job]], Iterator[Done]]]:
-    """Give a function that encodes jobs in their order, here or in a pool, with few of them in memory at once."""
+    """Yield a function that encodes jobs in order, here or in a pool, with few of them in memory at once."""
     if processes == 1:
         yield functools.partial(map, functools.partial(encode, tokenizer=tokenizer))
         return

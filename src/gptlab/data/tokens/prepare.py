@@ -32,14 +32,14 @@ COUNTS = ("documents", "bytes", "tokens")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Hold tokens for training, of one or more sources with their weights, and held-out ones; and say what went in."""
+    """Tokens for training, from one or more weighted sources, and held-out tokens, with a manifest of their text."""
 
     tokenizer: Tokenizer
     manifest: dict[str, Any]
     train: list[TokenStream]
     weights: list[float]
     val: TokenStream
-    folders: list[Path]  # of shards, one a source
+    folders: list[Path]  # of shards, one per source
     notes: list[str] = field(default_factory=list)  # what should be said before it is used
 
     def sizes(self) -> dict[str, dict[str, int | None]]:
@@ -48,7 +48,7 @@ class Corpus:
 
     @property
     def val_bytes(self) -> int:
-        """The number of bytes that the held-out targets spell, which bits per byte are over."""
+        """The number of bytes that the held-out targets spell: the denominator of bits per byte."""
         found: int = target_counts(self.manifest["val"])[1]
         return found
 
@@ -56,7 +56,7 @@ class Corpus:
     def bytes_per_target(self) -> float:
         """The mean number of bytes that a training target spells, by the weights of the sources.
 
-        Where the text of the training tokens is not known it is that of a held-out target.
+        If the text of the training tokens is not known, the figure is that of a held-out target.
         """
         parts = [source["train"] for source in self.manifest.get("sources", {"": self.manifest}).values()]
         if any(part["bytes"] is None for part in parts):
@@ -87,11 +87,11 @@ def prepare(
     parts: Sequence[str] = PARTS,
     any_ids: bool = False,
 ) -> Corpus:
-    """Return the corpus of a data option under a tokenizer, which is trained on the training text if it can be.
+    """Return the corpus of a data option under a tokenizer, which is trained on the training text if needed.
 
-    `processes` encode (None: one a core), each shard holds about `section` characters, and only `parts` are made.
-    `any_ids` lets tokens pass that the tokenizer does not have, so that they can be looked at. Raises UserError where
-    the text or the tokens are not what they should be.
+    `processes` encode (None: one per core), each shard holds about `section` characters, and only `parts` are made.
+    `any_ids` accepts tokens that the tokenizer does not have, so that they can be looked at. Raises UserError if the
+    text or the tokens are unusable.
     """
     watch = watch or Watch()
     if isinstance(data, TokenFiles):
@@ -112,7 +112,7 @@ def prepare(
 
 
 def texts(data: DataConfig, corpus: Corpus) -> Iterator[str]:
-    """Yield all of a data option's text again, in pieces; of tokens, what they spell."""
+    """Yield all of a data option's text again, in pieces; for tokens, the text that they spell."""
     if isinstance(data, TokenFiles):
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for stream in [*corpus.train, corpus.val]:
@@ -128,7 +128,7 @@ def _tokenizer(surveyed: list[Surveyed], config: TokenizerConfig, watch: Watch) 
     key = repr((LAYOUT, [text.split for text in surveyed], type(config).__name__, dataclasses.asdict(config)))
     folder = cache_dir() / "tokenizers" / short(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # processes of one run all come here; the first one works
+    with FileLock(f"{folder}.lock"):  # all processes of a run come here; the first does the work
         if not folder.exists():
             size = sum(text.found.bytes for text in surveyed)
             watch.begin("building the tokenizer", size)
@@ -140,7 +140,7 @@ def _tokenizer(surveyed: list[Surveyed], config: TokenizerConfig, watch: Watch) 
 
 
 def _shards(text: Surveyed, tokenizer: Path, watch: Watch, processes: int, section: int, parts: Sequence[str]) -> Path:
-    """Return the folder of a source's shards: as cached, or written, going on where a killed run stopped."""
+    """Return the folder of a source's shards: from the cache or written now, continuing where a killed run stopped."""
     source, found = text.source, text.found
     split = (source.version(), identity(source), *text.split[3:]) if text.apart else text.split[1:]
     key = repr((LAYOUT, found.sha256, split, fingerprint(tokenizer), *parts))
@@ -156,7 +156,7 @@ def _shards(text: Surveyed, tokenizer: Path, watch: Watch, processes: int, secti
             sections = write_sections(work, chunks, tokenizer, processes, watch.advance, section)
             manifest = _manifest(text, tokenizer, sections)
             kept = {shard["file"].removesuffix(".bin") for part in PARTS for shard in manifest[part]["shards"]}
-            for path in work.iterdir():  # records of sections, and what killed runs have left
+            for path in work.iterdir():  # records of sections, and leftovers of killed runs
                 if path.is_file() and path.name.partition(".")[0] not in kept:
                     path.unlink()
             shutil.copytree(tokenizer, work / "tokenizer", dirs_exist_ok=True)
@@ -172,7 +172,7 @@ def _manifest(text: Surveyed, folder: Path, sections: list[dict[str, Any]]) -> d
         shards = [section[part] for section in sections if part in section]
         parts[part] = {**_totals(shards), "shards": shards}
     content = text.found.sha256
-    if text.apart:  # its survey is another one
+    if text.apart:  # the survey did not read it
         content = _hash([content, *_hashes(parts["val"]["shards"])])
     if text.left_out:
         content = _hash([content, *map(str, sorted(text.left_out))])
@@ -212,7 +212,7 @@ def _combined(manifests: list[dict[str, Any]], names: list[str], weights: list[f
 
 
 def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
-    """Return tokens that exist already as a corpus."""
+    """Return existing tokens as a corpus."""
     if data.folder is not None:
         folder = Path(data.folder).expanduser()
         why, todo = "is not a folder of tokens", "give one that `gptlab tokenize out=` has made"
@@ -247,12 +247,12 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
 
 
 def target_counts(part: dict[str, Any]) -> tuple[int, Any]:
-    """Return the tokens of a manifest's part that count, and the bytes that they spell (None where unknown)."""
+    """Return the tokens of a manifest's part that count, and the bytes that they spell (None if unknown)."""
     return part.get("targets", part["tokens"]), part.get("target_bytes", part["bytes"])
 
 
 def _totals(records: list[dict[str, Any]]) -> dict[str, int]:
-    """Add up the counts of shards or parts; those of targets only where some tokens do not count."""
+    """Add up the counts of shards or parts; targets have counts of their own only if some tokens do not count."""
     totals = {key: sum(record[key] for record in records) for key in COUNTS}
     if any("targets" in record for record in records):
         totals["targets"], totals["target_bytes"] = map(sum, zip(*map(target_counts, records), strict=True))

@@ -1,4 +1,4 @@
-"""Show on the console how far the preparation of text is."""
+"""Show the progress of the preparation of text on the console."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from gptlab.data.tokens.surveys import Watch
 
 @contextlib.contextmanager
 def watching(console: Console) -> Iterator[Watch]:
-    """Show a bar with MB/s for each thing that is done, gone at the end; nothing where there is no terminal."""
+    """Show a bar with MB/s for each task, removed at the end; nothing if there is no terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), MegabytesPerSecond())
     with Progress(
         *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal, transient=True

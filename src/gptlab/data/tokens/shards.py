@@ -1,7 +1,7 @@
 """Read shards on disk as one sequence of ids: our own, and those that nanoGPT and llm.c write.
 
-A shard is a plain array of ids: `np.memmap(path, dtype)`. llm.c's has 256 numbers before it, which say what it is.
-Beside NAME.bin there may be NAME.mask.bin, a byte a token: 0 where the token is no target that counts.
+A shard is a plain array of ids: `np.memmap(path, dtype)`. llm.c puts a header of 256 numbers before it. Beside NAME.bin
+there may be NAME.mask.bin, one byte per token: 0 if the token is not a target.
 """
 
 import hashlib
@@ -25,24 +25,24 @@ MASK = ".mask.bin"  # ends the name of a loss mask
 
 
 def dtype_for(n_vocab: int) -> str:
-    """Return the smaller of the two types that has room for a vocabulary."""
+    """Return the smaller of the two types that can hold a vocabulary's ids."""
     return "uint16" if n_vocab <= 2**16 else "uint32"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Name a file of ids, and the files beside it."""
+    """A file of ids, and the files beside it."""
 
     path: Path
     dtype: str
     tokens: int
     offset: int = 0  # bytes
-    starts: Path | None = None  # where documents begin, if somebody wrote it down
+    starts: Path | None = None  # positions where documents begin, if recorded
     mask: Path | None = None  # None: all tokens count
     mask_offset: int = 0  # bytes
 
     def map(self) -> Tokens:
-        """Return the ids (N,); nothing is read before it is needed."""
+        """Return the ids (N,), memory-mapped: nothing is read before it is needed."""
         return _map(self.path, self.dtype, self.offset, self.tokens)
 
     def map_mask(self) -> Tokens:
@@ -53,7 +53,7 @@ class Shard:
 
 
 class TokenStream:
-    """Join shards to one array of ids (N,): it has a length, and slices with a start and a stop."""
+    """Shards joined into one array of ids (N,): it has a length, and slices with a start and a stop."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = list(shards)
@@ -69,7 +69,7 @@ class TokenStream:
         return self._slice(self._arrays, part)
 
     def mask(self, part: slice) -> Tokens | None:
-        """Return the loss mask of the ids of a slice, (N,) uint8: 0 for no target; None where all tokens count."""
+        """Return the loss mask of the ids of a slice, (N,) uint8: 0 for no target; None if all tokens count."""
         return self._slice(self._masks, part) if self.has_mask else None
 
     def _slice(self, arrays: list[Tokens], part: slice) -> Tokens:
@@ -83,11 +83,11 @@ class TokenStream:
         return found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.uint16)
 
     def blocks(self) -> Iterator[Tokens]:
-        """Yield all ids, in order, a piece at a time."""
+        """Yield all ids, in order, a block at a time."""
         return _pieces(self._arrays)
 
     def mask_blocks(self) -> Iterator[Tokens]:
-        """Yield the loss mask beside `blocks`; nothing where all tokens count."""
+        """Yield the loss mask beside `blocks`; nothing if all tokens count."""
         return _pieces(self._masks)
 
     def counted_before(self, positions: Tokens) -> Tokens:
@@ -104,9 +104,9 @@ class TokenStream:
         return found
 
     def document_starts(self, eot: int) -> Tokens:
-        """Return where documents begin, (D,) int64: as written down, or at the separators.
+        """Return the positions where documents begin, (D,) int64: as recorded, or at the separators.
 
-        What is before the first separator is a document too.
+        Tokens before the first separator are a document too.
         """
         found, begin = [np.zeros(1, np.int64)], 0
         for shard, array in zip(self.shards, self._arrays, strict=True):
@@ -121,7 +121,7 @@ class TokenStream:
 def own_shards(folder: Path, manifest: dict[str, Any], part: str) -> list[Shard]:
     """Return the shards of a folder that a manifest lists.
 
-    Raises UserError where a file is missing or has another size.
+    Raises UserError if a file is missing or has another size.
     """
     found = []
     for shard in manifest[part]["shards"]:
@@ -135,9 +135,9 @@ def own_shards(folder: Path, manifest: dict[str, Any], part: str) -> list[Shard]
 
 
 def held_out_stream(folder: Path) -> tuple[TokenStream, int]:
-    """Return the held-out tokens that `Corpus.save_held_out` wrote, and how many bytes of text their targets spell.
+    """Return the held-out tokens that `Corpus.save_held_out` wrote, and the number of bytes that their targets spell.
 
-    Raises UserError where a file is missing, damaged or of another size.
+    Raises UserError if a file is missing, damaged or of another size.
     """
     try:
         manifest = read_json(folder / "manifest.json", MOST_MANIFEST)
@@ -156,7 +156,7 @@ def held_out_stream(folder: Path) -> tuple[TokenStream, int]:
 
 
 def masks(shards: Sequence[Shard]) -> list[Shard]:
-    """Return the loss masks of those shards that have one, as shards of bytes."""
+    """Return the loss masks of the shards that have one, as shards of bytes."""
     return [Shard(shard.mask, "uint8", shard.tokens) for shard in shards if shard.mask is not None]
 
 
@@ -164,7 +164,7 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
     """Return the SHA-256 of each shard's file.
 
     Reading everything takes time, so the result is remembered as long as a file keeps its size and time. Raises
-    UserError where one is not the `expected`, or has ids that a vocabulary does not have.
+    UserError if one is not the `expected` hash, or if a shard has ids outside the vocabulary.
     """
     found = []
     for number, shard in enumerate(shards):
@@ -200,7 +200,7 @@ def _read_through(shard: Shard) -> dict[str, Any]:
 def _map(path: Path, dtype: str, offset: int, size: int) -> Tokens:
     if not size:
         return np.empty(0, dtype)
-    return np.asarray(np.memmap(path, dtype, "r", offset, (size,)))  # slicing is cheaper than of a memmap
+    return np.asarray(np.memmap(path, dtype, "r", offset, (size,)))  # slicing an array is cheaper than a memmap
 
 
 def _pieces(arrays: list[Tokens]) -> Iterator[Tokens]:
@@ -209,7 +209,7 @@ def _pieces(arrays: list[Tokens]) -> Iterator[Tokens]:
 
 
 def mask_path(path: Path) -> Path:
-    """Return where the loss mask of a shard is, if it has one."""
+    """Return the path of a shard's loss mask, if it has one."""
     return path.with_suffix(MASK)
 
 
@@ -222,7 +222,7 @@ def _starts(path: Path) -> Tokens:
 
 
 def require_size(path: Path, size: int) -> None:
-    """Raise UserError unless a file has so many bytes."""
+    """Raise UserError unless a file has this number of bytes."""
     if not path.is_file():
         raise damaged(path, "no such file")
     found = os.path.getsize(path)

@@ -16,7 +16,7 @@ from gptlab.errors import UserError, reason, require
 from gptlab.tokenizers import Tokenizer
 
 HEADER = 1024  # bytes before the ids of llm.c
-LLM_C = {20240520: "uint16", 20240801: "uint32"}  # its first number
+LLM_C = {20240520: "uint16", 20240801: "uint32"}  # the first number of the header: version and dtype
 TABLES = (".arrow", ".feather", ".parquet")
 WIDER = {"uint16": "uint32", "uint32": "uint64"}
 SURE = 16  # ids that are enough to tell by zeros how wide they are
@@ -140,7 +140,7 @@ def unsigned(dtype: np.dtype[Any]) -> str:
 
 
 def spelled(stream: TokenStream, tokenizer: Tokenizer, targets_only: bool = False) -> Iterator[bytes]:
-    """Yield the bytes of the text, in pieces; separators, and ids that the tokenizer does not have, spell nothing."""
+    """Yield the bytes of the text, in pieces; separators and ids outside the tokenizer spell nothing."""
     every = itertools.repeat(np.True_) if not targets_only else (block != 0 for block in stream.mask_blocks())
     for block, counts in zip(stream.blocks(), every, strict=False):
         yield tokenizer.decode_bytes(block[(block != tokenizer.eot) & (block < tokenizer.n_vocab) & counts].tolist())

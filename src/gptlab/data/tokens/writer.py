@@ -1,4 +1,4 @@
-"""Write encoded text as shards: the ids, where documents begin in them, and which of them count in the loss."""
+"""Write encoded text as shards: the ids, the document starts, and the loss mask."""
 
 import contextlib
 import hashlib
@@ -17,18 +17,18 @@ BLOCK = 1 << 22  # bytes written at once
 
 
 class Done(NamedTuple):
-    """Hold the encoded text of a job."""
+    """The encoded text of a job."""
 
     part: str
     ids: bytes  # of `dtype_for(n_vocab)`
-    starts: Starts  # where in them documents begin
+    starts: Starts  # positions where documents begin
     bytes: int  # of text
-    mask: Mask | None  # 0 for each id that is no target; None: all count
+    mask: Mask | None  # 0 for each id that is not a target; None: all count
     target_bytes: int  # of the text that counts
 
 
 class ShardWriter:
-    """Write NAME.bin, NAME.starts.npy, and NAME.mask.bin as soon as some token does not count."""
+    """A writer of NAME.bin, NAME.starts.npy, and, as soon as some token does not count, NAME.mask.bin."""
 
     def __init__(self, path: Path, dtype: str, files: contextlib.ExitStack) -> None:
         self.path, self.files, self.width = path, files, np.dtype(dtype).itemsize
@@ -57,8 +57,8 @@ class ShardWriter:
         self.target_bytes += done.target_bytes
 
     def finish(self) -> dict[str, Any]:
-        """Wait until all is on disk; return what a manifest says of this shard."""
-        array = io.BytesIO()  # np.save into a file does not notice a full disk
+        """Wait until everything is on disk; return the manifest of this shard."""
+        array = io.BytesIO()  # np.save into a file does not report a full disk
         np.save(array, np.concatenate(self._starts))
         sha256 = self._ids.finish()
         self.path.with_suffix(".starts.npy").write_bytes(array.getvalue())
@@ -70,7 +70,7 @@ class ShardWriter:
 
 
 class _HashedFile:
-    """Write a file and its SHA-256."""
+    """A file that is hashed (SHA-256) while it is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest = file, hashlib.sha256()

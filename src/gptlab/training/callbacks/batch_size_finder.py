@@ -33,10 +33,10 @@ def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int
 
 
 class BatchSizeFinder(Callback):
-    """Find the micro-batch size of `data.micro_batch_size=auto` before training starts.
+    """A search for the largest micro-batch size that fits in memory, for `data.micro_batch_size=auto`.
 
-    Tries one forward and backward pass of each size that divides a device's share of the batch, from 1 up, until memory
-    is short, and takes the largest that fitted on all devices.
+    Before training starts it tries one forward and backward pass of each size that divides a device's share of the
+    batch, from 1 up, until memory is short, and takes the largest that fitted on all devices.
     """
 
     def __init__(self, console: Console) -> None:
@@ -73,7 +73,7 @@ def use_micro_batches(trainer: L.Trainer, data: Any, micro_batch_size: int) -> N
 
 
 def tries(trainer: L.Trainer, module: GPTModule, size: int, block_size: int) -> bool:
-    """Tell whether one forward and backward pass of `size` windows goes through."""
+    """Return whether one forward and backward pass of `size` windows succeeds."""
     ids = torch.zeros(size, block_size, dtype=torch.int64, device=device_of(trainer))
     module.gpt.train()
     try:
@@ -92,9 +92,9 @@ def tries(trainer: L.Trainer, module: GPTModule, size: int, block_size: int) -> 
 
 
 def promises(peaks: list[tuple[int, int]], size: int) -> bool:
-    """Tell whether `size` is expected to fit, by a straight line through the peaks (size, bytes) so far.
+    """Return whether `size` is expected to fit, by a straight line through the peaks (size, bytes) so far.
 
-    On a CPU memory is not refused: the process would be killed.
+    A CPU does not refuse memory: the process would be killed.
     """
     if torch.cuda.is_available() or len(peaks) < 2:
         return True
@@ -114,7 +114,7 @@ def memory() -> int:
 
 
 def free_memory() -> int:
-    """Return the free memory of the machine, in bytes; where it is not known, more than anybody wants."""
+    """Return the free memory of the machine, in bytes; if it is not known, a number larger than any need."""
     return _kilobytes("/proc/meminfo", "MemAvailable", 1 << 50) * 1024
 
 

@@ -1,4 +1,4 @@
-"""Write checkpoint files whole or not at all, with checksums; keep the newest few, and tell which are still whole."""
+"""Write checkpoint files completely or not at all, with checksums; keep the newest few, and find the undamaged ones."""
 
 import hashlib
 import os
@@ -22,9 +22,9 @@ SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Write Lightning's checkpoints safely: a temporary file in the same directory, flushed, then renamed.
+    """A writer of Lightning's checkpoints: to a temporary file in the same directory, flushed, then renamed.
 
-    A full disk, or a failure like it, leaves what was there; `failure` then says why.
+    A full disk, or a failure like it, leaves the earlier files as they were; `failure` then has the reason.
     """
 
     failure: str | None = None
@@ -47,11 +47,11 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class Checkpoints:
-    """Write `step-N.ckpt` when one is due, and let `last.ckpt` be the newest and `best.ckpt` the best of them.
+    """The checkpoints of a run: `step-N.ckpt` when one is due, `last.ckpt` for the newest, `best.ckpt` for the best.
 
-    A checkpoint is written at the end of a step, when all else that is due there was done, and remembers that it was.
+    A checkpoint is written at the end of a step, after everything else that is due there, and records that it was done.
     A regular one is written whether or not the run is stopped. One that a stop asked for is removed when the next
-    regular one is there, so that a run which was stopped keeps the same files as one which was not.
+    regular one exists, so that a run that was stopped keeps the same files as one that was not.
     """
 
     def __init__(
@@ -60,7 +60,9 @@ class Checkpoints:
         self.folder, self.every_n_steps, self.every_n_minutes = folder, every_n_steps, every_n_minutes
         self.keep_last, self.ranks = keep_last, ranks
         self.saved_step = 0
-        self.regular: list[int] | None = None  # steps of the newest regular ones; None: gptlab 0.1 did not say
+        self.regular: list[int] | None = (
+            None  # steps of the newest regular checkpoints; None: not recorded by gptlab 0.1
+        )
         self._since = time.monotonic()
 
     def start(self, step: int) -> None:
@@ -71,16 +73,16 @@ class Checkpoints:
             self.regular = found[-self.keep_last :]
 
     def due(self, step: int) -> bool:
-        """Tell whether the end of a step writes a checkpoint by its count or by the clock; all ranks must ask."""
+        """Return whether this end of a step writes a checkpoint, by count or by the clock; all ranks must call it."""
         due = bool(self.every_n_steps) and step % int(self.every_n_steps or 1) == 0
         if self.every_n_minutes:
             due |= self.ranks.any(time.monotonic() - self._since >= 60 * self.every_n_minutes)
         return due
 
     def save(self, trainer: L.Trainer, regular: bool) -> bool:
-        """Write a checkpoint, on all ranks, if there were steps since the last one; all are told whether it is there.
+        """Write a checkpoint, on all ranks, if there were steps since the last one; all ranks learn whether it exists.
 
-        Metrics and samples up to here are on disk before it is.
+        Metrics and samples of earlier steps are on disk before it is.
         """
         step = trainer.global_step
         self._since = time.monotonic()
@@ -101,14 +103,14 @@ class Checkpoints:
         return bool(from_rank_0(trainer, written))
 
     def mark_best(self, trainer: L.Trainer) -> None:
-        """Let the checkpoint that was just written be `best.ckpt`."""
+        """Make the checkpoint that was just written `best.ckpt`."""
         if trainer.is_global_zero:
             _link(self.folder / f"step-{trainer.global_step}.ckpt", self.folder / "best.ckpt")
 
     def restore_best(self, step: int | None) -> bool:
-        """Let `best.ckpt` be that of a step again: a kill may have come before it was marked. False if it is nowhere.
+        """Make `best.ckpt` that of a step again, which a kill may have prevented; returns False if it does not exist.
 
-        A `step` of None is any: runs of gptlab 0.1 do not know it.
+        A `step` of None is any: runs of gptlab 0.1 do not record it.
         """
         best, saved = self.folder / "best.ckpt", self.folder / f"step-{step}.ckpt"
         if best.exists() and step in (None, step_of(best)):
@@ -120,11 +122,11 @@ class Checkpoints:
         return False
 
     def remove_old(self, step: int) -> None:
-        """Remove what the checkpoint of a step no longer wants: a kill may have come before."""
+        """Remove the checkpoints that a kill kept the run from removing."""
         self._keep({step, *(self.regular or [])}, step)
 
     def last_regular(self) -> Path | None:
-        """Return the newest regular checkpoint that is there: that of a run which was never stopped."""
+        """Return the newest regular checkpoint: that of a run that was never stopped."""
         paths = [self.folder / f"step-{step}.ckpt" for step in reversed(self.regular or [])]
         return next((path for path in paths if path.exists()), None)
 
@@ -135,9 +137,9 @@ class Checkpoints:
 
 
 def go_on_from(checkpoint: Path, step: int, folder: Path) -> None:
-    """Let a run's `last.ckpt` be the checkpoint it goes on from, one of its own or, where it branches, of another run.
+    """Make a run's `last.ckpt` the checkpoint from which it continues, one of its own or, for a branch, of another run.
 
-    A branch also gets the best one that the checkpoint knows of.
+    A branch also gets the best one that the checkpoint records.
     """
     if checkpoint.parent.resolve() != folder.resolve():
         _link(checkpoint, folder / f"step-{step}.ckpt")
@@ -152,7 +154,7 @@ def go_on_from(checkpoint: Path, step: int, folder: Path) -> None:
 
 
 def step_of(path: Path) -> int | None:
-    """Return the step at which a checkpoint was made; None where there is none, or it is damaged."""
+    """Return the step at which a checkpoint was made; None if there is none, or it is damaged."""
     if not path.is_file():
         return None
     try:
@@ -183,7 +185,7 @@ def is_whole(path: Path) -> bool:
 
 
 def _link(path: Path, name: Path) -> None:
-    """Let `name` be the same file as a checkpoint `path`, in one step."""
+    """Link `name` to the same file as a checkpoint `path`, in one step."""
     work = _work(name)
     work.unlink(missing_ok=True)
     try:
@@ -195,7 +197,7 @@ def _link(path: Path, name: Path) -> None:
 
 
 def _work(path: Path) -> Path:
-    """Return the name of a file on its way to be `path`."""
+    """Return the temporary name under which a file is written before it becomes `path`."""
     return path.with_name(f".{path.name}-{os.getpid()}{UNFINISHED}")
 
 

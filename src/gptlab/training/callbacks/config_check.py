@@ -1,4 +1,4 @@
-"""Refuse to train where the ranks of a run have different configs."""
+"""Refuse to train if the ranks of a run have different configs."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from gptlab.runs.config_file import flat
 
 
 class ConfigCheck(Callback):
-    """Compare the hash of every rank's config; if one has another config, all refuse to go on and name the key."""
+    """A comparison of every rank's config by hash; if one differs, all ranks stop, naming the key."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = {key: str(value) for key, value in flat(config).items()}

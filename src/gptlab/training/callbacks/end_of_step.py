@@ -1,4 +1,4 @@
-"""Do what is due at the end of an optimizer step, in one written order."""
+"""Do everything that is due at the end of an optimizer step, in one written order."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ from gptlab.training.module import GPTModule
 
 
 class EndOfStep(Checkpoint):
-    """Own the order at the end of a step; a Checkpoint is what Lightning calls after all other callbacks.
+    """The callback that owns the order at the end of a step; as a Checkpoint, Lightning calls it after all others.
 
         optimizer step -> weight average -> log -> validation, with the averaged weights -> samples -> best
-        -> checkpoint, which remembers that all of this was done -> stop, if it was asked for
+        -> checkpoint, which records that all of this was done -> stop, if one was asked for
 
-    A stop asked for at any time takes effect at the end of this row and only there. A killed run goes on from its last
-    checkpoint, which lies at the end of a row; what came after it comes again. `goes_on_after_end` is whether a run
-    goes on that another callback had ended early.
+    A stop asked for at any time takes effect at the end of this row and only there. A killed run continues from its
+    last checkpoint, which lies at the end of a row; everything after it is done again. `goes_on_after_end` says whether
+    a run that another callback had ended early continues.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class EndOfStep(Checkpoint):
         self.checkpoints, self.bar, self.stop = checkpoints, bar, stop
         self.val_every_n_steps, self.goes_on_after_end = val_every_n_steps, goes_on_after_end
         self.best: tuple[float, int | None] | None = None  # (score, step); runs of gptlab 0.1 do not know the step
-        self.metrics: dict[str, float] = {}  # the last value of each
+        self.metrics: dict[str, float] = {}  # the last value of each metric
         self.ended = False  # whether a callback has ended the run before its last step
-        self.complete = False  # whether the row of the last step was done: then its weights may be saved
+        self.complete = False  # whether all that was due at the last step is done: only then may its weights be saved
         self._step = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,9 +67,9 @@ class EndOfStep(Checkpoint):
         trainer.should_stop = from_rank_0(trainer, self.ended and not self.goes_on_after_end)
 
     def complete_checkpoint(self, trainer: L.Trainer) -> None:
-        """Do what a kill may have left undone after the checkpoint that a run goes on from was written.
+        """Finish what a kill may have left undone after the checkpoint that a run continues from was written.
 
-        Where the best one is gone it is forgotten: the next validation is the best.
+        If the best one is gone it is forgotten: the next validation is the best.
         """
         if trainer.is_global_zero and trainer.global_step:
             self.checkpoints.remove_old(trainer.global_step)
@@ -84,7 +84,7 @@ class EndOfStep(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._step:  # within an accumulation
+        if trainer.global_step == self._step:  # in the middle of gradient accumulation
             return
         assert isinstance(pl_module, GPTModule)
         self._step = trainer.global_step
@@ -123,7 +123,7 @@ class EndOfStep(Checkpoint):
             raise Stopped(self.stop.signal_number)
 
     def _log(self, trainer: L.Trainer, module: GPTModule) -> None:
-        """Log the steps since the last log, and look at them."""
+        """Log the steps since the last log, and check them."""
         losses = module.mean_losses()
         publish(trainer, {**module.training_metrics(losses), **self.throughput.metrics()}, self._step)
         self._remember(trainer)
@@ -134,7 +134,7 @@ class EndOfStep(Checkpoint):
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     def _compare(self, name: str) -> None:
-        """Let the validation of this step be the best if it is the best so far; the first of equals stays."""
+        """Record the validation of this step as the best if it is the best so far; of equals the first stays."""
         score = self.metrics.get(name)
         if score is None or score != score:
             return
@@ -143,6 +143,6 @@ class EndOfStep(Checkpoint):
             self.best = (score, self._step)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save at a second Ctrl-C, unless it came in the middle of a row; of several ranks some may be gone by then."""
+        """Save at a second Ctrl-C, unless it came in the middle of this order; other ranks may be gone by then."""
         if self.complete and isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.world_size == 1:
             self.checkpoints.save(trainer, regular=False)

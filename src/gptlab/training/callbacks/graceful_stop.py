@@ -1,4 +1,4 @@
-"""End a run early so that it can go on: by signals, a time limit, and Slurm's warning."""
+"""End a run early so that it can be resumed: by signals, a time limit, and Slurm's warning."""
 
 import contextlib
 import os
@@ -19,11 +19,10 @@ TIME_LIMIT = "trainer.max_minutes"
 
 
 class GracefulStop(Callback):
-    """Note that a stop was asked for, by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 (Slurm's warning of its time limit) or
-    `max_minutes`. It takes effect at the end of a step, on all ranks at once, and only there.
+    """A request to stop, by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 (Slurm's warning of its time limit) or `max_minutes`.
 
-    An exception wherever the signal arrives would leave TensorBoard's queue locked. One rank alone ends at once at a
-    second Ctrl-C.
+    It takes effect at the end of a step, on all ranks at once, and only there. An exception wherever the signal arrives
+    would leave TensorBoard's queue locked. One rank alone ends at once at a second Ctrl-C.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -42,14 +41,14 @@ class GracefulStop(Callback):
 
     @contextlib.contextmanager
     def heed_signals(self) -> Iterator[None]:
-        """Heed signals from before Lightning sets training up until its end; give them back then.
+        """Handle signals from before Lightning sets training up until its end; restore the old handlers then.
 
         Ctrl-C ends a run at once until its first step begins: there is nothing to save.
         """
         try:
             self._take(*self.SIGNALS)
             yield
-        except (KeyboardInterrupt, SystemExit):  # maybe by the warning of another rank: this one's may come late
+        except (KeyboardInterrupt, SystemExit):  # another rank may have had the warning earlier than this one
             if signal.SIGUSR1 in self._handlers:
                 self._handlers[signal.SIGUSR1] = signal.SIG_IGN
             raise
@@ -63,7 +62,7 @@ class GracefulStop(Callback):
         self._take(signal.SIGINT)
 
     def asked(self) -> bool:
-        """Tell whether any rank was asked to stop, and let all know why; all must ask at the same place."""
+        """Return whether any rank was asked to stop, and tell all ranks why; all must call this at the same point."""
         if self.why is None and self.deadline is not None and time.monotonic() >= self.deadline:
             self.why = TIME_LIMIT
         number = self.ranks.max(0.0 if self.why is None else self.signal_number or 0.5)
@@ -73,10 +72,10 @@ class GracefulStop(Callback):
 
     def _take(self, *signals: signal.Signals) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # no other thread may
+            return  # only the main thread may set handlers
         for number in signals:
             ignored = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
-            if not ignored:  # as nohup does it
+            if not ignored:  # nohup ignores SIGHUP
                 self._handlers[number] = signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -87,7 +86,7 @@ class GracefulStop(Callback):
 
 
 def requeue() -> None:
-    """Let Slurm start this job again, if it is one."""
+    """Ask Slurm to start this job again, if it is a Slurm job."""
     if job := os.environ.get("SLURM_JOB_ID"):
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job

@@ -11,7 +11,7 @@ from gptlab.metrics import metric, metrics
 
 
 class ProgressBar(Callback):
-    """One bar for the whole run, and a line for every validation (alone where nobody watches a terminal)."""
+    """One bar for the whole run, and a line for every validation (lines alone if there is no terminal)."""
 
     def __init__(self, console: Console, enabled: bool) -> None:
         self.console = console
@@ -25,7 +25,7 @@ class ProgressBar(Callback):
             console=console,
             disable=not (enabled and console.is_terminal),
             transient=True,
-            refresh_per_second=4,  # drawing takes milliseconds, which are those of a small model's step
+            refresh_per_second=4,  # drawing takes milliseconds, as long as a step of a small model
         )
         self.task = self.bar.add_task("", total=None, loss="-", speed="-")
 
@@ -34,11 +34,11 @@ class ProgressBar(Callback):
         self.bar.start()
 
     def step(self, step: int) -> None:
-        """Move the bar."""
+        """Advance the bar by a step."""
         self.bar.update(self.task, completed=step)
 
     def logged(self, values: Mapping[str, float]) -> None:
-        """Show what was logged of training."""
+        """Show the training metrics that were just logged."""
         loss, speed = (metric(name).text(values[name]) for name in ("train/loss", "train/tokens_per_second"))
         self.bar.update(self.task, loss=loss, speed=speed)
 

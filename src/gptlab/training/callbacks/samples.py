@@ -21,8 +21,10 @@ FILES = ("samples.jsonl", "samples.md")
 
 
 class Samples:
-    """Let the task show what the model has learned for the same prompts: into samples.jsonl, which is read back,
-    samples.md for people, and TensorBoard's text tab."""
+    """The task's samples for the same prompts at every validation.
+
+    They go into samples.jsonl, which is read back, samples.md for people, and TensorBoard's text tab.
+    """
 
     def __init__(
         self, run_dir: Path, task: Task, prompts: Sequence[str], tokenizer: Tokenizer, decoder: Decoder, seed: int
@@ -31,8 +33,8 @@ class Samples:
         self.tokenizer, self.decoder, self.seed = tokenizer, decoder, seed
 
     def draw(self, trainer: L.Trainer, gpt: Any) -> None:
-        """Draw one text for each prompt by the weights that the model has now."""
-        together = is_sharded(trainer)  # a sharded model is run by all ranks
+        """Draw one text for each prompt with the model's current weights."""
+        together = is_sharded(trainer)  # all ranks must run a sharded model
         if not (trainer.is_global_zero or together) or not self.prompts:
             return
         was_training = gpt.training
@@ -55,14 +57,17 @@ class Samples:
 
 
 def append(run_dir: Path, samples: Sequence[Sample]) -> None:
-    """Add samples to both files, which a kill may leave with a part of them."""
+    """Append samples to both files, in which a kill may leave a part of them."""
     for name, text in zip(FILES, _texts(samples), strict=True):
         with (run_dir / name).open("a", encoding="utf-8", newline="") as file:
             file.write(text)
 
 
 def keep_until(before: Path, now: Path, step: int = sys.maxsize) -> None:
-    """Let run directory `now` have the samples of `before` up to a step: later ones will come again."""
+    """Copy the samples of run directory `before` up to a step into `now`: later ones will be drawn again.
+
+    A last line without an end is half written, and left out.
+    """
     kept = [sample for sample in read_samples(before) if sample.step <= step]
     for name, text in zip(FILES, _texts(kept), strict=True):
         if text:
@@ -72,7 +77,7 @@ def keep_until(before: Path, now: Path, step: int = sys.maxsize) -> None:
 
 
 def _texts(samples: Sequence[Sample]) -> tuple[str, str]:
-    """Return what samples are in each of FILES."""
+    """Return the samples in each of FILES."""
     markdown = io.StringIO()
     write_markdown(markdown, samples)
     return "".join(json.dumps(sample._asdict()) + "\n" for sample in samples), markdown.getvalue()

@@ -18,22 +18,25 @@ from gptlab.tokenizers import Tokenizer
 from gptlab.training.lightning_internals import datamodule_of, load_weights_and_optimizer
 from gptlab.training.module import GPTModule, NotFinite
 
-IN_A_ROW = 10  # steps that may be skipped one after the other
+IN_A_ROW = 10  # the most consecutive steps that may be skipped
 
 
 class Spike(NamedTuple):
+    """A step whose loss is far above the recent ones."""
+
     step: int
     loss: float
     usual: float
 
 
 class Spikes:
-    """Find steps whose loss is `sigmas` robust standard deviations above the median of the last hundred."""
+    """A detector of steps whose loss is `sigmas` robust standard deviations above the median of the last hundred."""
 
     def __init__(self, sigmas: float, last: Iterable[float] = ()) -> None:
         self.sigmas, self.last = sigmas, deque(last, maxlen=100)
 
     def see(self, step: int, loss: float) -> Spike | None:
+        """Add the loss of a step; return it as a Spike if it is far above the recent ones."""
         spike = None
         if self.sigmas and len(self.last) >= 20:
             usual = statistics.median(self.last)
@@ -45,8 +48,11 @@ class Spikes:
 
 
 class StabilityMonitor(Callback):
-    """Report unstable steps: write RUN/stability/step-N.json with the batch, take the run back to its last checkpoint
-    where that is asked for, and end it where nothing helps. The end of a step calls it."""
+    """A monitor of unstable steps, called at the end of a step.
+
+    It writes RUN/stability/step-N.json with the batch, takes the run back to its last checkpoint if that is asked for,
+    and ends the run if nothing helps.
+    """
 
     def __init__(
         self,
@@ -58,7 +64,7 @@ class StabilityMonitor(Callback):
         checkpoint: Callable[[], Path | None],
     ) -> None:
         self.run_dir, self.tokenizer, self.on_nan, self.console = run_dir, tokenizer, on_nan, console
-        self.checkpoint = checkpoint  # the one to go back to, if there is one
+        self.checkpoint = checkpoint  # returns the checkpoint to go back to, if there is one
         self.spikes = Spikes(sigmas)
         self.skipped: list[int] = []  # steps
 
@@ -69,7 +75,7 @@ class StabilityMonitor(Callback):
         self.spikes, self.skipped = Spikes(self.spikes.sigmas, state_dict["last"]), list(state_dict["skipped"])
 
     def skipped_step(self, trainer: L.Trainer, module: GPTModule) -> bool:
-        """Tell whether the gradient of the last step was not finite, and deal with it."""
+        """Return whether the gradient of the last step was not finite, and deal with it."""
         if module.skipped_step is None:
             return False
         step, module.skipped_step = module.skipped_step, None
@@ -77,13 +83,13 @@ class StabilityMonitor(Callback):
         return True
 
     def check_losses(self, trainer: L.Trainer, module: GPTModule, losses: list[tuple[int, float]]) -> None:
-        """Look at the (step, loss) pairs that were just logged."""
+        """Check the (step, loss) pairs that were just logged for spikes."""
         module.check_gradients()
         for step, loss in losses:
             if not math.isfinite(loss):
                 if self.on_nan == "stop":
                     raise NotFinite(step)
-                if step not in self.skipped:  # of 16-mixed, whose scaler passes over a step by itself
+                if step not in self.skipped:  # in 16-mixed the scaler skips steps by itself
                     self._skip(trainer, module, step)
             elif spike := self.spikes.see(step, loss):
                 what = f"the loss jumped to {loss:.3f} from about {spike.usual:.3f}"
@@ -109,7 +115,7 @@ class StabilityMonitor(Callback):
             return
         data = datamodule_of(trainer)
         found = {"step": step, "what": what, **figures}
-        if isinstance(data, TextDataModule):  # others cannot be asked for the rows of a step
+        if isinstance(data, TextDataModule):  # other data modules cannot return the rows of a step
             found["windows"] = [
                 {"source": source, "window": window, "text": self._text(data, source, window)}
                 for source, window in data.windows_of(step)
@@ -124,7 +130,7 @@ class StabilityMonitor(Callback):
 
 
 def rewind(trainer: L.Trainer, module: GPTModule, path: Path) -> int:
-    """Take weights, their average and the optimizer of a checkpoint but keep the rates of now; returns its step."""
+    """Load weights, their average and the optimizer from a checkpoint but keep the current rates; returns its step."""
     groups = trainer.optimizers[0].param_groups
     rates = [group["lr"] for group in groups]
     step = load_weights_and_optimizer(trainer, path, lambda saved: module.average.load(saved, "gpt.", module.gpt))

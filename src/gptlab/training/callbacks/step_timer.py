@@ -1,4 +1,4 @@
-"""Time a step before the first one, so that a run of `budget.minutes` knows its length."""
+"""Time a step before the first one, so that the number of steps of `budget.minutes` is known."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,32 +16,36 @@ from gptlab.training.callbacks.throughput_monitor import wait_for_device
 from gptlab.training.lightning_internals import backward, datamodule_of, device_of, same_random_numbers, set_steps
 from gptlab.training.module import GPTModule
 
-WARM_UP = 3  # steps; compilation is in the first
+WARM_UP = 3  # steps, of which the first includes compilation
 PILOT = 3
-LEAST, SECONDS = 20, 3.0  # what is timed: at least so many steps, for at least so long,
-MOST = 30.0  # but no longer, if that is 3 steps
+LEAST, SECONDS = 20, 3.0  # time at least LEAST steps and at least SECONDS,
+MOST = 30.0  # but at most MOST seconds, unless PILOT steps take longer
 
 
 class StepTimer(Callback):
-    """Time steps of the run's first batches and undo them: weights, optimizer, random numbers and the order of the data
-    are as before. All ranks take the slowest one's time; `found` turns it into a plan."""
+    """A timer of steps on the run's first batches, which are undone afterwards.
+
+    Weights, optimizer, random numbers and the order of the data are as before. All ranks take the time of the slowest;
+    `found` turns it into a plan.
+    """
 
     def __init__(self, found: Callable[[float, bool], Plan], resumed: int, ranks: Ranks, console: Console) -> None:
         self.found, self.resumed, self.ranks, self.console = found, resumed, ranks, console
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The model is on its devices now, sharded or in DDP; of a checkpoint there are at most the weights."""
+        """Time steps now: the model is on its devices, sharded or in DDP, with at most the weights of a checkpoint."""
         assert isinstance(pl_module, GPTModule)
         plan = self.found(self.seconds_per_step(trainer, pl_module), trainer.is_global_zero)
         self.console.print(f"timed: {plan}", highlight=False, soft_wrap=True)
         take(trainer, pl_module, max(plan.steps, self.resumed))
 
     def seconds_per_step(self, trainer: L.Trainer, module: GPTModule) -> float:
+        """Time some steps and undo them; return the seconds of one, the same number on all ranks."""
         optimizer = trainer.optimizers[0]
         weights = [_local(p) for p in module.gpt.parameters()]
         before = [weight.to("cpu", copy=True) for weight in weights]
         data = datamodule_of(trainer)
-        data.steps = 1 << 32  # no end
+        data.steps = 1 << 32  # practically endless
         module.gpt.train()
         with same_random_numbers():
             batches = iter(data.train_dataloader())
@@ -52,7 +56,7 @@ class StepTimer(Callback):
             batches.close()
         for weight, value in zip(weights, before, strict=True):
             weight.copy_(value)
-        optimizer.state.clear()  # there was none; a checkpoint's comes later
+        optimizer.state.clear()  # it was empty; a checkpoint's is loaded later
         module.forget()
         if device_of(trainer).type == "cuda":
             torch.cuda.empty_cache()
@@ -74,11 +78,11 @@ class StepTimer(Callback):
 
 
 def take(trainer: L.Trainer, module: GPTModule, steps: int) -> None:
-    """Tell trainer, data module and module how many steps the run has."""
+    """Tell trainer, data module and module the number of steps of the run."""
     set_steps(trainer, steps)
     datamodule_of(trainer).steps = module.steps = steps
 
 
 def _local(p: Any) -> torch.Tensor:
-    """Return the part of a weight that this rank has, outside of autograd."""
+    """Return this rank's part of a weight, outside of autograd."""
     return (p.to_local() if hasattr(p, "to_local") else p).detach()

@@ -1,4 +1,4 @@
-"""Give a dashboard more than curves: the config, HParams, shared charts, loss by position, norms and weights."""
+"""Log more than curves: the config, HParams, shared charts, loss by position, norms and weights."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,23 @@ from gptlab.training.lightning_internals import grad_scaler, unscales_itself
 from gptlab.training.metrics_file import MetricsFile
 from gptlab.training.module import GPTModule
 
-BINS = 30  # as many as TensorBoard draws, so that it shows them as they are
-NOT_ASKED = ("parts", "gptlab", "run_dir", "resume", "resume_sweep", "json", "logger", "sample_prompts")  # of the model
+BINS = 30  # the number that TensorBoard draws, so that it does not resample
+NOT_ASKED = (
+    "parts",
+    "gptlab",
+    "run_dir",
+    "resume",
+    "resume_sweep",
+    "json",
+    "logger",
+    "sample_prompts",
+)  # keys that are not settings of the model or its training
 
 
 class TensorBoardLayout(Callback):
-    """Tell the loggers what was asked (`config`, as config.yaml has it), and TensorBoard how to show the run.
+    """The config of a run for its loggers (`config`, as in config.yaml), and TensorBoard's layout of the run.
 
-    Runs are compared by `first`, then by the other metrics of a summary; the keys that a sweep has chosen stand out.
+    Runs are compared by `first`, then by the other metrics of a summary; the keys that a sweep has chosen come first.
     """
 
     def __init__(self, config: dict[str, Any], first: str, run_dir: Path) -> None:
@@ -68,7 +77,7 @@ class TensorBoardLayout(Callback):
                 _write(writer, _session({}, ())[2])
 
     def _lay_out(self, writer: SummaryWriter, logged: set[str]) -> None:
-        """Write the charts of what is logged, once there is something of training too: none is empty."""
+        """Write the layout of the charts once training metrics are logged too: no chart is empty."""
         if self._laid_out or "train/loss" not in logged:
             return
         self._laid_out = True
@@ -91,7 +100,7 @@ def swept(run_dir: Path) -> list[str]:
 
 
 class LayerNorms(Callback):
-    """Log the norms of each layer's gradient, before clipping, and of its weights."""
+    """The norms of each layer's gradient, before clipping, and of its weights, logged with the training metrics."""
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -112,7 +121,7 @@ class LayerNorms(Callback):
 
 
 class WeightHistograms(Callback):
-    """Log histograms of the weights at every validation."""
+    """Histograms of the weights, logged at every validation."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, GPTModule)
@@ -135,7 +144,7 @@ def scalars(values: dict[str, Any]) -> dict[str, bool | int | float | str]:
 
 
 def add_curve(writer: SummaryWriter, tag: str, curve: Tensor, step: int) -> None:
-    """Show a curve (T,) as a histogram: its mean in each of 30 equal parts is a bar's height, from 0 to T."""
+    """Show a curve (T,) as a histogram: each of 30 equal parts is a bar as high as its mean, from 0 to T."""
     heights = F.adaptive_avg_pool1d(curve.nan_to_num()[None], BINS)[0].tolist()
     width = len(curve) / BINS
     rights = [width * (i + 1) for i in range(BINS)]
@@ -163,7 +172,7 @@ def _session(asked: dict[str, Any], metrics: Sequence[str]) -> Any:
 
 
 def _mark_differing(experiment: Any, swept: Sequence[str]) -> None:
-    """Let swept keys, or all of a swept group, come first in TensorBoard's table."""
+    """Put swept keys, or all of a swept group, first in TensorBoard's table."""
     plugin = experiment.value[0].metadata.plugin_data
     data = HParamsPluginData.FromString(plugin.content)
     for info in data.experiment.hparam_infos:

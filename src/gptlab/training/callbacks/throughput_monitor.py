@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks import Callback
 
 
 class ThroughputMonitor(Callback):
-    """Count training targets per second of training time, the share of the devices' FLOPs that they take (MFU:
-    Chowdhery et al. 2022), and the share of that time in which the loop waited for data.
+    """A meter of training speed: targets per second, the share of the devices' FLOPs, the share of waiting for data.
 
-    Training time is all time between the first and the last step but what lies within `paused`: validation, samples
-    and checkpoints. `waited` tells the seconds for data so far.
+    The share of FLOPs is MFU (Chowdhery et al. 2022). Training time is all time between the first and the last step
+    except within `paused`: validation, samples and checkpoints. `waited` returns the seconds spent waiting for data so
+    far.
     """
 
     def __init__(self, waited: Callable[[], float] = lambda: 0.0) -> None:
@@ -24,16 +24,19 @@ class ThroughputMonitor(Callback):
         self.tokens = 0  # targets so far
         self._last_log = (0.0, 0, 0.0)  # (seconds, tokens, seconds waited)
         self._running_since = 0.0
-        self._started, self._earlier_seconds = time.perf_counter(), 0.0  # this start of the run; all starts before it
+        self._started, self._earlier_seconds = (
+            time.perf_counter(),
+            0.0,
+        )  # of this start of the run; of all earlier starts
 
     @property
     def tokens_per_second(self) -> float:
-        """Mean speed of the whole run."""
+        """The mean speed of the whole run."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
     def all_seconds(self) -> float:
-        """Seconds of the whole run, whatever they went into, without what a resumed run had after its checkpoint."""
+        """Seconds of the whole run, all included except what a resumed run lost after its checkpoint."""
         return self._earlier_seconds + time.perf_counter() - self._started
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,13 +75,13 @@ class ThroughputMonitor(Callback):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Let the time inside not count as training time."""
+        """Exclude the time inside the context from training time."""
         self.seconds += time.perf_counter() - self._running_since
         yield
         self._running_since = time.perf_counter()
 
 
 def wait_for_device(device: torch.device) -> None:
-    """Wait until a device has done what it was given; a GPU works while the process goes on."""
+    """Wait until a device has finished its work; a GPU runs asynchronously."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
