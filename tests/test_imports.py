@@ -55,13 +55,13 @@ MAY_IMPORT = {
 }
 # a library -> the rooms, or their files, that may import it
 ONLY_IN = {
-    "lightning": {"training", "data/batches", "data/config", "distributed/processes"},
+    "lightning": {"training", "data/batches", "data/config", "distributed/processes", "distributed/loopback"},
     "hydra": {"config", "commands", "sweep"},
     "omegaconf": {"config", "commands", "sweep"},
     "rich": {"commands", "reporting", "sweep", "training", "data/progress", "data/tokens/progress"},
     "torch": {
         *("commands", "data/batches", "decoding", "distributed", "evaluation", "interop", "metrics", "model", "optim"),
-        *("runs/own_model", "runs/run_dir", "tasks", "training"),
+        *("runs/own_model", "runs/run_dir", "runs/checkpoint_file", "tasks", "training"),
     },
     "tiktoken": {"tokenizers"},
     "tiktoken_ext": {"tokenizers"},

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -65,16 +66,29 @@ def sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which becomes `path` at the end; after an error nothing is left of it."""
+    """Yield a folder to fill, which becomes `path` at the end, on disk; after an error nothing is left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         yield work
         work.chmod(0o755)
+        sync_files(work)
         work.rename(path)
+        sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def cache_dir() -> Path:
+    """Return where text, tokens and results of checks are kept between runs: $GPTLAB_CACHE, else the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GPTLAB_CACHE") or Path(home) / "gptlab")
+
+
+def short(key: str) -> str:
+    """Return a text of any length as the name of a file."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def read_bounded(path: Path, most: int) -> bytes:
@@ -86,8 +100,9 @@ def read_bounded(path: Path, most: int) -> bytes:
         os.stat(path)  # raises with the reason if the file is missing
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        large = os.fstat(file.fileno()).st_size > most
+        content = b"" if large else file.read(most + 1)
+    if large or len(content) > most:
         raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
     return content
 

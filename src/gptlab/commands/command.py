@@ -37,6 +37,10 @@ from gptlab.sweep.job import follow_the_sweep
 from gptlab.sweep.sweep import Sweep, exit_code
 
 CONFIG_FLAGS = {"--config-dir": "dir", "-cd": "dir", "--config-name": "name", "-cn": "name"}
+HYDRA_FLAGS = (
+    *("--multirun", "-m", "--cfg", "-c", "--package", "-p", "--resolve", "--info", "-i", "--hydra-help", "--version"),
+    *("--shell-completion", "-sc"),
+)
 
 
 def run_command(verb: str, program: list[str], argv: list[str]) -> int:
@@ -87,8 +91,10 @@ class _Run:
 
     def prepare(self) -> Sweep | None:
         """Name the run that a command line repeats or resumes by its config; returns the sweep if it names one."""
+        _require_flags(self.argv)
         if takes_run_configs(self.command.name):
             self.argv = _resumed(_by_config(self.argv))
+        _require_no_run_config(self.argv)
         if self.command.name != "train":
             return None
         if (sweep := Sweep.of(self.argv)) is not None:
@@ -184,7 +190,7 @@ class _Run:
 
     def mistake(self, error: Exception) -> None:
         """Print a user's mistake in one line."""
-        line = explain(error, self.argv)
+        line = explain(error, self.argv).replace("\n", "\\n")
         if self.processes.prints(line):
             print(f"error: {line}", file=sys.stderr)
         self._failed(line, code=2)
@@ -213,8 +219,24 @@ def _split(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
     return found, overrides
 
 
-def _by_config(argv: list[str]) -> list[str]:
-    """Replace `--config-dir RUN --config-name config` by config=RUN/config.yaml, which is read as data."""
+def _require_flags(argv: list[str]) -> None:
+    """Refuse Hydra's flags that would compose or unpickle any file, and flags that argparse would complete to them."""
+    for arg in argv:
+        flag = arg.partition("=")[0]
+        known = not flag.startswith("-") or flag in HYDRA_FLAGS or flag in CONFIG_FLAGS
+        require(known, "flag", flag, "no such flag", f"choose one of {', '.join([*CONFIG_FLAGS, *HYDRA_FLAGS])}")
+
+
+def _require_no_run_config(argv: list[str]) -> None:
+    """Refuse config.yaml as a primary config: it is the name of a run's, which Hydra never composes."""
+    flags, _ = _config_flags(argv)
+    name = flags.get("name", "train")
+    plain = re.fullmatch(r"[\w-]+(\.yaml)?", name) is not None and name.removesuffix(".yaml") != "config"
+    require(plain, "--config-name", name, "is no config that can be composed", "give a name; a run's is config=RUN")
+
+
+def _config_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the flags that name a config, by what they name, and the rest of a command line."""
     flags, kept = dict[str, str](), list[str]()
     rest = iter(argv)
     for arg in rest:
@@ -223,6 +245,12 @@ def _by_config(argv: list[str]) -> list[str]:
             flags[CONFIG_FLAGS[flag]] = value if given else next(rest, "")
         else:
             kept.append(arg)
+    return flags, kept
+
+
+def _by_config(argv: list[str]) -> list[str]:
+    """Replace `--config-dir RUN --config-name config` by config=RUN/config.yaml, which is read as data."""
+    flags, kept = _config_flags(argv)
     file = Path(flags.get("dir", ""), "config.yaml")
     if flags.get("name", "").removesuffix(".yaml") != "config" or not file.is_file():
         return argv

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gptlab.errors import UserError, require
 from gptlab.registry import command
+from gptlab.runs.samples import visible
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +106,6 @@ def _losses(run: RunDir, x: torch.Tensor, y: torch.Tensor, separator: int | None
 def _print(console: Console, step: int, rows: list[dict[str, Any]]) -> None:
     table = Table("source", "window", "loss now", "text", title=f"step {step}", title_justify="left")
     for row in rows:
-        begin = Text(row["text"][:60].replace("\n", "⏎"), overflow="ellipsis", no_wrap=True)
+        begin = Text(visible(row["text"][:60]).replace("\n", "⏎"), overflow="ellipsis", no_wrap=True)
         table.add_row(str(row["source"]), str(row["window"]), f"{row['loss']:.3f}", begin)
     console.print(table)

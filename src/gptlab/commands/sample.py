@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.decoding.decoders import Beam, Decoder, TopK, TopP
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError, require
+from gptlab.files import write_atomically
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
     rows, page = frontier_rows(run, results), run.path / "frontier.html"
     console.print(frontier_table(rows))
     write_frontier_page(page, rows)
-    (run.path / "frontier.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_atomically(run.path / "frontier.json", (json.dumps(rows, indent=2) + "\n").encode())
     console.print(f"the page is {page}", markup=False, soft_wrap=True)
     return {"frontier": rows, "page": str(page)}
 
@@ -143,6 +144,7 @@ def _draw(
 
     from gptlab.decoding.generate import draw_key
     from gptlab.decoding.texts import continue_prompts
+    from gptlab.runs.samples import visible
 
     console = Console()
     asked = [(prompt, sample) for prompt in prompts for sample in range(config.num_samples)]
@@ -150,7 +152,7 @@ def _draw(
 
     def said(row: int, text: str) -> None:
         if alone:
-            console.print(Text(text), end="", soft_wrap=True)
+            console.print(Text(visible(text)), end="", soft_wrap=True)
 
     if alone:
         console.print(Text(prompts[0], style="bold"), end="", soft_wrap=True)
@@ -192,6 +194,8 @@ def _search(
 def _show(console: Console, samples: Sequence[Continuation]) -> None:
     from rich.text import Text
 
+    from gptlab.runs.samples import visible
+
     for found in samples:
-        console.print(Text(found.prompt, style="bold") + Text(found.text, style="not bold"), soft_wrap=True)
+        console.print(Text(found.prompt, style="bold") + Text(visible(found.text), style="not bold"), soft_wrap=True)
         console.rule(style="dim")

@@ -15,6 +15,7 @@ from gptlab.errors import require
 from gptlab.tokenizers import Tokenizer
 
 MOST = 20_000  # tokens of a text
+ENOUGH = 1 << 24  # characters, of which no tokenizer makes fewer
 
 
 class TokenSurprise(NamedTuple):
@@ -31,7 +32,11 @@ def file_surprises(
     """Return the surprise of each of the first MOST tokens of a text file; raises UserError where it has no text."""
     path = Path(name).expanduser()
     require(path.is_file(), "text", name, "no such file", "give a text file")
-    text = "".join(chunk.text for chunk in read(path, Reading("text", None, "strict"), "text"))
+    text = ""
+    for chunk in read(path, Reading("text", None, "strict"), "text"):
+        text += chunk.text
+        if len(text) > ENOUGH:
+            break
     require(bool(text), "text", name, "is empty", "give a file with some text")
     ids = np.array([tokenizer.eot, *tokenizer.encode(text)[:MOST]])
     return surprises(gpt, ids, block_size, batch_size, tokenizer.n_vocab)

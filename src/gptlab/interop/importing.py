@@ -12,15 +12,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import new_folder
+from gptlab.files import new_folder, read_bounded, read_json
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.runs.checkpoint_file import digest, write_checksums
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.base import panics
 from gptlab.tokenizers.bpe import from_gpt2_vocab
 from gptlab.tokenizers.hf import JSONTokenizer
 from gptlab.tokenizers.openai import OpenAI
 
+MOST_JSON = 1 << 28  # bytes
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 
 
@@ -75,7 +78,14 @@ def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
             return OpenAI().build([])
     require(path.is_file(), "hf", source, "has no tokenizer.json", "give a directory with its tokenizer")
     eos = hf.get("eos_token_id")
-    return JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)
+    try:
+        with panics(path):
+            definition = read_bounded(path, MOST_JSON).decode()
+            return JSONTokenizer(definition, eos[0] if isinstance(eos, list) else eos or 0)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare ones
+        raise UserError("hf", path, f"cannot be read ({reason(error)})", "give a whole directory") from error
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:
@@ -120,7 +130,12 @@ def _where(source: Path) -> dict[str, Path]:
     """Return the file that holds each tensor."""
     index = source / "model.safetensors.index.json"
     if index.is_file():
-        where = {name: source / file for name, file in _json(index)["weight_map"].items()}
+        files = _json(index).get("weight_map")
+        plain = isinstance(files, dict) and all(
+            isinstance(file, str) and Path(file).name == file for file in files.values()
+        )
+        require(plain, "hf", index, "does not name files of its folder", "take a complete download")
+        where = {name: source / file for name, file in dict(files or {}).items()}
     else:
         single = source / "model.safetensors"
         require(single.is_file(), "hf", source, "has no model.safetensors", "convert its weights to safetensors first")
@@ -140,7 +155,9 @@ def _write(
     (work / "checkpoints").mkdir()
     (work / "tokenizer").mkdir()
     state = {f"gpt.{key}": tensor for key, tensor in weights.items()}
-    torch.save({"model": vars(config), "state_dict": state}, work / "checkpoints/last.ckpt")
+    checkpoint = work / "checkpoints/last.ckpt"
+    torch.save({"model": vars(config), "state_dict": state}, checkpoint)
+    write_checksums(checkpoint.parent, {checkpoint.name: [digest(checkpoint)]})
     tokenizer.save(work / "tokenizer")
     record = {"model": vars(config), "imported_from": name, "sample_prompts": []}
     (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
@@ -150,8 +167,10 @@ def _write(
 
 
 def _json(path: Path) -> dict[str, Any]:
+    todo = "give a whole directory"
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = read_json(path, MOST_JSON)
     except (OSError, ValueError) as error:
-        raise UserError("hf", path, f"cannot be read ({type(error).__name__})", "give a whole directory") from error
-    return content
+        raise UserError("hf", path, f"cannot be read ({type(error).__name__}: {reason(error)})", todo) from error
+    require(isinstance(content, dict), "hf", path, "does not hold keys with values", todo)
+    return dict(content)

@@ -1,6 +1,5 @@
 """Run a sweep: its directory, its repetition, and the table at its end."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +16,9 @@ from rich.text import Text
 from gptlab.config.hydra_internals import VALUE_FLAGS, swept_keys
 from gptlab.config.overrides import quoted, unquoted
 from gptlab.errors import UserError, require
-from gptlab.files import write_atomically
 from gptlab.metrics import metric
 from gptlab.runs.config_file import fixed_budget, given_budget, read_config
+from gptlab.sweep import stored
 from gptlab.sweep.job import jobs_in, score_of, score_text
 
 
@@ -42,21 +41,23 @@ class Sweep:
             return None
         given = _last(argv, "hydra.sweep.dir")
         path = Path(unquoted(given)) if given else Path(datetime.now().strftime("outputs/multirun/%Y-%m-%d/%H-%M-%S"))
-        free = not (path / "sweep.json").exists()
+        free = not (path / stored.NAME).exists()
         require(free, "hydra.sweep.dir", path, "holds a sweep already", f"go on with it: resume_sweep={path}")
         return cls(path, [arg for arg in argv if not arg.startswith("hydra.sweep.dir=")])
 
     @classmethod
     def _again(cls, path: Path, more: list[str]) -> "Sweep":
-        file = path / "sweep.json"
         why = "is not the directory of a sweep"
-        require(file.is_file(), "resume_sweep", path, why, "give one such as outputs/multirun/DATE/TIME")
-        more = [arg for arg in more if arg not in ("-m", "--multirun")]
+        there = (path / stored.NAME).exists()
+        require(there, "resume_sweep", path, why, "give one such as outputs/multirun/DATE/TIME")
+        argv = stored.read_argv(path, more)
+        more = [arg for arg in more if arg not in (*argv, "-m", "--multirun")]
         for arg in more:
             key, _, value = arg.partition("=")
-            why, todo = "would make it another sweep", "leave it out; only hydra.KEY=VALUE and json may be given"
+            why = "would make it another sweep"
+            todo = "leave it out; only hydra.KEY=VALUE, json and what it was started with may be given"
             require(key.startswith("hydra") or key == "json", key, value, why, todo)
-        return cls(path, _with(json.loads(file.read_text())["argv"], more))
+        return cls(path, _with(argv, more))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -69,12 +70,12 @@ class Sweep:
         except Timeout as error:
             raise UserError("resume_sweep", self.path, "is running", "let it end, or stop it") from error
         try:
-            write_atomically(self.path / "sweep.json", (json.dumps({"argv": self._asked}, indent=2) + "\n").encode())
+            stored.write_argv(self.path, self._asked)
             yield
         finally:
             lock.release()
             if not jobs_in(self.path):
-                for name in ("sweep.json", "multirun.yaml", ".lock"):
+                for name in (stored.NAME, "multirun.yaml", ".lock"):
                     (self.path / name).unlink(missing_ok=True)
                 with suppress(OSError):  # it is not empty
                     for folder in made:

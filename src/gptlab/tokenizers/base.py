@@ -1,11 +1,12 @@
 """Define the interface of all tokenizers: text to ids and back, saved to a folder and loaded again by kind."""
 
+import contextlib
 import hashlib
 import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -111,12 +112,25 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if loader is None:
         todo = "enable the package that has it"
         raise UserError("tokenizer", folder, f"is of kind {kind}, which is not known here", todo)
+    with panics(folder):
+        try:
+            return loader.load(folder, saved)
+        except UserError:
+            raise
+        except Exception as error:  # each library raises its own
+            raise _unreadable(folder, error) from error
+
+
+@contextlib.contextmanager
+def panics(folder: Any) -> Iterator[None]:
+    """Turn a panic of a library in Rust, which no `except Exception` catches, into a UserError."""
     try:
-        return loader.load(folder, saved)
-    except UserError:
-        raise
-    except Exception as error:  # each library raises its own
-        raise _unreadable(folder, error) from error
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        why = f"its library gives up on it ({reason(error)})"
+        raise UserError("tokenizer", folder, why, "take another tokenizer") from error
 
 
 def fingerprint(folder: Path) -> str:

@@ -14,7 +14,7 @@ from tiktoken_ext import openai_public
 from gptlab.errors import require
 from gptlab.files import read_bounded
 from gptlab.registry import option
-from gptlab.tokenizers.base import EOT, MOST_BYTES, Ids, Tokenizer
+from gptlab.tokenizers.base import EOT, MOST_BYTES, Ids, Tokenizer, panics
 
 GPT2_SPLIT = openai_public.r50k_pat_str  # GPT-2's words: the pieces in which bytes are merged
 _WORD_END = re.compile(r"[^\W\d_](?=[ \n。，])")
@@ -67,10 +67,12 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.encoding.encode_ordinary_batch(list(texts))
+        with panics("ranks.tiktoken"):
+            return self.encoding.encode_ordinary_batch(list(texts))
 
     def encode_array(self, text: str) -> Ids:
-        return self.encoding.encode_to_numpy(text, disallowed_special=())
+        with panics("ranks.tiktoken"):
+            return self.encoding.encode_to_numpy(text, disallowed_special=())
 
     def last_cut(self, text: str) -> int:
         """Return the last position between a letter and a space, a line's end or a full-width stop.
@@ -136,6 +138,8 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         lines = read_bounded(folder / "ranks.tiktoken", MOST_BYTES).splitlines()
         pairs = (line.split() for line in lines)
         ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        if len(set(ranks.values())) < len(ranks):
+            raise ValueError("an id stands for two tokens")
         return cls(ranks, state["split"], state.get("eot"), state.get("n_vocab"))
 
 

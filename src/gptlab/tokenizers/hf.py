@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.errors import UserError, reason, require
+from gptlab.files import read_bounded
 from gptlab.registry import option
-from gptlab.tokenizers.base import EOT, Tokenizer
+from gptlab.tokenizers.base import EOT, MOST_BYTES, Tokenizer, panics
 
 
 @option("tokenizer", "json")
@@ -23,7 +24,10 @@ class JSONFile:
     def __post_init__(self) -> None:
         path = Path(self.file).expanduser()
         require(path.is_file(), "file", self.file, "no such file", "give the path of a tokenizer.json")
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            self.sha256 = hashlib.sha256(read_bounded(path, MOST_BYTES)).hexdigest()
+        except OSError as error:
+            raise UserError("file", self.file, f"cannot be read ({reason(error)})", "give a whole file") from error
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         """Return the tokenizer of the file; raises UserError if the file is not one, or has no token `eot`."""
@@ -55,7 +59,8 @@ class JSONTokenizer(Tokenizer, kind="json"):
         self.n_vocab = max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        with panics("tokenizer.json"):
+            return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False).encode()

@@ -84,6 +84,10 @@ class TrainConfig:
         known_metric = self.search_metric in self.task.metrics
         require(known_metric, "search_metric", self.search_metric, "no such metric of the task", known)
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
+        folders = self.name.split("/")
+        proper = not {"", ".", ".."} & set(folders) and "\0" not in self.name
+        require(proper, "name", self.name, "is no name of a folder, or of folders in each other", "try nano or a/b")
+        require(self.run_dir != "", "run_dir", "", "is empty", "leave it out, or give a directory")
         require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
         require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")
         there = self.loss in ("full", "chunked")

@@ -15,6 +15,7 @@ from gptlab.data.batches.build import Data
 from gptlab.metrics import metrics
 from gptlab.model.config import GPTConfig
 from gptlab.registry import name_of
+from gptlab.runs.samples import visible
 from gptlab.training.build import Parts
 from gptlab.training.lightning_internals import device_of
 from gptlab.training.peak_flops import PeakFlops
@@ -58,7 +59,7 @@ def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str,
     texts = [(how, _shown(prompt), _shown(text)) for how, prompt, text in texts]
     for how, prompt, text in texts:
         console.print(
-            Text(f"{how}: ", style="dim") + Text(prompt, style="bold") + Text(text.rstrip(), style="not bold")
+            Text(f"{how}: ", style="dim") + Text(prompt, style="bold") + Text(visible(text.rstrip()), style="not bold")
         )
         console.print()
     run = _near(summary["run_dir"])

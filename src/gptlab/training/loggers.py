@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import require
-from gptlab.files import write_atomically
+from gptlab.files import read_bounded, write_atomically
 from gptlab.registry import option
 from gptlab.training.named_parts import checked, found, made
 
@@ -86,7 +87,7 @@ class Loggers:
 
         uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
         note = run_dir / "mlflow_run_id"
-        known = note.read_text() if note.exists() else None
+        known = _known(note)
         logger = mlflow_logger(self.project, title, uri, known)
         if known is None and early_rank() == 0:
             Path("outputs").mkdir(exist_ok=True)
@@ -100,9 +101,19 @@ def _kept(note: Path, new: Callable[[], str]) -> str | None:
 
     if early_rank() != 0:
         return None
-    if not note.exists():
-        write_atomically(note, new().encode())
-    return note.read_text()
+    if (known := _known(note)) is None:
+        known = new()
+        write_atomically(note, known.encode())
+    return known
+
+
+def _known(note: Path) -> str | None:
+    """Return the name that a dashboard gave a run; None where there is none yet, or it is no such name."""
+    try:
+        known = read_bounded(note, 100).decode("ascii", "replace")
+    except OSError:
+        return None
+    return known if re.fullmatch(r"\w{1,64}", known, re.ASCII) else None
 
 
 @option("callbacks", "monitor")

@@ -3,31 +3,54 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptlab.errors import UserError, require
+from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
 from gptlab.runs.run_dir import RunDir
-from gptlab.training.callbacks.checkpointing import by_step, is_whole
+from gptlab.training.callbacks.checkpointing import by_step
 
 # fields that a continuation must not change; of `data` all but how batches are computed, of the optimizer,
 # whose state is kept, all but its rate
 FIXED = ("model", "tokenizer", "data", "optimizer", "seed")
 FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
+STATE: dict[str, type] = {  # of a checkpoint that a run goes on from
+    **{"state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict},
+    **{"global_step": int, "epoch": int},
+}
 
 
 def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
     """Return the checkpoint that a run goes on from, the one asked for or else the newest that is whole; its step; and
-    the names of newer ones that are damaged. Raises UserError where there is none."""
-    folder, damaged = run.checkpoints, list[str]()
+    lines to be shown: which newer ones are damaged, and what cannot be told. Raises UserError where there is none."""
+    folder, damaged = run.checkpoints, list[UserError]()
     newest = [folder / "last.ckpt", *by_step(folder), folder / "best.ckpt"]
     for path in newest if run.checkpoint == newest[0] else [run.checkpoint]:
-        if path.exists() and is_whole(path):
-            step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-            return path, int(step), damaged
-        if path.exists():
-            damaged.append(path.name)
-    why = f"{', '.join(damaged)} damaged" if damaged else "it has no checkpoint yet"
+        if not path.exists():
+            continue
+        try:
+            note = verify(path)
+            step = _step_of(path)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        taken = [f"{_names(damaged)}: damaged; {path.name} is taken instead"] if damaged else []
+        return path, step, [*taken, *([note] if note else [])]
+    if len(damaged) == 1:
+        raise UserError("resume", damaged[0].value, damaged[0].why, damaged[0].todo)
+    why = f"{_names(damaged)} damaged" if damaged else "it has no checkpoint yet"
     raise UserError("resume", run.path, why, "name another checkpoint of the run, or start a new one")
+
+
+def _names(damaged: list[UserError]) -> str:
+    return ", ".join(Path(error.value).name for error in damaged)
+
+
+def _step_of(path: Path) -> int:
+    """Return the step of a checkpoint; raises UserError unless it has all that Lightning goes on from."""
+    saved = read_checkpoint(path, "meta")
+    missing = [key for key, kind in STATE.items() if not isinstance(saved.get(key), kind)]
+    if missing:
+        raise not_whole(path, ValueError(f"it has no {missing[0]}"))
+    return int(saved["global_step"])
 
 
 def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:

@@ -66,7 +66,6 @@ class Start:
 
 def start(config: TrainConfig, console: Console) -> Start:
     """Find the run that is resumed, if any, and prepare the data. On rank 0 the resumed run is locked first."""
-    require(config.run_dir != "", "run_dir", "", "is empty", "leave it out, or give a directory")
     if config.run_dir is None:
         config = dataclasses.replace(config, run_dir=str(default_run_dir(config.name)))
     config.callbacks.require_classes()
@@ -108,6 +107,7 @@ def resumed(config: TrainConfig, data: Data, gpt: Any, before: RunDir, console: 
         config = dataclasses.replace(config, budget=dataclasses.replace(config.budget, seconds_per_step=seconds))
     begun = Start(config, data, gpt, before)
     if early_rank() == 0:
+        before.require_own_files()
         if begun.in_place:
             begun.lock = before.hold()
         else:
@@ -116,9 +116,9 @@ def resumed(config: TrainConfig, data: Data, gpt: Any, before: RunDir, console: 
         require_same(before.config(), plain(record(config)))
         if begun.in_place and not before.has_checkpoint() and before.status() != "finished":
             return begun
-        begun.checkpoint, begun.step, damaged = checkpoint_of(before)
-        if damaged:
-            console.print(f"{', '.join(damaged)}: damaged; {begun.checkpoint.name} is taken instead", highlight=False)
+        begun.checkpoint, begun.step, notes = checkpoint_of(before)
+        for note in notes:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
         noise = "the noise of dropout goes on as this version draws it, not as the run's own did"
         if before.layout < 2 and getattr(config.model, "dropout", None):
             console.print(f"{before.path}: was made by an older gptlab; {noise}", highlight=False, soft_wrap=True)

@@ -19,8 +19,8 @@ from gptlab.data.batches.batch import IGNORE, Batch
 from gptlab.data.batches.datamodule import KnownData, watched
 from gptlab.data.batches.rows import Rows, as_rows, regrouped
 from gptlab.data.config import ForeignData
-from gptlab.data.tokens.cache import cache_dir
 from gptlab.errors import require
+from gptlab.files import cache_dir
 from gptlab.randomness import random_seed
 
 

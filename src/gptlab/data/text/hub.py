@@ -9,9 +9,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
-from gptlab.files import write_atomically
+from gptlab.files import cache_dir, short, write_atomically
 
 PIECE = 1 << 26  # bytes of text per file
 

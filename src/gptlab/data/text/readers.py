@@ -10,20 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from gptlab.data.text import parquet
 from gptlab.data.text.json_arrays import array_items, is_array
-from gptlab.data.text.tables import (
-    NOT_UTF8,
-    Row,
-    arrow_rows,
-    column_values,
-    delimited_rows,
-    parquet_rows,
-    require_column,
-)
+from gptlab.data.text.tables import NOT_UTF8, Row, arrow_rows, column_values, delimited_rows, require_column
 from gptlab.errors import UserError, reason, require
 
 BLOCK = 1 << 20  # bytes read at once
 HEAD = 1 << 20  # bytes that tell what a file holds
+LONG = 1 << 22  # characters of a document between separators that are kept before it is yielded in chunks
+PACKED = 1 << 10  # bytes decompressed at once: a frame of zstd makes at most 128 KiB of 4 bytes
+LONGEST = 1 << 26  # bytes of a line of JSON, which is in memory as a whole
 WINDOW = 1 << 31  # bytes of a zstd frame's window: what `zstd --ultra --long=31` needs, and the most there can be
 FORMATS = {
     "json": (".json", ".jsonl", ".ndjson"),
@@ -85,10 +81,9 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
         if kind in ("parquet", "arrow"):
             why, todo = f"{packing} around {kind} is not read", "decompress it"
             require(not packing, key, path, why, todo)
-            rows = parquet_rows if kind == "parquet" else arrow_rows
-            yield from _documents(
-                column_values(rows(path, reading.column, mistake), reading.errors, mistake), reading, key, path
-            )
+            find = parquet.arrays if kind == "parquet" else arrow_rows
+            rows = column_values(find(path, reading.column, mistake), reading.errors, mistake)
+            yield from _documents(rows, reading, key, path)
             return
         if kind == "text" and reading.format == "auto" and reading.separator is None:
             kind = "json" if _has_json_lines(_head(path, packing), reading.column) else kind
@@ -101,10 +96,10 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
                 yield from _json_lines(file, reading, key, path)
             elif kind in ("csv", "tsv"):
                 delimiter = "," if kind == "csv" else "\t"
-                rows_ = delimited_rows(file, reading.column, delimiter, reading.errors, mistake)
-                yield from _documents(rows_, reading, key, path)
+                rows = delimited_rows(file, reading.column, delimiter, reading.errors, mistake)
+                yield from _documents(rows, reading, key, path)
             elif reading.separator:
-                yield from _separated(_blocks(file, reading, key, path), reading.separator)
+                yield from _separated(_blocks(file, reading, key, path), reading.separator, key, path)
             else:
                 for i, text in enumerate(_blocks(file, reading, key, path)):
                     yield Chunk(text, begins=i == 0)
@@ -169,7 +164,7 @@ class _Zstandard(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self.ready:
             begun = self.frame is not None and not self.frame.eof
-            data = (b"" if begun or self.frame is None else self.frame.unused_data) or self.file.read(1 << 14)
+            data = (b"" if begun or self.frame is None else self.frame.unused_data) or self.file.read(PACKED)
             if not data:
                 if begun:
                     raise EOFError("it ends in the middle")
@@ -208,23 +203,39 @@ def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator
             yield text
 
 
-def _separated(blocks: Iterator[str], separator: str) -> Iterator[Chunk]:
-    """Yield the documents between separators, without the line ends around them."""
-    rest = ""
+def _separated(blocks: Iterator[str], separator: str, key: str, path: Path) -> Iterator[Chunk]:
+    """Yield the documents between separators, without the line ends around them; long ones in several chunks."""
+    rest, begins = "", True  # what of a document is not yielded yet
     for block in blocks:
         searched = max(0, len(rest) - len(separator) + 1)
         rest += block
-        if rest.find(separator, searched) < 0:  # a long document is not looked through again and again
-            continue
-        *documents, rest = rest.split(separator)
-        yield from (Chunk(text, begins=True) for document in documents if (text := document.strip("\r\n")))
-    if text := rest.strip("\r\n"):
-        yield Chunk(text, begins=True)
+        if rest.find(separator, searched) >= 0:
+            *documents, rest = rest.split(separator)
+            for document in documents:
+                yield from _end(document, begins)
+                begins = True
+        if len(rest) > LONG:
+            text = rest.lstrip("\r\n") if begins else rest
+            body = text[: len(text) - len(separator) + 1].rstrip("\r\n")  # what follows may belong to a separator
+            if len(body) > BLOCK:
+                yield Chunk(body, begins)
+                rest, begins = text[len(body) :], False
+            why = f"has more than {LONGEST:,} line ends in a row"
+            require(len(rest) <= LONGEST, key, path, why, "take them out")
+    yield from _end(rest, begins)
+
+
+def _end(text: str, begins: bool) -> Iterator[Chunk]:
+    """Yield the last chunk of a document, if there is any of it."""
+    if text := text.strip("\r\n") if begins else text.rstrip("\r\n"):
+        yield Chunk(text, begins)
 
 
 def _json_lines(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
     offset = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
+        why = f"line {number} is longer than {LONGEST:,} bytes"
+        require(len(line) <= LONGEST, key, path, why, "divide its text, or give it as a file of plain text")
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
             record = json.loads(line.decode("utf-8", reading.errors)) if line.strip() else {reading.column: None}

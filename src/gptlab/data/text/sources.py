@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import itertools
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -156,8 +157,14 @@ class Download(Readable):
 
     def chunks(self) -> Iterator[Chunk]:
         require(bool(self.url), "data.url", "", "is empty", "give the text's address")
-        known = len(self.sha256) == 64  # the name of its file in the cache
-        require(known, "data.sha256", self.sha256, "is not a SHA-256", "give the 64 digits that sha256sum prints")
+        known = re.fullmatch(r"[0-9a-f]{64}", self.sha256) is not None  # it names a file of the cache
+        require(
+            known,
+            "data.sha256",
+            self.sha256,
+            "is not a SHA-256",
+            "give the 64 digits, in lower case, that sha256sum prints",
+        )
         name = self.url.partition("?")[0].rpartition("/")[2]
         return read(download.fetch(self.url, self.sha256), self.reading, "data.url", name)
 

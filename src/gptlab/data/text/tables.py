@@ -1,4 +1,4 @@
-"""Read one column of a table, row by row, in constant memory: CSV, TSV, Parquet and Arrow."""
+"""Read one column of a table, row by row, in constant memory: CSV, TSV and Arrow."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from gptlab.errors import UserError, reason
 
-MOST_RECORD = 1 << 28  # characters of a record that are held in memory
+MOST_RECORD = 1 << 26  # characters of a record that are held in memory
 ROWS = 256  # read at once
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # ends an Arrow stream that was closed
 
@@ -54,16 +54,6 @@ def _lines(text: io.TextIOWrapper, mistake: Mistake) -> Iterator[str]:
         if len(line) > MOST_RECORD:
             raise mistake(f"has a line of more than {MOST_RECORD:,} characters", "give it as plain text")
         yield line
-
-
-def parquet_rows(path: Path, column: str, mistake: Mistake) -> Iterator[Any]:
-    """Yield the column of a Parquet file, as Arrow arrays of a few rows."""
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        require_column(file.schema_arrow.names, column, "it", mistake)
-        for batch in file.iter_batches(batch_size=ROWS, columns=[column]):
-            yield batch.column(0)
 
 
 def column_names(path: Path) -> list[str]:

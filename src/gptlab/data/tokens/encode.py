@@ -21,11 +21,12 @@ import numpy as np
 from gptlab.data.text.readers import Chunk
 from gptlab.data.tokens.shards import dtype_for
 from gptlab.data.tokens.writer import Done, Mask, ShardWriter
-from gptlab.errors import UserError
+from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 JOB = 1 << 20  # characters that are encoded at once
+LONGEST = 1 << 26  # characters that are kept where there is no place to cut
 SECTION = 1 << 28  # characters of a shard
 ALONE = 1 << 23  # bytes that are not worth a second process
 
@@ -69,10 +70,13 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
         of, counted = part, counts
         rest += text
         if len(rest) >= enough:
-            enough = 2 * len(rest)
             if cut := tokenizer.last_cut(rest):
                 yield from add(of, rest[:cut], fresh, counted)
                 rest, fresh, enough = rest[cut:], False, JOB
+                continue
+            why = f"has {len(rest):,} characters in a row that this tokenizer takes as a whole"
+            require(len(rest) <= LONGEST, "data", "text", why, "divide its documents, or try tokenizer=bpe or char")
+            enough = 2 * len(rest)
     if rest:
         yield from add(of, rest, fresh, counted)
     yield from (job for job in waiting.values() if job.texts)

@@ -15,14 +15,13 @@ from typing import Any
 from filelock import FileLock
 
 from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity
-from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.data.tokens.encode import ALONE, SECTION, write_sections
-from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards
+from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards, read_manifest
 from gptlab.data.tokens.surveys import Surveyed, Watch, counted, survey_all
 from gptlab.data.tokens.token_copies import without_copies
 from gptlab.data.tokens.token_files import cut, foreign_shards, spelled
 from gptlab.errors import require
-from gptlab.files import new_folder, write_atomically
+from gptlab.files import cache_dir, new_folder, short, sync_files, write_atomically
 from gptlab.tokenizers import Tokenizer, TokenizerConfig, fingerprint, load_tokenizer
 
 LAYOUT = 2  # raise when the meaning of a cached folder changes
@@ -161,6 +160,7 @@ def _shards(text: Surveyed, tokenizer: Path, watch: Watch, processes: int, secti
                     path.unlink()
             shutil.copytree(tokenizer, work / "tokenizer", dirs_exist_ok=True)
             write_atomically(work / "manifest.json", json.dumps(manifest, indent=2).encode())
+            sync_files(work)
             work.rename(folder)
     return folder
 
@@ -189,7 +189,7 @@ def _manifest(text: Surveyed, folder: Path, sections: list[dict[str, Any]]) -> d
 
 def _corpus(folders: list[Path], names: list[str], weights: list[float], tokenizer: Tokenizer) -> Corpus:
     """Return what the folders hold, every shard found whole."""
-    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+    manifests = [read_manifest(folder) for folder in folders]
     shards: dict[str, list[list[Shard]]] = {part: [] for part in PARTS}
     for folder, manifest in zip(folders, manifests, strict=True):
         for part in PARTS:

@@ -15,10 +15,9 @@ from gptlab.data.text.copies import Listed, left_out
 from gptlab.data.text.readers import Chunk
 from gptlab.data.text.sources import TextData, identity
 from gptlab.data.text.splits import Survey, divide, survey
-from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.data.tokens.encode import Progress
 from gptlab.errors import require
-from gptlab.files import write_atomically
+from gptlab.files import cache_dir, short, write_atomically
 
 LAYOUT = 3  # raise when the meaning of a cached survey changes
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from gptlab.data.text.tables import arrow_rows, column_names, parquet_rows
-from gptlab.data.tokens.cache import cache_dir, short
+from gptlab.data.text import parquet
+from gptlab.data.text.tables import arrow_rows, column_names
 from gptlab.data.tokens.shards import Shard, Tokens, mask_path
 from gptlab.errors import UserError, reason, require
-from gptlab.files import sync
+from gptlab.files import cache_dir, short, sync
 
 LAYOUT = 1  # raise when the meaning of a cached file changes
 DTYPE = "uint32"
@@ -90,7 +90,7 @@ def _separated(rows: Iterable[Row], eot: int) -> Iterator[Row]:
 
 
 def _rows(path: Path, column: str, names: list[str]) -> Iterator[Row]:
-    read = parquet_rows if path.suffix.lower() == ".parquet" else arrow_rows
+    read = parquet.arrays if path.suffix.lower() == ".parquet" else arrow_rows
     wanted = [column, *(name for name in ("attention_mask", "labels") if name in names)]
 
     def mistake(why: str, todo: str) -> UserError:
