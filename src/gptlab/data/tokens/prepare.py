@@ -224,7 +224,8 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
     hashes = check([*train, *val], None if any_ids else tokenizer.n_vocab) + check(masks([*train, *val]), None)
     if not val:
         train, val = cut(train, data.val_fraction)
-    train, left_out = without_copies(train, val, tokenizer.eot)
+    kept, left_out = without_copies(train, val, tokenizer.eot)
+    train = train if any_ids else kept
     streams = {"train": TokenStream(train), "val": TokenStream(val)}
     parts: dict[str, dict[str, Any]] = {}
     for part, stream in streams.items():
