@@ -73,7 +73,7 @@ def test_documents_in_a_new_order_each_epoch_go_on_in_that_order(
         f"data.packing={packing}",
         "budget.steps=12",
         "checkpoint.every_n_steps=3",
-        "data.batch_size=64",
+        "data.batch_size=16",
     ]
     whole = train(tiny(*ask, f"run_dir={tmp_path}/whole"))
     assert whole is not None

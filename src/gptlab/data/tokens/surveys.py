@@ -56,7 +56,9 @@ class Surveyed:
         found, notes = self.found, self.source.notes()
         if not self.apart:
             share = f"{val['bytes'] / found.bytes:.1%} of the text"
-            if found.cuts:
+            if found.documents == 1 and found.cuts:
+                notes.append(f"held out: the end of the only document, {share}")
+            elif found.cuts:
                 whole = f"whole ones would make {found.whole_share:.2%}"
                 notes.append(f"held out: the ends of all {found.documents:,} documents, {share} ({whole})")
             else:
