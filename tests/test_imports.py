@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "interop": {"model", "tokenizers", "runs"},
     "distributed": {"runs"},
     "runs": {"model", "tokenizers", "plugins"},
-    "tasks": {"model", "data/batches", "decoding", "tokenizers", "plugins"},
+    "tasks": {"model", "data/batches", "data/config", "decoding", "tokenizers", "plugins"},
     "data": {"tokenizers"},
     "tokenizers": set(),
     "planning": {"model/config"},

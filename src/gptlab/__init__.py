@@ -13,7 +13,7 @@ from gptlab.registry import command, option
 from gptlab.version import VERSION
 
 if TYPE_CHECKING:
-    from gptlab.data.text.sources import DataConfig
+    from gptlab.data.config import BatchConfig
     from gptlab.decoding.decoders import Beam, Decoder
     from gptlab.tokenizers import Tokenizer
     from gptlab.training.config import TrainConfig
@@ -77,7 +77,7 @@ def generate(
 
 
 def evaluate(
-    run: str | Path = "latest", data: DataConfig | None = None, *, block_size: int | None = None, batch_size: int = 16
+    run: str | Path = "latest", data: BatchConfig | None = None, *, block_size: int | None = None, batch_size: int = 16
 ) -> dict[str, Any]:
     """Score the model of a run on held-out text: the run's own, or that of another `data`.
 

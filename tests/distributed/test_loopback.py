@@ -41,7 +41,7 @@ def test_torch_s_group_finds_the_store_that_listens_on_loopback(monkeypatch: pyt
     store = listen()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
-    again = next(rendezvous("env://", 0, 2))[0]
+    again = next(rendezvous("env://", 0, 1))[0]
     again.set("a", "b")
     assert store.get("a") == b"b"
     new = listening(os.getpid())

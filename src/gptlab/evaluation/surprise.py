@@ -50,7 +50,7 @@ def surprises(
     device, windows = next(gpt.parameters()).device, whole(ids, block_size)
     found: list[TokenSurprise] = []
     for indices in EvalBatches(len(windows), batch_size):
-        x, y, _ = windows.__getitems__(indices)
+        x, y, *_ = windows.__getitems__(indices)
         counted = y != IGNORE
         probs = gpt(x.to(device))[..., :n_vocab].float().softmax(-1).cpu()[counted]  # (N, V)
         nats = (-probs.gather(-1, y[counted][:, None])[:, 0].log()).tolist()

@@ -1,6 +1,7 @@
 """Write a run as a directory that transformers loads without code of ours."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,29 @@ from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.model.heads import parameters_beside
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
 
-def export_run(run: str, out: Path) -> dict[str, Any]:
-    """Write model and tokenizer of a run (a directory, a checkpoint in it, or `latest`) into the new directory `out`.
+def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: gpt) -> dict[str, Any]:
+    """Write model and tokenizer of a run into the new directory `out`, whole or not at all.
 
-    It is written completely or not at all. Returns the architecture and the number of parameters; raises UserError if
-    Hugging Face has no such model.
+    `head` gives the model the head of the run's task (`Task.head`). Returns the architecture and the number of
+    parameters; raises UserError if Hugging Face has no such model.
     """
     require(not out.exists(), "out", out, "exists already", "give a new directory")
-    gpt, tokenizer = RunDir.find(run).load()
+    gpt, tokenizer = run.load(head)
     why, todo = (
         f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
         "export a run with model=gpt or a preset of it",
     )
-    require(type(gpt.config) is GPTConfig, "run", run, why, todo)
+    require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
+    beside = sorted(parameters_beside(gpt))
+    why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
+    todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
+    require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
     ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
     hf, padding = config_to(gpt.config) | ends, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     with new_folder(out) as work:

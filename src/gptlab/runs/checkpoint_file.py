@@ -50,6 +50,8 @@ def verify(path: Path) -> str | None:
     """
     if not path.is_file():
         raise not_whole(path, ValueError("it is not a regular file"))
+    if path.stat().st_size >= LARGE and not zipfile.is_zipfile(path):  # before all of it is read
+        raise not_whole(path, ValueError("it is no archive of torch.save"))
     mend = f"cd {path.parent} && sha256sum *.ckpt > {SUMS}"
     try:
         listed = checksums(path.parent)

@@ -129,14 +129,14 @@ def _from_layout_1(values: dict[str, Any]) -> dict[str, Any]:
     """Return a config in the present layout from one whose parts are class names in a defaults list."""
     defaults = values.get("defaults")
     found = [_OLD_PART.fullmatch(str(each)) for each in defaults] if isinstance(defaults, list) else []
-    parts = {match[2]: _option_named(match[2].partition(".")[0], match[1]) for match in found if match}
+    parts = {match[2]: _name_ofd(match[2].partition(".")[0], match[1]) for match in found if match}
     rest = {_RENAMED.get(str(key), key): value for key, value in values.items() if key != "defaults"}
     if "callbacks" in rest:
         parts.setdefault("callbacks", "monitor")
     return {"parts": parts, **rest}
 
 
-def _option_named(group: str, class_name: str) -> str:
+def _name_ofd(group: str, class_name: str) -> str:
     """Return the option that a class of this name is registered as, or the name itself if there is none."""
     found = [name for name, part in registry.options(group).items() if part.__name__ == class_name]
     return found[0] if found else class_name

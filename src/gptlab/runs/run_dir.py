@@ -26,6 +26,7 @@ CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
 FOLDERS = ("checkpoints", "tokenizer", "held_out", "profile")
 WRITTEN = ("config.yaml", "summary.json", "metrics.csv", "samples.jsonl", "samples.md")
 MOST_BYTES = 1 << 30  # of any of them
+HELD_OUT = {"text": "val.bin", "examples": "examples.jsonl"}  # the file of each kind of held-out data
 LARGEST = {"summary.json": 1 << 20, "held_out/manifest.json": 1 << 26}  # bytes that are read
 
 
@@ -124,9 +125,13 @@ class RunDir:
             model = own_model(option, settings, weights, head, self.checkpoint, self.config())
         return model.eval(), load_tokenizer(self.path / "tokenizer")
 
+    def holds_out(self, kind: str) -> bool:
+        """Return whether the run keeps held-out data of a kind, `text` or `examples`."""
+        return os.path.lexists(self.path / "held_out" / HELD_OUT[kind])
+
     def has_held_out(self) -> bool:
-        """Return whether the run keeps its held-out text."""
-        return (self.path / "held_out/val.bin").is_file()
+        """Return whether the run keeps held-out data of any kind."""
+        return any(map(self.holds_out, HELD_OUT))
 
     def held_out_manifest(self) -> dict[str, Any]:
         """Return the manifest of the run's text, with its SHA-256; raises UserError if that is damaged."""

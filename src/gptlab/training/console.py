@@ -84,9 +84,11 @@ def _shape(model: Any) -> str:
 def _sizes(data: Data) -> str:
     """Return the amount of text to train on and of held-out text, in words."""
     told = f"sha256 {data.module.data_hash[:12]}"
-    if data.corpus is None:
+    if data.source is None:
         return told
-    train, val = data.corpus.manifest["train"], data.corpus.manifest["val"]
+    train, val = data.source.manifest["train"], data.source.manifest["val"]
+    if data.corpus is None:
+        return f"{train['examples']:,} examples to train on; {val['examples']:,} held out; {told}"
     return (
         f"{train['documents']:,} documents, {_bytes(train)}{train['tokens']:,} tokens to train on; "
         f"{_bytes(val)}{val['tokens']:,} tokens held out; {told}"

@@ -98,7 +98,7 @@ def stopped(begun: Start, parts: Parts, console: Console) -> None:
 def not_finite(begun: Start, step: int) -> RunFailed:
     """Return the error that ends a run whose step had a gradient that is not finite."""
     todo = "lower optimizer.lr, or on_nan=skip"
-    if begun.data.corpus is not None:  # other data modules cannot return the rows of a step
+    if begun.data.corpus is not None and begun.config.task.predicts_tokens:  # what replay can rebuild
         todo += f"; what was in it: gptlab replay run={begun.run_dir} step={step}"
     return RunFailed(f"step={step}: its gradient is not finite; {todo}")
 

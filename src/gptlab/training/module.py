@@ -39,8 +39,8 @@ class NotFinite(RuntimeError):
 class GPTModule(L.LightningModule):
     """A model in training for `steps` optimizer steps.
 
-    `val_bytes` is the length of the text that the held-out targets spell, `bytes_per_token` the mean length of a
-    training token. With `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
+    `val_bytes` is the length of the text that the held-out targets spell, `bytes_per_target` the mean length of the
+    text of a training target. With `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
     """
 
     gpt: Any  # the model, with the head of its task
@@ -57,7 +57,7 @@ class GPTModule(L.LightningModule):
         log_every_n_steps: int,
         seed: int,
         on_nan: str = "stop",
-        bytes_per_token: float | None = None,
+        bytes_per_target: float | None = None,
         average: WeightAverage | None = None,
         sharded: bool = False,
         shard_dtype: torch.dtype | None = None,
@@ -66,7 +66,7 @@ class GPTModule(L.LightningModule):
         self.gpt, self.loss, self.task = loss.gpt, loss, loss.task
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
-        self.log_every_n_steps, self.on_nan, self.bytes_per_token = log_every_n_steps, on_nan, bytes_per_token
+        self.log_every_n_steps, self.on_nan, self.bytes_per_target = log_every_n_steps, on_nan, bytes_per_target
         self.average = average or WeightAverage(None)
         self.sharded, self.shard_dtype = sharded, shard_dtype
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite
@@ -128,7 +128,7 @@ class GPTModule(L.LightningModule):
     def training_metrics(self, losses: list[tuple[int, float]]) -> dict[str, float]:
         """Return the metrics to log for the steps of `losses`: the task's scores of their mean, rate, gradient norm."""
         loss = sum(value for _, value in losses) / len(losses)
-        scores = self.task.scores({"nats": loss, "targets": 1}, self.bytes_per_token)
+        scores = self.task.scores({"nats": loss, "targets": 1}, self.bytes_per_target)
         return {
             **{f"train/{name}": value for name, value in scores.items()},
             **{name: float(value) for name, value in self._gradients.items()},
@@ -224,6 +224,6 @@ class GPTModule(L.LightningModule):
 
 def step_targets(batch: Batch) -> int:
     """Return the number of targets of a batch's whole step, at least 1; raises TypeError if the batch has no number."""
-    if batch.step_targets is None:
-        raise TypeError("the data module's batches must say how many targets their step has (Batch.step_targets)")
+    if batch.step_targets is None or batch.step_tokens is None:
+        raise TypeError("batches of training must say how large their step is (Batch.step_targets, Batch.step_tokens)")
     return max(1, batch.step_targets)

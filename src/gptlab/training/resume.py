@@ -6,11 +6,12 @@ from typing import Any
 from gptlab.errors import UserError, require
 from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.saved import USUAL
 from gptlab.training.callbacks.checkpointing import by_step
 
 # fields that a continuation must not change; of `data` all but how batches are computed, of the optimizer,
 # whose state is kept, all but its rate
-FIXED = ("model", "tokenizer", "data", "optimizer", "seed")
+FIXED = ("task", "model", "tokenizer", "data", "optimizer", "seed")
 FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
 STATE: dict[str, type] = {  # of a checkpoint that a run goes on from
     **{"state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict},
@@ -80,11 +81,14 @@ def _asked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse a continuation with another model, tokenizer, text, optimizer or seed, by name."""
+    """Refuse a continuation with another task, model, tokenizer, data, optimizer or seed, by name."""
     parts = {key: name for key, name in before.get("parts", {}).items() if key.partition(".")[0] in FIXED}
+    parts = {"task": parts.pop("task", USUAL), **parts}  # the task first; gptlab 0.1 named none
     for key, old in parts.items():
         new = now["parts"].get(key)
         require(new == old, key, new, f"but the run that is resumed has {old}", "leave it out, or start a new run")
+    if "task" not in before:  # the run was made by gptlab 0.1
+        now = {**now, "task": None}
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)

@@ -18,6 +18,7 @@ from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
+from gptlab.training.init_from import Initial, initial
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.resume import checkpoint_of, require_same, unfinished
 
@@ -31,7 +32,7 @@ class Start:
 
     config: TrainConfig  # resolved, as in config.yaml
     data: Data
-    gpt: Any  # the model that `init_from` names, for a run that has no checkpoint; else None
+    initial: Initial | None  # the model that `init_from` names, for a run that has no checkpoint
     resumed_from: RunDir | None
     checkpoint: Path | None = None  # of that run; None if it was killed before its first one and begins again
     step: int = 0  # of that checkpoint
@@ -72,12 +73,12 @@ def start(config: TrainConfig, console: Console) -> Start:
     config.logger.require_packages()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
-    gpt, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)
-    block_size = (gpt.config if gpt else config.model).block_size
+    first, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)
+    block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
-        data = build_data(config.data, tokenizer, block_size, config.seed, config.task.data_module, watch)
-    model = gpt.config if gpt else with_vocabulary(config.model, data.tokenizer.n_vocab)
-    config = dataclasses.replace(config, model=model, tokenizer=tokenizer)
+        data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
+    model = first.config if first else with_vocabulary(config.model, data.tokenizer.n_vocab)
+    config = dataclasses.replace(config, model=model, tokenizer=tokenizer, task=data.task)
     if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
     if before and not before.is_begun() and before.path.resolve() == config.path.resolve():
@@ -85,19 +86,19 @@ def start(config: TrainConfig, console: Console) -> Start:
     if before is None:
         if early_rank() == 0:
             RunDir(config.path).require_new()
-        return Start(config, data, gpt, None)
-    return resumed(config, data, gpt, before, console)
+        return Start(config, data, first, None)
+    return resumed(config, data, first, before, console)
 
 
-def initial_model(config: TrainConfig) -> tuple[Any, TokenizerConfig]:
+def initial_model(config: TrainConfig) -> tuple[Initial | None, TokenizerConfig]:
     """Return the model and the tokenizer that `init_from` names; without it None, and the config's own tokenizer."""
     if not config.init_from:
         return None, config.tokenizer
     source = RunDir.find(config.init_from)
-    return source.load()[0].train(), Saved(str(source.path / "tokenizer"))
+    return initial(source), Saved(str(source.path / "tokenizer"))
 
 
-def resumed(config: TrainConfig, data: Data, gpt: Any, before: RunDir, console: Console) -> Start:
+def resumed(config: TrainConfig, data: Data, first: Initial | None, before: RunDir, console: Console) -> Start:
     """Lock the run that goes on, find its checkpoint, and refuse what would make its continuation a lie.
 
     A run that was killed before its first checkpoint begins again in its directory.
@@ -105,7 +106,7 @@ def resumed(config: TrainConfig, data: Data, gpt: Any, before: RunDir, console: 
     if config.budget.seconds_per_step is None:
         seconds = before.config().get("budget", {}).get("seconds_per_step")
         config = dataclasses.replace(config, budget=dataclasses.replace(config.budget, seconds_per_step=seconds))
-    begun = Start(config, data, gpt, before)
+    begun = Start(config, data, first, before)
     if early_rank() == 0:
         before.require_own_files()
         if begun.in_place:

@@ -125,7 +125,7 @@ def test_each_epoch_reads_each_window_once_from_any_position(packing: str) -> No
     for number, size in enumerate(sizes):  # all windows of an epoch, before the first of the next one
         assert sorted(window for _, window in places[begin : begin + size]) == [*range(begin, begin + size)]
         expected = windows.epoch(number)
-        x, y, _ = TrainWindows([windows]).rows(sorted(places[begin : begin + size]))
+        x, y = TrainWindows([windows]).rows(sorted(places[begin : begin + size]))[:2]
         assert torch.equal(x, expected.__getitems__([*range(size)]).x)
         assert torch.equal(y, expected.__getitems__([*range(size)]).y)
         begin += size
@@ -133,12 +133,14 @@ def test_each_epoch_reads_each_window_once_from_any_position(packing: str) -> No
     resumed = Order([len(fresh)], [1.0], 7, bounds=[fresh.bounds])
     half = sum(sizes) // 2 + 1
     assert resumed.at(range(half, sum(sizes))) == places[half:]
-    x, y, _ = TrainWindows([fresh]).rows(places[half:])
+    x = TrainWindows([fresh]).rows(places[half:]).x
     assert torch.equal(x, TrainWindows([windows]).rows(places[half:]).x)
     source, window = order.arrays(range(sum(sizes)))
-    assert TrainWindows([fresh]).targets(source, window).tolist() == [
-        int((TrainWindows([windows]).rows([place]).y != IGNORE).sum()) for place in places
-    ]
+    rows = [TrainWindows([windows]).rows([place]) for place in places]
+    assert TrainWindows([fresh]).targets(source, window).tolist() == [int((row.y != IGNORE).sum()) for row in rows]
+    spans = [windows.at(number) for _, number in places]
+    lengths = [int(each.stops[i]) - int(each.starts[i]) for each, i in spans]
+    assert TrainWindows([fresh]).lengths(source, window).tolist() == lengths
 
 
 def test_other_sources_keep_their_order() -> None:

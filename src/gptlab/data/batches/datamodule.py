@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.order import BLOCK, Order
 from gptlab.data.batches.repack import Repacked
-from gptlab.data.batches.sampler import EvalBatches, TrainBatches
+from gptlab.data.batches.sampler import EvalBatches, MicroBatch, TrainBatches
 from gptlab.data.batches.windows import TrainWindows, Windows, dense, held_out, packed, protocol
 from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import DataConfig
@@ -37,11 +37,11 @@ class DataModule(Protocol):
 
     @property
     def tokens_per_step(self) -> float:
-        """The mean number of targets of an optimizer step; an integer if it is one."""
+        """The mean number of tokens that an optimizer step reads, without padding; an integer where it is one."""
 
     @property
     def tokens_per_epoch(self) -> int | None:
-        """The number of targets of an epoch; None if an epoch has no known length."""
+        """The number of tokens of an epoch, where there is such a number."""
 
     @property
     def seconds_waited(self) -> float:
@@ -52,6 +52,9 @@ class DataModule(Protocol):
 
     def val_dataloader(self) -> Iterable[Batch]:
         """Return this rank's share of the held-out batches, equally many on every rank."""
+
+    def largest_batch(self, size: int) -> Any:
+        """Return a batch of `size` sequences that takes as much memory as any of that size."""
 
     def describe(self) -> str:
         """Return a description of an epoch in words."""
@@ -127,17 +130,17 @@ class TextDataModule(KnownData):
 
     @property
     def tokens_per_epoch(self) -> int:
-        """The number of targets of all training windows; padding does not count."""
-        return sum(int(windows.targets.sum()) for windows in self.train)
+        """The number of tokens that are read of all training windows; padding is none."""
+        return sum(int(windows.lengths.sum()) for windows in self.train)
 
     @property
     def tokens_per_step(self) -> float:
-        """The number of targets of an optimizer step, on average over the windows in proportion to their sources.
+        """The number of tokens that a step reads, on average over the windows in proportion to their sources.
 
         An integer where it is one: batch_size * block_size where each window is full.
         """
         shares = [Fraction(int(share), BLOCK) for share in self.order.shares]
-        means = [Fraction(int(windows.targets.sum()), len(windows)) for windows in self.train]
+        means = [Fraction(int(windows.lengths.sum()), len(windows)) for windows in self.train]
         found = self.config.batch_size * sum((s * mean for s, mean in zip(shares, means, strict=True)), Fraction(0))
         return int(found) if found.denominator == 1 else float(found)
 
@@ -149,6 +152,11 @@ class TextDataModule(KnownData):
     def rows(self, windows: Sequence[tuple[int, int]]) -> Batch:
         """Return (source, window) pairs as a batch, (N, T) each."""
         return TrainWindows(self.train).rows(windows)
+
+    def largest_batch(self, size: int) -> Any:
+        """Return the first windows of the first step as a batch: all batches of a size are alike."""
+        windows: Any = self.examples(TrainWindows(self.train))
+        return windows.__getitems__(MicroBatch(self.order.at(range(size))))
 
     @property
     def seconds_waited(self) -> float:
@@ -185,15 +193,15 @@ class TextDataModule(KnownData):
         size = min(self.micro_batch_size, -(-len(self.val) // trainer.world_size))
         return self._loader(self.val, EvalBatches(len(self.val), size, *ranks))
 
+    def examples(self, windows: Any) -> Any:
+        """Return windows, of training or held out, as the examples of a task; one with batches of its own wraps them.
+
+        What it returns gives a batch for what it is asked for by `__getitems__`, as the windows do.
+        """
+        return windows
+
     def _loader(self, windows: Any, batches: Any) -> "WatchedLoader":
-        return WatchedLoader(
-            windows,
-            batch_sampler=batches,
-            collate_fn=_as_is,
-            num_workers=self.config.num_workers,
-            persistent_workers=self.config.num_workers > 0,
-            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
-        )
+        return loader_of(self.examples(windows), batches, self.config.num_workers, self.trainer)
 
 
 class WatchedLoader(DataLoader[Batch]):
@@ -203,6 +211,18 @@ class WatchedLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return watched(super().__iter__(), self)
+
+
+def loader_of(examples: Any, batches: Any, num_workers: int, trainer: Any) -> WatchedLoader:
+    """Return the loader of whole batches: for each item of `batches` it gives `examples.__getitems__(item)`."""
+    return WatchedLoader(
+        examples,
+        batch_sampler=batches,
+        collate_fn=_as_is,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=bool(trainer and trainer.strategy.root_device.type == "cuda"),
+    )
 
 
 def watched(batches: Iterator[T], loader: Any) -> Iterator[T]:

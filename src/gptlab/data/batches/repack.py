@@ -115,8 +115,16 @@ class Repacked(Windows):
 
     def targets_of(self, numbers: Ints) -> Ints:
         """Return the number of targets of each of some windows, (N,) int64."""
+        return self._of_epochs(numbers, Windows.targets_of)
+
+    def lengths_of(self, numbers: Ints) -> Ints:
+        """Return the number of ids that are read of each of some windows, (N,) int64."""
+        return self._of_epochs(numbers, Windows.lengths_of)
+
+    def _of_epochs(self, numbers: Ints, of_windows: Callable[[Windows, Ints], Ints]) -> Ints:
         bounds = np.array(self.bounds(int(numbers.max(initial=0))))
         epochs, found = np.searchsorted(bounds, numbers, side="right") - 1, np.empty(len(numbers), np.int64)
         for epoch in np.unique(epochs):
-            found[epochs == epoch] = self.epoch(int(epoch)).targets[numbers[epochs == epoch] - bounds[epoch]]
+            here = epochs == epoch
+            found[here] = of_windows(self.epoch(int(epoch)), numbers[here] - bounds[epoch])
         return found

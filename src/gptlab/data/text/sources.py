@@ -9,9 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from gptlab.data.config import BatchConfig
+from gptlab.data.config import TEXT, BatchConfig, require_split
 from gptlab.data.text import bundled, download, hub
 from gptlab.data.text.readers import FORMATS, Chunk, Reading, read
 from gptlab.data.text.saved_datasets import is_saved, saved_files
@@ -26,8 +26,10 @@ DTYPES = ("uint8", "uint16", "uint32", "uint64", "int16", "int32", "int64")
 class DataConfig(BatchConfig):
     """The settings by which tokens become batches, common to all options that give text or tokens."""
 
-    val_fraction: float = 0.1  # of the text; whole documents, or the end of each if there are too few
-    packing: str = "stream"  # stream: windows cut the joined text | documents: windows begin where documents begin
+    gives: ClassVar[str] = TEXT
+
+    val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
+    packing: str = "stream"  # windows cut a stream of all documents | documents: they begin where documents begin
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
     repack: bool = False  # windows are cut from the documents in a new order each epoch
     mask_documents: bool = False  # no position attends to another document of its window
@@ -36,15 +38,12 @@ class DataConfig(BatchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        steps = self.repeat_steps
-        require(steps is None or steps >= 1, "repeat_steps", steps, "must be at least 1", "leave it out")
-        require(0 < self.val_fraction <= 1, "val_fraction", self.val_fraction, "is not in (0, 1]", "0.1 is usual")
+        require_split(self.val_fraction, self.repeat_steps, self.num_workers)
         todo = f"choose one of {', '.join(PACKINGS)}"
         require(self.packing in PACKINGS, "packing", self.packing, "no such option", todo)
         require(self.stride is None or self.stride >= 1, "stride", self.stride, "must be at least 1", "leave it out")
         packed = self.stride is not None and self.packing != "stream"
         require(not packed, "stride", self.stride, "documents are packed without overlap", "leave it out")
-        require(self.num_workers >= 0, "num_workers", self.num_workers, "is negative", "0 loads in the main process")
 
 
 @dataclass

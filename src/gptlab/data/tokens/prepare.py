@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity
 from gptlab.data.tokens.encode import ALONE, SECTION, write_sections
 from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards, read_manifest
@@ -22,6 +23,7 @@ from gptlab.data.tokens.token_copies import without_copies
 from gptlab.data.tokens.token_files import cut, foreign_shards, spelled
 from gptlab.errors import require
 from gptlab.files import cache_dir, new_folder, short, sync_files, write_atomically
+from gptlab.registry import name_of
 from gptlab.tokenizers import Tokenizer, TokenizerConfig, fingerprint, load_tokenizer
 
 LAYOUT = 2  # raise when the meaning of a cached folder changes
@@ -78,7 +80,7 @@ class Corpus:
 
 
 def prepare(
-    data: DataConfig,
+    data: BatchConfig,
     config: TokenizerConfig,
     watch: Watch | None = None,
     processes: int | None = None,
@@ -92,6 +94,9 @@ def prepare(
     `any_ids` accepts tokens that the tokenizer does not have, so that they can be looked at. Raises UserError if the
     text or the tokens are unusable.
     """
+    todo = "choose an option that gives text, such as data=text"
+    require(isinstance(data, DataConfig), "data", name_of(data), "gives no text", todo)
+    assert isinstance(data, DataConfig)
     watch = watch or Watch()
     if isinstance(data, TokenFiles):
         return _ready(data, config, any_ids)
