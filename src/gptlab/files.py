@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from gptlab.errors import UserError, reason, require
 
 UNFINISHED = ".unfinished"  # suffix of temporary files
 
@@ -78,6 +81,36 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def require_new(path: Path, key: str = "out", kind: str = "directory") -> None:
+    """Refuse a new file or folder that is there already or cannot be made; raises UserError for `key`."""
+    require(not os.path.lexists(path), key, path, "exists already", f"give a new {kind}")
+    require_writable(key, path, path)
+
+
+def require_file(key: str, path: Path) -> None:
+    """Refuse a file that cannot be written; raises UserError for `key`."""
+    require(not path.is_dir(), key, path, "is a folder", "give a file")
+    require_writable(key, path, path.parent if path.is_file() else path)
+
+
+def require_writable(key: str, value: Any, folder: Path) -> None:
+    """Refuse a `key=value` that asks for something in a folder which cannot be made or written to; raises UserError."""
+    todo = "give another place"
+    for above in (folder.absolute(), *folder.absolute().parents):
+        try:
+            is_folder = stat.S_ISDIR(os.stat(above).st_mode)
+        except FileNotFoundError:
+            require(not above.is_symlink(), key, value, f"{above} is a link to nothing", todo)
+        except NotADirectoryError:
+            pass
+        except OSError as error:  # such as a name that is too long
+            raise UserError(key, value, error.strerror or reason(error), todo) from error
+        else:
+            require(is_folder, key, value, f"{above} is no folder", todo)
+            require(os.access(above, os.W_OK | os.X_OK), key, value, f"{above} cannot be written to", todo)
+            return
 
 
 def cache_dir() -> Path:

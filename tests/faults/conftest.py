@@ -11,6 +11,7 @@ from gptlab.commands.main import main
 from gptlab.config import compose
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides, write_texts
+from tests.faults.scratch import Scratch, made
 
 Ask = Callable[..., int]
 
@@ -70,3 +71,9 @@ def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
         return code
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
+    """A working directory in which commands meet mistakes: none of them changes it."""
+    return made(tmp_path_factory.mktemp("mistakes"))

@@ -170,10 +170,13 @@ def test_what_would_make_it_a_lie_is_refused_by_name(override: str, why: str, ti
         resumed(tmp_path / "run", override, "budget.steps=4")
 
 
-def test_another_rate_is_taken(tiny: Tiny, tmp_path: Path) -> None:
+def test_another_rate_is_taken(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steady = ["schedule=constant", "schedule.warmup_steps=0"]
     train(tiny(*steady, "optimizer.lr=0.01"))
+    capsys.readouterr()
     resumed(tmp_path / "run", "budget.steps=9", "optimizer.lr=0.002")
+    said = "changed in this continuation: optimizer.lr: 0.01 -> 0.002, budget.steps: 6 -> 9"
+    assert said in capsys.readouterr().out
     assert [float(row["optim/lr"]) for row in rows(tmp_path / "run") if "optim/lr" in row] == [
         0.01,
         0.01,
@@ -260,6 +263,7 @@ def test_from_the_command_line_and_onto_two_devices(
     more = [sys.executable, str(ROOT / "train.py"), "resume=run", "budget.steps=8", "trainer.devices=2"]
     done = subprocess.run(more, check=True, capture_output=True, text=True).stdout
     assert "going on after step 4" in done and "on 2 x cpu" in done
+    assert "changed in this continuation: trainer.devices: 1 -> 2, budget.steps: 4 -> 8" in done
     first, second = weights(Path("whole")), weights(Path("run"))
     assert max((first[key] - second[key]).abs().max() for key in first) < 1e-4
     for wrong, why in ((["resume=none"], "error: resume=none: no such directory"), (["resume=run"], "error: resume=")):

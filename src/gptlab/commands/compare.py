@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.data.config import BatchConfig
 from gptlab.errors import UserError, require
-from gptlab.files import write_atomically
+from gptlab.files import require_file, write_atomically
 from gptlab.metrics import metrics, shown_in
 from gptlab.registry import command
 
@@ -46,6 +46,7 @@ class CompareConfig:
         require(ok, "metric", self.metric, "no such option", f"choose one of {', '.join(known)}")
         require(self.resamples >= 100, "resamples", self.resamples, "is too few", "10000 is usual")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
+        require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         size = self.block_size
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
 
@@ -70,6 +71,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from gptlab.runs.reader import expand
 
     require_scipy()
+    if config.out:
+        require_file("out", Path(config.out).expanduser())
     sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}
     compare = compare_examples if by_example(sides, config.data) else compare_runs
     found = compare(

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptlab.errors import UserError, require
+from gptlab.errors import require
+from gptlab.files import require_new
 from gptlab.registry import command
 from gptlab.runs.samples import visible
 
@@ -52,6 +53,9 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
 
     assert config.step is not None
     console = Console()
+    out = Path(config.out).expanduser() if config.out else None
+    if out:
+        require_new(out, kind="file")
     run = RunDir.find(config.run)
     require_next_tokens(run)
     before = read_typed(run.path / "config.yaml")
@@ -76,10 +80,9 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
         }
         for (source, window), loss in zip(windows, losses, strict=True)
     ]
-    if config.out:
-        if Path(config.out).exists():
-            raise UserError("out", config.out, "exists already", "give a new file")
-        torch.save({"x": x, "y": y, "windows": windows}, config.out)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"x": x, "y": y, "windows": windows}, out)
     _print(console, config.step, rows)
     return {"run": str(run.path), "step": config.step, "data_hash": hash_now, "windows": rows}
 

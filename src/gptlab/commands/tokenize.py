@@ -7,7 +7,7 @@ from typing import Any
 
 from gptlab.data.text.sources import Bundled, DataConfig, TokenFiles
 from gptlab.errors import require
-from gptlab.files import new_folder
+from gptlab.files import new_folder, require_new
 from gptlab.registry import command
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.bpe import BPE
@@ -47,7 +47,8 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
     console = Console()
     require(not isinstance(config.data, TokenFiles), "data", "tokens", "are tokens already", "give text")
     out = Path(config.out).expanduser() if config.out else None
-    require(out is None or not out.exists(), "out", out, "exists already", "give a new folder")
+    if out:
+        require_new(out)
     with watching(console) as watch:
         corpus = prepare(config.data, config.tokenizer, watch, config.processes, config.shard_mb << 20)
         if out:

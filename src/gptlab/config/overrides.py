@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any, Union
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 
 from gptlab import registry
 from gptlab.config.hydra_internals import VALUE_FLAGS, in_quotes, parsed
@@ -41,15 +41,27 @@ def quote_values(argv: list[str], config_type: type, multirun: bool = False) -> 
 
 def _quote(arg: str, config_type: type, multirun: bool) -> str:
     match = _OVERRIDE.fullmatch(arg)
+    if arg.startswith("="):
+        raise OverrideParseException(arg, "it has no key")
     if match is None:
         return arg
     mark, key, value = match.groups()
     if key == "debug":  # debug=nan is not a number
         return re.sub(r"\bnan\b", "'nan'", arg)
-    if "@" in key or "/" in key or key in registry.groups():
+    if "@" in key or "/" in key:
         return arg  # the name of an option
+    if key in registry.groups():
+        return f"{mark}{key}={_option(value, multirun)}"
     kinds = field_types(key, config_type)
     return f"{mark}{key}={_swept(value, kinds) if multirun else _single(value, kinds)}"
+
+
+def _option(value: str, multirun: bool) -> str:
+    """Return the name of an option; a number or a list is none, which Hydra says if it is a text."""
+    if multirun and "," in value and value[:1] not in ("[", "{"):
+        return ",".join(_option(each, False) for each in _elements(value))
+    named = value in ("", "null") or (_reads(value) and not isinstance(parsed(value), int | float | list))
+    return value if named else quoted(value)
 
 
 def _are_lists(kinds: set[Any]) -> bool:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from gptlab.tokenizers import Tokenizer
 
+MOST = 1 << 24  # sequences in a batch: the order of a few batches is in memory at once
+
 
 Record = Mapping[str, Any]  # of an example: what JSON can hold
 
@@ -32,8 +34,9 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 8")
+        require(self.batch_size <= MOST, "batch_size", self.batch_size, f"is more than {MOST:,}", "try 8")
         micro = self.micro_batch_size
-        known = micro in (None, "auto") or (isinstance(micro, int) and micro >= 1)
+        known = micro in (None, "auto") or (type(micro) is int and micro >= 1)
         require(known, "micro_batch_size", micro, "is no number from 1 up", "leave it out, or try auto")
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlab.errors import require
-from gptlab.files import new_folder
+from gptlab.files import new_folder, require_new
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -25,7 +25,7 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     `head` gives the model the head of the run's task (`Task.head`). Returns the architecture and the number of
     parameters; raises UserError if Hugging Face has no such model.
     """
-    require(not out.exists(), "out", out, "exists already", "give a new directory")
+    require_new(out)
     gpt, tokenizer = run.load(head)
     why, todo = (
         f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
@@ -39,11 +39,13 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
     hf, padding = config_to(gpt.config) | ends, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     with new_folder(out) as work:
-        (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
+        (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n", encoding="utf-8")
         save_file(weights_of(gpt, hf["model_type"]), work / "model.safetensors", metadata={"format": "pt"})
         _write_tokenizer(work, tokenizer, gpt.config.block_size)
         if padding:  # generate() then never draws it
-            (work / "generation_config.json").write_text(json.dumps(ends | {"suppress_tokens": padding}) + "\n")
+            (work / "generation_config.json").write_text(
+                json.dumps(ends | {"suppress_tokens": padding}) + "\n", encoding="utf-8"
+            )
     return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
 
 
@@ -63,8 +65,8 @@ def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
-    (folder / "tokenizer.json").write_text(tokenizer.hf_definition())
+    (folder / "tokenizer.json").write_text(tokenizer.hf_definition(), encoding="utf-8")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size}
     if tokenizer.special is not None:
         settings |= {"bos_token": tokenizer.special, "eos_token": tokenizer.special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import new_folder, read_bounded, read_json
+from gptlab.files import new_folder, read_bounded, read_json, require_new
 from gptlab.interop.names import config_from, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -33,13 +33,18 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
     Returns the run's summary; raises UserError if the model cannot be expressed here.
     """
     source = find(name)
-    require(not out.exists(), "out", out, "exists already", "give a new directory")
+    require_new(out)
     hf = _json(source / "config.json")
     try:
         model_config = config_from(hf)
+        tokenizer = read_tokenizer(source, hf)
     except KeyError as error:
         raise UserError("hf", name, f"its config.json lacks {error}", "take a complete one") from error
-    tokenizer = read_tokenizer(source, hf)
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare ones
+        why = f"cannot be read ({type(error).__name__}: {reason(error)})"
+        raise UserError("hf", name, why, "take a complete one") from error
     require(
         tokenizer.n_vocab <= model_config.vocab_size,
         "hf",
@@ -160,9 +165,9 @@ def _write(
     write_checksums(checkpoint.parent, {checkpoint.name: [digest(checkpoint)]})
     tokenizer.save(work / "tokenizer")
     record = {"model": vars(config), "imported_from": name, "sample_prompts": []}
-    (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+    (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
     summary = {"status": "finished", "parameters": parameters, "steps": 0, "imported_from": name}
-    (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 

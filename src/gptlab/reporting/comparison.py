@@ -7,11 +7,11 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
+from gptlab.errors import printable
 from gptlab.evaluation.comparison import Comparison, Scored, compared
 from gptlab.evaluation.example_comparison import ExampleComparison
 from gptlab.evaluation.statistics import LEVEL
 from gptlab.metrics import HIGHER, shown_in
-from gptlab.runs.reader import printable
 
 
 def found_table(found: Comparison | ExampleComparison, width: int) -> Table:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, printable, require
 from gptlab.files import read_bounded, read_json
 from gptlab.runs.config_file import flat, read_config, values_of
 from gptlab.runs.run_dir import HELD_OUT, LARGEST, LATEST
@@ -146,11 +146,6 @@ def read_run(path: Path, name: str) -> RunRecord:
 def natural(text: str) -> list[tuple[int, str]]:
     """Return a sort key by which 10 comes after 9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text) if part]
-
-
-def printable(text: str) -> str:
-    """Return a text for a line of a terminal or a page: unprintable characters are escaped as in Python, \\x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Define a run directory: its paths, the files that a run writes, and the model that it holds."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_json, sync_files, write_atomically
+from gptlab.files import read_json, require_writable, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
@@ -75,7 +76,8 @@ class RunDir:
         return (self.path / "summary.json").exists() or self.has_checkpoint()
 
     def require_new(self) -> None:
-        """Raise UserError if the directory holds a run."""
+        """Refuse a directory with a run in it, and one that cannot be made."""
+        require_writable("run_dir", self.path, self.path)
         there = (self.path / "summary.json").exists()
         require(not there, "run_dir", self.path, "holds a run already", "give a new directory")
 
@@ -253,9 +255,14 @@ def default_run_dir(name: str) -> Path:
 
 
 def _point_latest_to(path: Path) -> None:
-    """Point `outputs/latest` to the run, replaced in one step."""
-    LATEST.parent.mkdir(exist_ok=True)
+    """Let `outputs/latest` point to the run, replaced in one step; where that cannot be, say so."""
     link = LATEST.with_name(f".latest-{os.getpid()}")
     beside = os.path.relpath(path, LATEST.parent)
-    link.symlink_to(path.absolute() if beside.startswith("..") else beside)
-    os.replace(link, LATEST)
+    try:
+        LATEST.parent.mkdir(exist_ok=True)
+        link.symlink_to(path.absolute() if beside.startswith("..") else beside)
+        os.replace(link, LATEST)
+    except OSError as error:  # a run elsewhere does not need this folder
+        with contextlib.suppress(OSError):
+            link.unlink()
+        print(f"{LATEST} cannot point to this run ({reason(error)}): name it as run={path}", file=sys.stderr)

@@ -16,10 +16,14 @@ from rich.text import Text
 from gptlab.config.hydra_internals import VALUE_FLAGS, swept_keys
 from gptlab.config.overrides import quoted, unquoted
 from gptlab.errors import UserError, require
+from gptlab.files import require_writable
 from gptlab.metrics import metric
 from gptlab.runs.config_file import fixed_budget, given_budget, read_config
 from gptlab.sweep import stored
 from gptlab.sweep.job import jobs_in, score_of, score_text
+
+# what a sweep and Hydra's sweepers write besides the directories of its jobs, and what is in that of a refused job
+FILES = ("sweep.json", "multirun.yaml", "optimization_results.yaml", ".lock", "job.json", "job.log", "config.yaml")
 
 
 class Sweep:
@@ -30,6 +34,7 @@ class Sweep:
         alike = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(_fixed(argv))}]"
         self.argv = _with(argv, [f"hydra.sweep.dir={quoted(str(path))}", alike])
         self._asked = argv
+        self.refused: list[str] = []  # the mistakes of its jobs, where none of them has begun
 
     @classmethod
     def of(cls, argv: list[str]) -> "Sweep | None":
@@ -61,8 +66,13 @@ class Sweep:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Lock the sweep while it runs; if there was no job to run, no files are left behind."""
-        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        """Keep others from working on the sweep while it runs.
+
+        Where every job was refused nothing is left behind, and `refused` says why; nor where there was none to run.
+        """
+        there = {self.path, *self.path.parents, *self.path.rglob("*")}
+        there = {path for path in there if path.exists()}
+        require_writable("hydra.sweep.dir", self.path, self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
@@ -74,12 +84,20 @@ class Sweep:
             yield
         finally:
             lock.release()
-            if not jobs_in(self.path):
-                for name in (stored.NAME, "multirun.yaml", ".lock"):
-                    (self.path / name).unlink(missing_ok=True)
-                with suppress(OSError):  # it is not empty
-                    for folder in made:
-                        folder.rmdir()
+            results = self.results()
+            if all(result["status"] == "refused" for result in results):
+                self.refused = list(dict.fromkeys(str(result["error"]) for result in results))
+                self._remove_all_but(there)
+
+    def _remove_all_but(self, kept: set[Path]) -> None:
+        """Remove the files that a sweep without a job has written, and the folders that it has made."""
+        made = [path for path in (self.path, *self.path.parents, *self.path.rglob("*")) if path not in kept]
+        for path in sorted(made, key=lambda path: -len(path.parts)):
+            with suppress(OSError):  # a folder in which others have put something
+                if path.is_dir():
+                    path.rmdir()
+                elif path.name in FILES:
+                    path.unlink()
 
     def results(self) -> list[dict[str, Any]]:
         """Return the result of each job: its summary, with `overrides`, `status` and perhaps `error`."""

@@ -65,7 +65,7 @@ class Tokenizer(ABC):
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer into a folder: tokenizer.json with its kind and state."""
-        (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, **self.state()}))
+        (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, **self.state()}), encoding="utf-8")
 
     def hf_definition(self) -> str:
         """Return the same tokenizer as a Hugging Face tokenizer.json; raises UserError if there is none."""

@@ -17,6 +17,7 @@ from gptlab.registry import option
 from gptlab.tokenizers.base import EOT, MOST_BYTES, Ids, Tokenizer, panics
 
 GPT2_SPLIT = openai_public.r50k_pat_str  # GPT-2's words: the pieces in which bytes are merged
+MOST = 1 << 24  # tokens
 _WORD_END = re.compile(r"[^\W\d_](?=[ \n。，])")
 
 
@@ -37,6 +38,7 @@ class BPE:
             "is less than the 256 bytes and one document separator",
             "give at least 257, such as 4096",
         )
+        require(self.vocab_size <= MOST, "vocab_size", self.vocab_size, f"is more than {MOST:,}", "try 4096")
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         """Train the tokenizer on an evenly spaced part of the texts, `max_bytes` of their `size`."""
@@ -130,7 +132,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
     def save(self, folder: Path) -> None:
         """Write `ranks.tiktoken` too, in tiktoken's own format: a token in base64 and its id on each line."""
         lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in self.ranks.items()]
-        (folder / "ranks.tiktoken").write_text("".join(lines))
+        (folder / "ranks.tiktoken").write_text("".join(lines), encoding="utf-8")
         super().save(folder)
 
     @classmethod

@@ -32,8 +32,8 @@ class JSONFile:
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         """Return the tokenizer of the file; raises UserError if the file is not one, or has no token `eot`."""
         try:
-            tokenizer = JSONTokenizer(Path(self.file).expanduser().read_text(), 0)
-        except Exception as error:  # the library raises bare Exceptions
+            tokenizer = JSONTokenizer(Path(self.file).expanduser().read_text(encoding="utf-8"), 0)
+        except Exception as error:  # the library raises bare ones
             why = f"is not a tokenizer.json ({reason(error)})"
             raise UserError("tokenizer.file", self.file, why, "give one of a Hugging Face model") from error
         found = tokenizer.tokenizer.token_to_id(self.eot)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gptlab.data.batches.build import Data
 from gptlab.distributed.ranks import Ranks
-from gptlab.errors import require
+from gptlab.errors import UserError, reason, require
 from gptlab.model.config import build_model
 from gptlab.model.gpt import num_params
 from gptlab.model.heads import trunk_of
@@ -37,7 +37,7 @@ from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 from gptlab.training.config import TrainConfig
 from gptlab.training.lightning_internals import device_of, leave_signals, take_over_validation
 from gptlab.training.loss import Loss
-from gptlab.training.memory import keep_freed_pages
+from gptlab.training.memory import keep_freed_pages, require_memory
 from gptlab.training.module import GPTModule
 from gptlab.training.precision import compute_dtype, require_precision
 from gptlab.training.requirements import require_abilities
@@ -61,6 +61,7 @@ def build(begun: Start, console: Console) -> Parts:
     """Build data module, model, callbacks and trainer; raises UserError for mistakes about devices and precision."""
     config, datamodule = begun.config, begun.data.module
     parameters = count_parameters(config)
+    require_memory(parameters)
     flops = flops_per_token(config.model, parameters=parameters)
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
@@ -185,8 +186,12 @@ def count_parameters(config: TrainConfig) -> int:
     try:
         with torch.device("meta"):
             return count()
-    except RuntimeError:  # a model that computes with its weights when it is made
+    except RuntimeError:  # a model that computes with its weights when it is made, or is beyond what can be counted
+        pass
+    try:
         return count()
+    except RuntimeError as error:
+        raise UserError("model", type(config.model).__name__, reason(error), "choose a smaller one") from error
 
 
 def require_compiler() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from gptlab.errors import UserError, require
 from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
+from gptlab.runs.differences import WITHOUT_EFFECT
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.saved import USUAL
 from gptlab.training.callbacks.checkpointing import by_step
@@ -13,6 +14,7 @@ from gptlab.training.callbacks.checkpointing import by_step
 # whose state is kept, all but its rate
 FIXED = ("task", "model", "tokenizer", "data", "optimizer", "seed")
 FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
+UNSAID = ("gptlab", "parts", "resume", "run_dir", "json")  # of what a continuation changes
 STATE: dict[str, type] = {  # of a checkpoint that a run goes on from
     **{"state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict},
     **{"global_step": int, "epoch": int},
@@ -92,6 +94,20 @@ def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return each setting of the resumed run that a continuation changes, as `key: old -> new`.
+
+    A preset sets all of its part: `trainer=fsdp` also ends the run's own `trainer.val_every_n_steps`.
+    """
+    common = [key for key in before if key in now and key not in UNSAID]
+    found = _differences({key: before[key] for key in common}, {key: now[key] for key in common}, "")
+    return [f"{key}: {_shown(old)} -> {_shown(new)}" for key, old, new in found if key not in WITHOUT_EFFECT]
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def _differences(before: Any, now: Any, key: str) -> list[tuple[str, Any, Any]]:

@@ -12,7 +12,7 @@ from gptlab.data.batches.build import Data, build_data
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig
-from gptlab.runs.config_file import record
+from gptlab.runs.config_file import LAYOUT, record
 from gptlab.runs.run_dir import RunDir, default_run_dir
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
@@ -20,7 +20,7 @@ from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
 from gptlab.training.init_from import Initial, initial
 from gptlab.training.lightning_internals import early_rank
-from gptlab.training.resume import checkpoint_of, require_same, unfinished
+from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
 
 Model = TypeVar("Model", bound=ModelConfig)
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
@@ -70,7 +70,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     if config.run_dir is None:
         config = dataclasses.replace(config, run_dir=str(default_run_dir(config.name)))
     config.callbacks.require_classes()
-    config.logger.require_packages()
+    config.logger.require_usable()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
     first, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)
@@ -114,7 +114,11 @@ def resumed(config: TrainConfig, data: Data, first: Initial | None, before: RunD
         else:
             RunDir(begun.run_dir).require_new()
     try:
-        require_same(before.config(), plain(record(config)))
+        now = plain(record(config))
+        require_same(before.config(), now)
+        if before.layout == LAYOUT and (changed := changes(before.config(), now)):
+            line = f"changed in this continuation: {', '.join(changed)}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         if begun.in_place and not before.has_checkpoint() and before.status() != "finished":
             return begun
         begun.checkpoint, begun.step, notes = checkpoint_of(before)

@@ -29,7 +29,7 @@ def fetch(
             _stream(folder, path, name, split, revision, column, max_documents)
             files = sorted(file.name for file in folder.glob("*.jsonl.gz"))
             write_atomically(done, json.dumps({"key": key, "files": files}).encode())
-    return [folder / file for file in json.loads(done.read_text())["files"]]
+    return [folder / file for file in json.loads(done.read_text(encoding="utf-8"))["files"]]
 
 
 def version(path: str) -> Any:

@@ -137,8 +137,8 @@ def write_sections(
             else:
                 for _ in group:
                     pass  # read past it
-                progress(sum(part["bytes"] for part in json.loads(path.read_text()).values()))
-            records.append(json.loads(path.read_text()))
+                progress(sum(part["bytes"] for part in json.loads(path.read_text(encoding="utf-8")).values()))
+            records.append(json.loads(path.read_text(encoding="utf-8")))
     return records
 
 

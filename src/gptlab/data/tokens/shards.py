@@ -193,7 +193,7 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
         memo = cache_dir() / "checked" / f"{short(key)}.json"
         if not memo.exists():
             write_atomically(memo, json.dumps(_read_through(shard)).encode())
-        seen = json.loads(memo.read_text())
+        seen = json.loads(memo.read_text(encoding="utf-8"))
         found.append(seen["sha256"])
         if expected is not None and seen["sha256"] != expected[number]:
             why = f"its SHA-256 is {seen['sha256'][:12]}... and not the manifest's {expected[number][:12]}..."

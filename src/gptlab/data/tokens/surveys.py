@@ -114,4 +114,4 @@ def _surveyed(source: TextData, watch: Watch, apart: bool = False) -> Listed:
             require(apart or found.bytes > 0, "data", kind, "has no text", "give files with some")
             os.replace(file.name, documents)
             write_atomically(path, json.dumps(dataclasses.asdict(found)).encode())
-    return Listed(documents, Survey(**json.loads(path.read_text())), apart)
+    return Listed(documents, Survey(**json.loads(path.read_text(encoding="utf-8"))), apart)
