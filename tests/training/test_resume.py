@@ -63,6 +63,32 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, batch: int, how: BaseException) -> 
     monkeypatch.setattr(GPTModule, "training_step", training_step)
 
 
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_documents_in_a_new_order_each_epoch_go_on_in_that_order(
+    packing: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second epoch of three, and once more in the third."""
+    ask = [
+        "data.repack=true",
+        f"data.packing={packing}",
+        "budget.steps=12",
+        "checkpoint.every_n_steps=3",
+        "data.batch_size=16",
+    ]
+    whole = train(tiny(*ask, f"run_dir={tmp_path}/whole"))
+    assert whole is not None
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 7, KeyboardInterrupt())
+        train(tiny(*ask))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 3, KeyboardInterrupt())
+        resumed(tmp_path / "run")
+    summary = resumed(tmp_path / "run")
+    assert (summary["status"], summary["steps"]) == ("finished", 12)
+    assert same(tmp_path / "whole", tmp_path / "run")
+    assert rows(tmp_path / "run")[-3:] == rows(tmp_path / "whole")[-3:]
+
+
 @pytest.mark.parametrize(("batch", "how"), [(9, KeyboardInterrupt()), (14, KeyboardInterrupt()), (19, RuntimeError())])
 def test_stopped_within_an_accumulation(
     batch: int, how: BaseException, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -64,10 +64,11 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
         **corpus.sizes(),
         "shards": sum(len(stream.shards) for stream in corpus.train) + len(corpus.val.shards),
         "tokenizer": tokenizer_fit(corpus),
+        "notes": corpus.notes,
     }
     console.print(size_table(result))
     text, folders = result["data_hash"][:12], ", ".join(result["folders"])
     where = f"{result['shards']} shards, sha256 of the text {text}, in {folders}"
-    lines = [*tokenizer_lines(result["tokenizer"]), where]
+    lines = [*tokenizer_lines(result["tokenizer"]), *corpus.notes, where]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return result

@@ -52,7 +52,8 @@ def _quote(arg: str, config_type: type, multirun: bool) -> str:
         return arg  # the name of an option
     if key in registry.groups():
         return f"{mark}{key}={_option(value, multirun)}"
-    return f"{mark}{key}={_swept(value) if multirun else _single(value, field_types(key, config_type))}"
+    kinds = field_types(key, config_type)
+    return f"{mark}{key}={_swept(value, kinds) if multirun else _single(value, kinds)}"
 
 
 def _option(value: str, multirun: bool) -> str:
@@ -63,7 +64,14 @@ def _option(value: str, multirun: bool) -> str:
     return value if named else quoted(value)
 
 
-def _swept(value: str) -> str:
+def _are_lists(kinds: set[Any]) -> bool:
+    """Tell whether a key takes lists of texts, of which one may be given without brackets."""
+    return bool(kinds) and all(list[str] in _alternatives(kind) for kind in kinds)
+
+
+def _swept(value: str, kinds: set[Any]) -> str:
+    if _are_lists(kinds) and not re.match(r"null$|\[|\w+\(", value):
+        return ",".join(f"[{each if _is_quoted(each) else quoted(each)}]" for each in _elements(value))
     if _reads(value):
         return value
     if "=" in value or "," not in value:  # the directory of a sweep job has both in its name
@@ -72,9 +80,11 @@ def _swept(value: str) -> str:
 
 
 def _single(value: str, kinds: set[Any]) -> str:
-    if value in ("", "null") or _is_quoted(value) or ("${" in value and _reads(value)):
+    texts = _are_lists(kinds)
+    if value in ("", "null") or ("${" in value and _reads(value)):
         return value
-    texts = bool(kinds) and all(list[str] in _alternatives(kind) for kind in kinds)
+    if _is_quoted(value):
+        return f"[{value}]" if texts else value
     if kinds and all(_alternatives(kind) == {str} for kind in kinds):
         return quoted(value)
     if value.startswith("[") and value.endswith("]"):
@@ -83,6 +93,8 @@ def _single(value: str, kinds: set[Any]) -> str:
         found = _elements(value[1:-1]) if value[1:-1].strip() else []
         kept = [_is_quoted(each) or (not texts and _reads(each)) for each in found]
         return f"[{','.join(each if keep else quoted(each) for each, keep in zip(found, kept, strict=True))}]"
+    if texts:
+        return f"[{quoted(value)}]"
     if not _reads(value) or (kinds and all(str in _alternatives(kind) for kind in kinds)):
         return quoted(value)
     return value

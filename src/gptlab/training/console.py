@@ -27,7 +27,7 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
     config, data, trainer, plan, model = begun.config, begun.data, parts.trainer, parts.plan, begun.config.model
     rows = {
         "model": f"{parts.parameters:,} parameters: {_shape(model)}, context {model.block_size}",
-        "data": _sizes(data),
+        "data": "\n".join([_sizes(data), *(data.corpus.notes if data.corpus else [])]),
         "windows": data.module.describe(),
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens{_unspelled(data)}",
         "budget": str(plan) if plan else f"minutes={config.budget.minutes:g}, in steps when some have been timed",

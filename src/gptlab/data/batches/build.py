@@ -9,7 +9,8 @@ from gptlab.data.batches.examples import ExampleDataModule, ExampleSet, read_exa
 from gptlab.data.batches.foreign import ForeignDataModule
 from gptlab.data.config import BatchConfig, ExampleData, ForeignData
 from gptlab.data.text.sources import DataConfig
-from gptlab.data.tokens.prepare import Corpus, Watch, prepare
+from gptlab.data.tokens.prepare import Corpus, prepare
+from gptlab.data.tokens.surveys import Watch
 from gptlab.errors import require
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.base import TokenizerConfig

@@ -1,7 +1,8 @@
 """Serve the batches of a corpus to every rank."""
 
+import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
@@ -10,11 +11,13 @@ from torch.utils.data import DataLoader
 
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.order import BLOCK, Order
+from gptlab.data.batches.repack import Repacked
 from gptlab.data.batches.sampler import EvalBatches, MicroBatch, TrainBatches
-from gptlab.data.batches.windows import TrainWindows, dense, held_out, packed, protocol
+from gptlab.data.batches.windows import TrainWindows, Windows, dense, held_out, packed, protocol
 from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import Corpus
+from gptlab.data.tokens.shards import TokenStream
 from gptlab.errors import require
 
 T = TypeVar("T")
@@ -99,9 +102,12 @@ class TextDataModule(KnownData):
         why = f"skips tokens between windows of {block_size}"
         require(stride <= block_size, "data.stride", stride, why, "give at most model.block_size")
         eot, by_documents = corpus.tokenizer.eot, config.packing == "documents"
+        cut: Callable[[TokenStream], Windows] = functools.partial(dense, block_size=block_size, stride=config.stride)
+        if by_documents:
+            cut = functools.partial(packed, block_size=block_size, eot=eot)
         self.train = [
-            packed(stream, block_size, eot) if by_documents else dense(stream, block_size, config.stride)
-            for stream in corpus.train
+            Repacked(stream, eot, cut, seed, number) if config.repack else cut(stream)
+            for number, stream in enumerate(corpus.train)
         ]
         self.val = held_out(corpus.val, block_size, eot, by_documents)
         for name, streams in {"training": corpus.train, "held-out": [corpus.val]}.items():
@@ -115,7 +121,11 @@ class TextDataModule(KnownData):
             ok = targets > 0 or not all(windows.masked for windows in split)
             require(ok, "data", type(config).__name__.lower(), why, "leave some of the text unmasked")
         period = config.repeat_steps and config.repeat_steps * config.batch_size
-        self.order = Order([len(windows) for windows in self.train], self.weights, seed, period)
+        several = any(windows.documents > 1 for windows in self.train if isinstance(windows, Repacked))
+        why, todo = "there is one document, whose order cannot change", "leave it out"
+        require(several or not config.repack, "data.repack", "true", why, todo)
+        bounds = [windows.bounds if isinstance(windows, Repacked) else None for windows in self.train]
+        self.order = Order([len(windows) for windows in self.train], self.weights, seed, period, bounds)
         self.loader: WatchedLoader | None = None
 
     @property
@@ -158,6 +168,7 @@ class TextDataModule(KnownData):
         each = " + ".join(f"{len(windows):,}" for windows in self.train)
         dropped = sum(windows.dropped for windows in self.train)
         found = f"{each} of {self.block_size:,} tokens an epoch"
+        found += ", from documents in a new order each epoch" if self.config.repack else ""
         if self.config.packing == "documents":
             return found + f", packed by documents, {min(windows.fill for windows in self.train):.1%} full"
         found += f", one every {self.config.stride} tokens" if self.config.stride else ""

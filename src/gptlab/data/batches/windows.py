@@ -1,6 +1,6 @@
 """Cut token streams into windows of ids and targets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -67,6 +67,20 @@ class Windows(Dataset[Batch]):
         """Return a whole batch at once, (B, T) each."""
         return together([(self, i) for i in indices])
 
+    def at(self, i: int) -> tuple["Windows", int]:
+        """Return the windows that hold window i, and its place there."""
+        return self, i
+
+    def targets_of(self, numbers: Ints) -> Ints:
+        """Return the number of targets of each of some windows, (N,) int64."""
+        found: Ints = self.targets[numbers]
+        return found
+
+    def lengths_of(self, numbers: Ints) -> Ints:
+        """Return the number of ids that are read of each of some windows, (N,) int64."""
+        found: Ints = self.lengths[numbers]
+        return found
+
     def ids(self, i: int) -> Tokens:
         """Return the ids of window i and the one after, if there is one."""
         return self.tokens[int(self.starts[i]) : int(self.stops[i]) + 1]
@@ -84,7 +98,7 @@ def together(
     T = windows[0][0].block_size
     x = np.zeros((len(windows), T), np.int64)
     y = np.full((len(windows), T), IGNORE, np.int64)
-    for row, (source, i) in enumerate(windows):
+    for row, (source, i) in enumerate(each.at(number) for each, number in windows):
         if i < len(source):
             ids, length = source.ids(i), int(source.stops[i]) - int(source.starts[i])
             x[row, :length] = ids[:length]
@@ -151,11 +165,11 @@ class TrainWindows(Dataset[Batch]):
 
     def targets(self, source: Ints, window: Ints) -> Ints:
         """Return the number of targets of each (source, window), (N,) int64."""
-        return _of_sources([windows.targets for windows in self.sources], source, window)
+        return _of_sources([windows.targets_of for windows in self.sources], source, window)
 
     def lengths(self, source: Ints, window: Ints) -> Ints:
         """Return the number of ids that are read of each (source, window), (N,) int64."""
-        return _of_sources([windows.lengths for windows in self.sources], source, window)
+        return _of_sources([windows.lengths_of for windows in self.sources], source, window)
 
     @property
     def full_size(self) -> int | None:
@@ -163,9 +177,9 @@ class TrainWindows(Dataset[Batch]):
         return self.sources[0].block_size if all(windows.full for windows in self.sources) else None
 
 
-def _of_sources(each: Sequence[Ints], source: Ints, window: Ints) -> Ints:
-    """Return the numbers that the sources have of their windows, `each`, at (source, window), (N,) int64."""
+def _of_sources(each: Sequence[Callable[[Ints], Ints]], source: Ints, window: Ints) -> Ints:
+    """Return the numbers that the sources have of their windows, by a function of `each`, at (source, window), (N,)."""
     found = np.empty(len(source), np.int64)
-    for k, values in enumerate(each):
-        found[source == k] = values[window[source == k]]
+    for k, of_windows in enumerate(each):
+        found[source == k] = of_windows(window[source == k])
     return found

@@ -9,43 +9,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from gptlab.errors import UserError, reason, require
+from gptlab.data.text.tables import Mistake, require_column
+from gptlab.errors import reason
 
 LARGEST = 1 << 26  # bytes of a page when it is decompressed, and so of a text
 ROWS = 8  # of a batch; each can repeat the largest text that a page has
 HEADER = 1 << 16  # bytes that the header of a page may have
 
 
-def texts(path: Path, column: str, errors: str, key: str) -> Iterator[Any]:
-    """Yield the values of a column by row: texts, None, or whatever else it holds.
+def arrays(path: Path, column: str, mistake: Mistake) -> Iterator[Any]:
+    """Yield the values of a column, as Arrow arrays of a few rows.
 
     Raises UserError where there is no such column, or the file is damaged, or a page of it is larger than LARGEST.
     """
     import pyarrow
     import pyarrow.parquet
 
-    row = 0
     try:
         with path.open("rb") as raw, pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
-            names = file.schema_arrow.names
-            has = f"no column {column!r}: it has {', '.join(names) or 'no columns'}"
-            require(column in names, key, path, has, "choose one with data.column=NAME")
+            require_column(file.schema_arrow.names, column, "it", mistake)
             for size in _page_sizes(raw, file.metadata, column):
-                why = f"has a page of {size:,} bytes, and those of more than {LARGEST:,} are not read"
-                require(
-                    0 <= size <= LARGEST, key, path, why, "write it again with smaller pages, or its texts as files"
-                )
+                if not 0 <= size <= LARGEST:
+                    why = f"has a page of {size:,} bytes, and those of more than {LARGEST:,} are not read"
+                    raise mistake(why, "write it again with smaller pages, or its texts as files")
             for batch in file.iter_batches(batch_size=ROWS, columns=[column]):
-                values = batch.column(0)
-                as_bytes = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
-                for value in (values.cast(pyarrow.large_binary()) if as_bytes else values).to_pylist():
-                    row += 1
-                    yield value.decode("utf-8", errors) if as_bytes and value is not None else value
-    except UnicodeDecodeError as error:
-        todo = "convert it (iconv -t UTF-8), or data.errors=replace"
-        raise UserError(key, path, f"is not UTF-8 (row {row})", todo) from error
+                yield batch.column(0)
     except (pyarrow.ArrowException, _NotThrift) as error:
-        raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
+        raise mistake(f"cannot be read ({reason(error)})", "give a whole file") from error
 
 
 class _NotThrift(ValueError):

@@ -200,7 +200,10 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
             raise damaged(shard.path, why)
         if n_vocab is not None:
             why = f"it has ids up to {seen['largest']:,}, the vocabulary ends at {n_vocab - 1:,}"
-            require(seen["largest"] < n_vocab, "data", shard.path, why, "take the tokenizer that made it")
+            todo = "take the tokenizer that made it"
+            if expected is None and shard.offset == 0:
+                todo += ", or say what it holds, e.g. data.dtype=uint16"
+            require(seen["largest"] < n_vocab, "data", shard.path, why, todo)
     return found
 
 
