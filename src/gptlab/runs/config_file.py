@@ -78,6 +78,38 @@ def values_of(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NOT_VALUES}
 
 
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what `read_config` returned with the defaults of fields that its parts did not have when it was written.
+
+    The default of a new field is what earlier versions did.
+    """
+    completed = dict(config)
+    for key, name in sorted(config["parts"].items()):  # a part before those in it
+        *above, last = key.split(".")
+        kind, holder = registry.options(key.partition(".")[0]).get(name), completed
+        for field in above:
+            if not isinstance(holder.get(field), dict):
+                break
+            holder[field] = holder = dict(holder[field])
+        else:
+            if kind is not None and isinstance(holder.get(last), dict):
+                holder[last] = {**_defaults(kind), **holder[last]}
+    return completed
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Return the default of each field of a dataclass that has one, as plain values."""
+    found = dict[str, Any]()
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value: Any = field.default_factory()
+            is_part = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            found[field.name] = dataclasses.asdict(value) if is_part else value
+    return found
+
+
 def flat(values: dict[str, Any], within: str = "") -> dict[str, Any]:
     """Return the values of a config by their full keys."""
     found: dict[str, Any] = {}

@@ -5,6 +5,7 @@ from typing import Any
 
 from gptlab.errors import UserError, require
 from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
+from gptlab.runs.config_file import with_defaults
 from gptlab.runs.differences import WITHOUT_EFFECT
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.saved import USUAL
@@ -67,7 +68,7 @@ def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
     for path in sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True):
         run = RunDir(path.resolve())
         try:
-            same = run.status() != "finished" and _asked(run.config()) == _asked(values)
+            same = run.status() != "finished" and _asked(with_defaults(run.config())) == _asked(values)
         except UserError:  # it is damaged
             if own:
                 raise
@@ -91,6 +92,7 @@ def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
         require(new == old, key, new, f"but the run that is resumed has {old}", "leave it out, or start a new run")
     if "task" not in before:  # the run was made by gptlab 0.1
         now = {**now, "task": None}
+    before = with_defaults(before)
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)

@@ -12,7 +12,7 @@ from gptlab.data.batches.build import Data, build_data
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig
-from gptlab.runs.config_file import LAYOUT, record
+from gptlab.runs.config_file import LAYOUT, record, with_defaults
 from gptlab.runs.run_dir import RunDir, default_run_dir
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
@@ -116,7 +116,7 @@ def resumed(config: TrainConfig, data: Data, first: Initial | None, before: RunD
     try:
         now = plain(record(config))
         require_same(before.config(), now)
-        if before.layout == LAYOUT and (changed := changes(before.config(), now)):
+        if before.layout == LAYOUT and (changed := changes(with_defaults(before.config()), now)):
             line = f"changed in this continuation: {', '.join(changed)}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         if begun.in_place and not before.has_checkpoint() and before.status() != "finished":

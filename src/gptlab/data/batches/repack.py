@@ -60,7 +60,7 @@ class Reordered(TokenStream):
 
 
 class Repacked(Windows):
-    """Read windows that are cut anew in each epoch, from the documents in a new order.
+    """Read windows that are cut again in each epoch, from the documents in a new order.
 
     They are numbered through: those of the first epoch, where the documents are in the order of the text, then those of
     the second one, and so on. Length, targets, fill and dropped tokens are those of the first epoch.

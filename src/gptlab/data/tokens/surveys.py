@@ -47,7 +47,7 @@ class Surveyed:
 
     @property
     def split(self) -> tuple[Any, ...]:
-        """What tells this text, and what is trained on of it, from others."""
+        """The values that identify this text and its training part."""
         found = self.found
         return (found.sha256, found.held_out, found.cuts, *([sorted(self.left_out)] if self.left_out else []))
 
