@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.faults import test_archives, test_bit_flips, test_damaged_runs, test_disk, test_kills, test_payloads
+from tests.faults import (
+    test_archives,
+    test_bit_flips,
+    test_damaged_runs,
+    test_kills,
+    test_payloads,
+    test_resume_after_disk_errors,
+)
 from tests.faults.instants import FILES, HOOKS
 
 PAGE = ROOT / "docs/trust.md"
@@ -20,7 +27,7 @@ def rows() -> list[tuple[str, str, str, str]]:
     return [
         (f"SIGKILL at random: {kinds}", "20 in CI, 200 and 10 with `--faults=200`", "resumed, it equals the run that was never killed", "nothing"),
         (f"stop or kill at every one of {len(HOOKS)} hooks and {len(FILES)} file operations", "all", "the same, in every file", "nothing"),
-        ("full, read-only or failing disk in mid-run", str(len(test_disk.CASES)), "checkpoints that are there are whole; resumed as above", "what came after the last checkpoint"),
+        ("full, read-only or failing disk in mid-run", str(len(test_resume_after_disk_errors.CASES)), "checkpoints that are there are whole; resumed as above", "what came after the last checkpoint"),
         ("flipped bit in a checkpoint", str(test_bit_flips.BITS), "found by every reader", "none was read"),
         ("flipped bit in SHA256SUMS", str(test_bit_flips.BITS), "a warning at most", "no checkpoint"),
         (f"damaged file of a run: {len(damaged.READ_BY)} files, {len(damaged.DAMAGES)} ways", f"{len(damaged.CASES)} in CI, {readers} with `--faults=200`", "one line, no traceback, no waiting", "nothing"),
