@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.errors import require
+from gptlab.files import require_new
 from gptlab.registry import command
 
 
@@ -28,6 +29,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     from gptlab.tasks.saved import task_of
 
     assert config.out
+    require_new(Path(config.out))
     run = RunDir.find(config.run)
     written = export_run(run, Path(config.out), task_of(run.config()).head)
     print(f"exported {written['parameters']:,} parameters as {written['architecture']} into {config.out}")

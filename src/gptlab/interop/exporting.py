@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlab.errors import require
-from gptlab.files import new_folder, require_new
+from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -28,7 +28,6 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     `head` gives the model the head of the run's task (`Task.head`). Returns the architecture and the number of
     parameters; raises UserError if Hugging Face has no such model.
     """
-    require_new(out)
     gpt, tokenizer = run.load(head)
     why, todo = (
         f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
