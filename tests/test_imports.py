@@ -65,7 +65,7 @@ ONLY_IN = {
     },
     "tiktoken": {"tokenizers"},
     "tiktoken_ext": {"tokenizers"},
-    "tokenizers": {"tokenizers"},
+    "tokenizers": {"tokenizers", "interop"},
     "scipy": {"evaluation"},
     "matplotlib": {"reporting"},
     "wandb": {"training"},

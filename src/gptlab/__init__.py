@@ -49,6 +49,7 @@ def generate(
     prompt: str,
     decoder: Decoder | Beam | None = None,
     *,
+    start: str | None = None,
     max_new_tokens: int = 100,
     num_samples: int = 1,
     stop: Sequence[str] = (),
@@ -56,23 +57,27 @@ def generate(
 ) -> list[str]:
     """Return `num_samples` texts that continue a prompt.
 
-    `model` is what `load` returned, or a run; the decoder is TopK() unless one is given. A text ends where the model
-    ends it, before the first of the `stop` strings, or after `max_new_tokens`. The same seed gives the same texts, here
-    and in `gptlab sample`.
+    `model` is what `load` returned, or a run; the decoder is TopK() unless one is given. `start="eot"` puts the token
+    before the prompt that stands before each document; the prompt may then be empty. A text ends where the model ends
+    it, before the first of the `stop` strings, or after `max_new_tokens`. The same seed gives the same texts, here and
+    in `gptlab sample`.
     """
     from gptlab.decoding.context import Limits
     from gptlab.decoding.decoders import Beam, TopK
     from gptlab.decoding.generate import draw_key
     from gptlab.decoding.texts import best_continuations, continue_prompts
+    from gptlab.errors import require
 
+    require(start in (None, "eot"), "start", start, "no such option", "leave it out, or give eot")
     gpt, tokenizer = model if isinstance(model, tuple) else load(model)
-    limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab)
+    limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.ends, tokenizer.n_vocab)
+    before = tokenizer.start if start is None else [tokenizer.eot]
     if isinstance(decoder, Beam):
-        found = best_continuations(gpt, tokenizer, prompt, decoder, limits, num_samples)
+        found = best_continuations(gpt, tokenizer, prompt, decoder, limits, num_samples, before)
     else:
         keys = [draw_key(seed, prompt, i) for i in range(num_samples)]
         prompts = [prompt] * num_samples
-        found = continue_prompts(gpt, tokenizer, prompts, keys, decoder or TopK(), limits, stop=stop)
+        found = continue_prompts(gpt, tokenizer, prompts, keys, decoder or TopK(), limits, stop=stop, start=before)
     return [each.text for each in found]
 
 

@@ -97,7 +97,7 @@ def test_every_row_ends_by_itself() -> None:
     model = gpt()
     free = texts(model, PROMPTS, Greedy(), 20)
     eot = free[0][4]
-    for whole, cut in zip(free, texts(model, PROMPTS, Greedy(), 20, eot=eot), strict=True):
+    for whole, cut in zip(free, texts(model, PROMPTS, Greedy(), 20, ends=(eot,)), strict=True):
         assert cut == (whole[: whole.index(eot)] if eot in whole else whole)
     seen: list[int] = []
 
@@ -180,7 +180,9 @@ def test_a_wide_beam_search_is_brute_force(penalty: float, eot: int | None) -> N
                 text = ids[:-1] if ids[-1] == eot else ids
                 every[text] = (logprob / length**penalty, logprob)
     best = sorted(every, key=lambda ids: -every[ids][0])
-    found = beam_search(model, [1], Beam(beams=V**n, length_penalty=penalty), Limits(n, T, eot))
+    found = beam_search(
+        model, [1], Beam(beams=V**n, length_penalty=penalty), Limits(n, T, () if eot is None else (eot,))
+    )
     assert [tuple(f.ids) for f in found[:5]] == best[:5]
     assert found[0].score == pytest.approx(every[best[0]][0], abs=1e-4)
     assert found[0].logprob == pytest.approx(every[best[0]][1], abs=1e-4)

@@ -40,7 +40,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from gptlab.evaluation.model import load_language_model
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.evaluation.surprise import file_surprises
-    from gptlab.reporting.scores import score_table
+    from gptlab.reporting.scores import score_table, unspelled_line
     from gptlab.reporting.surprise import write_surprise_page
     from gptlab.runs.run_dir import RunDir
 
@@ -48,12 +48,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.text is None:
         result = score(run, config.data, config.block_size, config.batch_size)
         console.print(score_table(result))
+        if line := unspelled_line(result):
+            console.print(line)
         return result
     gpt, tokenizer = load_language_model(run)
     block_size = config.block_size or gpt.config.block_size
-    tokens = file_surprises(gpt, tokenizer, config.text, block_size, config.batch_size)
+    tokens, how = file_surprises(run, gpt, tokenizer, config.text, block_size, config.batch_size)
     page = run.path / "surprise.html"
     line = write_surprise_page(page, Path(config.text).name, tokens, tokenizer.spell)
     console.print(f"{line}\nthe page is {page}", markup=False, highlight=False, soft_wrap=True)
     mean = sum(token.nats for token in tokens) / len(tokens)
-    return {"loss": mean, "tokens": len(tokens), "page": str(page)}
+    return {"loss": mean, "tokens": len(tokens), "page": str(page), "protocol": how}

@@ -28,5 +28,7 @@ def import_(config: ImportConfig) -> dict[str, Any]:
 
     assert config.hf and config.out
     summary = import_directory(config.hf, Path(config.out))
+    for line in summary["said"]:
+        print(line)
     print(f"imported {summary['parameters']:,} parameters into {config.out}")
     return {**summary, "run_dir": config.out}

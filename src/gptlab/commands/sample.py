@@ -28,8 +28,11 @@ class SampleConfig:
 
     decoder: Decoder | Beam = field(default_factory=TopK)
     run: str = "latest"
-    prompt: str | None = None  # null: the run's first sample prompt
+    prompt: str | None = None  # null: the run's first sample prompt; with start=eot none
     prompts: list[str] = field(default_factory=list)  # several, in one batch
+    start: str | None = (
+        None  # eot: the token that begins a document stands before the prompt; null: if the tokenizer does so
+    )
     max_new_tokens: int = 100
     num_samples: int = 1  # for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
@@ -42,7 +45,9 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         todo = 'give some text, e.g. prompt="Once upon"'
-        require(self.prompt != "" and "" not in self.prompts, "prompt", "", "is empty", todo)
+        require(self.start in (None, "eot"), "start", self.start, "no such option", "leave it out, or give eot")
+        some = self.start is not None or (self.prompt != "" and "" not in self.prompts)
+        require(some, "prompt", "", "is empty", f"{todo}, or start=eot")
         both = self.prompt is not None and bool(self.prompts)
         require(not both, "prompts", self.prompts, "and prompt are given", "give one of them")
         require("" not in self.stop, "stop", self.stop, "has an empty string, which is everywhere", "drop it")
@@ -89,14 +94,16 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.runs.run_dir import RunDir
 
     run = RunDir.find(config.run)
-    prompts = config.prompts or [config.prompt or next(iter(run.sample_prompts()), "")]
-    require("" not in prompts, "prompt", "null", "the run has no sample prompt", 'give one, e.g. prompt="Once upon"')
+    usual = "" if config.start else next(iter(run.sample_prompts()), "")
+    prompts = config.prompts or [config.prompt or usual]
+    todo = 'give one, e.g. prompt="Once upon", or start=eot'
+    require(bool(config.start) or "" not in prompts, "prompt", "null", "the run has no sample prompt", todo)
     gpt, tokenizer = load_language_model(run)
     dtype = torch.bfloat16 if config.precision == "bf16-true" else torch.float32
     gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
     if type(gpt.config) is GPTConfig:  # another model may do more with a layer than call it
         pack(gpt)
-    limits = Limits(config.max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab, config.overflow)
+    limits = Limits(config.max_new_tokens, gpt.config.block_size, tokenizer.ends, tokenizer.n_vocab, config.overflow)
     processors = with_ids(config.logits_processors, tokenizer)
     if isinstance(config.decoder, TopP) and config.decoder.p < 1 and config.decoder.temperature not in (0, 1):
         print("hint: temperature and top-p both shape the distribution; change one at a time", file=sys.stderr)
@@ -154,9 +161,10 @@ def _draw(
 
     if alone:
         console.print(Text(prompts[0], style="bold"), end="", soft_wrap=True)
+    before = _start(config, tokenizer)
     keys = [draw_key(config.seed, prompt, sample) for prompt, sample in asked]
     rows = [prompt for prompt, _ in asked]
-    found = continue_prompts(gpt, tokenizer, rows, keys, decoder, limits, processors, config.stop, said)
+    found = continue_prompts(gpt, tokenizer, rows, keys, decoder, limits, processors, config.stop, said, before)
     if alone:
         console.print()
     else:
@@ -181,12 +189,17 @@ def _search(
     if processors.active or config.stop:
         key = f"logits_processors.{processors.active[0]}" if processors.active else "stop"
         raise UserError(key, "given", "beam search searches the model's own distribution", "leave it out")
-    samples = []
+    samples, before = [], _start(config, tokenizer)
     for prompt in prompts:
-        found = best_continuations(gpt, tokenizer, prompt, beam, limits, config.num_samples)
+        found = best_continuations(gpt, tokenizer, prompt, beam, limits, config.num_samples, before)
         _show(Console(), found)
         samples += found
     return samples
+
+
+def _start(config: SampleConfig, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids before every prompt."""
+    return [tokenizer.eot] if config.start == "eot" else tokenizer.start
 
 
 def _show(console: Console, samples: Sequence[Continuation]) -> None:

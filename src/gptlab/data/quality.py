@@ -25,21 +25,22 @@ def id_counts(streams: Iterable[TokenStream], n_vocab: int) -> Tokens:
     return counts
 
 
-def documents(stream: TokenStream, eot: int) -> Iterator[Tokens]:
-    """Yield the ids of each document, without the separator."""
+def documents(stream: TokenStream, eot: int, end: int | None = None) -> Iterator[Tokens]:
+    """Yield the ids of each document, without the separator and the `end` that the tokenizer may put behind it."""
     starts = stream.document_starts(eot)
     for start, stop in zip(starts, [*starts[1:], len(stream)], strict=True):
         ids = stream[int(start) : int(stop)]
         ids = ids[1:] if len(ids) and ids[0] == eot else ids
+        ids = ids[:-1] if len(ids) and ids[-1] == end else ids
         if len(ids):
             yield ids
 
 
-def copies(streams: Iterable[TokenStream], eot: int) -> tuple[int, int]:
+def copies(streams: Iterable[TokenStream], eot: int, end: int | None = None) -> tuple[int, int]:
     """Count the documents that equal an earlier one, and their tokens; takes 16 bytes of memory per document."""
     hashes, sizes = [], []
     for stream in streams:
-        for ids in documents(stream, eot):
+        for ids in documents(stream, eot, end):
             digest = hashlib.blake2b(ids.astype(np.uint32).tobytes(), digest_size=8).digest()
             hashes.append(np.frombuffer(digest, np.uint64)[0])
             sizes.append(len(ids))
@@ -139,7 +140,7 @@ def audit_figures(corpus: Corpus, pieces: Iterable[str], ngram: int) -> dict[str
     """
     tokenizer, eot, streams = corpus.tokenizer, corpus.tokenizer.eot, [*corpus.train, corpus.val]
     counts = id_counts(streams, tokenizer.n_vocab)
-    repeated, repeated_tokens = copies(streams, eot)
+    repeated, repeated_tokens = copies(streams, eot, tokenizer.end_of_document)
     return {
         "data_hash": corpus.manifest["sha256"],
         **corpus.sizes(),
@@ -151,6 +152,7 @@ def audit_figures(corpus: Corpus, pieces: Iterable[str], ngram: int) -> dict[str
             "used": int(np.count_nonzero(counts[:-1])),
             "out_of_range": int(counts[-1]),
         },
+        "unspelled": sum(corpus.unspelled.values()),
         "hard_characters": asdict(hard_characters(pieces, tokenizer, 10)),
     }
 
@@ -162,9 +164,10 @@ def tokenizer_fit(corpus: Corpus) -> dict[str, Any]:
     unused = [int(i) for i in np.flatnonzero(counts[:-1] == 0) if i != tokenizer.eot]
     spelled = {i: tokenizer.decode_bytes([i]) for i in range(tokenizer.n_vocab) if i != tokenizer.eot}
     longest_first = sorted(spelled, key=lambda i: (-len(spelled[i]), i))
+    between = val["documents"] + (0 if tokenizer.end_of_document is None else max(0, val["documents"] - 1))
     return {
         "n_vocab": tokenizer.n_vocab,
-        "bytes_per_token": val["bytes"] / (val["tokens"] - val["documents"]) if val["tokens"] else None,
+        "bytes_per_token": val["bytes"] / (val["tokens"] - between) if val["tokens"] else None,
         "gpt2_bytes_per_token": _gpt2_bytes_per_token(corpus),
         "longest": [spelled[i].decode("utf-8", "replace") for i in longest_first[:10]],
         "unused": len(unused),

@@ -21,7 +21,7 @@ class Hypothesis:
 
 @torch.no_grad()
 def beam_search(gpt: Model, prompt: Sequence[int], decoder: Beam, limits: Limits) -> list[Hypothesis]:
-    """Return the best texts found, best first: those that ended with limits.eot, and those of full length.
+    """Return the best texts found, best first: those that ended with one of limits.ends, and those of full length.
 
     The `beams` most probable unfinished texts are continued at each step; ties go to the earlier beam and token id.
     """
@@ -37,10 +37,10 @@ def beam_search(gpt: Model, prompt: Sequence[int], decoder: Beam, limits: Limits
     for _ in range(limits.max_new_tokens):
         logprobs = context.read([[*prompt, *text] for text in texts]).double().log_softmax(-1).cpu()
         total = scores[:, None] + logprobs  # (beams, V)
-        if limits.eot is not None:
-            for text, score in zip(texts, total[:, limits.eot].tolist(), strict=True):
+        for end in limits.ends:
+            for text, score in zip(texts, total[:, end].tolist(), strict=True):
                 ended.append(hypothesis(text, score, len(text) + 1))
-            total[:, limits.eot] = -torch.inf
+            total[:, end] = -torch.inf
         n_vocab, flat = total.shape[1], total.flatten()
         best = flat.argsort(descending=True, stable=True)[: min(width, int((flat > -torch.inf).sum()))]
         if not len(best):

@@ -1,6 +1,6 @@
 """Read the texts that a model is writing, token by token with a cache as long as they fit into the context."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ class Limits:
 
     max_new_tokens: int
     block_size: int  # the number of last ids that the model sees
-    eot: int | None = None  # ends a text, and does not belong to it
+    ends: Collection[int] = ()  # each of them ends a text, and does not belong to it
     n_vocab: int | None = None  # ids of the tokenizer, if the model's vocabulary is padded
     overflow: str = "crop"  # crop: forget the oldest ids | refuse
 

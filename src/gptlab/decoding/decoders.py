@@ -86,6 +86,8 @@ class TopP(Sample):
 
     def __call__(self, logits: Tensor) -> Tensor:
         probs, n_vocab = super().__call__(logits), logits.shape[-1]
+        if self.p == 1:
+            return probs  # rounding must not let the sum reach 1 before the last token
         for n in (min(n_vocab, FIRST), n_vocab):
             best = logits.topk(n)
             mass = probs.gather(-1, best.indices).double().cumsum(-1)
@@ -127,6 +129,8 @@ class Typical(Sample):
 
     def __call__(self, logits: Tensor) -> Tensor:
         probs = super().__call__(logits)
+        if self.mass == 1:
+            return probs
         surprise = -probs.double().log()  # inf for a token of probability 0
         entropy = (probs * surprise).nan_to_num(0.0).sum(-1, keepdim=True)
         nearest = (surprise - entropy).abs().argsort(dim=-1, stable=True)

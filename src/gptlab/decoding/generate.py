@@ -44,9 +44,9 @@ def generate(
 ) -> Iterator[Step]:
     """Yield new tokens one at a time, row by row, until every row has ended.
 
-    A row ends with limits.eot, with `max_new_tokens`, or when `ended(row, token)` returns true for one of its tokens.
-    Its draws depend on its key (see `draw_key`) and the step: its place in the batch, the other rows, and anything that
-    ran before have no effect. `gpt` keeps its mode: call `gpt.eval()` first.
+    A row ends with one of limits.ends, with `max_new_tokens`, or when `ended(row, token)` returns true for one of its
+    tokens. Its draws depend on its key (see `draw_key`) and the step: its place in the batch, the other rows, and
+    anything that ran before have no effect. `gpt` keeps its mode: call `gpt.eval()` first.
     """
     for prompt in prompts:
         require(len(prompt) > 0, "prompt", "", "is empty", 'give some text, e.g. prompt="Once upon"')
@@ -67,7 +67,7 @@ def generate(
         logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
         still = []
         for i, (row, token) in enumerate(zip(running, tokens.tolist(), strict=True)):
-            if token == limits.eot:
+            if token in limits.ends:
                 continue
             texts[row].append(token)
             yield Step(row, token, logprobs[i], logits[i], processed[i], probs[i])

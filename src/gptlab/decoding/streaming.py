@@ -6,11 +6,17 @@ from gptlab.errors import require
 
 
 class TextStream:
-    """The text of one row; `decode` is a tokenizer's. Text that a later token may still change is held back."""
+    """The text of one row; `decode` is a tokenizer's. Text that a later token may still change is held back.
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+    The ids come after those of `prompt`: some tokenizers spell the first token of a text without its space.
+    """
+
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), prompt: Sequence[int] = ()
+    ) -> None:
         require("" not in stops, "stop", '""', "is empty, which is everywhere", "leave it out")
-        self.decode, self.stops = decode, tuple(stops)
+        self.decode, self.stops, self.prompt = decode, tuple(stops), list(prompt)
+        self.begins = len(decode(self.prompt))
         self.ids: list[int] = []
         self.text = ""  # shown so far
         self.stopped = False
@@ -18,12 +24,15 @@ class TextStream:
     def add(self, token: int) -> str:
         """Return the new text that is final after one more token."""
         self.ids.append(token)
-        return self._show(self.decode(self.ids).rstrip("\ufffd"))  # it may be an unfinished character
+        return self._show(self._decoded().rstrip("\ufffd"))  # it may be an unfinished character
 
     def end(self) -> str:
         """Return the rest of the text, when no more tokens come."""
-        whole = self.decode(self.ids)
+        whole = self._decoded()
         return "" if self.stopped else self._emit(whole[: self._first_stop(whole)])
+
+    def _decoded(self) -> str:
+        return self.decode([*self.prompt, *self.ids])[self.begins :]
 
     def _show(self, text: str) -> str:
         at = self._first_stop(text)

@@ -51,16 +51,18 @@ def continue_prompts(
     processors: LogitsProcessors | None = None,
     stop: Sequence[str] = (),
     said: Callable[[int, str], None] = lambda row, text: None,
+    start: Sequence[int] = (),
 ) -> list[Continuation]:
     """Draw one text for each prompt, in one batch; each row's draws depend on its key alone (see `draw_key`).
 
     A text ends before the first of the `stop` strings. `said(row, text)` is called with every piece of a text as soon
-    as it is final.
+    as it is final. `start` are the ids before every prompt, such as bos.
     """
-    streams = [TextStream(tokenizer.decode, stop) for _ in prompts]
-    steps: list[list[Step]] = [[] for _ in prompts]
     ids = [tokenizer.encode(prompt) for prompt in prompts]
-    for step in generate(gpt, ids, decoder, limits, keys, processors, lambda row, token: streams[row].stopped):
+    streams = [TextStream(tokenizer.decode, stop, each) for each in ids]
+    steps: list[list[Step]] = [[] for _ in prompts]
+    begun = [[*start, *each] for each in ids]
+    for step in generate(gpt, begun, decoder, limits, keys, processors, lambda row, token: streams[row].stopped):
         steps[step.row].append(step)
         said(step.row, streams[step.row].add(step.token))
     for row, stream in enumerate(streams):
@@ -72,13 +74,22 @@ def continue_prompts(
 
 
 def best_continuations(
-    gpt: Model, tokenizer: Codec, prompt: str, decoder: Beam, limits: Limits, number: int
+    gpt: Model, tokenizer: Codec, prompt: str, decoder: Beam, limits: Limits, number: int, start: Sequence[int] = ()
 ) -> list[Continuation]:
-    """Return the `number` most probable texts found that continue a prompt, best first."""
+    """Return the `number` most probable texts found that continue a prompt, best first; `start` are ids before it."""
     why = f"beam search with {decoder.beams} beams finds no more"
     require(number <= decoder.beams, "num_samples", number, why, "raise decoder.beams")
-    found = beam_search(gpt, tokenizer.encode(prompt), decoder, limits)[:number]
-    return [Continuation(prompt, tokenizer.decode(each.ids), each.ids, each.logprob, each.score) for each in found]
+    ids = tokenizer.encode(prompt)
+    found = beam_search(gpt, [*start, *ids], decoder, limits)[:number]
+    return [
+        Continuation(prompt, decoded_after(tokenizer, ids, each.ids), each.ids, each.logprob, each.score)
+        for each in found
+    ]
+
+
+def decoded_after(tokenizer: Codec, prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """Return the text of ids that follow a prompt: what both spell, less what the prompt spells by itself."""
+    return tokenizer.decode([*prompt, *ids])[len(tokenizer.decode(prompt)) :]
 
 
 def with_ids(processors: LogitsProcessors, tokenizer: Codec) -> LogitsProcessors:

@@ -143,7 +143,7 @@ def _refusal(every: Sequence[Scored]) -> str | None:
     first = every[0].costs.protocol
     for each in every:
         for key, value in each.costs.protocol.items():
-            if value != first[key]:
+            if value != first.get(key, value):
                 return f"the protocols differ ({key} {first[key]} and {value})"
     return None
 

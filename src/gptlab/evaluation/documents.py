@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.data.batches.windows import held_out, protocol
+from gptlab.data.batches.windows import held_out
 from gptlab.data.tokens.prepare import prepare
-from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for, held_out_stream
+from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for, held_out_stream, mask_path
 from gptlab.errors import UserError, require
 from gptlab.evaluation.model import load_language_model
-from gptlab.evaluation.perplexity import check_length, token_nats
+from gptlab.evaluation.perplexity import check_length, reading_protocol, token_nats
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Ids, Tokenizer, load_tokenizer
 from gptlab.tokenizers.saved import Saved
@@ -98,23 +98,34 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
     by_documents, alone = run.windows()
     T = block_size or gpt.config.block_size
     dtype = dtype_for(tokenizer.n_vocab)
-    joined = np.concatenate([np.concatenate([[tokenizer.eot], each]) for each in ids]).astype(dtype)
+    end = tokenizer.end_of_document
+    before = [tokenizer.eot] if end is None else [end, tokenizer.eot]  # each document but the first
+    joined = np.concatenate([np.concatenate([before, each]) for each in ids])[len(before) - 1 :].astype(dtype)
+    counts = np.ones(len(joined), np.uint8) if end is None else (joined != tokenizer.eot).astype(np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "documents.bin"
         path.write_bytes(joined.tobytes())
-        stream = TokenStream([Shard(path, dtype, len(joined))])
+        mask = None if end is None else mask_path(path)
+        if mask is not None:
+            mask.write_bytes(counts.tobytes())
+        stream = TokenStream([Shard(path, dtype, len(joined), mask=mask)])
         check_length(gpt, stream, T)
         windows = held_out(stream, T, tokenizer.eot, by_documents)
         separator = tokenizer.eot if alone else None
-        each = np.concatenate([*token_nats(gpt, windows, batch_size, separator)])  # of ids 1 .. N-1
+        each = np.concatenate([*token_nats(gpt, windows, batch_size, separator)])  # of the ids 1 .. N-1 that count
     unit = _unit_of_inputs(ids, units, tokenizer)[:-1]  # the last input predicts nothing
     n = len(units.sizes)
     tokens = np.bincount(unit, minlength=n).astype(np.float64)
-    return Costs(np.bincount(unit, each, n).astype(np.float64), tokens, protocol(T, by_documents, alone))
+    return Costs(
+        np.bincount(unit, each, n).astype(np.float64), tokens, reading_protocol(tokenizer, T, by_documents, alone)
+    )
 
 
-def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]] | None:
-    """Return the documents to score as this run's tokenizer spells them; None if the run has none of its own."""
+def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids | None]] | None:
+    """Return the documents to score as this run's tokenizer spells them; None if the run has none of its own.
+
+    A document with unknown tokens has no ids, because it is not known what they spell.
+    """
     if data is not None:
         stream = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"]).val
     elif run.has_held_out():
@@ -126,7 +137,9 @@ def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids]
     for start, stop in itertools.pairwise(bounds):
         ids = stream[start:stop].astype(np.int64)
         ids = ids[1:] if len(ids) and ids[0] == tokenizer.eot else ids
-        documents.append((tokenizer.decode_bytes(ids.tolist()), ids))
+        ids = ids[:-1] if len(ids) and ids[-1] == tokenizer.end_of_document else ids
+        unknown = tokenizer.unknown is not None and tokenizer.unknown in ids
+        documents.append((tokenizer.decode_bytes(ids.tolist()), None if unknown else ids))
     return [(text, ids) for text, ids in documents if text]
 
 
@@ -144,7 +157,7 @@ def _unit_of_inputs(ids: Sequence[Ids], units: Units, tokenizer: Tokenizer) -> I
             found.append(np.full(len(each) + 1, first))
             continue
         last = (units.first[number + 1] if number + 1 < len(units.first) else len(units.sizes)) - 1
-        lengths = [len(tokenizer.decode_bytes([token])) for token in each.tolist()]
+        lengths = [len(tokenizer.decode_part([token], begins=n == 0)) for n, token in enumerate(each.tolist())]
         begins = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])  # of each target, the end among them
         found.append(np.minimum(first + begins // units.stretch, last))
     return np.concatenate(found).astype(np.int64)

@@ -11,14 +11,14 @@ from gptlab.data.batches.batch import IGNORE, tensors
 from gptlab.data.batches.sampler import EvalBatches
 from gptlab.data.batches.windows import Windows, protocol
 from gptlab.data.text.sources import DataConfig
-from gptlab.data.tokens.prepare import prepare
+from gptlab.data.tokens.prepare import prepare, unspelled
 from gptlab.data.tokens.shards import Tokens, TokenStream, held_out_stream
 from gptlab.errors import require
 from gptlab.evaluation.model import load_with_task
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Figures, HeldOut, Reading, Sums, Task
 from gptlab.tasks.causal_lm import CausalLM
-from gptlab.tokenizers import fingerprint
+from gptlab.tokenizers import Tokenizer, fingerprint
 from gptlab.tokenizers.saved import Saved
 
 Nats = np.ndarray[Any, np.dtype[np.float64]]
@@ -31,31 +31,43 @@ def evaluate(
 
     Returns the scores of the run's task (for causal_lm the loss in nats per token, perplexity and bits per byte), the
     numbers of tokens (targets) and bytes that they cover, and their conditions: how the text was read, and hashes of
-    tokenizer and text.
+    tokenizer and text. If the tokens do not spell all of the text, bits per byte is None, and `unspelled` counts them.
     """
     task, gpt, tokenizer = load_with_task(run)
     if data is None:
         why, todo = "the run has no held-out text of its own", "say which: data=text data.files=[...]"
         require(run.has_held_out(), "data", "null", why, todo)
         tokens, size = held_out_stream(run.path / "held_out")
-        data_hash = run.held_out_manifest()["sha256"]
+        manifest = run.held_out_manifest()
+        data_hash, part = manifest["sha256"], manifest.get("val", {})
+        lost = unspelled(part, [tokens], tokenizer)
     else:
         corpus = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"])
         tokens, size = corpus.val, corpus.val_bytes
-        data_hash = corpus.manifest["sha256"]
+        data_hash, lost = corpus.manifest["sha256"], corpus.unspelled["val"]
     by_documents, alone = run.windows()
     block_size = context or gpt.config.block_size
     check_length(gpt, tokens, block_size)
     examples = task.held_out(tokens, block_size, tokenizer.eot, by_documents)
     sums = measure(gpt, task, examples, batch_size, Reading(tokenizer.eot if alone else None))
+    scores: dict[str, Any] = task.scores(sums, None if lost else size)
+    if lost and "val/bits_per_byte" in task.metrics:
+        scores["bits_per_byte"] = None
     return {
-        **task.scores(sums, size),
+        **scores,
+        **({"unspelled": lost} if lost else {}),
         "tokens": int(sums["targets"].sum()),
         "bytes": size,
-        "protocol": protocol(block_size, by_documents, alone),
+        "protocol": reading_protocol(tokenizer, block_size, by_documents, alone),
         "tokenizer_hash": fingerprint(run.path / "tokenizer"),
         "data_hash": data_hash,
     }
+
+
+def reading_protocol(tokenizer: Tokenizer, block_size: int, by_documents: bool, alone: bool) -> dict[str, Any]:
+    """Return in words how a text is read: also what stands before a document, where that is not what ends it."""
+    found = protocol(block_size, by_documents, alone)
+    return found if tokenizer.end_of_document is None else {**found, "begins_with": tokenizer.spell(tokenizer.eot)}
 
 
 def check_length(gpt: Any, tokens: Tokens | TokenStream, block_size: int) -> None:

@@ -1,9 +1,11 @@
 """Write a run as a directory that transformers loads without code of ours."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from gptlab.files import new_folder
 from gptlab.interop.names import config_to, theirs
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.model.shape import GPTShape
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
@@ -25,19 +28,19 @@ def export_run(run: str, out: Path) -> dict[str, Any]:
     """
     require(not out.exists(), "out", out, "exists already", "give a new directory")
     gpt, tokenizer = RunDir.find(run).load()
-    why, todo = (
-        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
-        "export a run with model=gpt or a preset of it",
-    )
-    require(type(gpt.config) is GPTConfig, "run", run, why, todo)
-    ends = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot}
-    hf, padding = config_to(gpt.config) | ends, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
+    why = f"its model, {name_of(gpt.config)}, is none of Hugging Face's"
+    require(type(gpt.config) is GPTConfig, "run", run, why, "export a run with model=gpt or a preset of it")
+    definition, ids = tokenizer.hf_definition(), special_ids(tokenizer)
+    hf, padding = config_to(gpt.config) | ids, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
+    generation = ids | ({"suppress_tokens": padding} if padding else {})  # generate() then never draws it
     with new_folder(out) as work:
         (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
-        save_file(weights_of(gpt, hf["model_type"]), work / "model.safetensors", metadata={"format": "pt"})
-        _write_tokenizer(work, tokenizer, gpt.config.block_size)
-        if padding:  # generate() then never draws it
-            (work / "generation_config.json").write_text(json.dumps(ends | {"suppress_tokens": padding}) + "\n")
+        (work / "generation_config.json").write_text(json.dumps(generation) + "\n")
+        weights = with_zero_biases(weights_of(gpt, hf["model_type"]), hf)
+        save_file(weights, work / "model.safetensors", metadata={"format": "pt"})
+        _write_tokenizer(work, tokenizer, definition, gpt.config.block_size)
+        for path in work.iterdir():
+            path.chmod(0o644)
     return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
 
 
@@ -48,6 +51,8 @@ def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
         if name == "lm_head.weight" and config.tied:
             continue
         parts, transposed = theirs(model_type, name)
+        if model_type == "qwen3" and ".attn.qkv." in name:
+            tensor = _for_norms_of(config.norm_eps, tensor, config)
         rows = [tensor.shape[0]]
         if len(parts) == 3:
             rows = [heads * config.head_dim for heads in (config.n_head, config.kv_heads, config.kv_heads)]
@@ -56,9 +61,59 @@ def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
     return weights
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, block_size: int) -> None:
-    (folder / "tokenizer.json").write_text(tokenizer.hf_definition())
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size}
-    if tokenizer.special is not None:
-        settings |= {"bos_token": tokenizer.special, "eos_token": tokenizer.special}
+def with_zero_biases(weights: dict[str, Tensor], hf: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors, and zeros for each bias that the model of this config.json has and they lack."""
+    kinds: tuple[str, ...] = {
+        "gpt2": ("ln_1", "ln_2", "ln_f", "c_attn", "c_proj", "c_fc"),
+        "llama": ("q_proj", "k_proj", "v_proj", "o_proj") if hf.get("attention_bias") else (),
+        "qwen3": ("q_proj", "k_proj", "v_proj", "o_proj") if hf.get("attention_bias") else (),
+    }.get(hf["model_type"], ())
+    if hf.get("mlp_bias"):
+        kinds += ("gate_proj", "up_proj", "down_proj")
+    found = dict(weights)
+    for name, tensor in weights.items():
+        module = name.removesuffix(".weight")
+        if name.endswith(".weight") and module.rpartition(".")[2] in kinds and f"{module}.bias" not in weights:
+            width = tensor.shape[1] if hf["model_type"] == "gpt2" and tensor.dim() == 2 else tensor.shape[0]
+            found[f"{module}.bias"] = tensor.new_zeros(width)
+    return found
+
+
+def _for_norms_of(eps: float, qkv: Tensor, config: GPTShape) -> Tensor:
+    """Return weights or biases whose queries and keys, normalized with `eps`, are what ours are with fp32's epsilon.
+
+    x / sqrt(mean(x^2) + e) does not change where x is multiplied by s and e by s^2.
+    """
+    rows = (config.n_head + config.kv_heads) * config.head_dim
+    scale = math.sqrt(eps / torch.finfo(torch.float32).eps)
+    return torch.cat([qkv[:rows] * scale, qkv[rows:]])
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the ids of bos, eos and pad as config.json has them: an imported tokenizer's own, else eot for both."""
+    declared, ends = tokenizer.declared, list(tokenizer.ends)
+    bos = tokenizer.eot if not declared.ends else declared.bos
+    found = {"bos_token_id": bos, "eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": declared.pad}
+    return {key: value for key, value in found.items() if key != "pad_token_id" or value is not None}
+
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, definition: str, block_size: int) -> None:
+    """Write tokenizer.json, and the names of the special tokens and the chat template as transformers reads them."""
+    declared = tokenizer.declared
+    ids = {"bos": declared.bos, "eos": tokenizer.ends[0], "pad": declared.pad, "unk": declared.unk}
+    if declared.bos is None and not declared.ends:
+        ids["bos"] = tokenizer.eot
+    if declared.unk is None:
+        ids["unk"] = tokenizer.unknown
+    names = {key: None if i is None else tokenizer.special_token(i) for key, i in ids.items()}
+    special = {f"{key}_token": name for key, name in names.items() if name is not None}
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size, **special}
+    settings["clean_up_tokenization_spaces"] = False
+    template = declared.chat_template
+    if isinstance(template, dict):
+        settings["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
+    elif template is not None:
+        settings["chat_template"] = template
+    (folder / "tokenizer.json").write_text(definition)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")

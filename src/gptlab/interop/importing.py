@@ -14,20 +14,20 @@ from torch import Tensor
 from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder
 from gptlab.interop.names import config_from, theirs
+from gptlab.interop.tokenizer_files import read_tokenizer
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
 from gptlab.tokenizers import Tokenizer
-from gptlab.tokenizers.bpe import from_gpt2_vocab
-from gptlab.tokenizers.hf import JSONTokenizer
-from gptlab.tokenizers.openai import OpenAI
 
-FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
+FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "*.jinja", "chat_template.json"]
 
 
 def import_directory(name: str, out: Path) -> dict[str, Any]:
     """Write a model from a directory, or OWNER/NAME on the hub, into the run directory `out`, completely or not at all.
 
-    Returns the run's summary; raises UserError if the model cannot be expressed here.
+    Returns the run's summary, and lines to be `said` about its tokenizer; raises UserError if the model cannot be
+    expressed here.
     """
     source = find(name)
     require(not out.exists(), "out", out, "exists already", "give a new directory")
@@ -36,16 +36,9 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
         model_config = config_from(hf)
     except KeyError as error:
         raise UserError("hf", name, f"its config.json lacks {error}", "take a complete one") from error
-    tokenizer = read_tokenizer(source, hf)
-    require(
-        tokenizer.n_vocab <= model_config.vocab_size,
-        "hf",
-        name,
-        f"its tokenizer has {tokenizer.n_vocab} tokens, its model {model_config.vocab_size}",
-        "take the tokenizer that belongs to it",
-    )
+    tokenizer, said = read_tokenizer(source, hf)
     with new_folder(out) as work:
-        return _write(work, source, hf["model_type"], model_config, tokenizer, name)
+        return {**_write(work, source, hf["model_type"], model_config, tokenizer, name), "said": said}
 
 
 def find(name: str) -> Path:
@@ -57,25 +50,10 @@ def find(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
+        return Path(snapshot_download(name, allow_patterns=[*FILES, *TOKENIZER_FILES]))
     except Exception as error:  # the hub client has many: no network, no such name, no permission
         why = f"cannot be downloaded ({type(error).__name__}: {reason(error)})"
         raise UserError("hf", name, why, "give a directory") from error
-
-
-def read_tokenizer(source: Path, hf: dict[str, Any]) -> Tokenizer:
-    """Read GPT-2's tokenizer from the directory's own files, any other from its tokenizer.json."""
-    path = source / "tokenizer.json"
-    if hf["model_type"] == "gpt2":
-        if (source / "vocab.json").is_file():
-            return from_gpt2_vocab(_json(source / "vocab.json"))
-        if path.is_file() and (model := _json(path)["model"])["type"] == "BPE":
-            return from_gpt2_vocab(model["vocab"])
-        if not path.is_file() and hf["vocab_size"] == 50257:
-            return OpenAI().build([])
-    require(path.is_file(), "hf", source, "has no tokenizer.json", "give a directory with its tokenizer")
-    eos = hf.get("eos_token_id")
-    return JSONTokenizer(path.read_text(), eos[0] if isinstance(eos, list) else eos or 0)
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:

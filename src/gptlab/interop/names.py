@@ -25,6 +25,8 @@ LLAMA = {
     "ln_2": ["post_attention_layernorm"],
     "attn.qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     "attn.proj": ["self_attn.o_proj"],
+    "attn.q_norm": ["self_attn.q_norm"],
+    "attn.k_norm": ["self_attn.k_norm"],
     "mlp.gate": ["mlp.gate_proj"],
     "mlp.fc": ["mlp.up_proj"],
     "mlp.proj": ["mlp.down_proj"],
@@ -98,22 +100,29 @@ def config_from(hf: dict[str, Any]) -> GPTConfig:
 
 
 def config_to(config: GPTConfig) -> dict[str, Any]:
-    """Return the config.json of the GPT-2 or Llama that equals this model; raises UserError if there is none."""
-    kind = "gpt2" if config.positions == "learned" else "llama"
-    gpt2 = kind == "gpt2"
-    needed = {
+    """Return the config.json of a GPT-2, Llama, Qwen2 or Qwen3 that is this model.
+
+    Biases that a model lacks are zero in GPT-2 and Llama. Where there is no such model, a UserError says why.
+    """
+    qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
+    gpt2 = config.positions == "learned"
+    if gpt2:
+        kind = "gpt2"
+    elif config.qk_norm:
+        kind = "qwen3"
+    else:
+        kind = "qwen2" if qkv_bias and not config.bias else "llama"
+    needed: dict[str, Any] = {
         "positions": "learned" if gpt2 else "rope",
         "norm": "layer" if gpt2 else "rms",
         "feed_forward": "gelu" if gpt2 else "swiglu",
-        "bias": gpt2,
-        "qk_norm": False,
         "logit_softcap": 0.0,
+        **({"qk_norm": False} if gpt2 else {}),
+        **({"bias": False} if kind == "qwen3" else {}),
     }
     for key, value in needed.items():
         mine, todo = getattr(config, key), f"a {kind} has {value}"
         require(mine == value, f"model.{key}", mine, "Hugging Face has no such model", todo)
-    why, todo = "Hugging Face has no such model", f"a {kind} has {gpt2}"
-    require(config.qkv_bias in (None, gpt2), "model.qkv_bias", config.qkv_bias, why, todo)
     grouped = gpt2 and config.kv_heads != config.n_head
     require(not grouped, "model.n_kv_head", config.n_kv_head, "Hugging Face's GPT-2 has no groups", "a llama has")
     n_inner = 4 * config.n_embd if config.n_inner is None else config.n_inner
@@ -141,9 +150,16 @@ def config_to(config: GPTConfig) -> dict[str, Any]:
             "high_freq_factor": config.rope_high_freq,
             "original_max_position_embeddings": config.rope_original,
         }
+    biases: dict[str, Any] = {}
+    if kind == "llama" and (qkv_bias or config.bias):
+        biases = {"attention_bias": True, "mlp_bias": config.bias}
+    elif kind == "qwen3":
+        biases = {"attention_bias": qkv_bias, "head_dim": config.head_dim}
     return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
+        "model_type": kind,
+        "architectures": [f"{kind.capitalize()}ForCausalLM"],
+        "hidden_act": "silu",
+        **biases,
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.kv_heads,

@@ -8,9 +8,16 @@ from gptlab.metrics import shown_in
 
 
 def score_table(result: dict[str, Any]) -> Table:
-    """Return the result of `gptlab.evaluation.perplexity.evaluate` as a table of one row."""
+    """Return the result of `gptlab.evaluation.perplexity.evaluate` as a table of one row, and how it was read."""
     scores = [row for row in shown_in("evaluate") if row.quantity in result]
     sizes = ("tokens", "bytes")
-    table = Table(*(row.head for row in scores), *sizes)
+    read = ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
+    table = Table(*(row.head for row in scores), *sizes, caption=read)
     table.add_row(*(row.text(result[row.quantity], precise=True) for row in scores), *(f"{result[k]:,}" for k in sizes))
     return table
+
+
+def unspelled_line(result: dict[str, Any]) -> str | None:
+    """Return what is to be said of text that the tokens do not spell; None where they spell all of it."""
+    lost = result.get("unspelled", 0)
+    return f"{lost:,} characters are not in the tokenizer's vocabulary: bits per byte is not defined" if lost else None

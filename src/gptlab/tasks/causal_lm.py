@@ -98,11 +98,13 @@ def continuation(
     """Return the new text, or, if the model has diverged, a note in its place: that does not stop a run."""
     from gptlab.decoding.context import Limits
     from gptlab.decoding.generate import continue_ids, draw_key
+    from gptlab.decoding.texts import decoded_after
 
-    limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.eot, tokenizer.n_vocab)
+    limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.ends, tokenizer.n_vocab)
     try:
-        ids = continue_ids(gpt, tokenizer.encode(prompt), decoder, limits, draw_key(seed, prompt, 0))
-        return tokenizer.decode(ids)
+        before = tokenizer.encode(prompt)
+        ids = continue_ids(gpt, [*tokenizer.start, *before], decoder, limits, draw_key(seed, prompt, 0))
+        return decoded_after(tokenizer, before, ids)
     except UserError as error:
         return f" ({error.why})"
 

@@ -5,7 +5,8 @@ import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -20,8 +21,37 @@ MOST_BYTES = 1 << 28  # bound on a file of a saved tokenizer
 Ids = np.ndarray[Any, np.dtype[Any]]
 
 
+@dataclass(frozen=True)
+class Declared:
+    """The tokens with a meaning that the files of an imported tokenizer declare, by their ids, and its chat templates.
+
+    Templates are Jinja, as tokenizer_config.json has them: one, or several by name.
+    """
+
+    bos: int | None = None  # stands before a text
+    adds_bos: bool = False  # whether the tokenizer itself puts it there
+    ends: tuple[int, ...] = ()  # each of them ends a text; the first one is the tokenizer's own
+    pad: int | None = None
+    unk: int | None = None
+    chat_template: str | dict[str, str] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Return what is declared, as JSON has it; {} where nothing is."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(Declared, name)}
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any]) -> "Declared":
+        """Return what `state` gave; raises TypeError or ValueError where it is damaged."""
+        found = cls(**{**state, "ends": tuple(state.get("ends", ()))})
+        ids = [found.bos, found.pad, found.unk, *found.ends]
+        if any(each is not None and (type(each) is not int or each < 0) for each in ids):
+            raise ValueError("its special tokens are no ids")
+        return found
+
+
 class Tokenizer(ABC):
-    """A map from text to ids and back: ids are 0 .. n_vocab-1, and `eot` separates documents.
+    """A map from text to ids and back: ids are 0 .. n_vocab-1, and `eot` stands before each document.
 
     Text that spells a special token is ordinary text. A subclass with a `kind` can be saved: with `class
     Words(Tokenizer, kind="words")`, `load_tokenizer` builds a Words from a tokenizer.json of that kind.
@@ -33,7 +63,8 @@ class Tokenizer(ABC):
     n_vocab: int
     eot: int
     unknown: int | None = None  # the id of characters outside the vocabulary
-    special: str | None = EOT  # the text of `eot` in an exported vocabulary; None: the vocabulary has it
+    declared: Declared = Declared()
+    first_differs: bool = False  # whether the first token of a text is spelled in another way than elsewhere
 
     def __init_subclass__(cls, kind: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -63,12 +94,45 @@ class Tokenizer(ABC):
         """Build the tokenizer that was saved in a folder with this state."""
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer into a folder: tokenizer.json with its kind and state."""
-        (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, **self.state()}))
+        """Write the tokenizer into a folder: tokenizer.json with its kind and state, and what its files declared."""
+        declared = self.declared.state()
+        saved = {"kind": self.kind, **self.state(), **({"declared": declared} if declared else {})}
+        (folder / "tokenizer.json").write_text(json.dumps(saved))
 
     def hf_definition(self) -> str:
         """Return the same tokenizer as a Hugging Face tokenizer.json; raises UserError if there is none."""
         raise UserError("run", "its tokenizer", f"is a {type(self).__name__}", "it cannot be exported")
+
+    def decode_part(self, ids: Sequence[int], begins: bool) -> bytes:
+        """Return the bytes that ids spell where they begin a document, or do not."""
+        return self.decode_bytes(ids)
+
+    def declare(self, declared: Declared) -> None:
+        """Take over what the tokenizer's files declare."""
+        self.declared = declared
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end a text, where a model draws them: those declared, else `eot`."""
+        return self.declared.ends or (self.eot,)
+
+    @property
+    def end_of_document(self) -> int | None:
+        """The id behind a document that another one follows; None where `eot` alone stands between the two."""
+        return None if self.eot in self.ends else self.ends[0]
+
+    @property
+    def start(self) -> list[int]:
+        """The ids before a prompt: bos, where the tokenizer puts it before every text."""
+        return [self.eot] if self.declared.adds_bos else []
+
+    def special_token(self, token: int) -> str | None:
+        """Return how an exported vocabulary names a special token; None where it is an ordinary one."""
+        return EOT if token == self.eot else None
+
+    def unspelled(self, text: str, ids: Ids) -> int:
+        """Return how many characters of a text its ids do not spell."""
+        return 0 if self.unknown is None else int((ids == self.unknown).sum())
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
@@ -104,7 +168,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """Load the tokenizer that `save` wrote into a folder; raises UserError if it is damaged or of unknown kind."""
     try:
         saved = read_json(folder / "tokenizer.json", MOST_BYTES)
-        kind = str(saved.pop("kind"))
+        kind, declared = str(saved.pop("kind")), Declared.read(saved.pop("declared", {}))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise _unreadable(folder, error) from error
     loader = _loader(kind)
@@ -112,7 +176,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         todo = "enable the package that has it"
         raise UserError("tokenizer", folder, f"is of kind {kind}, which is not known here", todo)
     try:
-        return loader.load(folder, saved)
+        tokenizer = loader.load(folder, saved)
+        tokenizer.declare(declared)
+        return tokenizer
     except UserError:
         raise
     except Exception as error:  # each library raises its own

@@ -15,6 +15,8 @@ from gptlab.errors import require
 from gptlab.files import read_bounded
 from gptlab.registry import option
 from gptlab.tokenizers.base import EOT, MOST_BYTES, Ids, Tokenizer
+from gptlab.tokenizers.letters import byte_of_letter
+from gptlab.tokenizers.torture import same_ids
 
 GPT2_SPLIT = openai_public.r50k_pat_str  # GPT-2's words: the pieces in which bytes are merged
 _WORD_END = re.compile(r"[^\W\d_](?=[ \n。，])")
@@ -91,7 +93,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
 
     def vocab_and_merges(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
         """Return the encoding as in GPT-2's files: ids by letters, and the two tokens each was merged from."""
-        letter_of = {byte: letter for letter, byte in _byte_of_letter().items()}
+        letter_of = {byte: letter for letter, byte in byte_of_letter().items()}
         spelled = {token: "".join(letter_of[b] for b in token) for token in self.ranks}
         merges = [
             (spelled[left], spelled[right])
@@ -111,15 +113,25 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         return parts[0], parts[1]
 
     def hf_definition(self) -> str:
+        """Return the same tokenizer as a tokenizer.json; raises UserError where it would give other ids."""
+        from tokenizers import Regex, decoders, models, pre_tokenizers
         from tokenizers import Tokenizer as HFTokenizer
-        from tokenizers import decoders, models, pre_tokenizers
 
         vocab, merges = self.vocab_and_merges()
-        hf = HFTokenizer(models.BPE(vocab, merges))
-        hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if self.split == GPT2_SPLIT or not merges:
+            hf = HFTokenizer(models.BPE(vocab, merges))
+            hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        else:
+            hf = HFTokenizer(models.BPE({**vocab, EOT: self.eot}, merges, ignore_merges=True))
+            words = pre_tokenizers.Split(Regex(_without_possessives(self.split)), "isolated")
+            letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            hf.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
         hf.decoder = decoders.ByteLevel()
         hf.add_special_tokens([EOT])
         definition: str = hf.to_str()
+        hf.encode_special_tokens = True
+        same = hf.token_to_id(EOT) == self.eot and same_ids(self.encode, lambda text: hf.encode(text).ids)
+        require(same, "run", "its tokenizer", "a tokenizer.json would give other ids", "it cannot be exported")
         return definition
 
     def state(self) -> dict[str, Any]:
@@ -141,16 +153,17 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
 
 def from_gpt2_vocab(vocab: dict[str, int]) -> BytePairTokenizer:
     """Build the tokenizer of a GPT-2 vocab.json: letters for bytes, ids in the order of merging."""
-    byte_of = _byte_of_letter()
+    byte_of = byte_of_letter()
     ranks = {bytes(byte_of[letter] for letter in token): i for token, i in vocab.items() if token != EOT}
     return BytePairTokenizer(dict(sorted(ranks.items(), key=lambda item: item[1])))
 
 
-def _byte_of_letter() -> dict[str, int]:
-    """Return GPT-2's letters for the 256 bytes: printable ones stand for themselves, the rest for U+0100 and up."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(hidden)}
+def _without_possessives(pattern: str) -> str:
+    """Return a pattern of tiktoken for the engine of `tokenizers`, which reads `{1,3}+` and `$` in another way.
+
+    In these patterns what follows a possessive repetition cannot match what it took: giving some back changes nothing.
+    """
+    return re.sub(r"([+*?]|\{\d[\d,]*\})\+", r"\1", pattern).replace("$", r"\z")
 
 
 def _thinned(texts: Iterable[str], share: float) -> Iterator[str]:

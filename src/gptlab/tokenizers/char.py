@@ -65,6 +65,9 @@ class CharTokenizer(Tokenizer, kind="char"):
         definition: str = hf.to_str()
         return definition
 
+    def special_token(self, token: int) -> str | None:
+        return {self.eot: EOT, self.unknown: UNKNOWN}.get(token)
+
     def state(self) -> dict[str, Any]:
         return {"characters": self.characters}
 

@@ -1,6 +1,8 @@
 """Load any tokenizer.json of Hugging Face, unchanged."""
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,8 @@ from typing import Any
 
 from gptlab.errors import UserError, reason, require
 from gptlab.registry import option
-from gptlab.tokenizers.base import EOT, Tokenizer
+from gptlab.tokenizers.base import EOT, Declared, Ids, Tokenizer
+from gptlab.tokenizers.spelling import spelling
 
 
 @option("tokenizer", "json")
@@ -40,9 +43,10 @@ class JSONFile:
 
 
 class JSONTokenizer(Tokenizer, kind="json"):
-    """A tokenizer given by the text of its tokenizer.json; `eot` is the id that ends a document."""
+    """A tokenizer given by the text of its tokenizer.json; `eot` is the id before a document.
 
-    special = None
+    Special tokens spell nothing in a text; `spell` shows them by name.
+    """
 
     def __init__(self, definition: str, eot: int) -> None:
         from tokenizers import Tokenizer as HFTokenizer
@@ -52,13 +56,50 @@ class JSONTokenizer(Tokenizer, kind="json"):
         self.tokenizer.encode_special_tokens = True  # special tokens in a text are ordinary text
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.n_vocab = max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        read = json.loads(definition)
+        self.spelling = spelling(read)
+        self.first_differs = self.spelling is not None and self.spelling.first != "as it is"
+        vocab = self.tokenizer.get_vocab(with_added_tokens=True)
+        self.unknown = vocab.get(read["model"].get("unk_token"))
+        added = self.tokenizer.get_added_tokens_decoder()
+        self.names = {i: each.content for i, each in added.items() if each.special}
+        self.n_vocab = max(vocab.values()) + 1
+
+    def declare(self, declared: Declared) -> None:
+        """Take over what is declared; an id beyond the vocabulary that ends a text makes it larger."""
+        self.declared = declared
+        self.n_vocab = max(self.n_vocab, self.eot + 1, *(each + 1 for each in declared.ends))
+
+    def special_token(self, token: int) -> str | None:
+        return self.names.get(token)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False).encode()
+        if self.spelling is not None:
+            return self.spelling.bytes_of(ids)
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).encode()
+
+    def decode_part(self, ids: Sequence[int], begins: bool) -> bytes:
+        return self.decode_bytes(ids) if self.spelling is None else self.spelling.bytes_of(ids, begins)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids without the special tokens, as transformers does with skip_special_tokens."""
+        return super().decode([i for i in ids if i not in self.names])
+
+    def unspelled(self, text: str, ids: Ids) -> int:
+        """Return how many characters are not spelled: unknown ones, and those that a normalizer has changed."""
+        spelled = self.decode_bytes(ids.tolist()).decode("utf-8", "replace")
+        if spelled.removeprefix(" ") == text.removeprefix(" "):
+            return 0
+        return (Counter(text) - Counter(spelled)).total() or 1
+
+    def spell(self, token: int) -> str:
+        if self.spelling is None or token >= len(self.spelling.pieces):
+            return super().spell(token)
+        piece = self.spelling.pieces[token].decode("utf-8", errors="backslashreplace")
+        return self.names.get(token, piece)
 
     def hf_definition(self) -> str:
         return self.definition

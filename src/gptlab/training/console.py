@@ -28,7 +28,7 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
         "model": f"{parts.parameters:,} parameters: {_shape(model)}, context {model.block_size}",
         "data": _sizes(data),
         "windows": data.module.describe(),
-        "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens",
+        "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens{_unspelled(data)}",
         "budget": str(plan) if plan else f"minutes={config.budget.minutes:g}, in steps when some have been timed",
         "batch": f"{config.data.batch_size} x {model.block_size} tokens a step on "
         f"{trainer.world_size} x {device_of(trainer).type}, {config.trainer.precision}",
@@ -90,6 +90,14 @@ def _sizes(data: Data) -> str:
         f"{train['documents']:,} documents, {_bytes(train)}{train['tokens']:,} tokens to train on; "
         f"{_bytes(val)}{val['tokens']:,} tokens held out; {told}"
     )
+
+
+def _unspelled(data: Data) -> str:
+    """Tell how much of the text is not in the vocabulary: bits per byte of that part is then not defined."""
+    found = data.corpus.unspelled if data.corpus else {}
+    names = {"train": "training", "val": "held-out"}
+    said = [f"{count:,} characters of the {names[part]} text are unknown" for part, count in found.items() if count]
+    return "".join(f"; {each}, so its bits per byte is not defined" for each in said)
 
 
 def _bytes(part: dict[str, Any]) -> str:

@@ -40,6 +40,7 @@ class Job(NamedTuple):
     begins: list[bool]
     counts: list[bool]
     before: bool  # whether the piece before the first one counts
+    first: bool = False  # whether its part begins with it
 
 
 def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[Job]:
@@ -47,7 +48,7 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
 
     A document is cut only where that does not change its tokens, and where its loss mask changes.
     """
-    waiting = {part: Job(part, [], [], [], before=True) for part in ("train", "val")}
+    waiting = {part: Job(part, [], [], [], before=True, first=True) for part in ("train", "val")}
     sizes = dict.fromkeys(waiting, 0)
 
     def add(part: str, text: str, begins: bool, counts: bool) -> Iterator[Job]:
@@ -81,27 +82,30 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
 def encode(job: Job, tokenizer: Tokenizer) -> Done:
     """Return the ids of a job, with a separator before every document, so that its first token is predicted too.
 
-    A separator counts if the end of the document before it does.
+    A separator counts if the end of the document before it does. If the tokenizer ends a document by another id than it
+    begins one, such as </s> before <s>, the end counts instead, and no model has to predict the beginning.
     """
-    arrays, starts, mask, at, size, target_bytes = [], [], list[Mask](), 0, 0, 0
-    before = job.before
-    eot = np.array([tokenizer.eot], dtype_for(tokenizer.n_vocab))
+    arrays, starts, mask, at, size, target_bytes, unspelled = [], [], list[Mask](), 0, 0, 0, 0
+    before, first, end = job.before, job.first, tokenizer.end_of_document
+    dtype = dtype_for(tokenizer.n_vocab)
     for text, begins, counts in zip(job.texts, job.begins, job.counts, strict=True):
-        ids = tokenizer.encode_array(text).astype(eot.dtype)
+        ids = tokenizer.encode_array(text)
+        unspelled += tokenizer.unspelled(text, ids)
         if begins:
-            starts.append(at)
-            arrays.append(eot)
-            mask.append(np.full(1, before, np.uint8))
-        arrays.append(ids)
+            between = [tokenizer.eot] if end is None or first else [end, tokenizer.eot]
+            at += len(between)
+            starts.append(at - 1)
+            arrays.append(np.array(between, dtype))
+            mask.append(np.array([before] if end is None else [before, 0][-len(between) :], np.uint8))
+        arrays.append(ids.astype(dtype))
         mask.append(np.full(len(ids), counts, np.uint8))
-        at += len(ids) + begins
+        at += len(ids)
         size += len(text.encode())
         target_bytes += len(text.encode()) * counts
-        before = counts
-    every, masked = np.concatenate(arrays).tobytes(), not all((job.before, *job.counts))
-    return Done(
-        job.part, every, np.array(starts, np.uint32), size, np.concatenate(mask) if masked else None, target_bytes
-    )
+        before, first = counts, False
+    every, masked = np.concatenate(arrays).tobytes(), end is not None or not all((job.before, *job.counts))
+    loss_mask = np.concatenate(mask) if masked else None
+    return Done(job.part, every, np.array(starts, np.uint32), size, loss_mask, target_bytes, unspelled)
 
 
 def write_sections(

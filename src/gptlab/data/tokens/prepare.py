@@ -52,6 +52,12 @@ class Corpus:
         return found
 
     @property
+    def unspelled(self) -> dict[str, int]:
+        """The characters of each part that its tokens do not spell."""
+        streams = {"train": self.train, "val": [self.val]}
+        return {part: unspelled(self.manifest[part], streams[part], self.tokenizer) for part in PARTS}
+
+    @property
     def bytes_per_target(self) -> float:
         """The mean number of bytes that a training target spells, by the weights of the sources.
 
@@ -286,11 +292,20 @@ def target_counts(part: dict[str, Any]) -> tuple[int, Any]:
     return part.get("targets", part["tokens"]), part.get("target_bytes", part["bytes"])
 
 
+def unspelled(part: dict[str, Any], streams: Sequence[TokenStream], tokenizer: Tokenizer) -> int:
+    """Return how many characters of a manifest's part its tokens do not spell, unknown ones among them."""
+    if "unspelled" in part or tokenizer.unknown is None:
+        return int(part.get("unspelled", 0))
+    return sum(int((block == tokenizer.unknown).sum()) for stream in streams for block in stream.blocks())
+
+
 def _totals(records: list[dict[str, Any]]) -> dict[str, int]:
     """Add up the counts of shards or parts; targets have counts of their own only if some tokens do not count."""
     totals = {key: sum(record[key] for record in records) for key in COUNTS}
     if any("targets" in record for record in records):
         totals["targets"], totals["target_bytes"] = map(sum, zip(*map(target_counts, records), strict=True))
+    if any("unspelled" in record for record in records):
+        totals["unspelled"] = sum(record.get("unspelled", 0) for record in records)
     return totals
 
 

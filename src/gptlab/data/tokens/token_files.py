@@ -52,8 +52,21 @@ def _foreign_shard(path: Path, n_vocab: int) -> Shard:
 def spelled(stream: TokenStream, tokenizer: Tokenizer, targets_only: bool = False) -> Iterator[bytes]:
     """Yield the bytes of the text, in pieces; separators and ids outside the tokenizer spell nothing."""
     every = itertools.repeat(np.True_) if not targets_only else (block != 0 for block in stream.mask_blocks())
+    begins = True
     for block, counts in zip(stream.blocks(), every, strict=False):
-        yield tokenizer.decode_bytes(block[(block != tokenizer.eot) & (block < tokenizer.n_vocab) & counts].tolist())
+        edges = np.isin(block, [tokenizer.eot, *([] if tokenizer.end_of_document is None else tokenizer.ends)])
+        keep = ~edges & (block < tokenizer.n_vocab) & counts
+        if not tokenizer.first_differs:
+            yield tokenizer.decode_bytes(block[keep].tolist())
+            continue
+        bounds = [0, *np.flatnonzero(edges).tolist(), len(block)]
+        for start, stop in itertools.pairwise(bounds):
+            part = slice(start + bool(edges[start : start + 1].any()), stop)
+            begins = begins or part.start > start
+            ids = block[part]
+            if len(ids):
+                yield tokenizer.decode_part(ids[keep[part]].tolist(), begins and bool(keep[part][0]))
+                begins = False
 
 
 def cut(shards: list[Shard], val_fraction: float) -> tuple[list[Shard], list[Shard]]:

@@ -25,6 +25,7 @@ class Done(NamedTuple):
     bytes: int  # of text
     mask: Mask | None  # 0 for each id that is not a target; None: all count
     target_bytes: int  # of the text that counts
+    unspelled: int = 0  # characters of the text that the ids do not spell
 
 
 class ShardWriter:
@@ -33,7 +34,7 @@ class ShardWriter:
     def __init__(self, path: Path, dtype: str, files: contextlib.ExitStack) -> None:
         self.path, self.files, self.width = path, files, np.dtype(dtype).itemsize
         self.counts = {"documents": 0, "bytes": 0, "tokens": 0}
-        self.targets = self.target_bytes = 0
+        self.targets = self.target_bytes = self.unspelled = 0
         self._ids = _HashedFile(files.enter_context(path.open("wb")))
         self._mask: _HashedFile | None = None
         self._starts: list[Starts] = []
@@ -55,6 +56,7 @@ class ShardWriter:
         self.counts["tokens"] += tokens
         self.targets += tokens if done.mask is None else int(done.mask.sum())
         self.target_bytes += done.target_bytes
+        self.unspelled += done.unspelled
 
     def finish(self) -> dict[str, Any]:
         """Wait until everything is on disk; return the manifest of this shard."""
@@ -62,7 +64,9 @@ class ShardWriter:
         np.save(array, np.concatenate(self._starts))
         sha256 = self._ids.finish()
         self.path.with_suffix(".starts.npy").write_bytes(array.getvalue())
-        record = {"file": self.path.name, **self.counts, "sha256": sha256}
+        record: dict[str, Any] = {"file": self.path.name, **self.counts, "sha256": sha256}
+        if self.unspelled:
+            record["unspelled"] = self.unspelled
         if self._mask is None:
             return record
         masked = {"mask_sha256": self._mask.finish(), "targets": self.targets, "target_bytes": self.target_bytes}
