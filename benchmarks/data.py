@@ -163,7 +163,8 @@ def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 
 def memory(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     from gptlab.data.text.sources import Files
-    from gptlab.data.tokens.prepare import Watch, prepare
+    from gptlab.data.tokens.prepare import prepare
+    from gptlab.data.tokens.surveys import Watch
     from gptlab.tokenizers.saved import Saved
 
     workers: dict[int, float] = {}

@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from gptlab.config import compose
+from gptlab.runs.checkpoint_file import digest, write_checksums
 from gptlab.training.config import TrainConfig
 from tests.slurm import slurm as slurm  # a fixture for all
 from tests.written_runs import make_run as make_run
@@ -41,6 +42,11 @@ WORDS = [
     "ran",
     "home",
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", type=int, default=20, help="SIGKILLs of tests/faults; from 200 on, all its cases")
+    parser.addoption("--rewrite-trust", action="store_true", help="write the table of docs/trust.md again")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
@@ -134,4 +140,10 @@ def raise_padding(checkpoint: Path) -> None:
     weights = saved["state_dict"]
     weights["gpt.ln_f.bias"] += 10.0  # what the head reads then sums to 160 or so
     weights["gpt.lm_head.weight"][257:] = 1.0
+    save_by_hand(saved, checkpoint)
+
+
+def save_by_hand(saved: object, checkpoint: Path) -> None:
+    """Replace a checkpoint, and make the list of checksums again, as `sha256sum *.ckpt > SHA256SUMS` does."""
     torch.save(saved, checkpoint)
+    write_checksums(checkpoint.parent, {path.name: [digest(path)] for path in checkpoint.parent.glob("*.ckpt")})

@@ -558,6 +558,10 @@ def test_what_errors_know_of_a_mistake(conf: Path) -> None:
     why = "Value 'abc' of type 'str' could not be converted to Integer"
     assert hydra_internals.key_mistake(error("part.n=abc")) == ("part.n", "n", Part, why)
     assert hydra_internals.overridden_key(error("nothing.k=1")) == "nothing.k"
+    assert hydra_internals.misfit(error("part=5")) == (
+        "part=5",
+        "Invalid type assigned: int is not a subclass of Part. value: 5",
+    )
 
 
 def test_the_grammar_of_overrides() -> None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import yaml
 
 from gptlab import plugins
 from gptlab.commands.main import main
+from gptlab.data.tokens.shards import held_out_stream
 from gptlab.errors import UserError
 from tests.conftest import ROOT, tiny_overrides
 
@@ -58,6 +61,15 @@ class Counting(TextData):
     def version(self):
         return self.upto
 
+@gptlab.option("model", "table")
+@dataclass
+class Table:
+    block_size: int = 16
+    vocab_size: int = 0
+    def build(self):
+        from torch import nn
+        return nn.Embedding(self.vocab_size, self.vocab_size)
+
 @dataclass
 class ShoutConfig:
     word: str = "hi"
@@ -69,7 +81,7 @@ def shout(config: ShoutConfig):
     return {"word": config.word.upper()}
 '''
 OWN = ["data=counting", "tokenizer=bytes_too", "optimizer=crawl", "schedule=half", "decoder=sharp", "trainer=cpu"]
-TINY = ["model.n_layer=1", "model.n_head=1", "model.n_embd=8", "model.block_size=16", "budget.steps=4"]
+TINY = ["model.block_size=16", "budget.steps=4"]
 TINY += ["trainer.val_every_n_steps=2", "logger.every_n_steps=1", "sample_prompts=[number]"]
 
 
@@ -84,10 +96,10 @@ def lab(tmp_path: Path) -> Path:
     return folder
 
 
-def gptlab(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command in its own process, which knows nothing of other tests' plugins."""
+def gptlab(folder: Path, *arguments: str, code: int = 0, start: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run a command in its own processes, which know nothing of other tests' plugins; `start` is what starts them."""
     env = {key: value for key, value in os.environ.items() if key != plugins.INHERITED}
-    command = [sys.executable, "-m", "gptlab", *arguments]
+    command = [sys.executable, *start, "-m", "gptlab", *arguments]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     return done
@@ -98,7 +110,8 @@ def test_parts_of_a_project_are_at_work_in_every_command(lab: Path) -> None:
     enabled = "plugins=[my_lab]"
     assert "shout a word" in gptlab(lab, enabled, "--help").stdout
     assert json.loads(gptlab(lab, "shout", enabled, "word=ho", "json=true").stdout) == {"word": "HO"}
-    gptlab(lab, "train", enabled, *OWN, *TINY, "experiment=lab", "run_dir=run", "trainer.devices=2")
+    ask = ["model=table", *OWN, *TINY]
+    gptlab(lab, "train", enabled, *ask, "experiment=lab", "run_dir=run", "trainer.devices=2", "trainer.strategy=fsdp")
     config = yaml.safe_load((lab / "run/config.yaml").read_text())
     assert config["parts"]["optimizer"] == "crawl" and config["name"] == "from_the_lab"
     assert len(config["gptlab"]["plugins"]["my_lab"]["sha256"]) == 64
@@ -109,16 +122,40 @@ def test_parts_of_a_project_are_at_work_in_every_command(lab: Path) -> None:
         assert refused.count("\n") == 1 and "it comes from my_lab: install it, or give plugins=[my_lab]" in refused
 
     (lab / "gptlab.toml").write_text('plugins = ["my_lab"]\n')
-    resumed = json.loads(gptlab(lab, "train", "resume=run", "budget.steps=6", "json=true").stdout)
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    longer = gptlab(lab, "train", "resume=run", "budget.steps=6", "json=true", start=torchrun)
+    resumed = json.loads(longer.stdout)
     assert (resumed["status"], resumed["steps"]) == ("finished", 6)
     gptlab(lab, "replay", "run=run", "step=1")
     gptlab(lab, "sample", "run=run", "decoder=sharp", "prompt=number", "max_new_tokens=4")
     gptlab(lab, "evaluate", "run=run")
-    gptlab(lab, "export", "run=run", "out=hf")
-    sweep = json.loads(gptlab(lab, "train", "-m", *OWN, *TINY, "optimizer.lr=1e-3,2e-3", "json=true").stdout)
-    assert [job["status"] for job in sweep["runs"]] == ["finished", "finished"]
+    refused = gptlab(lab, "export", "run=run", "out=hf", code=2).stderr
+    assert refused.startswith("error: run=run: its model, table, is none of Hugging Face's; ")
+    for more in (["hydra/launcher=basic"], []):
+        models = "model=table,nano" if not more else "model=table"
+        sweep = json.loads(gptlab(lab, "train", "-m", models, *OWN, *TINY, *more, "json=true").stdout)
+        assert {job["status"] for job in sweep["runs"]} == {"finished"}
     assert gptlab(lab, "report", "pictures=false").stdout.count("finished") >= 2
     gptlab(lab, "compare", f"a={sweep['runs'][0]['run_dir']}", f"b={sweep['runs'][1]['run_dir']}")
+
+
+@pytest.mark.slow
+def test_the_page_says_what_works(texts: str, tmp_path: Path) -> None:
+    """Each snippet of docs/extending.md is a module of a package; the loss is that of the table of logits."""
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
+    assert len(snippets) == 2
+    (tmp_path / "my_lab").mkdir()
+    for name, text in zip(("__init__", "decoder", "model"), ("", *snippets), strict=True):
+        (tmp_path / f"my_lab/{name}.py").write_text(text)
+    ask = ["model=bigram", *(each for each in tiny_overrides(texts) if not each.startswith("model."))]
+    summary = json.loads(gptlab(tmp_path, "train", "plugins=[my_lab]", *ask, "run_dir=run", "json=true").stdout)
+    saved = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    tokens = torch.tensor(held_out_stream(tmp_path / "run/held_out")[0][:].astype(int))
+    losses = -saved["state_dict"]["gpt.weight"].double().log_softmax(-1)[tokens[:-1], tokens[1:]]
+    assert saved["model_option"] == "bigram" and summary["val_loss"] == pytest.approx(float(losses.mean()), abs=1e-6)
+    sample = ["run=run", "prompt=the", "decoder=sharper", "decoder.power=3", "max_new_tokens=4", "json=true"]
+    drawn = json.loads(gptlab(tmp_path, "sample", "plugins=[my_lab]", *sample).stdout)
+    assert drawn["decoder"] == "Sharper(temperature=1.0, power=3.0)" and len(drawn["samples"][0]["ids"]) == 4
 
 
 @pytest.mark.slow

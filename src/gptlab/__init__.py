@@ -13,7 +13,7 @@ from gptlab.registry import command, option
 from gptlab.version import VERSION
 
 if TYPE_CHECKING:
-    from gptlab.data.text.sources import DataConfig
+    from gptlab.data.config import BatchConfig
     from gptlab.decoding.decoders import Beam, Decoder
     from gptlab.tokenizers import Tokenizer
     from gptlab.training.config import TrainConfig
@@ -57,10 +57,10 @@ def generate(
 ) -> list[str]:
     """Return `num_samples` texts that continue a prompt.
 
-    `model` is what `load` returned, or a run; the decoder is TopK() unless one is given. `start="eot"` puts the token
-    before the prompt that stands before each document; the prompt may then be empty. A text ends where the model ends
-    it, before the first of the `stop` strings, or after `max_new_tokens`. The same seed gives the same texts, here and
-    in `gptlab sample`.
+    `model` is what `load` returned, or a run; the decoder is TopK() unless one is given. With `start="eot"` the prompt,
+    which may then be empty, comes after the token that begins a document. A text ends where the model ends it, before
+    the first of the `stop` strings, or after `max_new_tokens`. The same seed gives the same texts, here and in `gptlab
+    sample`.
     """
     from gptlab.decoding.context import Limits
     from gptlab.decoding.decoders import Beam, TopK
@@ -82,7 +82,7 @@ def generate(
 
 
 def evaluate(
-    run: str | Path = "latest", data: DataConfig | None = None, *, block_size: int | None = None, batch_size: int = 16
+    run: str | Path = "latest", data: BatchConfig | None = None, *, block_size: int | None = None, batch_size: int = 16
 ) -> dict[str, Any]:
     """Score the model of a run on held-out text: the run's own, or that of another `data`.
 

@@ -11,7 +11,7 @@ class UserError(ValueError):
 
     def __init__(self, key: str, value: Any, why: str, todo: str) -> None:
         self.key, self.value, self.why, self.todo = key, value, why, todo
-        super().__init__(f"{key}={value}: {why}; {todo}")
+        super().__init__(one_line(f"{key}={value}: {why}; {todo}"))
 
     def within(self, group: str) -> "UserError":
         """Return the same mistake, named from one level further out: `k` becomes `decoder.k`."""
@@ -33,6 +33,16 @@ class Stopped(KeyboardInterrupt):
 def reason(error: BaseException) -> str:
     """Return the reason of an exception in one line."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def printable(text: str) -> str:
+    """Return a text for a line of a terminal or a page: what cannot be shown is written as Python does, \\x1b."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str, most: int = 2000) -> str:
+    """Return a text as one line of a terminal, without the middle of a long one."""
+    return printable(text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}")
 
 
 def require(ok: bool, key: str, value: Any, why: str, todo: str) -> None:

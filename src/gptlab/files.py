@@ -2,13 +2,17 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from gptlab.errors import UserError, reason, require
 
 UNFINISHED = ".unfinished"  # suffix of temporary files
 
@@ -65,16 +69,59 @@ def sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which becomes `path` at the end; after an error nothing is left of it."""
+    """Yield a folder to fill, which becomes `path` at the end, on disk; after an error nothing is left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         yield work
         work.chmod(0o755)
+        sync_files(work)
         work.rename(path)
+        sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def require_new(path: Path, key: str = "out", kind: str = "directory") -> None:
+    """Refuse a new file or folder that is there already or cannot be made; raises UserError for `key`."""
+    require(not os.path.lexists(path), key, path, "exists already", f"give a new {kind}")
+    require_writable(key, path, path)
+
+
+def require_file(key: str, path: Path) -> None:
+    """Refuse a file that cannot be written; raises UserError for `key`."""
+    require(not path.is_dir(), key, path, "is a folder", "give a file")
+    require_writable(key, path, path.parent if path.is_file() else path)
+
+
+def require_writable(key: str, value: Any, folder: Path) -> None:
+    """Refuse a `key=value` that asks for something in a folder which cannot be made or written to; raises UserError."""
+    todo = "give another place"
+    for above in (folder.absolute(), *folder.absolute().parents):
+        try:
+            is_folder = stat.S_ISDIR(os.stat(above).st_mode)
+        except FileNotFoundError:
+            require(not above.is_symlink(), key, value, f"{above} is a link to nothing", todo)
+        except NotADirectoryError:
+            pass
+        except OSError as error:  # such as a name that is too long
+            raise UserError(key, value, error.strerror or reason(error), todo) from error
+        else:
+            require(is_folder, key, value, f"{above} is no folder", todo)
+            require(os.access(above, os.W_OK | os.X_OK), key, value, f"{above} cannot be written to", todo)
+            return
+
+
+def cache_dir() -> Path:
+    """Return where text, tokens and results of checks are kept between runs: $GPTLAB_CACHE, else the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GPTLAB_CACHE") or Path(home) / "gptlab")
+
+
+def short(key: str) -> str:
+    """Return a text of any length as the name of a file."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def read_bounded(path: Path, most: int) -> bytes:
@@ -86,8 +133,9 @@ def read_bounded(path: Path, most: int) -> bytes:
         os.stat(path)  # raises with the reason if the file is missing
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        large = os.fstat(file.fileno()).st_size > most
+        content = b"" if large else file.read(most + 1)
+    if large or len(content) > most:
         raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
     return content
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gptlab.commands.audit import audit
 from gptlab.config import compose
@@ -29,3 +30,20 @@ def test_ids_out_of_range_are_counted(tmp_path: Path) -> None:
         compose("audit", ["data=tokens", "data.train=[train.bin]", "data.val_fraction=0.2", "tokenizer=byte"])
     )
     assert result["ids"] == {"n_vocab": 257, "used": 3, "out_of_range": 18}
+
+
+def test_near_copies_and_separators_are_said(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("rensa")
+    words = [f"word{i}" for i in range(60)]
+    (tmp_path / "a.txt").write_text(" ".join(words) + "<|endoftext|>")
+    (tmp_path / "b.txt").write_text(" ".join([*words[:30], "another", *words[33:]]))
+    result = audit(
+        compose("audit", ["data=text", "data.files=a.txt", "data.val_files=b.txt", "tokenizer=byte", "near=true"])
+    )
+    near = result["near_copies"]
+    assert (near["documents"], near["held_out_of_training"]) == (1, 1)
+    assert near["pairs"][0]["begins"].startswith("word0 word1 ")
+    (note,) = result["notes"]
+    assert note.startswith("<|endoftext|> stands 1 times")
+    printed = capsys.readouterr().out
+    assert "held-out ones of a training document: 1" in printed and note in printed

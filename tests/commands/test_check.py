@@ -17,12 +17,14 @@ from gptlab.data.batches.sampler import TrainBatches
 from gptlab.data.tokens.prepare import prepare
 from gptlab.model import attention
 from gptlab.model.attention import KVCache
-from gptlab.model.config import GPTConfig
+from gptlab.model.config import GPTConfig, build_model
 from gptlab.model.gpt import GPT
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
+from gptlab.training.run import train
 from tests.conftest import tiny_overrides
+from tests.model.own_models import RNNConfig
 
 Tiny = Callable[..., TrainConfig]
 NAMES = [
@@ -59,6 +61,28 @@ def test_a_config_that_does_not_learn_fails_by_name(texts: str, capfd: pytest.Ca
     shown = capfd.readouterr()
     assert shown.err.splitlines()[-1] == "error: check: overfits one batch: failed; see the table"
     assert "FAIL" in shown.out
+
+
+def test_the_model_of_the_run_that_a_command_names(tiny: Tiny, texts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tiny("model.n_embd=8", "budget.steps=1"))
+    seen: list[GPTConfig] = []
+    monkeypatch.setattr(checking, "_checks", lambda gpt, *rest: seen.append(gpt.config) or [])
+    data = [each for each in tiny_overrides(texts) if each.startswith("data")]
+    for line in (["resume=run"], ["resume=run/checkpoints/last.ckpt"], ["config=run"], ["init_from=run", *data]):
+        assert main(["check", *line]) == 0
+    assert [(config.n_layer, config.n_embd, config.vocab_size) for config in seen] == [(2, 8, 257)] * 4
+
+
+def test_a_model_of_another_package() -> None:
+    """Without a cache there is none to check, and the others hold for it."""
+    torch.manual_seed(0)
+    rnn, batch = (
+        build_model(RNNConfig(vocab_size=50)).eval(),
+        Batch(torch.randint(50, (2, 16)), torch.randint(50, (2, 16))),
+    )
+    names = [name for name, _ in checking._checks(rnn, True, batch, None, None)]  # type: ignore[arg-type]
+    assert names == NAMES[:-1]
+    assert causal(rnn, batch.x)[0] and uniform(rnn, batch)[0]
 
 
 def test_a_model_that_looks_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from gptlab.errors import UserError
 from gptlab.evaluation.statistics import seeds_needed
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
+from tests.conftest import save_by_hand
 
 Tiny = Callable[..., TrainConfig]
 BPE = ["tokenizer=bpe", "tokenizer.vocab_size=300"]
@@ -201,7 +202,7 @@ def test_a_model_that_has_diverged(tiny: Tiny, tmp_path: Path) -> None:
     runs(tiny, tmp_path, one=["budget.steps=1"])
     saved = torch.load("one/checkpoints/last.ckpt", weights_only=True)
     saved["state_dict"]["gpt.ln_f.weight"].fill_(math.nan)
-    torch.save(saved, "one/checkpoints/last.ckpt")
+    save_by_hand(saved, Path("one/checkpoints/last.ckpt"))
     with pytest.raises(UserError, match=r"^a=one/checkpoints/last.ckpt: its model gives no finite scores; "):
         ask("a=one", "b=one")
 

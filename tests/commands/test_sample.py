@@ -155,3 +155,23 @@ def test_ids_beyond_the_tokenizer_are_never_drawn(decoder: str, tiny: Tiny, tmp_
     found = ask("prompt=the cat", f"decoder={decoder}", "max_new_tokens=40")["samples"]
     new = found[0]["ids"]  # type: ignore[index]
     assert len(new) > 5 and max(new) < 257
+
+
+def test_a_text_begins_at_the_separator(run: None) -> None:
+    """start=eot is the token of evaluation before a document: without a prompt, and before one."""
+    gpt, tokenizer = gptlab.load("run")
+    for prompt in ("", "the"):
+        asked = [
+            "run=run",
+            "start=eot",
+            "decoder=greedy",
+            "max_new_tokens=1",
+            *([f"prompt={prompt}"] if prompt else []),
+        ]
+        (found,) = ask(*asked)["samples"]  # type: ignore[misc]
+        ids = [tokenizer.eot, *tokenizer.encode(prompt)]
+        best = int(gpt(torch.tensor([ids]))[0, -1].argmax())
+        assert found["ids"] == ([] if best == tokenizer.eot else [best]) and found["prompt"] == prompt
+    assert texts("start=eot", "max_new_tokens=9") == gptlab.generate("run", "", start="eot", max_new_tokens=9)
+    with pytest.raises(UserError, match="^start=bos: no such option"):
+        compose("sample", ["start=bos"])

@@ -82,6 +82,17 @@ def test_lists_of_texts() -> None:
     assert compose("train", ["sample_prompts=[]"]).sample_prompts == []
 
 
+@pytest.mark.parametrize("name", ["my.txt", "a,b (1).txt", "1e5", "[draft].txt", "it's"])
+def test_one_text_of_a_list_needs_no_brackets(name: str) -> None:
+    assert compose("train", ["data=text", f"data.files={name}"]).data.files == [name]
+    assert compose("train", ["data=text", f"data.files={quoted(name)}"]).data.files == [name]
+
+
+def test_single_texts_of_a_list_are_swept_over() -> None:
+    swept = quote_values(["data.files=a.txt,'b,c.txt'", "data.files=[a,b],[c]"], TrainConfig, multirun=True)
+    assert swept == ["data.files=['a.txt'],['b,c.txt']", "data.files=[a,b],[c]"]
+
+
 def test_what_hydra_means_stays() -> None:
     kept = [
         "seed=2",

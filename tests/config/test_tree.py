@@ -52,6 +52,7 @@ NEEDED = {
     "tokens": ["data.folder=f"],
     "mixture": ["+data@data.parts.a=verdict"],
     "json": ["tokenizer.file=tokenizer.json"],
+    "nanogpt": ["tokenizer.file=tokenizer.json"],
     "saved": ["tokenizer.folder=."],
 }
 

@@ -207,3 +207,10 @@ def test_every_decoder_is_an_option() -> None:
     found = {name: kind.__name__ for name, kind in options("decoder").items()}
     assert found.items() >= {"greedy": "Greedy", "sample": "Sample", "top_k": "TopK", "top_p": "TopP"}.items()
     assert found.items() >= {"min_p": "MinP", "typical": "Typical", "beam": "Beam"}.items()
+
+
+@pytest.mark.parametrize("decoder", [TopP(p=1.0), Typical(mass=1.0)])
+def test_all_of_the_mass_is_every_token(decoder: Sample) -> None:
+    """Rounding lets the sum of fp32 probabilities pass 1 long before the last of 50,000 tokens."""
+    logits = torch.randn(3, 50_000)
+    assert torch.equal(decoder(logits), Sample()(logits)) and (decoder(logits) > 0).all()

@@ -2,9 +2,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
+from gptlab.distributed.loopback import OneMachine
 from gptlab.distributed.processes import ProcessGroup, ProcessInfo, cluster_environment, place
 from gptlab.errors import UserError
 from gptlab.training.trainer import TrainerConfig
@@ -17,11 +18,11 @@ STEP = {**BATCH, "SLURM_PROCID": "5", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASK
 @pytest.mark.parametrize(
     ("env", "here", "environment"),
     [
-        ({}, None, LightningEnvironment),
+        ({}, None, OneMachine),
         (TORCHRUN, ProcessInfo("torchrun", 5, 8, 4), TorchElasticEnvironment),
-        (BATCH, None, LightningEnvironment),
+        (BATCH, None, OneMachine),
         (STEP, ProcessInfo("srun", 5, 8, 4), SLURMEnvironment),
-        ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, None, LightningEnvironment),  # an interactive shell, say
+        ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, None, OneMachine),  # an interactive shell, say
         (
             {**STEP, **TORCHRUN},
             ProcessInfo("torchrun", 5, 8, 4),

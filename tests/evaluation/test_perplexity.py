@@ -12,7 +12,8 @@ from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
 from gptlab.data.batches.windows import whole
 from gptlab.errors import UserError
-from gptlab.evaluation.perplexity import check_length, measure
+from gptlab.evaluation.held_out import require_length
+from gptlab.evaluation.perplexity import measure
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.tasks.causal_lm import CausalLM
@@ -65,7 +66,7 @@ def test_learned_positions_end_where_they_end(tiny: Callable[..., TrainConfig], 
 
 def test_less_than_a_window() -> None:
     with pytest.raises(UserError, match="8 tokens are less than one window"):
-        check_length(gpt(), np.zeros(8, np.uint16), T)
+        require_length(np.zeros(8, np.uint16), T)
 
 
 def test_a_run_s_own_score_needs_nothing_but_the_run(

@@ -11,6 +11,7 @@ from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
+from tests.conftest import PADDED, raise_padding
 
 
 def ask(*more: str) -> dict[str, object]:
@@ -57,3 +58,19 @@ def test_colours_go_from_white_to_orange() -> None:
 
     assert colour(0.0) == "rgb(255,255,255)" and colour(10.0) == colour(99.0) == "rgb(255,125,40)"
     assert math.isclose(int(colour(5.0).split(",")[1]), 190)
+
+
+def test_explained_loss_is_the_evaluated_one(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    """Also where padding ids take nearly all of the probability, and a softmax in fp32 gives the tokens none."""
+    train(tiny(*PADDED, "data.mask_documents=true"))
+    checkpoint = tmp_path / "run/checkpoints/last.ckpt"
+    raise_padding(checkpoint)
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["state_dict"]["gpt.lm_head.weight"][257:] = 5.0
+    torch.save(saved, checkpoint)
+    (tmp_path / "one.txt").write_text("the cat sat on the mat. " * 9)
+    scored = evaluate(compose("evaluate", ["run=run", "data=text", "data.files=[one.txt]", "data.val_fraction=1"]))
+    explained = evaluate(compose("evaluate", ["run=run", "explain=true", "text=one.txt"]))
+    assert math.isfinite(explained["loss"]) and scored["loss"] > 104  # beyond what exp of a float32 can say
+    assert explained["loss"] == pytest.approx(scored["loss"], rel=1e-12) and explained["tokens"] == scored["tokens"]
+    assert {key: explained["protocol"][key] for key in scored["protocol"]} == scored["protocol"]

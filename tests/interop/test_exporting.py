@@ -1,17 +1,22 @@
 """Our runs in transformers' hands: the same logits, the same tokens; and back again, bit for bit."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 import gptlab
 from gptlab.commands.export import export
 from gptlab.commands.import_ import import_
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.interop.names import config_to, weights_of
+from gptlab.model.gpt import GPT
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import PADDED, raise_padding
@@ -23,6 +28,19 @@ SHAPES = {
     "gpt2 untied": ["model.tied=false", "model.n_inner=24", "model.norm_eps=1e-3"],
     "llama": LLAMA,
     "llama 3": [*LLAMA, "model.n_kv_head=1", "model.tied=true", "model.rope_factor=8", "model.rope_original=16"],
+}
+ROPE = ["model.positions=rope", "model.norm=rms", "model.feed_forward=swiglu", "model.tied=false"]
+ALSO = {
+    "gpt2 without biases": ("GPT2LMHeadModel", ["model.bias=false"]),
+    "gpt2 without biases of q, k and v": ("GPT2LMHeadModel", ["model.qkv_bias=false", "model.tied=false"]),
+    "llama with biases": ("LlamaForCausalLM", ROPE),
+    "llama without biases of q, k and v": ("LlamaForCausalLM", [*ROPE, "model.qkv_bias=false"]),
+    "qwen2": ("Qwen2ForCausalLM", [*ROPE, "model.bias=false", "model.qkv_bias=true", "model.n_kv_head=1"]),
+    "qwen3": ("Qwen3ForCausalLM", [*ROPE, "model.bias=false", "model.qk_norm=true", "model.norm_eps=1e-3"]),
+    "qwen3 with biases": (
+        "Qwen3ForCausalLM",
+        [*ROPE, "model.bias=false", "model.qk_norm=true", "model.qkv_bias=true", "model.n_kv_head=1"],
+    ),
 }
 TOKENIZERS = ["tokenizer=bpe", "tokenizer=byte", "tokenizer=char"]
 
@@ -44,6 +62,26 @@ def test_transformers_gives_the_same_logits_and_the_way_back_is_exact(shape: str
     import_(compose("import", [f"hf={hf}", f"out={tmp_path}/back"]))
     back, _ = gptlab.load(tmp_path / "back")
     assert all(torch.equal(a, b) for a, b in zip(gpt.state_dict().values(), back.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("shape", ALSO)
+def test_what_hugging_face_has_under_another_name(shape: str, tiny: Tiny, tmp_path: Path) -> None:
+    """Also with small queries and keys, where the epsilon of their norms matters."""
+    architecture, options = ALSO[shape]
+    config = tiny(*options).model
+    gpt = GPT(dataclasses.replace(config, vocab_size=257)).eval()
+    for name, p in gpt.named_parameters():
+        torch.nn.init.normal_(p, mean=float("norm" in name), std=0.01 if "qkv" in name else 0.3)
+    hf = config_to(gpt.config)
+    (tmp_path / "config.json").write_text(json.dumps(hf | {"bos_token_id": 256, "eos_token_id": 256}))
+    weights = weights_of(gpt, hf)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert hf["architectures"] == [architecture] == [type(model).__name__]
+    assert not any(info.values())  # nothing missing, nothing too many
+    idx = torch.randint(256, (2, 30))
+    with torch.no_grad():
+        assert (model.eval()(idx).logits - gpt(idx)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)

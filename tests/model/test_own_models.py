@@ -162,8 +162,9 @@ def test_what_it_has_besides_is_used(texts: str, tmp_path: Path) -> None:
     assert gpt.lm_head.weight is gpt.wte.weight
     with pytest.raises(UserError, match=r"^run=plain: its model, modern, is none of Hugging Face's; export a run"):
         from gptlab.interop.exporting import export_run
+        from gptlab.runs.run_dir import RunDir
 
-        export_run("plain", tmp_path / "hf")
+        export_run(RunDir.find("plain"), tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
 

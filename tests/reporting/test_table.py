@@ -70,3 +70,10 @@ def test_a_file_gets_the_whole_table(report: Report) -> None:
 )
 def test_settings_in_few_characters(value: object, text: str) -> None:
     assert table.shown(value) == text
+
+
+def test_markdown_holds_no_markup_of_a_stranger(make_run: MakeRun) -> None:
+    make_run("<b> [x](http:y) `z`", optimizer__lr="<script>|")
+    make_run("other")
+    text = table.markdown(tabulate(find_runs(["runs"])))
+    assert "<" not in text and "\\[x\\](http:y) \\`z\\`" in text and "&lt;script>\\|" in text

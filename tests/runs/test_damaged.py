@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from gptlab.commands.report import ReportConfig, report
-from gptlab.errors import UserError
+from gptlab.errors import UserError, printable
 from gptlab.files import read_bounded, read_json
 from gptlab.runs.differences import differences, same_but_seed
-from gptlab.runs.reader import find_runs, natural, printable, read_run
+from gptlab.runs.reader import find_runs, natural, read_run
 from gptlab.runs.run_dir import RunDir
 from tests.written_runs import MakeRun
 

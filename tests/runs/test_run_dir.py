@@ -11,6 +11,7 @@ from gptlab.errors import UserError
 from gptlab.runs.run_dir import CHOSEN, RunDir, default_run_dir
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
+from tests.conftest import save_by_hand
 
 Tiny = Callable[..., TrainConfig]
 
@@ -47,6 +48,7 @@ def test_a_run_without_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint(tiny: Tiny, tmp_path: Path, damage: str) -> None:
     train(tiny())
     path = tmp_path / "run/checkpoints/last.ckpt"
+    (path.parent / "SHA256SUMS").unlink()  # which would tell
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:5000])
     elif damage == "garbage":
@@ -63,7 +65,7 @@ def test_no_code_runs_from_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "owned",)  # type: ignore[return-value]
 
     train(tiny())
-    torch.save({"model": {}, "state_dict": Evil()}, tmp_path / "run/checkpoints/last.ckpt")
+    save_by_hand({"model": {}, "state_dict": Evil()}, tmp_path / "run/checkpoints/last.ckpt")
     with pytest.raises(UserError, match="is not a whole gptlab checkpoint"):
         gptlab.load("latest")
     assert not (tmp_path / "owned").exists()

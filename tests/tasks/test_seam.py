@@ -54,7 +54,7 @@ def by_hand(run: Path) -> tuple[float, float]:
     windows = held_out(tokens, 32, tokenizer.eot, False)
     losses, right = [], []
     for i in range(len(windows)):
-        x, last, label, _ = labelled(windows.__getitems__([i]), None)
+        x, last, label, *_ = labelled(windows.__getitems__([i]))
         logits = gpt.double()(x[:, : int(last[0]) + 1], last)[0].detach().numpy()
         losses.append(np.log(np.exp(logits).sum()) - logits[int(label[0])])
         right.append(logits.argmax() == int(label[0]))
@@ -67,7 +67,7 @@ def test_a_metric_is_one_row_and_its_computation(
     run = tmp_path / "run"
     summary = train(tiny(*LEARN))
     said = capsys.readouterr().out
-    assert summary is not None and (summary["steps"], summary["tokens"]) == (40, 160)
+    assert summary is not None and (summary["steps"], summary["tokens"]) == (40, 40 * 4 * 32)  # not the 160 examples
     curve = column(run, "val/accuracy")
     assert [step for step, _ in curve] == list(range(5, 41, 5)) and curve[-1][1] > curve[0][1]
     assert summary == json.loads((run / "summary.json").read_text())
@@ -97,10 +97,10 @@ def test_a_metric_is_one_row_and_its_computation(
     # evaluation
     result = evaluate(compose("evaluate", [f"run={run}"]))
     said = capsys.readouterr().out
-    assert set(result) >= {"loss", "accuracy", "tokens"} and "perplexity" not in result
+    assert set(result) >= {"loss", "accuracy", "targets"} and set(result) & {"perplexity", "tokens"} == set()
     assert (result["loss"], result["accuracy"]) == pytest.approx((loss, accuracy), abs=1e-6)
-    assert f"{result['accuracy']:.2%}" in said and re.search(r"val loss .+accuracy .+tokens .+bytes", said)
-    assert result["tokens"] == len(held_out(held_out_stream(run / "held_out")[0], 32, 256, False))
+    assert f"{result['accuracy']:.2%}" in said and re.search(r"val loss .+accuracy .+targets .+bytes", said)
+    assert result["targets"] == len(held_out(held_out_stream(run / "held_out")[0], 32, 256, False))
     assert type(gptlab.load(run)[0]).__name__ == "Classifier"
     assert gptlab.evaluate(run, batch_size=3)["accuracy"] == result["accuracy"]
 
@@ -137,6 +137,26 @@ def test_the_best_so_far_is_the_highest(
     assert panel.get_title() == "highest: 75.00% with seed=2"
     assert panel.get_ylabel() == "final held-out accuracy (share of examples)"
     assert panel.get_legend().get_texts()[0].get_text() == "highest so far"
+
+
+def test_runs_are_compared_example_by_example(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, more in {"one": ["budget.steps=2"], "two": [], "lm": ["task=causal_lm", "budget.steps=1"]}.items():
+        train(tiny(*LEARN, *more, f"run_dir={tmp_path}/{name}"))
+    capsys.readouterr()
+    result = compare(compose("compare", ["a=one", "b=two", "resamples=200"]))
+    scores = [evaluate(compose("evaluate", [f"run={name}"])) for name in ("one", "two")]
+    assert (result["metric"], result["better"], result["examples"]) == ("accuracy", "higher", scores[0]["targets"])
+    gap = scores[1]["accuracy"] - scores[0]["accuracy"]
+    assert result["difference"]["value"] == pytest.approx(gap) and result["difference"]["low"] <= gap
+    with pytest.raises(UserError, match=r"^b=lm: its task is CausalLM\(\), and that of one is Ends"):
+        compare(compose("compare", ["a=one", "b=lm"]))
+    with pytest.raises(
+        UserError, match=r"^metric=perplexity: no such metric of the task; choose one of loss, accuracy"
+    ):
+        compare(compose("compare", ["a=one", "b=two", "metric=perplexity"]))
+    train(tiny(*LEARN, "budget.steps=1", "model.block_size=16", f"run_dir={tmp_path}/short"))
+    with pytest.raises(UserError, match=r"^data=held-out: 0 examples are held out by all of the runs; "):
+        compare(compose("compare", ["a=one", "b=short"]))
 
 
 @pytest.mark.parametrize("batch", [10, pytest.param(31, marks=pytest.mark.slow)])
@@ -178,7 +198,6 @@ def test_what_needs_the_next_token_says_so(tiny: Tiny, tmp_path: Path) -> None:
         ("run", lambda: sample(compose("sample", ["run=run"]))),
         ("run", lambda: replay(compose("replay", ["run=run", "step=1"]))),
         ("run", lambda: evaluate(compose("evaluate", ["run=run", "explain=true", "text=a.txt"]))),
-        ("a", lambda: compare(compose("compare", ["a=run", "b=run"]))),
     ]
     for key, ask in asked:
         with pytest.raises(UserError, match=f"^{key}{why}"):

@@ -38,17 +38,18 @@ class Labelled(NamedTuple):
     last: Tensor  # (B,)
     label: Tensor  # (B,)
     step_targets: int | None = None
+    step_tokens: int | None = None
 
 
-def labelled(batch: Batch, step_targets: int | None) -> Labelled:
+def labelled(batch: Batch, step_targets: int | None = None) -> Labelled:
     """Return whether the last byte of a window is a vowel."""
     counted = batch.y != IGNORE
     last = (counted.sum(1) - 1).clamp(min=0)
     label = torch.isin(batch.x[torch.arange(len(last)), last], torch.tensor(list(b"aeiou"))).long()
-    return Labelled(batch.x, last, label.masked_fill(~counted.any(1), IGNORE), step_targets)
+    return Labelled(batch.x, last, label.masked_fill(~counted.any(1), IGNORE), step_targets, batch.step_tokens)
 
 
-class Examples(Dataset[Labelled]):
+class LabelledWindows(Dataset[Labelled]):
     """Windows as examples; each is one target."""
 
     def __init__(self, windows: Any, step_targets: int | None = None) -> None:
@@ -62,12 +63,8 @@ class Examples(Dataset[Labelled]):
 
 
 class LabelledData(TextDataModule):
-    @property
-    def tokens_per_step(self) -> float:
-        return self.config.batch_size
-
-    def _loader(self, windows: Any, batches: Any) -> Any:
-        return super()._loader(Examples(windows, self.config.batch_size), batches)
+    def examples(self, windows: Any) -> LabelledWindows:
+        return LabelledWindows(windows, self.config.batch_size)
 
 
 class Classifier(nn.Module):
@@ -76,6 +73,7 @@ class Classifier(nn.Module):
     def __init__(self, gpt: Any, n_classes: int) -> None:
         super().__init__()
         self.gpt, self.config = gpt, gpt.config
+        gpt.lm_head = nn.Identity()
         self.score = nn.Linear(gpt.config.n_embd, n_classes)
 
     def forward(self, x: Tensor, last: Tensor) -> Tensor:
@@ -102,11 +100,15 @@ class Ends:
     def predicts_tokens(self) -> bool:
         return False
 
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        return ("text",)
+
     def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> LabelledData:
         return LabelledData(corpus, data, block_size, seed)
 
-    def held_out(self, tokens: Any, block_size: int, eot: int, by_documents: bool) -> Examples:
-        return Examples(held_out(tokens, block_size, eot, by_documents))
+    def held_out(self, tokens: Any, block_size: int, eot: int, by_documents: bool) -> LabelledWindows:
+        return LabelledWindows(held_out(tokens, block_size, eot, by_documents))
 
     def head(self, gpt: Any) -> Classifier:
         return Classifier(gpt, self.n_classes)

@@ -1,17 +1,23 @@
 import itertools
+import json
+import pickle
 import random
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gptlab.data.text.sources import TokenFiles
+from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError
 from gptlab.tokenizers import EOT, Tokenizer, load_tokenizer
 from gptlab.tokenizers.bpe import BPE, BytePairTokenizer, _thinned
 from gptlab.tokenizers.byte import Byte
-from gptlab.tokenizers.char import Char
+from gptlab.tokenizers.char import Char, NanoGPT
 from gptlab.tokenizers.hf import JSONFile
 from gptlab.tokenizers.openai import OpenAI
+from gptlab.tokenizers.torture import TEXTS
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -235,3 +241,66 @@ def test_training_on_a_part_of_the_text() -> None:
     assert b" cat" in half.ranks and b"zzzz" not in half.ranks  # every other one
     book = BPE(vocab_size=300, max_bytes=10).build(["the cat " * 50], 400)
     assert book.n_vocab > 257  # at least something is looked at
+
+
+@pytest.mark.parametrize("name", ["cl100k", "o200k"])
+def test_openai_s_later_encodings_are_exported_with_their_own_words(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """transformers gives the same ids on all texts; GPT-2's words would not."""
+    import transformers
+
+    trained = BPE(vocab_size=700).build(TEXTS * 3)
+    assert isinstance(trained, BytePairTokenizer)
+    monkeypatch.setattr("tiktoken_ext.openai_public.load_tiktoken_bpe", lambda *a, **k: dict(trained.ranks))
+    ours = OpenAI(name).build([])
+    (tmp_path / "tokenizer.json").write_text(ours.hf_definition())
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOT}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert [theirs.encode(text, split_special_tokens=True) for text in TEXTS] == [ours.encode(text) for text in TEXTS]
+    assert theirs.eos_token_id == ours.eot and any(trained.encode(text) != ours.encode(text) for text in TEXTS)
+
+
+def test_words_that_a_tokenizer_json_cannot_have() -> None:
+    odd = BytePairTokenizer(BPE(vocab_size=400).build(TRAINING).ranks)  # type: ignore[attr-defined]
+    odd.split = r"[\s\S]"  # not what it encodes by
+    with pytest.raises(UserError, match="would give other ids; it cannot be exported"):
+        odd.hf_definition()
+
+
+def test_nanogpt_s_characters(tmp_path: Path) -> None:
+    characters = sorted(set("hello world\n"))
+    itos, stoi = dict(enumerate(characters)), {c: i for i, c in enumerate(characters)}
+    meta = {"vocab_size": len(characters), "itos": itos, "stoi": stoi}
+    Path("meta.pkl").write_bytes(pickle.dumps(meta))
+    tokenizer = NanoGPT("meta.pkl").build([])
+    assert tokenizer.encode("hello") == [stoi[c] for c in "hello"]
+    assert tokenizer.decode(tokenizer.encode("low\n")) == "low\n"
+    np.array([stoi[c] for c in "hello world\n" * 9], np.uint16).tofile("train.bin")
+    corpus = prepare(TokenFiles(train=["train.bin"], val_fraction=0.5), NanoGPT("meta.pkl"))
+    assert corpus.val_bytes == len(corpus.val) == 54 and corpus.unspelled == {"train": 0, "val": 0}
+    with pytest.raises(UserError, match=r"^file=missing\.pkl: no such file"):
+        NanoGPT("missing.pkl")
+
+
+class Runs:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (exec, ("open('RAN', 'w').close()",))
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        Runs(),
+        {"itos": {0: "a"}, "stoi": Runs()},
+        {"itos": {0: "ab"}, "stoi": {"ab": 0}},
+        [],
+        {"itos": {0: "a"}, "stoi": {"b": 0}},
+    ],
+)
+def test_a_meta_pkl_that_is_none_runs_nothing(meta: object) -> None:
+    Path("meta.pkl").write_bytes(pickle.dumps(meta))
+    with pytest.raises(UserError, match=r"^tokenizer\.file=meta\.pkl: ") as raised:
+        NanoGPT("meta.pkl").build([])
+    assert "\n" not in str(raised.value) and not Path("RAN").exists()

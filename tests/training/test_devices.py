@@ -98,6 +98,33 @@ def test_sharded(texts: str, tiny: Tiny, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_sharded_and_back(texts: str, tiny: Tiny, tmp_path: Path) -> None:
+    """One device, then two with FSDP2, then one: weights and the optimizer's state are those of a run on one alone."""
+    steady = ["schedule=constant", "optimizer.lr=0.01", "logger.every_n_steps=1", "budget.steps=9"]
+    train(tiny(*steady, f"run_dir={tmp_path}/one"))
+    # its average is what evaluates it; training goes on with the trained weights
+    train(tiny(*steady, "budget.steps=3", "ema=0.5", f"run_dir={tmp_path}/moved"))
+    again = [sys.executable, str(ROOT / "train.py"), "resume=moved", "trainer.val_every_n_steps=3"]
+    two = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "ema=null", "budget.steps=6"]
+    done = subprocess.run([*again, *two], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one = ["trainer=cpu", "budget.steps=9", "trainer.val_every_n_steps=3"]
+    resumed(tmp_path / "moved", *one)
+    trained = [losses(tmp_path / run, "train/loss") for run in ("one", "moved")]
+    assert trained[1] == pytest.approx(trained[0], abs=2e-5) and len(trained[0]) == 9
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "moved")
+    assert max((a[key] - b[key]).abs().max() for key in a) < 1e-4
+    states = [
+        torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
+        for run in ("one", "moved")
+    ]
+    moments = [[state["state"][i] for g in state["param_groups"] for i in g["params"]] for state in states]
+    for of_one, of_moved in zip(*moments, strict=True):
+        assert float(of_one["step"]) == float(of_moved["step"]) == 9
+        torch.testing.assert_close(of_moved["exp_avg"], of_one["exp_avg"], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_minutes_on_two_devices(how: str, texts: str) -> None:
     """Both time steps with each other, take one number, and leave no trace."""

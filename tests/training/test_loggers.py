@@ -9,7 +9,9 @@ import pytest
 
 from gptlab.commands.main import main
 from gptlab.config import compose
+from gptlab.errors import UserError
 from gptlab.training.config import TrainConfig
+from gptlab.training.dashboards import require_wandb_login
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
 
@@ -24,6 +26,52 @@ def test_a_missing_package_is_one_line(
     assert main(["train", *tiny_overrides(texts), "run_dir=run", f"logger={package}"]) == 2
     line = f"error: logger.{package}=true: is not installed; pip install 'gptlab[{package}]'\n"
     assert capfd.readouterr().err == line and not Path("run").exists()
+
+
+@pytest.fixture
+def logged_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights & Biases is installed, and nobody is logged in."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb_config"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr("gptlab.training.loggers.find_spec", lambda name: True)
+
+
+def test_wandb_without_a_login_is_one_line(logged_out: None, texts: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *tiny_overrides(texts), "run_dir=run", "logger=wandb"]) == 2
+    why = "nobody is logged in to Weights & Biases; wandb login, or set WANDB_MODE=offline"
+    assert capfd.readouterr().err == f"error: logger.wandb=true: {why}\n" and not Path("run").exists()
+
+
+def test_a_login_is_found_where_wandb_looks_for_it(
+    logged_out: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError):
+        require_wandb_login()
+    for name, value in {"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "offline"}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            require_wandb_login()
+    (tmp_path / "wandb_config").mkdir()
+    (tmp_path / "wandb_config/settings").write_text("[default]\nmode = disabled\n")
+    require_wandb_login()
+    (tmp_path / "wandb_config/settings").write_text("[default]\nbase_url = https://w.example.org:8080\n")
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    with pytest.raises(UserError):
+        require_wandb_login()
+    (tmp_path / "netrc").write_text("machine w.example.org:8080 login user password secret\n")
+    require_wandb_login()
+
+
+def test_an_mlflow_server_that_does_not_answer_is_one_line(
+    texts: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gptlab.training.loggers.find_spec", lambda name: True)
+    ask = ["run_dir=run", "logger=mlflow", "logger.mlflow_uri=http://127.0.0.1:9"]
+    assert main(["train", *tiny_overrides(texts), *ask]) == 2
+    line = "error: logger.mlflow_uri=http://127.0.0.1:9: does not answer"
+    assert capfd.readouterr().err.startswith(line) and not Path("run").exists()
 
 
 @pytest.mark.slow

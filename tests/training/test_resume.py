@@ -63,6 +63,32 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, batch: int, how: BaseException) -> 
     monkeypatch.setattr(GPTModule, "training_step", training_step)
 
 
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_documents_in_a_new_order_each_epoch_go_on_in_that_order(
+    packing: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second epoch of three, and once more in the third."""
+    ask = [
+        "data.repack=true",
+        f"data.packing={packing}",
+        "budget.steps=12",
+        "checkpoint.every_n_steps=3",
+        "data.batch_size=16",
+    ]
+    whole = train(tiny(*ask, f"run_dir={tmp_path}/whole"))
+    assert whole is not None
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 7, KeyboardInterrupt())
+        train(tiny(*ask))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 3, KeyboardInterrupt())
+        resumed(tmp_path / "run")
+    summary = resumed(tmp_path / "run")
+    assert (summary["status"], summary["steps"]) == ("finished", 12)
+    assert same(tmp_path / "whole", tmp_path / "run")
+    assert rows(tmp_path / "run")[-3:] == rows(tmp_path / "whole")[-3:]
+
+
 @pytest.mark.parametrize(("batch", "how"), [(9, KeyboardInterrupt()), (14, KeyboardInterrupt()), (19, RuntimeError())])
 def test_stopped_within_an_accumulation(
     batch: int, how: BaseException, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,10 +170,13 @@ def test_what_would_make_it_a_lie_is_refused_by_name(override: str, why: str, ti
         resumed(tmp_path / "run", override, "budget.steps=4")
 
 
-def test_another_rate_is_taken(tiny: Tiny, tmp_path: Path) -> None:
+def test_another_rate_is_taken(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steady = ["schedule=constant", "schedule.warmup_steps=0"]
     train(tiny(*steady, "optimizer.lr=0.01"))
+    capsys.readouterr()
     resumed(tmp_path / "run", "budget.steps=9", "optimizer.lr=0.002")
+    said = "changed in this continuation: optimizer.lr: 0.01 -> 0.002, budget.steps: 6 -> 9"
+    assert said in capsys.readouterr().out
     assert [float(row["optim/lr"]) for row in rows(tmp_path / "run") if "optim/lr" in row] == [
         0.01,
         0.01,
@@ -234,6 +263,7 @@ def test_from_the_command_line_and_onto_two_devices(
     more = [sys.executable, str(ROOT / "train.py"), "resume=run", "budget.steps=8", "trainer.devices=2"]
     done = subprocess.run(more, check=True, capture_output=True, text=True).stdout
     assert "going on after step 4" in done and "on 2 x cpu" in done
+    assert "changed in this continuation: trainer.devices: 1 -> 2, budget.steps: 4 -> 8" in done
     first, second = weights(Path("whole")), weights(Path("run"))
     assert max((first[key] - second[key]).abs().max() for key in first) < 1e-4
     for wrong, why in ((["resume=none"], "error: resume=none: no such directory"), (["resume=run"], "error: resume=")):

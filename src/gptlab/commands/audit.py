@@ -17,6 +17,7 @@ class AuditConfig:
     data: DataConfig = field(default_factory=Bundled)
     tokenizer: TokenizerConfig = field(default_factory=BPE)
     ngram: int = 13  # tokens in a row that count as overlap (13 words in Brown et al. 2020)
+    near: bool = False  # also look for documents that are nearly copies of others (needs gptlab[near])
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -31,6 +32,7 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from gptlab.data.near_copies import near_figures
     from gptlab.data.quality import audit_figures
     from gptlab.data.tokens.prepare import prepare, texts
     from gptlab.data.tokens.progress import watching
@@ -40,7 +42,9 @@ def audit(config: AuditConfig) -> dict[str, Any]:
     with watching(console) as watch:
         corpus = prepare(config.data, config.tokenizer, watch, any_ids=True)
     with console.status("counting"):
-        result = audit_figures(corpus, texts(config.data, corpus), config.ngram)
+        result = {**audit_figures(corpus, texts(config.data, corpus), config.ngram), "notes": corpus.notes}
+        if config.near:
+            result["near_copies"] = near_figures(corpus)
     console.print(size_table(result))
-    console.print("\n".join(audit_lines(result)), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join([*audit_lines(result), *corpus.notes]), markup=False, highlight=False, soft_wrap=True)
     return result

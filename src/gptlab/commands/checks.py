@@ -17,6 +17,7 @@ from rich.table import Table
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.batches.sampler import TrainBatches
+from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import RunFailed
@@ -44,12 +45,13 @@ def run_checks(config: TrainConfig) -> dict[str, Any]:
     trained, tokenizer = initial_model(config)
     with watching(console) as watch:
         corpus = prepare(config.data, tokenizer, watch)
+    assert isinstance(config.data, DataConfig)
     model = trained.config if trained else with_vocabulary(config.model, corpus.tokenizer.n_vocab)
     data = dataclasses.replace(config.data, batch_size=WINDOWS, micro_batch_size=None, num_workers=0)
     datamodule = TextDataModule(corpus, data, model.block_size, config.seed)
     batch = datamodule.rows(datamodule.windows_of(1))
     torch.manual_seed(config.seed)
-    gpt = (trained or build_model(model)).eval()
+    gpt = (trained.gpt if trained else build_model(model)).eval()
     table, findings = Table("check", "", "found"), dict[str, dict[str, Any]]()
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(dataclasses.replace(config, data=data), Path(folder))

@@ -6,6 +6,7 @@ Exit codes: 0, 1 (failed in mid-run), 2 (a mistake in what was asked), 128+n (st
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -22,20 +23,26 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from gptlab import registry
+from gptlab.commands.flags import by_config, flags_first, require_no_run_config, resumed, split_flags
 from gptlab.commands.mistakes import explain
+from gptlab.commands.streams import Output
 from gptlab.commands.usage import usage
 from gptlab.config.hydra_internals import run_command_line
-from gptlab.config.overrides import quote_values, quoted, unquoted
+from gptlab.config.overrides import quote_values, quoted
 from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
-from gptlab.errors import RunFailed, UserError, require
+from gptlab.errors import RunFailed, UserError, one_line, reason, require
+from gptlab.plugins import enable_all
 from gptlab.sweep.cluster import run_one
 from gptlab.sweep.job import follow_the_sweep
 from gptlab.sweep.sweep import Sweep, exit_code
 
-CONFIG_FLAGS = {"--config-dir": "dir", "-cd": "dir", "--config-name": "name", "-cn": "name"}
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, YAMLError)
+# what a name that was given makes of a system call; all else is the machine's fault
+NAMES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EACCES, errno.EPERM}
 
 
 def run_command(verb: str, program: list[str], argv: list[str]) -> int:
@@ -59,12 +66,12 @@ def run_command(verb: str, program: list[str], argv: list[str]) -> int:
     else:
         try:
             sweep = command.prepare()
-        except UserError as error:
-            command.mistake(error)
-            processes.shutdown(2)
+        except (*MISTAKES, OSError) as error:
+            command.refused_by(error)
+            processes.shutdown(command.code)
             if as_json:
                 print(json.dumps(command.answers[0]))
-            return 2
+            return command.code
     with _standard_output_kept_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
         command.run(sweep)
         answer = command.answer(sweep)
@@ -86,8 +93,10 @@ class _Run:
 
     def prepare(self) -> Sweep | None:
         """Name the run that a command line repeats or resumes by its config; returns the sweep if it names one."""
+        self.argv = flags_first(self.argv)
         if takes_run_configs(self.command.name):
-            self.argv = _resumed(_by_config(self.argv))
+            self.argv = flags_first(resumed(by_config(self.argv)))
+        require_no_run_config(self.argv)
         if self.command.name != "train":
             return None
         if (sweep := Sweep.of(self.argv)) is not None:
@@ -101,21 +110,21 @@ class _Run:
         """Compose one job, or those of a sweep, and do each of them."""
         try:
             with sweep.running() if sweep else contextlib.nullcontext():
-                flags, overrides = _split(self.argv)
+                flags, overrides = split_flags(self.argv)
                 if flags is None:
                     self._run_by_hydra()
                 else:
                     folder = Path(flags["dir"]) if "dir" in flags else None
                     self._do(compose(self.command.name, overrides, None, folder, flags.get("name")))
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            self.mistake(error)
+            for line in sweep.refused if sweep else ():
+                self._say(line, code=2)
+        except (*MISTAKES, OSError) as error:
+            self.refused_by(error)
         except KeyboardInterrupt as error:
             number = getattr(error, "signal_number", signal.SIGINT)
             self._failed("stopped", 1 if number is None else 128 + number)
         except RunFailed as error:
-            if self.processes.prints(str(error)):
-                print(f"error: {error}", file=sys.stderr)
-            self._failed(str(error))
+            self._say(str(error))
         except Exception as error:  # also from a launcher: jobs that have ended are still reported
             self._crashed(error)
         finally:
@@ -137,15 +146,15 @@ class _Run:
     def _job(self, cfg: DictConfig) -> float | None:
         """Do one job of a sweep; if it fails, the others go on."""
         hydra_config = HydraConfig.get()
+        enable_all([])  # the process of a cluster begins here
         if self.command.name == "train":  # only under another launcher than ours
             return run_one(hydra_config, cfg, self.command.function, explain)
         try:
             self._do(typed_config(cfg, hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
-        except (UserError, OmegaConfBaseException) as error:
-            self.mistake(error)
+        except (*MISTAKES, OSError) as error:
+            self.refused_by(error)
         except RunFailed as error:
-            print(f"error: {error}", file=sys.stderr)
-            self._failed(str(error))
+            self._say(str(error))
         except Exception as error:
             self._crashed(error)
         return None
@@ -180,12 +189,22 @@ class _Run:
             return {"runs": results, **(self.answers[0] if self.answers else {})}
         return self.answers[0] if len(self.answers) == 1 else {"runs": self.answers}
 
-    def mistake(self, error: Exception) -> None:
-        """Print a user's mistake in one line."""
-        line = explain(error, self.argv)
-        if self.processes.prints(line):
+    def refused_by(self, error: Exception) -> None:
+        """Print a mistake in what was asked, or what this machine did not let the command do."""
+        if isinstance(error, OSError) and not isinstance(error, MISTAKES):  # one of Hydra's is both
+            about_a_name = error.errno in NAMES
+            where = f"{error.filename}: " if error.filename else ""
+            self._say(f"{where}{error.strerror or reason(error)}", code=2 if about_a_name else 1)
+        else:
+            self._say(explain(error, self.argv), code=2)
+
+    def _say(self, line: str, code: int = 1) -> None:
+        """Print and note in one line what has ended the command, or one of its jobs."""
+        line = one_line(line)
+        told = any(answer.get("error") == line for answer in self.answers)  # of another job
+        if not told and self.processes.prints(line):
             print(f"error: {line}", file=sys.stderr)
-        self._failed(line, code=2)
+        self._failed(line, code)
 
     def _crashed(self, error: Exception) -> None:
         """Print the traceback of an unexpected error."""
@@ -197,63 +216,12 @@ class _Run:
         self.code = max(self.code, code)
 
 
-def _split(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
-    """Return the flags that name a config, and the overrides; None if the line asks for more than one run."""
-    found, overrides, rest = dict[str, str](), list[str](), iter(argv)
-    for arg in rest:
-        flag, given, value = arg.partition("=")
-        if flag in CONFIG_FLAGS:
-            found[CONFIG_FLAGS[flag]] = value if given else next(rest, "")
-        elif arg.startswith("-"):
-            return None, argv
-        else:
-            overrides.append(arg)
-    return found, overrides
-
-
-def _by_config(argv: list[str]) -> list[str]:
-    """Replace `--config-dir RUN --config-name config` by config=RUN/config.yaml, which is read as data."""
-    flags, kept = dict[str, str](), list[str]()
-    rest = iter(argv)
-    for arg in rest:
-        flag, given, value = arg.partition("=")
-        if flag in CONFIG_FLAGS:
-            flags[CONFIG_FLAGS[flag]] = value if given else next(rest, "")
-        else:
-            kept.append(arg)
-    file = Path(flags.get("dir", ""), "config.yaml")
-    if flags.get("name", "").removesuffix(".yaml") != "config" or not file.is_file():
-        return argv
-    return [f"config={quoted(str(file))}", *kept]
-
-
-def _resumed(argv: list[str]) -> list[str]:
-    """Return the command line that `resume=RUN` stands for: the run's own config, changed by the rest of argv.
-
-    The run continues in its own directory, or, with `run_dir=DIR`, as a new run.
-    """
-    asked = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
-    if not asked or asked[-1] in ("", "null", "auto") or any(arg.startswith("config=") for arg in argv):
-        return argv
-    from gptlab.runs.run_dir import RunDir
-
-    name = unquoted(asked[-1])
-    try:
-        run = RunDir.find(name, without_checkpoint=True)
-    except UserError as error:
-        raise UserError("resume", name, error.why, error.todo) from error
-    path = run.path.resolve()
-    resume = path if run.checkpoint == run.checkpoints / "last.ckpt" else run.checkpoint.resolve()
-    rest = [arg for arg in argv if not arg.startswith("resume=")]
-    config, run_dir = quoted(str(path / "config.yaml")), quoted(str(path))
-    return [f"config={config}", f"run_dir={run_dir}", *rest, f"resume={quoted(str(resume))}"]
-
-
 @contextlib.contextmanager
 def _standard_output_kept_for_json() -> Iterator[Any]:
     """Redirect all other output to standard error, child processes included, and yield the real standard output."""
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w") as out:
+    with os.fdopen(os.dup(1), "w") as file:
+        out = Output(file)
         os.dup2(2, 1)
         try:
             with contextlib.redirect_stdout(sys.stderr):

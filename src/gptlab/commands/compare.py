@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlab.data.text.sources import DataConfig
+from gptlab.data.config import BatchConfig
 from gptlab.errors import UserError, require
-from gptlab.files import write_atomically
-from gptlab.metrics import shown_in
+from gptlab.files import require_file, write_atomically
+from gptlab.metrics import metrics, shown_in
 from gptlab.registry import command
 
 if TYPE_CHECKING:
     from gptlab.evaluation.comparison import Comparison
+    from gptlab.evaluation.example_comparison import ExampleComparison
     from gptlab.runs.run_dir import RunDir
 
 SIDES = ("a", "b")
@@ -26,8 +27,8 @@ class CompareConfig:
 
     a: str | list[str] | None = None  # a run, or several seeds of one config: [RUN,RUN], or with *
     b: str | list[str] | None = None
-    data: DataConfig | None = None  # null: the documents that all runs hold out
-    metric: str = "bits_per_byte"  # or one per token, such as perplexity: that needs one tokenizer and one protocol
+    data: BatchConfig | None = None  # null: the documents that all of them hold out
+    metric: str | None = None  # null: bits per byte, or the task's own; perplexity needs one tokenizer and one protocol
     batch_size: int = 16
     block_size: int | None = None  # tokens per window; null: the context each model was trained with
     resamples: int = 10_000  # of the bootstrap
@@ -41,9 +42,11 @@ class CompareConfig:
             require(given is not None, side, "null", "is needed", f"give {side}=RUN")
             require(bool(self.runs(side)) and all(self.runs(side)), side, given, "is empty", "give a run, or [RUN,RUN]")
         known = [each.quantity for each in shown_in("compare") if each.per]
-        require(self.metric in known, "metric", self.metric, "no such option", f"choose one of {', '.join(known)}")
+        ok = self.metric is None or any(each.name == f"val/{self.metric}" for each in metrics())
+        require(ok, "metric", self.metric, "no such option", f"choose one of {', '.join(known)}")
         require(self.resamples >= 100, "resamples", self.resamples, "is too few", "10000 is usual")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
+        require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         size = self.block_size
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
 
@@ -62,19 +65,23 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from rich.console import Console
 
     from gptlab.evaluation.comparison import compare_runs
+    from gptlab.evaluation.example_comparison import by_example, compare_examples
     from gptlab.evaluation.statistics import require_scipy
-    from gptlab.reporting.comparison import comparison_table, sentences
+    from gptlab.reporting.comparison import found_table, sentences
     from gptlab.runs.reader import expand
 
     require_scipy()
+    if config.out:
+        require_file("out", Path(config.out).expanduser())
     sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}
-    found = compare_runs(
+    compare = compare_examples if by_example(sides, config.data) else compare_runs
+    found = compare(
         sides, config.data, config.metric, config.block_size, config.batch_size, config.resamples, config.seed
     )
     path = Path(config.out).expanduser() if config.out else _place(found)
     write_atomically(path, (json.dumps({**found.result, "per_unit": found.per_unit}, indent=2) + "\n").encode())
     console = Console()
-    console.print(comparison_table(found.every, found.result["perplexity_refused"] is None, console.width))
+    console.print(found_table(found, console.width))
     for line in [*sentences(found.result), f"all of it is in {path}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return {**found.result, "out": str(path)}
@@ -89,8 +96,8 @@ def _find(side: str, name: str) -> RunDir:
         raise UserError(side, error.value, error.why, error.todo) from error
 
 
-def _place(found: Comparison) -> Path:
-    """Return the default output file: A/compare/B.json."""
+def _place(found: Comparison | ExampleComparison) -> Path:
+    """Return A/compare/B.json."""
     others = [each.name for each in found.every if each.side == "b"]
     more = f"-and-{len(others) - 1}-more" if len(others) > 1 else ""
     return found.every[0].run.path / "compare" / f"{others[0][:200]}{more}.json"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptlab.data.text.sources import DataConfig
+from gptlab.data.config import BatchConfig
 from gptlab.errors import require
 from gptlab.registry import command
 
@@ -13,7 +13,7 @@ from gptlab.registry import command
 class EvaluateConfig:
     """Score the model of a run on held-out text: the run's own, or that of another `data`."""
 
-    data: DataConfig | None = None
+    data: BatchConfig | None = None
     run: str = "latest"
     batch_size: int = 16
     block_size: int | None = None  # tokens per window; null: the context the model was trained with

@@ -5,13 +5,24 @@ import re
 import sys
 
 from gptlab import registry
+from gptlab.commands.streams import standard_streams
 from gptlab.errors import UserError
 from gptlab.plugins import enable_all
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line (without the program's name) and return the exit code; `train.py` calls this too."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Answer a command line (after the program's name) with an exit code; `train.py` comes here too."""
+    with standard_streams() as output:
+        code = answer(sys.argv[1:] if argv is None else argv)
+        output.flush()
+        if output.failure:
+            print(f"error: standard output cannot be written ({output.failure})", file=sys.stderr)
+            code = max(code, 1)
+    return code
+
+
+def answer(argv: list[str]) -> int:
+    """Enable plugins, find the verb, and run it; returns the exit code."""
     try:
         argv = enable_all(argv)
     except UserError as error:

@@ -5,7 +5,7 @@ import difflib
 
 from hydra.errors import OverrideParseException
 
-from gptlab.config.hydra_internals import KeyMistake, key_mistake, overridden_key, unknown_option
+from gptlab.config.hydra_internals import KeyMistake, key_mistake, misfit, overridden_key, unknown_option
 from gptlab.config.tree import RECORDED
 from gptlab.errors import UserError
 
@@ -33,6 +33,8 @@ def explain(error: Exception, argv: list[str]) -> str:
         return _of_key(mistake, argv)
     if key := overridden_key(error):
         return f"{key}={_value(key, argv)}: no such config group or key; see --help for what there is"
+    if wrong := misfit(error):
+        return f"{wrong[0]}: {wrong[1]}; see --help for what there is"
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"config: {' '.join(lines[:2])}; see --help for what there is"
 
@@ -70,4 +72,4 @@ def _example(mistake: KeyMistake) -> str:
         for f in dataclasses.fields(mistake.owner):
             if f.name == mistake.name and f.default not in (dataclasses.MISSING, None, "???"):
                 return f"give a value such as {f.default}"
-    return "give a value of that type"
+    return "give a value of that type" if mistake.owner else "see what stands in ${ }"

@@ -25,12 +25,12 @@ class NewConfig:
 @command
 def new(config: NewConfig) -> dict[str, Any]:
     """Write a project for your own parts, with one of each kind and tests that pass."""
-    from gptlab.files import new_folder
+    from gptlab.files import new_folder, require_new
 
     folder = Path(config.dir).expanduser()
     name = re.sub(r"\W+", "_", folder.name).strip("_").lower()
     require(name.isidentifier(), "dir", config.dir, "its name is none of a Python package", "try my_lab")
-    require(not folder.exists(), "dir", config.dir, "exists already", "give a new directory")
+    require_new(folder, "dir")
     template = template_dir()
     with new_folder(folder) as work:
         for source in sorted(path for path in template.rglob("*") if path.is_file()):

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gptlab.errors import UserError, require
+from gptlab.errors import require
+from gptlab.files import require_new
 from gptlab.registry import command
+from gptlab.runs.samples import visible
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +53,9 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
 
     assert config.step is not None
     console = Console()
+    out = Path(config.out).expanduser() if config.out else None
+    if out:
+        require_new(out, kind="file")
     run = RunDir.find(config.run)
     require_next_tokens(run)
     before = read_typed(run.path / "config.yaml")
@@ -75,10 +80,9 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
         }
         for (source, window), loss in zip(windows, losses, strict=True)
     ]
-    if config.out:
-        if Path(config.out).exists():
-            raise UserError("out", config.out, "exists already", "give a new file")
-        torch.save({"x": x, "y": y, "windows": windows}, config.out)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"x": x, "y": y, "windows": windows}, out)
     _print(console, config.step, rows)
     return {"run": str(run.path), "step": config.step, "data_hash": hash_now, "windows": rows}
 
@@ -105,6 +109,6 @@ def _losses(run: RunDir, x: torch.Tensor, y: torch.Tensor, separator: int | None
 def _print(console: Console, step: int, rows: list[dict[str, Any]]) -> None:
     table = Table("source", "window", "loss now", "text", title=f"step {step}", title_justify="left")
     for row in rows:
-        begin = Text(row["text"][:60].replace("\n", "⏎"), overflow="ellipsis", no_wrap=True)
+        begin = Text(visible(row["text"][:60]).replace("\n", "⏎"), overflow="ellipsis", no_wrap=True)
         table.add_row(str(row["source"]), str(row["window"]), f"{row['loss']:.3f}", begin)
     console.print(table)

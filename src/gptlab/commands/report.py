@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from gptlab.errors import require
-from gptlab.files import write_atomically
+from gptlab.files import require_writable, write_atomically
 from gptlab.registry import command
 
 
@@ -42,8 +42,10 @@ def report(config: ReportConfig) -> dict[str, Any]:
     drawings = {"curves": pictures.curves, "best_so_far": pictures.best_so_far, "swept": pictures.swept}
     if config.pictures:
         pictures.require_matplotlib()
-    found = tabulate(find_runs(config.folders))
+    records = find_runs(config.folders)
     out = Path(config.out).expanduser() if config.out else _beside(config.folders)
+    require_writable("out", out, out)
+    found = tabulate(records)
     console = Console()
     table.show(console, found)
     drawn = {name: png for name, draw in drawings.items() if (png := draw(found))} if config.pictures else {}

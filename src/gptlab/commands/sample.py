@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.decoding.decoders import Beam, Decoder, TopK, TopP
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError, require
+from gptlab.files import write_atomically
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ class SampleConfig:
     run: str = "latest"
     prompt: str | None = None  # null: the run's first sample prompt; with start=eot none
     prompts: list[str] = field(default_factory=list)  # several, in one batch
-    start: str | None = (
-        None  # eot: the token that begins a document stands before the prompt; null: if the tokenizer does so
-    )
+    start: str | None = None  # eot: the prompt comes after the token that begins a document
     max_new_tokens: int = 100
     num_samples: int = 1  # for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
@@ -71,7 +70,7 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
     rows, page = frontier_rows(run, results), run.path / "frontier.html"
     console.print(frontier_table(rows))
     write_frontier_page(page, rows)
-    (run.path / "frontier.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_atomically(run.path / "frontier.json", (json.dumps(rows, indent=2) + "\n").encode())
     console.print(f"the page is {page}", markup=False, soft_wrap=True)
     return {"frontier": rows, "page": str(page)}
 
@@ -105,6 +104,10 @@ def sample(config: SampleConfig) -> dict[str, Any]:
         pack(gpt)
     limits = Limits(config.max_new_tokens, gpt.config.block_size, tokenizer.ends, tokenizer.n_vocab, config.overflow)
     processors = with_ids(config.logits_processors, tokenizer)
+    lost = sum(tokenizer.unspelled(prompt, tokenizer.encode_array(prompt)) for prompt in prompts)
+    if lost:
+        whole = sum(map(len, prompts))
+        print(f"{lost} of the {whole} characters of the prompt are not in the tokenizer's vocabulary", file=sys.stderr)
     if isinstance(config.decoder, TopP) and config.decoder.p < 1 and config.decoder.temperature not in (0, 1):
         print("hint: temperature and top-p both shape the distribution; change one at a time", file=sys.stderr)
     if isinstance(config.decoder, Beam):
@@ -119,7 +122,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
                 record["steps"] = [inspect(step, config.decoder) for step in found.steps]
             _explain(run, tokenizer, repr(config.decoder), samples)
     told = {"run": str(run.path), "decoder": repr(config.decoder), "logits_processors": processors.active}
-    return {**told, "samples": samples}
+    return {**told, **({"unspelled": lost} if lost else {}), "samples": samples}
 
 
 def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[dict[str, Any]]) -> None:
@@ -150,6 +153,7 @@ def _draw(
 
     from gptlab.decoding.generate import draw_key
     from gptlab.decoding.texts import continue_prompts
+    from gptlab.runs.samples import visible
 
     console = Console()
     asked = [(prompt, sample) for prompt in prompts for sample in range(config.num_samples)]
@@ -157,7 +161,7 @@ def _draw(
 
     def said(row: int, text: str) -> None:
         if alone:
-            console.print(Text(text), end="", soft_wrap=True)
+            console.print(Text(visible(text)), end="", soft_wrap=True)
 
     if alone:
         console.print(Text(prompts[0], style="bold"), end="", soft_wrap=True)
@@ -205,6 +209,8 @@ def _start(config: SampleConfig, tokenizer: Tokenizer) -> list[int]:
 def _show(console: Console, samples: Sequence[Continuation]) -> None:
     from rich.text import Text
 
+    from gptlab.runs.samples import visible
+
     for found in samples:
-        console.print(Text(found.prompt, style="bold") + Text(found.text, style="not bold"), soft_wrap=True)
+        console.print(Text(found.prompt, style="bold") + Text(visible(found.text), style="not bold"), soft_wrap=True)
         console.rule(style="dim")

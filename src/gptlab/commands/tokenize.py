@@ -7,7 +7,7 @@ from typing import Any
 
 from gptlab.data.text.sources import Bundled, DataConfig, TokenFiles
 from gptlab.errors import require
-from gptlab.files import new_folder
+from gptlab.files import new_folder, require_new
 from gptlab.registry import command
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.bpe import BPE
@@ -47,7 +47,8 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
     console = Console()
     require(not isinstance(config.data, TokenFiles), "data", "tokens", "are tokens already", "give text")
     out = Path(config.out).expanduser() if config.out else None
-    require(out is None or not out.exists(), "out", out, "exists already", "give a new folder")
+    if out:
+        require_new(out)
     with watching(console) as watch:
         corpus = prepare(config.data, config.tokenizer, watch, config.processes, config.shard_mb << 20)
         if out:
@@ -63,10 +64,11 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
         **corpus.sizes(),
         "shards": sum(len(stream.shards) for stream in corpus.train) + len(corpus.val.shards),
         "tokenizer": tokenizer_fit(corpus),
+        "notes": corpus.notes,
     }
     console.print(size_table(result))
     text, folders = result["data_hash"][:12], ", ".join(result["folders"])
     where = f"{result['shards']} shards, sha256 of the text {text}, in {folders}"
-    lines = [*tokenizer_lines(result["tokenizer"]), where]
+    lines = [*tokenizer_lines(result["tokenizer"]), *corpus.notes, where]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return result

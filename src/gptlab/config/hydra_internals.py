@@ -24,7 +24,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigKeyError, ValidationError
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 # Hydra's own options that take a value
 VALUE_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
@@ -34,7 +34,8 @@ _register: Any = OmegaConf.register_resolver
 if "replace" not in inspect.signature(_register).parameters:
     _register = OmegaConf.register_new_resolver
 _NOT_ADVISED = r"(?s).*is validated against ConfigStore schema with the same name"
-_NO_SUCH_KEY = re.compile(r"Could not override '([^'=]+)(?:=([^']*))?'.*")
+_NO_SUCH_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^'=]+)(?:=([^']*))?'.*")
+_NOT_MERGED = re.compile(r"Error merging override (.*)", re.DOTALL)
 
 
 def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
@@ -141,6 +142,8 @@ def key_mistake(error: Exception) -> KeyMistake | None:
     if isinstance(cause, ConfigKeyError | AttributeError):
         found: Any = cause
         return KeyMistake(str(found.full_key), str(found.key), found.object_type, None)
+    if isinstance(cause, OmegaConfBaseException):  # of ${...}
+        return KeyMistake(str(cause.full_key), str(cause.key), None, str(cause.msg or cause).splitlines()[0])
     return None
 
 
@@ -148,6 +151,12 @@ def overridden_key(error: Exception) -> str | None:
     """Return the key of an override that matches nothing; only the text of the error has it."""
     match = _NO_SUCH_KEY.match(str(error))
     return match[1] if match else None
+
+
+def misfit(error: Exception) -> tuple[str, str] | None:
+    """Return an override that does not fit, and why: where the error names no key of its own."""
+    match = _NOT_MERGED.match(str(error))
+    return (match[1], str(error.__cause__ or "it does not fit").strip().splitlines()[0]) if match else None
 
 
 def start_launcher(config: DictConfig) -> None:

@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any, Union
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 
 from gptlab import registry
 from gptlab.config.hydra_internals import VALUE_FLAGS, in_quotes, parsed
@@ -41,17 +41,37 @@ def quote_values(argv: list[str], config_type: type, multirun: bool = False) -> 
 
 def _quote(arg: str, config_type: type, multirun: bool) -> str:
     match = _OVERRIDE.fullmatch(arg)
+    if arg.startswith("="):
+        raise OverrideParseException(arg, "it has no key")
     if match is None:
         return arg
     mark, key, value = match.groups()
     if key == "debug":  # debug=nan is not a number
         return re.sub(r"\bnan\b", "'nan'", arg)
-    if "@" in key or "/" in key or key in registry.groups():
+    if "@" in key or "/" in key:
         return arg  # the name of an option
-    return f"{mark}{key}={_swept(value) if multirun else _single(value, field_types(key, config_type))}"
+    if key in registry.groups():
+        return f"{mark}{key}={_option(value, multirun)}"
+    kinds = field_types(key, config_type)
+    return f"{mark}{key}={_swept(value, kinds) if multirun else _single(value, kinds)}"
 
 
-def _swept(value: str) -> str:
+def _option(value: str, multirun: bool) -> str:
+    """Return the name of an option; a number or a list is none, which Hydra says if it is a text."""
+    if multirun and "," in value and value[:1] not in ("[", "{"):
+        return ",".join(_option(each, False) for each in _elements(value))
+    named = value in ("", "null") or (_reads(value) and not isinstance(parsed(value), int | float | list))
+    return value if named else quoted(value)
+
+
+def _are_lists(kinds: set[Any]) -> bool:
+    """Tell whether a key takes lists of texts, of which one may be given without brackets."""
+    return bool(kinds) and all(list[str] in _alternatives(kind) for kind in kinds)
+
+
+def _swept(value: str, kinds: set[Any]) -> str:
+    if _are_lists(kinds) and not re.match(r"null$|\[|\w+\(", value):
+        return ",".join(f"[{each if _is_quoted(each) else quoted(each)}]" for each in _elements(value))
     if _reads(value):
         return value
     if "=" in value or "," not in value:  # the directory of a sweep job has both in its name
@@ -60,9 +80,11 @@ def _swept(value: str) -> str:
 
 
 def _single(value: str, kinds: set[Any]) -> str:
-    if value in ("", "null") or _is_quoted(value) or ("${" in value and _reads(value)):
+    texts = _are_lists(kinds)
+    if value in ("", "null") or ("${" in value and _reads(value)):
         return value
-    texts = bool(kinds) and all(list[str] in _alternatives(kind) for kind in kinds)
+    if _is_quoted(value):
+        return f"[{value}]" if texts else value
     if kinds and all(_alternatives(kind) == {str} for kind in kinds):
         return quoted(value)
     if value.startswith("[") and value.endswith("]"):
@@ -71,6 +93,8 @@ def _single(value: str, kinds: set[Any]) -> str:
         found = _elements(value[1:-1]) if value[1:-1].strip() else []
         kept = [_is_quoted(each) or (not texts and _reads(each)) for each in found]
         return f"[{','.join(each if keep else quoted(each) for each, keep in zip(found, kept, strict=True))}]"
+    if texts:
+        return f"[{quoted(value)}]"
     if not _reads(value) or (kinds and all(str in _alternatives(kind) for kind in kinds)):
         return quoted(value)
     return value

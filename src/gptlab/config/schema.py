@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from typing import Any, Union
@@ -65,7 +66,19 @@ def to_typed(node: Any) -> Any:
         except UserError as error:
             raise error.within(key) from error
     config_type = getattr(OmegaConf.get_type(node), "original", None)
-    return values if config_type is None else config_type(**values)
+    if config_type is None:
+        return values
+    _require_finite(values, config_type)
+    return config_type(**values)
+
+
+def _require_finite(values: dict[str, Any], config_type: type) -> None:
+    """Refuse nan and infinity in the fields of a config, unless such is a field's default."""
+    for f in dataclasses.fields(config_type):
+        value = values.get(f.name)
+        for number in value if isinstance(value, list) else [value]:
+            ok = not isinstance(number, float) or math.isfinite(number) or number == f.default
+            require(ok, f.name, number, "is no finite number", "give one such as 0.1")
 
 
 def require_known(cfg: DictConfig, within: str = "") -> None:

@@ -21,7 +21,7 @@ def id_counts(streams: Iterable[TokenStream], n_vocab: int) -> Tokens:
     counts = np.zeros(n_vocab + 1, np.int64)
     for stream in streams:
         for block in stream.blocks():
-            counts += np.bincount(np.minimum(block, n_vocab), minlength=n_vocab + 1)
+            counts += np.bincount(np.minimum(block, np.int64(n_vocab)).astype(np.int64), minlength=n_vocab + 1)
     return counts
 
 
@@ -37,7 +37,7 @@ def documents(stream: TokenStream, eot: int, end: int | None = None) -> Iterator
 
 
 def copies(streams: Iterable[TokenStream], eot: int, end: int | None = None) -> tuple[int, int]:
-    """Count the documents that equal an earlier one, and their tokens; takes 16 bytes of memory per document."""
+    """Count the documents that are equal to an earlier one, and their tokens; takes 16 bytes of memory a document."""
     hashes, sizes = [], []
     for stream in streams:
         for ids in documents(stream, eot, end):
@@ -61,14 +61,14 @@ class Overlap:
 
 def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) -> Overlap:
     """Look for the n-grams of held-out documents in training; takes about 20 bytes of memory per held-out token."""
-    per_document = [_ngrams(ids, eot, n) for ids in documents(val, eot)]
+    per_document = [ngrams(ids, eot, n) for ids in documents(val, eot)]
     known = np.unique(np.concatenate([*per_document, np.empty(0, np.uint64)]))
     coarse = np.zeros(1 << BITS, bool)
     coarse[known >> np.uint64(64 - BITS)] = True
     seen = np.zeros(len(known), bool)
     for stream in train:
         for start in range(0, len(stream), BLOCK):
-            grams = _ngrams(stream[start : start + BLOCK + n - 1], eot, n)
+            grams = ngrams(stream[start : start + BLOCK + n - 1], eot, n)
             grams = grams[coarse[grams >> np.uint64(64 - BITS)]]
             at = np.searchsorted(known, grams)
             at[at == len(known)] = 0
@@ -77,7 +77,7 @@ def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) ->
     return Overlap(n, len(known), int(seen.sum()), len(per_document), hit)
 
 
-def _ngrams(ids: Tokens, eot: int, n: int) -> Tokens:
+def ngrams(ids: Tokens, eot: int, n: int) -> Tokens:
     """Return a hash of each n consecutive ids without a separator among them, (N,) uint64."""
     count = len(ids) - n + 1
     if count <= 0:

@@ -131,7 +131,7 @@ class Typical(Sample):
         probs = super().__call__(logits)
         if self.mass == 1:
             return probs
-        surprise = -probs.double().log()  # inf for a token of probability 0
+        surprise = -probs.double().log()  # inf where a token cannot come
         entropy = (probs * surprise).nan_to_num(0.0).sum(-1, keepdim=True)
         nearest = (surprise - entropy).abs().argsort(dim=-1, stable=True)
         mass = probs.gather(-1, nearest).double().cumsum(-1)

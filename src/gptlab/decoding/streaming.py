@@ -24,10 +24,10 @@ class TextStream:
     def add(self, token: int) -> str:
         """Return the new text that is final after one more token."""
         self.ids.append(token)
-        return self._show(self._decoded().rstrip("\ufffd"))  # it may be an unfinished character
+        return self._show(self._decoded().rstrip("\ufffd"))  # the beginning of a character, perhaps
 
     def end(self) -> str:
-        """Return the rest of the text, when no more tokens come."""
+        """Return the rest, when no more tokens come."""
         whole = self._decoded()
         return "" if self.stopped else self._emit(whole[: self._first_stop(whole)])
 

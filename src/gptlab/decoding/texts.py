@@ -55,8 +55,10 @@ def continue_prompts(
 ) -> list[Continuation]:
     """Draw one text for each prompt, in one batch; each row's draws depend on its key alone (see `draw_key`).
 
+    `start` are the ids before every prompt, such as bos.
+
     A text ends before the first of the `stop` strings. `said(row, text)` is called with every piece of a text as soon
-    as it is final. `start` are the ids before every prompt, such as bos.
+    as it is final.
     """
     ids = [tokenizer.encode(prompt) for prompt in prompts]
     streams = [TextStream(tokenizer.decode, stop, each) for each in ids]
@@ -76,7 +78,7 @@ def continue_prompts(
 def best_continuations(
     gpt: Model, tokenizer: Codec, prompt: str, decoder: Beam, limits: Limits, number: int, start: Sequence[int] = ()
 ) -> list[Continuation]:
-    """Return the `number` most probable texts found that continue a prompt, best first; `start` are ids before it."""
+    """Search the `number` most probable texts that continue a prompt, best first; `start` are the ids before it."""
     why = f"beam search with {decoder.beams} beams finds no more"
     require(number <= decoder.beams, "num_samples", number, why, "raise decoder.beams")
     ids = tokenizer.encode(prompt)

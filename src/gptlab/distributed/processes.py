@@ -44,16 +44,21 @@ def cluster_environment() -> "ClusterEnvironment":
     Left to guess, Lightning takes a batch script for one of srun's processes, and requeues Slurm jobs with a checkpoint
     of its own.
     """
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
+    from gptlab.distributed.loopback import HOST, OneMachine, stay_on_loopback
+
     here = place()
+    if here is None or here.nodes == 1:
+        stay_on_loopback()
     if here is None:
-        return LightningEnvironment()
+        return OneMachine()
     if here.by == "torchrun":
         return TorchElasticEnvironment()
     os.environ["SLURM_NTASKS_PER_NODE"] = str(here.per_node)  # not set by --ntasks, and Lightning insists
+    if here.nodes == 1:
+        os.environ["MASTER_ADDR"] = HOST
     return SLURMEnvironment(auto_requeue=False)
 
 
@@ -68,12 +73,17 @@ class ProcessGroup:
         self.rank, self.size = (here.rank, here.size) if here else (0, 1)
         self._waited_for = False
         self._store: Any = None
-        if self.size > 1:
+        self._server: Any = None  # kept: its store ends with it
+        if here is not None and self.size > 1:
             from torch.distributed.rendezvous import rendezvous
+
+            from gptlab.distributed.loopback import HOST, listen
 
             environment = cluster_environment()
             os.environ["MASTER_ADDR"] = environment.main_address
             os.environ["MASTER_PORT"] = str(environment.main_port)
+            if here.by == "srun" and self.rank == 0 and environment.main_address == HOST:
+                self._server = listen(environment.main_port)
             # torch meets here again for its process group: in rank 0 both share one server
             self._store = next(rendezvous("env://", self.rank, self.size))[0]
             self._waited_for = self.rank == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.data.text.sources import DataConfig
+from gptlab.data.config import BatchConfig
 from gptlab.errors import UserError, require
 from gptlab.evaluation.documents import Costs, Units, common_documents, cost
 from gptlab.evaluation.model import require_next_tokens
@@ -29,6 +29,12 @@ def compared() -> list[Metric]:
     return sorted((each for each in shown_in("compare") if each.per), key=lambda each: each.per)
 
 
+def run_name(run: RunDir) -> str:
+    """Return the name of a run's directory, with the checkpoint where it is not the last."""
+    name = run.path.resolve().name
+    return name if run.checkpoint.name == "last.ckpt" else f"{name}-{run.checkpoint.stem}"
+
+
 @dataclass(frozen=True)
 class Scored:
     """A run of one side, and the cost of the documents under it."""
@@ -41,9 +47,8 @@ class Scored:
 
     @property
     def name(self) -> str:
-        """The name of the run's directory, with the checkpoint unless it is the last one."""
-        name = self.run.path.resolve().name
-        return name if self.run.checkpoint.name == "last.ckpt" else f"{name}-{self.run.checkpoint.stem}"
+        """The name of the run's directory, with the checkpoint where it is not the last."""
+        return run_name(self.run)
 
     def value(self, which: Metric) -> float:
         """Return one of the scores by which runs are compared."""
@@ -61,8 +66,8 @@ class Comparison:
 
 def compare_runs(
     sides: Mapping[str, Sequence[RunDir]],
-    data: DataConfig | None = None,
-    by: str = compared()[0].quantity,
+    data: BatchConfig | None = None,
+    by: str | None = None,
     block_size: int | None = None,
     batch_size: int = 16,
     resamples: int = 10_000,
@@ -70,10 +75,14 @@ def compare_runs(
 ) -> Comparison:
     """Compare side b with side a, each a run or several seeds of one config, on the documents that all hold out.
 
-    `by` is the quantity of one of `compared()`. If it is per token, the difference is in nats per token. Raises
-    UserError if the runs have too little text in common, or their perplexities do not compare.
+    `by` is the quantity of one of `compared()`, bits per byte where it is None. Where it is per token, the difference
+    is in nats per token. Raises UserError where the runs have too little text in common, or their perplexities do not
+    compare.
     """
-    asked = next(each for each in compared() if each.quantity == by)
+    known = {each.quantity: each for each in compared()}
+    by = by or next(iter(known))
+    require(by in known, "metric", by, "no such option", f"choose one of {', '.join(known)}")
+    asked = known[by]
     per_byte = asked.per == "byte"
     which = asked if per_byte else LOSS
     runs = [(side, run) for side in SIDES for run in sides[side]]
@@ -95,9 +104,6 @@ def compare_runs(
     over = units.sizes if per_byte else every[0].costs.tokens
     difference = paired_bootstrap(nats["a"], nats["b"], over, resamples, seed)
     values = {side: [each.value(which) for each in every if each.side == side] for side in SIDES}
-    tested = seed_test(values["a"], values["b"])
-    seeds, whose = _seeds(every, values, which.key)
-    floor = noise_floor(seeds)
     scaled = difference.scaled(BITS if per_byte else 1.0)
     result: dict[str, Any] = {
         "metric": by,
@@ -112,11 +118,8 @@ def compare_runs(
         "documents_left_out": left_out,
         "bytes": size,
         "text_sha256": hashlib.sha256(b"\0".join(texts)).hexdigest(),
-        "seed_test": None if tested is None else asdict(tested),
-        "noise_floor": None if floor is None else {"deviation": floor[0], "single_runs": floor[1], "seeds": whose},
-        "seeds_needed": None if floor is None else seeds_needed(scaled.value, floor[0]),
+        **over_seeds([(each.side, each.run) for each in every], values, which.key, scaled.value),
         "perplexity_refused": refusal,
-        "not_only_seeds": {side: _unequal([each.run for each in every if each.side == side]) for side in SIDES},
         "runs": [_record(each) for each in every],
         "bootstrap": {"resamples": resamples, "seed": seed},
     }
@@ -148,16 +151,34 @@ def _refusal(every: Sequence[Scored]) -> str | None:
     return None
 
 
-def _seeds(every: Sequence[Scored], given: dict[str, list[float]], key: str) -> tuple[list[list[float]], str | None]:
-    """Return the scores of runs that differ in the seed alone, and their origin: the runs given, or others beside them.
+def over_seeds(
+    runs: Sequence[tuple[str, RunDir]], values: dict[str, list[float]], key: str, difference: float
+) -> dict[str, Any]:
+    """Return what is known of the seeds of both sides: a test, the noise floor, and how many it takes to be sure.
+
+    `values` are the scores of each side's runs, `key` that of the score in summary.json.
+    """
+    tested = seed_test(values["a"], values["b"])
+    seeds, whose = _seeds([run for _, run in runs], values, key)
+    floor = noise_floor(seeds)
+    return {
+        "seed_test": None if tested is None else asdict(tested),
+        "noise_floor": None if floor is None else {"deviation": floor[0], "single_runs": floor[1], "seeds": whose},
+        "seeds_needed": None if floor is None else seeds_needed(difference, floor[0]),
+        "not_only_seeds": {side: _unequal([run for of, run in runs if of == side]) for side in SIDES},
+    }
+
+
+def _seeds(runs: Sequence[RunDir], given: dict[str, list[float]], key: str) -> tuple[list[list[float]], str | None]:
+    """Return the scores of runs that differ in the seed alone, and whose they are: those given, or what is beside.
 
     `key` is that of the score in summary.json.
     """
     if any(len(values) > 1 for values in given.values()):
         return list(given.values()), "the runs given"
     found: dict[str, list[float]] = {}  # by the group's first run: both sides may be of one group
-    for each in every:
-        path = each.run.path.resolve()
+    for each in runs:
+        path = each.path.resolve()
         groups = same_but_seed(run for run in find_runs([str(path.parent)]) if run.status == "finished")
         own = next((group for group in groups if any(run.path == path for run in group)), [])
         if own:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from gptlab.data.batches.windows import held_out
+from gptlab.data.config import TEXT
 from gptlab.data.tokens.prepare import prepare
 from gptlab.data.tokens.shards import Shard, TokenStream, dtype_for, held_out_stream, mask_path
 from gptlab.errors import UserError, require
+from gptlab.evaluation.held_out import reading_protocol, require_context, require_length
 from gptlab.evaluation.model import load_language_model
-from gptlab.evaluation.perplexity import check_length, reading_protocol, token_nats
+from gptlab.evaluation.perplexity import token_nats
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Ids, Tokenizer, load_tokenizer
 from gptlab.tokenizers.saved import Saved
@@ -109,7 +111,8 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
         if mask is not None:
             mask.write_bytes(counts.tobytes())
         stream = TokenStream([Shard(path, dtype, len(joined), mask=mask)])
-        check_length(gpt, stream, T)
+        require_context(gpt.config, T)
+        require_length(stream, T)
         windows = held_out(stream, T, tokenizer.eot, by_documents)
         separator = tokenizer.eot if alone else None
         each = np.concatenate([*token_nats(gpt, windows, batch_size, separator)])  # of the ids 1 .. N-1 that count
@@ -122,13 +125,13 @@ def cost(run: RunDir, ids: Sequence[Ids], units: Units, block_size: int | None, 
 
 
 def _own(run: RunDir, tokenizer: Tokenizer, data: Any) -> list[tuple[bytes, Ids | None]] | None:
-    """Return the documents to score as this run's tokenizer spells them; None if the run has none of its own.
+    """Return the documents to score, as this run's tokenizer has them; None if the run has none of its own.
 
-    A document with unknown tokens has no ids, because it is not known what they spell.
+    A document with unknown tokens has no ids, since their text is lost.
     """
     if data is not None:
         stream = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"]).val
-    elif run.has_held_out():
+    elif run.holds_out(TEXT):
         stream = held_out_stream(run.path / "held_out")[0]
     else:
         return None

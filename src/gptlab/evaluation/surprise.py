@@ -5,20 +5,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.sampler import EvalBatches
 from gptlab.data.batches.windows import whole
 from gptlab.data.text.readers import Reading, read
 from gptlab.errors import require
-from gptlab.evaluation.perplexity import reading_protocol
+from gptlab.evaluation.held_out import reading_protocol
 from gptlab.model.gpt import read_by_document
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.tokenizers import Tokenizer
 
 MOST = 20_000  # tokens of a text
+ENOUGH = 1 << 24  # characters, of which no tokenizer makes fewer
 
 
 class TokenSurprise(NamedTuple):
@@ -30,13 +30,17 @@ class TokenSurprise(NamedTuple):
 
 
 def file_surprises(
-    run: RunDir, gpt: nn.Module, tokenizer: Tokenizer, name: str, block_size: int, batch_size: int
+    run: RunDir, gpt: Any, tokenizer: Tokenizer, name: str, block_size: int, batch_size: int
 ) -> tuple[list[TokenSurprise], dict[str, Any]]:
     """Return the surprise of each of the first MOST tokens of a text file, and how it was read, which is as `evaluate`
     reads it; raises UserError where it has no text."""
     path = Path(name).expanduser()
     require(path.is_file(), "text", name, "no such file", "give a text file")
-    text = "".join(chunk.text for chunk in read(path, Reading("text", None, "strict"), "text"))
+    text = ""
+    for chunk in read(path, Reading("text", None, "strict"), "text"):
+        text += chunk.text
+        if len(text) > ENOUGH:
+            break
     require(bool(text), "text", name, "is empty", "give a file with some text")
     ids = np.array([tokenizer.eot, *tokenizer.encode(text)[:MOST]])
     by_documents, alone = run.windows()
@@ -47,7 +51,7 @@ def file_surprises(
 
 @torch.no_grad()
 def surprises(
-    gpt: nn.Module,
+    gpt: Any,
     ids: np.ndarray[Any, Any],
     block_size: int,
     batch_size: int,
@@ -61,7 +65,7 @@ def surprises(
     device, windows = next(gpt.parameters()).device, whole(ids, block_size)
     found: list[TokenSurprise] = []
     for indices in EvalBatches(len(windows), batch_size):
-        x, y, _ = windows.__getitems__(indices)
+        x, y, *_ = windows.__getitems__(indices)
         counted = y != IGNORE
         logits = read_by_document(gpt, x.to(device), separator).float()
         nats = cross_entropy(logits, y.to(device), "none").view_as(y).cpu()[counted].tolist()

@@ -1,39 +1,47 @@
 """Write a run as a directory that transformers loads without code of ours."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from gptlab.errors import require
-from gptlab.files import new_folder
+from gptlab.files import new_folder, require_new
 from gptlab.interop.names import config_to, weights_of
 from gptlab.model.config import GPTConfig
-from gptlab.model.gpt import num_params
+from gptlab.model.gpt import GPT, num_params
+from gptlab.model.heads import parameters_beside
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 
 
-def export_run(run: str, out: Path) -> dict[str, Any]:
-    """Write model and tokenizer of a run (a directory, a checkpoint in it, or `latest`) into the new directory `out`.
+def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: gpt) -> dict[str, Any]:
+    """Write model and tokenizer of a run into the new directory `out`, whole or not at all.
 
-    It is written completely or not at all. Returns the architecture and the number of parameters; raises UserError if
-    Hugging Face has no such model.
+    `head` gives the model the head of the run's task (`Task.head`). Returns the architecture and the number of
+    parameters; raises UserError if Hugging Face has no such model.
     """
-    require(not out.exists(), "out", out, "exists already", "give a new directory")
-    source = RunDir.find(run)
-    gpt, tokenizer = source.load()
-    why = f"its model, {name_of(gpt.config)}, is none of Hugging Face's"
-    require(type(gpt.config) is GPTConfig, "run", run, why, "export a run with model=gpt or a preset of it")
+    require_new(out)
+    gpt, tokenizer = run.load(head)
+    why, todo = (
+        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
+        "export a run with model=gpt or a preset of it",
+    )
+    require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
+    beside = sorted(parameters_beside(gpt))
+    why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
+    todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
+    require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
     definition, ids = tokenizer.hf_definition(), special_ids(tokenizer)
-    hf = config_to(gpt.config, source.config().get("model_type")) | ids
+    hf = config_to(gpt.config, run.config().get("model_type")) | ids
     padding = list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     generation = ids | ({"suppress_tokens": padding} if padding else {})  # generate() then never draws it
     with new_folder(out) as work:
-        (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
-        (work / "generation_config.json").write_text(json.dumps(generation) + "\n")
+        (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n", encoding="utf-8")
+        (work / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
         save_file(weights_of(gpt, hf), work / "model.safetensors", metadata={"format": "pt"})
         _write_tokenizer(work, tokenizer, definition, gpt.config.block_size)
         for path in work.iterdir():
@@ -66,6 +74,6 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, definition: str, block_
         settings["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
     elif template is not None:
         settings["chat_template"] = template
-    (folder / "tokenizer.json").write_text(definition)
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+    (folder / "tokenizer.json").write_text(definition, encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")

@@ -9,15 +9,18 @@ import yaml
 from torch import Tensor
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import new_folder
+from gptlab.files import new_folder, read_json, require_new
 from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_from, ours
-from gptlab.interop.tokenizer_files import read_tokenizer
 from gptlab.interop.weight_files import WeightFiles
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.runs.checkpoint_file import digest, write_checksums
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.base import panics
+from gptlab.tokenizers.directory import read_tokenizer
 
+MOST_JSON = 1 << 28  # bytes
 FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 PICKLED = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "*.jinja", "chat_template.json"]
@@ -26,17 +29,23 @@ TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merge
 def import_directory(name: str, out: Path) -> dict[str, Any]:
     """Write a model from a directory, or OWNER/NAME on the hub, into the run directory `out`, completely or not at all.
 
-    Returns the run's summary, and lines to be `said` about its tokenizer; raises UserError if the model cannot be
+    Returns the run's summary, and what is to be `said` of its tokenizer; raises UserError where the model cannot be
     expressed here.
     """
     source = find(name)
-    require(not out.exists(), "out", out, "exists already", "give a new directory")
+    require_new(out)
     hf = _json(source / "config.json")
     try:
         model_config = config_from(hf)
+        with panics(source):
+            tokenizer, said = read_tokenizer(source, hf)
     except KeyError as error:
         raise UserError("hf", name, f"its config.json lacks {error}", "take a complete one") from error
-    tokenizer, said = read_tokenizer(source, hf)
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare ones
+        why = f"cannot be read ({type(error).__name__}: {reason(error)})"
+        raise UserError("hf", name, why, "take a complete one") from error
     with new_folder(out) as work:
         return {**_write(work, source, hf["model_type"], model_config, tokenizer, name), "said": said}
 
@@ -93,18 +102,22 @@ def _write(
     (work / "checkpoints").mkdir()
     (work / "tokenizer").mkdir()
     state = {f"gpt.{key}": tensor for key, tensor in weights.items()}
-    torch.save({"model": vars(config), "state_dict": state}, work / "checkpoints/last.ckpt")
+    checkpoint = work / "checkpoints/last.ckpt"
+    torch.save({"model": vars(config), "state_dict": state}, checkpoint)
+    write_checksums(checkpoint.parent, {checkpoint.name: [digest(checkpoint)]})
     tokenizer.save(work / "tokenizer")
     record = {"model": vars(config), "imported_from": name, "model_type": model_type, "sample_prompts": []}
-    (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
+    (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
     summary = {"status": "finished", "parameters": parameters, "steps": 0, "imported_from": name}
-    (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
 def _json(path: Path) -> dict[str, Any]:
+    todo = "give a whole directory"
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = read_json(path, MOST_JSON)
     except (OSError, ValueError) as error:
-        raise UserError("hf", path, f"cannot be read ({type(error).__name__})", "give a whole directory") from error
-    return content
+        raise UserError("hf", path, f"cannot be read ({type(error).__name__}: {reason(error)})", todo) from error
+    require(isinstance(content, dict), "hf", path, "does not hold keys with values", todo)
+    return dict(content)

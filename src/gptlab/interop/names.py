@@ -1,5 +1,6 @@
 """Translate the config.json and the tensors of a family to ours, and back."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -41,36 +42,32 @@ def config_to(config: GPTShape, prefer: str | None = None) -> dict[str, Any]:
     """
     config = GPTConfig(**vars(config))
     order = [prefer, *FAMILIES] if prefer in FAMILIES else list(FAMILIES)
-    nearest: tuple[str, list[tuple[str, Any]]] | None = None
+    found = []
     for kind in order:
         family = FAMILIES[str(kind)]
-        try:
-            hf = {
-                "model_type": kind,
-                "architectures": [family.architecture],
-                "pad_token_id": None,
-                **family.write(config),
-            }
-            different = differences(config, config_from(hf))
-        except UserError:
-            continue
-        if not different:
-            return hf
-        if nearest is None or len(different) < len(nearest[1]):
-            nearest = str(kind), different
-    assert nearest is not None
-    kind, ((key, value), *_) = nearest
+        hf = {"model_type": kind, "architectures": [family.architecture], "pad_token_id": None, **family.write(config)}
+        with contextlib.suppress(UserError):  # such a model is not in this family
+            found.append((hf, config_from(hf)))
+    for zeros in (False, True):
+        different = [(hf, differences(config, theirs, zeros)) for hf, theirs in found]
+        fitting = next((hf for hf, fields in different if not fields), None)
+        if fitting is not None:
+            return fitting
+    hf, ((key, value), *_) = min(different, key=lambda each: len(each[1]))
     mine = getattr(config, key)
-    raise UserError(f"model.{key}", mine, "Hugging Face has no such model", f"a {kind} has {value}")
+    raise UserError(f"model.{key}", mine, "Hugging Face has no such model", f"a {hf['model_type']} has {value}")
 
 
-def differences(mine: GPTConfig, theirs: GPTConfig) -> list[tuple[str, Any]]:
-    """Return the fields, with their values, in which the other model cannot be given the weights of ours."""
+def differences(mine: GPTConfig, theirs: GPTConfig, zeros: bool) -> list[tuple[str, Any]]:
+    """Return the fields, with their values, in which the other model cannot be given the weights of ours.
+
+    With `zeros`, it may have biases that ours lacks: they are zero.
+    """
     found = []
     a, b = _meaning(mine), _meaning(theirs)
     for key, value in a.items():
         other = b.get(key, value)  # absent: it has no meaning there, and another field says so
-        zero = key in ("bias", "qkv_bias", "proj_bias", "head_bias") and other and not value
+        zero = zeros and key in ("bias", "qkv_bias", "proj_bias", "head_bias") and other and not value
         scaled = key == "qk_norm_eps" and value is None
         close = isinstance(value, float) and isinstance(other, float) and math.isclose(value, other, rel_tol=1e-12)
         if not (value == other or zero or scaled or close):

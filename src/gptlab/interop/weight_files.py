@@ -1,7 +1,6 @@
 """Read the tensors of a Hugging Face directory, one at a time, from safetensors or from PyTorch's own format."""
 
 import contextlib
-import json
 import pickle
 import re
 import zipfile
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptlab.errors import UserError, reason, require
+from gptlab.files import read_json
 from gptlab.interop.family import Family
 
 # in the order in which transformers looks for them
@@ -21,6 +21,7 @@ FILES = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+MOST_JSON = 1 << 28  # bytes
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$|(^|\.)rotary_emb\.(original_)?inv_freq$")
 
@@ -83,9 +84,14 @@ class WeightFiles:
         if not first.endswith(".json"):
             return dict.fromkeys(self._names(path), path)
         try:
-            index = {str(name): self.source / Path(file).name for name, file in _weight_map(path).items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            files = read_json(path, MOST_JSON).get("weight_map")
+        except (OSError, ValueError, AttributeError) as error:
             raise UserError("hf", path, f"cannot be read ({type(error).__name__})", "download it again") from error
+        plain = isinstance(files, dict) and all(
+            isinstance(file, str) and Path(file).name == file for file in files.values()
+        )
+        require(plain, "hf", path, "does not name files of its folder", "take a complete download")
+        index = {str(name): self.source / file for name, file in files.items()}
         for file in set(index.values()):
             require(file.is_file(), "hf", file, "no such file", "take a complete download")
         return index
@@ -134,7 +140,3 @@ def tensors_of(found: Any, path: Path) -> dict[str, Tensor]:
     named = isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values())
     require(named, "hf", path, "does not hold tensors by name", "give a state dict")
     return {str(name): tensor for name, tensor in found.items()}
-
-
-def _weight_map(path: Path) -> dict[str, str]:
-    return dict(json.loads(path.read_text())["weight_map"])

@@ -15,6 +15,8 @@ CHOICES = {
     "init": ("gpt2", "zero", "torch"),
 }
 
+MOST_LAYERS, MOST = 10_000, 2**31 - 1  # far beyond any model
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -94,6 +96,8 @@ class GPTShape:
         ):
             value = getattr(self, key)
             require(value is None or value >= 1, key, value, "must be at least 1", "give a positive integer")
+            most = MOST_LAYERS if key == "n_layer" else MOST
+            require(value is None or value <= most, key, value, f"is more than {most:,}", "give a smaller one")
         for key, choices in CHOICES.items():
             value = getattr(self, key)
             require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")

@@ -146,7 +146,9 @@ class Muon(AdamW):
 
         from gptlab.optim.muon import MuonOptimizer
 
-        hidden = {p for block in gpt.blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad}  # type: ignore[union-attr]
+        lists: list[Any] = [module for name, module in gpt.named_modules() if name.rpartition(".")[2] == "blocks"]
+        blocks = [block for blocks in lists for block in blocks]  # also where the GPT is within a head of a task
+        hidden = {p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad}
         groups = self.groups(gpt)
         for group in groups:
             group["params"] = [p for p in group["params"] if p not in hidden]

@@ -7,10 +7,23 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptlab.evaluation.comparison import Scored, compared
+from gptlab.errors import printable
+from gptlab.evaluation.comparison import Comparison, Scored, compared
+from gptlab.evaluation.example_comparison import ExampleComparison
 from gptlab.evaluation.statistics import LEVEL
-from gptlab.metrics import HIGHER
-from gptlab.runs.reader import printable
+from gptlab.metrics import HIGHER, shown_in
+
+
+def found_table(found: Comparison | ExampleComparison, width: int) -> Table:
+    """Return the scores of all runs that were compared as a table."""
+    if isinstance(found, Comparison):
+        return comparison_table(found.every, found.result["perplexity_refused"] is None, width)
+    shown = [row for row in shown_in("evaluate") if row.quantity in found.every[0].scores]
+    table = Table("", "run", *(row.head for row in shown), box=box.SIMPLE_HEAD, pad_edge=False)
+    for each in found.every:
+        scores = (row.text(each.scores[row.quantity], precise=True) for row in shown)
+        table.add_row(each.side, Text(printable(each.name), overflow="ellipsis"), *scores)
+    return table
 
 
 def comparison_table(every: Sequence[Scored], perplexities: bool, width: int) -> Table:
@@ -33,11 +46,13 @@ def comparison_table(every: Sequence[Scored], perplexities: bool, width: int) ->
 def sentences(result: dict[str, Any]) -> list[str]:
     """Return the difference in words: its size, its interval, and the number of seeds that would detect it."""
     unit, sign = result["unit"], -1 if result["better"] == HIGHER else 1
-    size = f"{result['units']['what']} ({result['bytes']:,} bytes)"
+    size = result["units"]["what"] + (f" ({result['bytes']:,} bytes)" if "bytes" in result else "")
     lines = [f"b - a: {_interval(result['difference'], unit, sign)} over {size}"]
     if "stretches" in size:
         lines.append(f"There are few documents ({result['documents']}), so stretches of them are drawn again.")
-    if result["documents_left_out"]:
+    if result.get("examples_left_out"):
+        lines.append(f"{result['examples_left_out']} examples are left out: not all runs hold them out.")
+    if result.get("documents_left_out"):
         lines.append(f"{result['documents_left_out']} documents are left out: not all runs hold out or spell them.")
     if tested := result["seed_test"]:
         welch = f"Welch's t-test, {tested['degrees_of_freedom']:.1f} degrees of freedom, p = {tested['p']:.2g}"
@@ -56,7 +71,7 @@ def sentences(result: dict[str, Any]) -> list[str]:
         ]
     else:
         lines.append("noise floor: unknown; no two runs given or beside them differ in the seed alone")
-    if result["perplexity_refused"]:
+    if result.get("perplexity_refused"):
         lines.append(f"Perplexities do not compare: {result['perplexity_refused']}; bits per byte do.")
     for side, keys in result["not_only_seeds"].items():
         lines += [f"The runs of {side} differ in more than the seed: {', '.join(keys)}."] if keys else []

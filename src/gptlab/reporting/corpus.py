@@ -18,6 +18,7 @@ def audit_lines(result: dict[str, Any]) -> list[str]:
     repeated, common, hard, ids = (result[key] for key in ("duplicates", "overlap", "hard_characters", "ids"))
     return [
         f"copies of an earlier document: {repeated['documents']:,} ({repeated['tokens']:,} tokens)",
+        *_near_lines(result),
         f"held-out {common['n']}-grams of tokens that are in the training text too: {common['ngrams_seen']:,} of "
         f"{common['ngrams']:,} ({common['ngrams_seen'] / max(1, common['ngrams']):.2%}), in "
         f"{common['documents_seen']:,} of {common['documents']:,} documents",
@@ -27,6 +28,19 @@ def audit_lines(result: dict[str, Any]) -> list[str]:
         + "".join(f"\n  {c['character']!r} {c['times']:,} times, {c['tokens']} tokens" for c in hard["worst"]),
         "longest documents:" + "".join(f"\n  {d['tokens']:>12,} tokens  {d['begins']!r}" for d in result["longest"]),
         f"sha256 of the text: {result['data_hash']}",
+    ]
+
+
+def _near_lines(result: dict[str, Any]) -> list[str]:
+    near = result.get("near_copies")
+    if near is None:
+        return []
+    return [
+        f"near copies of an earlier document, with {near['similar_from']:.0%} or more of all three words in a row in "
+        f"common: {near['documents']:,}; held-out ones of a training document: {near['held_out_of_training']:,}"
+        + "".join(
+            f"\n  {pair['similarity']:.0%}  {pair['earlier_begins']!r}  {pair['begins']!r}" for pair in near["pairs"]
+        )
     ]
 
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptlab.errors import UserError
+from gptlab.errors import UserError, printable
 from gptlab.metrics import Metric, metric
 from gptlab.reporting.curves import Curves, read_curves
 from gptlab.reporting.figures import Figure, figures_of
 from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.differences import differences, same_but_seed
-from gptlab.runs.reader import SILENT, RunRecord, printable
+from gptlab.runs.reader import SILENT, RunRecord
 from gptlab.tasks.base import Task
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.saved import task_of

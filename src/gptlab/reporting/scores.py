@@ -8,9 +8,9 @@ from gptlab.metrics import shown_in
 
 
 def score_table(result: dict[str, Any]) -> Table:
-    """Return the result of `gptlab.evaluation.perplexity.evaluate` as a table of one row, and how it was read."""
+    """Return what `gptlab.evaluation.perplexity.evaluate` found as a table of one row, with how the text was read."""
     scores = [row for row in shown_in("evaluate") if row.quantity in result]
-    sizes = ("tokens", "bytes")
+    sizes = [key for key in ("examples", "targets", "tokens", "bytes") if result.get(key) is not None]
     read = ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
     table = Table(*(row.head for row in scores), *sizes, caption=read)
     table.add_row(*(row.text(result[row.quantity], precise=True) for row in scores), *(f"{result[k]:,}" for k in sizes))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,9 +74,15 @@ def markdown(report: Report) -> str:
     names = heads(report)
     rule = ["---" if i <= len(report.keys) + 1 else "---:" for i in range(len(names))]
     every = [names, rule, *lines(report)]
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in every]
+    escaped = [[_escaped(cell) for cell in row] for row in every]
     table = "\n".join(f"| {' | '.join(row)} |" for row in escaped)
     return "\n\n".join([table, *report.notes]) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    """Return a cell in which no HTML, link, code or end of a column is left: names and settings may be anybody's."""
+    text = cell.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    return re.sub(r"([\\|`\[\]])", r"\\\1", text)
 
 
 def comma_separated(report: Report) -> str:

@@ -78,6 +78,38 @@ def values_of(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NOT_VALUES}
 
 
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what `read_config` returned with the defaults of fields that its parts did not have when it was written.
+
+    The default of a new field is what earlier versions did.
+    """
+    completed = dict(config)
+    for key, name in sorted(config["parts"].items()):  # a part before those in it
+        *above, last = key.split(".")
+        kind, holder = registry.options(key.partition(".")[0]).get(name), completed
+        for field in above:
+            if not isinstance(holder.get(field), dict):
+                break
+            holder[field] = holder = dict(holder[field])
+        else:
+            if kind is not None and isinstance(holder.get(last), dict):
+                holder[last] = {**_defaults(kind), **holder[last]}
+    return completed
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Return the default of each field of a dataclass that has one, as plain values."""
+    found = dict[str, Any]()
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value: Any = field.default_factory()
+            is_part = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            found[field.name] = dataclasses.asdict(value) if is_part else value
+    return found
+
+
 def flat(values: dict[str, Any], within: str = "") -> dict[str, Any]:
     """Return the values of a config by their full keys."""
     found: dict[str, Any] = {}
@@ -129,14 +161,14 @@ def _from_layout_1(values: dict[str, Any]) -> dict[str, Any]:
     """Return a config in the present layout from one whose parts are class names in a defaults list."""
     defaults = values.get("defaults")
     found = [_OLD_PART.fullmatch(str(each)) for each in defaults] if isinstance(defaults, list) else []
-    parts = {match[2]: _option_named(match[2].partition(".")[0], match[1]) for match in found if match}
+    parts = {match[2]: _name_ofd(match[2].partition(".")[0], match[1]) for match in found if match}
     rest = {_RENAMED.get(str(key), key): value for key, value in values.items() if key != "defaults"}
     if "callbacks" in rest:
         parts.setdefault("callbacks", "monitor")
     return {"parts": parts, **rest}
 
 
-def _option_named(group: str, class_name: str) -> str:
+def _name_ofd(group: str, class_name: str) -> str:
     """Return the option that a class of this name is registered as, or the name itself if there is none."""
     found = [name for name, part in registry.options(group).items() if part.__name__ == class_name]
     return found[0] if found else class_name

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, printable, require
 from gptlab.files import read_bounded, read_json
 from gptlab.runs.config_file import flat, read_config, values_of
-from gptlab.runs.run_dir import LARGEST, LATEST
+from gptlab.runs.run_dir import HELD_OUT, LARGEST, LATEST
 from gptlab.tokenizers import fingerprint
 
 SILENT = 900  # seconds without a word after which a running run may be none any more
@@ -42,7 +42,12 @@ class RunRecord:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of an optimizer step; 0 if not known."""
+        """Tokens of an optimizer step, on average as far as the run has counted them; 0 where that is not known."""
+        steps, tokens = self.figure("steps"), self.figure("tokens")
+        if steps and tokens:
+            return round(tokens / steps)
+        if (self.path / "held_out" / HELD_OUT["examples"]).exists():  # of any length
+            return 0
         batch_size, block_size = self._setting("data", "batch_size"), self._setting("model", "block_size")
         known = all(isinstance(size, int) and 0 < size < 1 << 40 for size in (batch_size, block_size))
         return batch_size * block_size if known else 0
@@ -141,11 +146,6 @@ def read_run(path: Path, name: str) -> RunRecord:
 def natural(text: str) -> list[tuple[int, str]]:
     """Return a sort key by which 10 comes after 9."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text) if part]
-
-
-def printable(text: str) -> str:
-    """Return a text for a line of a terminal or a page: unprintable characters are escaped as in Python, \\x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Define a run directory: its paths, the files that a run writes, and the model that it holds."""
 
+import contextlib
 import itertools
 import json
 import os
-import pickle
-import zipfile
+import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -14,15 +14,20 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_json, sync_files, write_atomically
+from gptlab.files import read_json, require_writable, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
 from gptlab.runs.own_model import own_model
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
 CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
+FOLDERS = ("checkpoints", "tokenizer", "held_out", "profile")
+WRITTEN = ("config.yaml", "summary.json", "metrics.csv", "samples.jsonl", "samples.md")
+MOST_BYTES = 1 << 30  # of any of them
+HELD_OUT = {"text": "val.bin", "examples": "examples.jsonl"}  # the file of each kind of held-out data
 LARGEST = {"summary.json": 1 << 20, "held_out/manifest.json": 1 << 26}  # bytes that are read
 
 
@@ -71,7 +76,8 @@ class RunDir:
         return (self.path / "summary.json").exists() or self.has_checkpoint()
 
     def require_new(self) -> None:
-        """Raise UserError if the directory holds a run."""
+        """Refuse a directory with a run in it, and one that cannot be made."""
+        require_writable("run_dir", self.path, self.path)
         there = (self.path / "summary.json").exists()
         require(not there, "run_dir", self.path, "holds a run already", "give a new directory")
 
@@ -107,31 +113,27 @@ class RunDir:
 
         `head` gives the model the head of the run's task (`Task.head`).
         """
+        if note := verify(self.checkpoint):
+            print(f"warning: {note}", file=sys.stderr)
+        saved = read_checkpoint(self.checkpoint)
         try:
-            saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             option, settings = str(saved.get("model_option", "gpt")), saved["model"]
             weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
+            _require_stored(weights)
             model = _gpt(settings, weights, head) if option == "gpt" else None
-        except (
-            OSError,
-            EOFError,
-            LookupError,
-            AttributeError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-        ) as error:
-            why = f"is not a whole gptlab checkpoint ({reason(error)})"
-            raise UserError("run", self.checkpoint, why, "take another one of this run") from error
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise not_whole(self.checkpoint, error) from error
         if model is None:
             model = own_model(option, settings, weights, head, self.checkpoint, self.config())
         return model.eval(), load_tokenizer(self.path / "tokenizer")
 
+    def holds_out(self, kind: str) -> bool:
+        """Return whether the run keeps held-out data of a kind, `text` or `examples`."""
+        return os.path.lexists(self.path / "held_out" / HELD_OUT[kind])
+
     def has_held_out(self) -> bool:
-        """Return whether the run keeps its held-out text."""
-        return (self.path / "held_out/val.bin").is_file()
+        """Return whether the run keeps held-out data of any kind."""
+        return any(map(self.holds_out, HELD_OUT))
 
     def held_out_manifest(self) -> dict[str, Any]:
         """Return the manifest of the run's text, with its SHA-256; raises UserError if that is damaged."""
@@ -174,13 +176,33 @@ class RunDir:
 
     def hold(self, key: str = "resume") -> BaseFileLock:
         """Keep others from this run until this process ends; raises UserError, for `key`, where another holds it."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.checkpoints / ".lock", timeout=0)
         try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
             raise UserError(key, self.path, "is still running", "stop it first, or wait for its end") from error
+        except OSError as error:
+            why = f"cannot be locked ({error.strerror or reason(error)}: {error.filename or lock.lock_file})"
+            raise UserError(
+                key, self.path, why, "see that it can be written, and that nothing is in the way"
+            ) from error
         return lock
+
+    def require_own_files(self, key: str = "resume") -> None:
+        """Refuse a run whose folders are links, through which files elsewhere would be written or removed, or in which
+        something else stands where a file of a run belongs."""
+        for path in (self.path / name for name in FOLDERS):
+            linked = path.is_symlink()
+            require(not linked, key, path, "is a link out of the run", "put the folder itself in its place")
+            folder = path.is_dir() or not path.exists()
+            require(folder, key, path, "is not a folder", "take it from another copy of the run")
+        for path in (self.path / name for name in WRITTEN):
+            todo = "take it from another copy of the run, or remove it"
+            regular = path.is_file() or not os.path.lexists(path)
+            require(regular, key, path, "is not a regular file", todo)
+            small = not regular or not path.exists() or path.stat().st_size <= MOST_BYTES
+            require(small, key, path, f"is larger than {MOST_BYTES:,} bytes", todo)
 
     def _read(self, name: str) -> dict[str, Any]:
         """Return the object in one of the run's JSON files."""
@@ -191,6 +213,15 @@ class RunDir:
             raise UserError("run", path, f"cannot be read ({reason(error)})", todo) from error
         require(isinstance(found, dict), "run", path, "does not hold keys with values", todo)
         return dict(found)
+
+
+def _require_stored(weights: dict[str, Any]) -> None:
+    """Raise an error unless all weights are tensors as large as they say."""
+    for name, weight in weights.items():
+        if weight.layout != torch.strided or weight.is_quantized:
+            raise ValueError(f"{name} is no dense tensor")
+        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+            raise ValueError(f"{name} has more numbers than are stored")
 
 
 def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:
@@ -224,9 +255,14 @@ def default_run_dir(name: str) -> Path:
 
 
 def _point_latest_to(path: Path) -> None:
-    """Point `outputs/latest` to the run, replaced in one step."""
-    LATEST.parent.mkdir(exist_ok=True)
+    """Let `outputs/latest` point to the run, replaced in one step; where that cannot be, say so."""
     link = LATEST.with_name(f".latest-{os.getpid()}")
     beside = os.path.relpath(path, LATEST.parent)
-    link.symlink_to(path.absolute() if beside.startswith("..") else beside)
-    os.replace(link, LATEST)
+    try:
+        LATEST.parent.mkdir(exist_ok=True)
+        link.symlink_to(path.absolute() if beside.startswith("..") else beside)
+        os.replace(link, LATEST)
+    except OSError as error:  # a run elsewhere does not need this folder
+        with contextlib.suppress(OSError):
+            link.unlink()
+        print(f"{LATEST} cannot point to this run ({reason(error)}): name it as run={path}", file=sys.stderr)

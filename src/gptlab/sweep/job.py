@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gptlab.config.overrides import quoted
-from gptlab.errors import UserError, require
-from gptlab.files import write_atomically
+from gptlab.errors import UserError, reason, require
+from gptlab.files import read_json, write_atomically
 from gptlab.metrics import Metric, metric
 from gptlab.runs.config_file import read_config, record, write_config
 
+MOST_BYTES = 1 << 20  # of a file of notes
+LAST_WORDS = 1 << 16  # bytes at the end of a log that are looked at
+MEND = "take it from another copy of the sweep, or remove the folder of this job"
 GRACE = 30  # seconds that a stopped job has to save what it learned
 LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
 
@@ -180,23 +183,41 @@ class Job:
         require(ours, "hydra.sweep.dir", self.path.parent, why, todo)
 
     def _read(self, name: str) -> dict[str, Any]:
+        """Return what one of the job's files says, {} where there is none; raises UserError where it is damaged."""
         path = self.path / name
-        read: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        return read
+        return _note_in(path) if os.path.lexists(path) else {}
 
     def _note(self, **outcome: str) -> None:
         note = {"job": self.num, "overrides": self.overrides, **outcome}
         write_atomically(self.path / "job.json", (json.dumps(note, indent=2) + "\n").encode())
 
     def _last_words(self) -> str:
-        lines = (self.path / "job.log").read_text(errors="replace").splitlines()
+        log = self.path / "job.log"
+        with log.open("rb") as file:
+            file.seek(-min(LAST_WORDS, log.stat().st_size), os.SEEK_END)
+            lines = file.read().decode("utf-8", "replace").splitlines()
         return next((line.strip().removeprefix("error: ") for line in reversed(lines) if line.strip()), "said nothing")
 
 
 def jobs_in(folder: Path) -> list[Job]:
     """Return the jobs of a sweep's directory, in their order."""
-    notes = [(path.parent, json.loads(path.read_text())) for path in folder.glob("*/job.json")]
+    notes = [(path.parent, _note_in(path)) for path in folder.glob("*/job.json")]
+    for path, note in notes:
+        overrides = note.get("overrides")
+        known = isinstance(note.get("job"), int) and isinstance(overrides, list)
+        known = known and all(isinstance(each, str) for each in overrides or [])
+        require(known, "resume_sweep", path / "job.json", "does not say which job it is", MEND)
     return sorted((Job(path, note["job"], note["overrides"]) for path, note in notes), key=lambda job: job.num)
+
+
+def _note_in(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raises UserError where it is none."""
+    try:
+        found = read_json(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise UserError("resume_sweep", path, f"cannot be read ({reason(error)})", MEND) from error
+    require(isinstance(found, dict), "resume_sweep", path, "does not hold keys with values", MEND)
+    return dict(found)
 
 
 def score_of(result: dict[str, Any]) -> float | None:

@@ -32,10 +32,13 @@ def launch(
     start_launcher(config)
     machine = Machine(per_device, gpus())
     prepared = [_prepare(context, config, list(o), first + i, machine, explain) for i, o in enumerate(job_overrides)]
+    refused = [job for _, job, wanted in prepared if wanted is None]
     waiting: list[tuple[Job, Devices]] = []
     for _, job, wanted in prepared:
-        if wanted is None:
+        if wanted is None and len(refused) < len(prepared):
             _say(f"job {job.num} is refused: {job.result()['error']}")
+        elif wanted is None:
+            continue  # the command says so at the end
         elif job.finished:
             _say(f"job {job.num} has finished before")
         else:

@@ -1,6 +1,5 @@
 """Run a sweep: its directory, its repetition, and the table at its end."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,10 +16,14 @@ from rich.text import Text
 from gptlab.config.hydra_internals import VALUE_FLAGS, swept_keys
 from gptlab.config.overrides import quoted, unquoted
 from gptlab.errors import UserError, require
-from gptlab.files import write_atomically
+from gptlab.files import require_writable
 from gptlab.metrics import metric
 from gptlab.runs.config_file import fixed_budget, given_budget, read_config
+from gptlab.sweep import stored
 from gptlab.sweep.job import jobs_in, score_of, score_text
+
+# what a sweep and Hydra's sweepers write besides the directories of its jobs, and what is in that of a refused job
+FILES = ("sweep.json", "multirun.yaml", "optimization_results.yaml", ".lock", "job.json", "job.log", "config.yaml")
 
 
 class Sweep:
@@ -31,6 +34,7 @@ class Sweep:
         alike = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(_fixed(argv))}]"
         self.argv = _with(argv, [f"hydra.sweep.dir={quoted(str(path))}", alike])
         self._asked = argv
+        self.refused: list[str] = []  # the mistakes of its jobs, where none of them has begun
 
     @classmethod
     def of(cls, argv: list[str]) -> "Sweep | None":
@@ -42,26 +46,33 @@ class Sweep:
             return None
         given = _last(argv, "hydra.sweep.dir")
         path = Path(unquoted(given)) if given else Path(datetime.now().strftime("outputs/multirun/%Y-%m-%d/%H-%M-%S"))
-        free = not (path / "sweep.json").exists()
+        free = not (path / stored.NAME).exists()
         require(free, "hydra.sweep.dir", path, "holds a sweep already", f"go on with it: resume_sweep={path}")
         return cls(path, [arg for arg in argv if not arg.startswith("hydra.sweep.dir=")])
 
     @classmethod
     def _again(cls, path: Path, more: list[str]) -> "Sweep":
-        file = path / "sweep.json"
         why = "is not the directory of a sweep"
-        require(file.is_file(), "resume_sweep", path, why, "give one such as outputs/multirun/DATE/TIME")
-        more = [arg for arg in more if arg not in ("-m", "--multirun")]
+        there = (path / stored.NAME).exists()
+        require(there, "resume_sweep", path, why, "give one such as outputs/multirun/DATE/TIME")
+        argv = stored.read_argv(path, more)
+        more = [arg for arg in more if arg not in (*argv, "-m", "--multirun")]
         for arg in more:
             key, _, value = arg.partition("=")
-            why, todo = "would make it another sweep", "leave it out; only hydra.KEY=VALUE and json may be given"
+            why = "would make it another sweep"
+            todo = "leave it out; only hydra.KEY=VALUE, json and what it was started with may be given"
             require(key.startswith("hydra") or key == "json", key, value, why, todo)
-        return cls(path, _with(json.loads(file.read_text())["argv"], more))
+        return cls(path, _with(argv, more))
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Lock the sweep while it runs; if there was no job to run, no files are left behind."""
-        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        """Keep others from working on the sweep while it runs.
+
+        Where every job was refused nothing is left behind, and `refused` says why; nor where there was none to run.
+        """
+        there = {self.path, *self.path.parents, *self.path.rglob("*")}
+        there = {path for path in there if path.exists()}
+        require_writable("hydra.sweep.dir", self.path, self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
@@ -69,16 +80,24 @@ class Sweep:
         except Timeout as error:
             raise UserError("resume_sweep", self.path, "is running", "let it end, or stop it") from error
         try:
-            write_atomically(self.path / "sweep.json", (json.dumps({"argv": self._asked}, indent=2) + "\n").encode())
+            stored.write_argv(self.path, self._asked)
             yield
         finally:
             lock.release()
-            if not jobs_in(self.path):
-                for name in ("sweep.json", "multirun.yaml", ".lock"):
-                    (self.path / name).unlink(missing_ok=True)
-                with suppress(OSError):  # it is not empty
-                    for folder in made:
-                        folder.rmdir()
+            results = self.results()
+            if all(result["status"] == "refused" for result in results):
+                self.refused = list(dict.fromkeys(str(result["error"]) for result in results))
+                self._remove_all_but(there)
+
+    def _remove_all_but(self, kept: set[Path]) -> None:
+        """Remove the files that a sweep without a job has written, and the folders that it has made."""
+        made = [path for path in (self.path, *self.path.parents, *self.path.rglob("*")) if path not in kept]
+        for path in sorted(made, key=lambda path: -len(path.parts)):
+            with suppress(OSError):  # a folder in which others have put something
+                if path.is_dir():
+                    path.rmdir()
+                elif path.name in FILES:
+                    path.unlink()
 
     def results(self) -> list[dict[str, Any]]:
         """Return the result of each job: its summary, with `overrides`, `status` and perhaps `error`."""

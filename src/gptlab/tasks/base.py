@@ -1,7 +1,8 @@
 """Define the interface between a model and the task that it is trained and judged on.
 
 Training, evaluation, checkpoints, sweeps, reports and comparison ask the task and know no other. Causal language
-modelling is one task; a task of another package registers itself by `@gptlab.option("task", NAME)`.
+modelling is one task; a task of another package registers itself by `@gptlab.option("task", NAME)`. A task is a `Task`
+and besides, by the kinds of data that it learns from, a `TextTask` or an `ExampleTask` (gptlab.tasks.inputs).
 """
 
 from __future__ import annotations
@@ -28,22 +29,19 @@ class Reading:
     chunked: bool = False
 
 
-class HeldOut(Protocol):
-    """Held-out examples, indexed by number; one past the end is an example without targets."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, indices: Sequence[int]) -> Any: ...
-
-
 class Task(Protocol):
     """A task: it says what a model learns, and how well it does.
 
-    Configs of tasks are dataclasses with these methods. A batch is a NamedTuple of tensors and of `step_targets`, the
-    number of targets of its whole optimizer step over all ranks, which the data module knows when it makes the batch:
-    `gptlab.data.batches.batch.Batch`, or one of the task's own with other tensors (labels of examples, pairs of texts,
-    outputs of a reference model).
+    Configs of tasks are dataclasses with these methods. A batch is a NamedTuple of tensors, whose first dimension is
+    the examples, and of two numbers that the data module knows when it makes the batch of a step over all ranks:
+    `step_targets`, which its loss is divided by, and `step_tokens`, the ids that are read, without padding, which speed
+    and budget count. It is `gptlab.data.batches.batch.Batch`, or one of the task's own with other tensors (labels of
+    examples, pairs of texts, outputs of a reference model).
     """
+
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """Name what data options may give it: TEXT, ROWS or EXAMPLES of gptlab.data.config."""
 
     @property
     def better(self) -> str:
@@ -60,20 +58,15 @@ class Task(Protocol):
         Then it continues prompts, and each token of a text has a cost: sample, compare, replay and surprise need this.
         """
 
-    def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
-        """Return the data module whose batches this task learns from: it defines what a batch is."""
-
-    def held_out(self, tokens: Any, block_size: int, eot: int, by_documents: bool) -> HeldOut:
-        """Return the held-out examples of a stream of tokens, as evaluation and the data module's validation have them.
-
-        `eot` is the id before each document; examples begin where documents do if `by_documents`.
-        """
-
     def head(self, gpt: Any) -> nn.Module:
         """Return the model with the head that this task trains; the same model where it needs no other.
 
-        What it returns has the model's `config`. A checkpoint holds all of its parameters, also those that are not
-        trained, such as a reference model's: a run goes on, and is evaluated, with what is in the checkpoint.
+        What it returns has the model's `config`, and the model among its modules. A head that stands in place of the
+        model's own takes that away (`gpt.lm_head = nn.Identity()`): several devices wait for gradients of all weights.
+        A checkpoint holds all parameters, also those that are not trained, such as a reference model's: a run goes on,
+        and is evaluated, with what is in the checkpoint. A run that begins with the weights of another (`init_from`)
+        calls it with a model that has them; the weights of the head itself then begin as it makes them, unless that run
+        has the same task.
         """
 
     @property
@@ -82,12 +75,14 @@ class Task(Protocol):
 
         `tensors` are those of the batch in their order. The sum of `loss` over the batch is divided by the number of
         targets of the step, so it must be zero where there is no target. Other figures are for `measure`, such as
-        whether each example is right; a model in training (`gpt.training`) is not asked for them.
+        whether each example is right; a model in training (`gpt.training`) is not asked for them. The first dimension
+        of all figures is the examples.
         """
 
     def measure(self, figures: Figures, batch: Any) -> Sums:
         """Return sums over one held-out batch, which are then summed over all batches and ranks.
 
+        It is also asked about single examples of a batch, so that runs can be compared example by example.
         `targets`, the number of targets, and `nats`, their summed loss, are among them.
         """
 

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gptlab.data.config import ROWS, TEXT
 from gptlab.errors import UserError
 from gptlab.metrics import Score
 from gptlab.registry import option
-from gptlab.tasks.base import Figures, HeldOut, Reading, Sums
+from gptlab.tasks.base import Figures, Reading, Sums
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from gptlab.data.batches.batch import Batch
     from gptlab.decoding.decoders import Decoder
+    from gptlab.tasks.inputs import HeldOut
     from gptlab.tokenizers import Tokenizer
 
 SAMPLE_TOKENS = 64  # of a sample drawn in training
@@ -40,6 +42,11 @@ class CausalLM:
     def predicts_tokens(self) -> bool:
         """Always true: the next token is what this task predicts."""
         return True
+
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """Text in windows, and rows of a user's own data module."""
+        return TEXT, ROWS
 
     def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
         """Return windows of the corpus as batches: ids x, and the ids one position further on, y."""

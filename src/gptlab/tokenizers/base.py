@@ -1,11 +1,12 @@
 """Define the interface of all tokenizers: text to ids and back, saved to a folder and loaded again by kind."""
 
+import contextlib
 import hashlib
 import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -51,7 +52,7 @@ class Declared:
 
 
 class Tokenizer(ABC):
-    """A map from text to ids and back: ids are 0 .. n_vocab-1, and `eot` stands before each document.
+    """Turn text into ids and back: ids are 0 .. n_vocab-1, and `eot` stands before each document.
 
     Text that spells a special token is ordinary text. A subclass with a `kind` can be saved: with `class
     Words(Tokenizer, kind="words")`, `load_tokenizer` builds a Words from a tokenizer.json of that kind.
@@ -62,7 +63,7 @@ class Tokenizer(ABC):
 
     n_vocab: int
     eot: int
-    unknown: int | None = None  # the id of characters outside the vocabulary
+    unknown: int | None = None  # stands for every character that the vocabulary does not have
     declared: Declared = Declared()
     first_differs: bool = False  # whether the first token of a text is spelled in another way than elsewhere
 
@@ -97,7 +98,7 @@ class Tokenizer(ABC):
         """Write the tokenizer into a folder: tokenizer.json with its kind and state, and what its files declared."""
         declared = self.declared.state()
         saved = {"kind": self.kind, **self.state(), **({"declared": declared} if declared else {})}
-        (folder / "tokenizer.json").write_text(json.dumps(saved))
+        (folder / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
 
     def hf_definition(self) -> str:
         """Return the same tokenizer as a Hugging Face tokenizer.json; raises UserError if there is none."""
@@ -175,14 +176,27 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if loader is None:
         todo = "enable the package that has it"
         raise UserError("tokenizer", folder, f"is of kind {kind}, which is not known here", todo)
+    with panics(folder):
+        try:
+            tokenizer = loader.load(folder, saved)
+            tokenizer.declare(declared)
+            return tokenizer
+        except UserError:
+            raise
+        except Exception as error:  # each library raises its own
+            raise _unreadable(folder, error) from error
+
+
+@contextlib.contextmanager
+def panics(folder: Any) -> Iterator[None]:
+    """Turn a panic of a library in Rust, which no `except Exception` catches, into a UserError."""
     try:
-        tokenizer = loader.load(folder, saved)
-        tokenizer.declare(declared)
-        return tokenizer
-    except UserError:
-        raise
-    except Exception as error:  # each library raises its own
-        raise _unreadable(folder, error) from error
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        why = f"its library gives up on it ({reason(error)})"
+        raise UserError("tokenizer", folder, why, "take another tokenizer") from error
 
 
 def fingerprint(folder: Path) -> str:

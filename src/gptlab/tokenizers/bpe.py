@@ -14,11 +14,12 @@ from tiktoken_ext import openai_public
 from gptlab.errors import require
 from gptlab.files import read_bounded
 from gptlab.registry import option
-from gptlab.tokenizers.base import EOT, MOST_BYTES, Ids, Tokenizer
+from gptlab.tokenizers.base import EOT, MOST_BYTES, Ids, Tokenizer, panics
 from gptlab.tokenizers.letters import byte_of_letter
 from gptlab.tokenizers.torture import same_ids
 
 GPT2_SPLIT = openai_public.r50k_pat_str  # GPT-2's words: the pieces in which bytes are merged
+MOST = 1 << 24  # tokens
 _WORD_END = re.compile(r"[^\W\d_](?=[ \n。，])")
 
 
@@ -39,6 +40,7 @@ class BPE:
             "is less than the 256 bytes and one document separator",
             "give at least 257, such as 4096",
         )
+        require(self.vocab_size <= MOST, "vocab_size", self.vocab_size, f"is more than {MOST:,}", "try 4096")
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         """Train the tokenizer on an evenly spaced part of the texts, `max_bytes` of their `size`."""
@@ -69,10 +71,12 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.encoding.encode_ordinary_batch(list(texts))
+        with panics("ranks.tiktoken"):
+            return self.encoding.encode_ordinary_batch(list(texts))
 
     def encode_array(self, text: str) -> Ids:
-        return self.encoding.encode_to_numpy(text, disallowed_special=())
+        with panics("ranks.tiktoken"):
+            return self.encoding.encode_to_numpy(text, disallowed_special=())
 
     def last_cut(self, text: str) -> int:
         """Return the last position between a letter and a space, a line's end or a full-width stop.
@@ -92,7 +96,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         return self.encoding.decode_bytes(ids)
 
     def vocab_and_merges(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
-        """Return the encoding as in GPT-2's files: ids by letters, and the two tokens each was merged from."""
+        """Return the encoding as GPT-2's files have it: ids by letters, and the two tokens each was merged from."""
         letter_of = {byte: letter for letter, byte in byte_of_letter().items()}
         spelled = {token: "".join(letter_of[b] for b in token) for token in self.ranks}
         merges = [
@@ -140,7 +144,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
     def save(self, folder: Path) -> None:
         """Write `ranks.tiktoken` too, in tiktoken's own format: a token in base64 and its id on each line."""
         lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in self.ranks.items()]
-        (folder / "ranks.tiktoken").write_text("".join(lines))
+        (folder / "ranks.tiktoken").write_text("".join(lines), encoding="utf-8")
         super().save(folder)
 
     @classmethod
@@ -148,11 +152,13 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         lines = read_bounded(folder / "ranks.tiktoken", MOST_BYTES).splitlines()
         pairs = (line.split() for line in lines)
         ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        if len(set(ranks.values())) < len(ranks):
+            raise ValueError("an id stands for two tokens")
         return cls(ranks, state["split"], state.get("eot"), state.get("n_vocab"))
 
 
 def from_gpt2_vocab(vocab: dict[str, int]) -> BytePairTokenizer:
-    """Build the tokenizer of a GPT-2 vocab.json: letters for bytes, ids in the order of merging."""
+    """Build the tokenizer of a vocab.json as GPT-2 has it: letters for bytes, ids in the order of merging."""
     byte_of = byte_of_letter()
     ranks = {bytes(byte_of[letter] for letter in token): i for token, i in vocab.items() if token != EOT}
     return BytePairTokenizer(dict(sorted(ranks.items(), key=lambda item: item[1])))

@@ -1,5 +1,8 @@
 """Define the tokenizer with one token for each character of the training text."""
 
+import hashlib
+import io
+import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from gptlab.errors import UserError, reason, require
+from gptlab.files import read_bounded
 from gptlab.registry import option
 from gptlab.tokenizers.base import EOT, Ids, Tokenizer
 
+MOST_META = 1 << 24  # bytes of a meta.pkl
 UNKNOWN = "<|unknown|>"  # a character that the training text does not have
 
 
@@ -24,6 +30,41 @@ class Char:
         for text in texts:
             seen.update(text)
         return CharTokenizer("".join(sorted(seen)))
+
+
+@option("tokenizer", "nanogpt")
+@dataclass
+class NanoGPT:
+    """The characters of nanoGPT's meta.pkl, which is beside the train.bin and val.bin of its character data."""
+
+    file: str = ""
+    sha256: str = ""  # of the file; filled in
+
+    def __post_init__(self) -> None:
+        path = Path(self.file).expanduser()
+        require(path.is_file(), "file", self.file, "no such file", "give the path of a meta.pkl")
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
+        """Return the tokenizer of the file; raises UserError where it holds anything but characters and ids."""
+        path, todo = Path(self.file).expanduser(), "give the meta.pkl of a prepare.py of nanoGPT"
+        try:
+            meta = _PlainUnpickler(io.BytesIO(read_bounded(path, MOST_META))).load()
+            characters = [meta["itos"][i] for i in range(len(meta["itos"]))]
+            known = all(type(c) is str and len(c) == 1 for c in characters)
+            same = {c: i for i, c in enumerate(characters)} == meta["stoi"]
+        except Exception as error:  # what is damaged can raise anything
+            why = f"cannot be read as characters and their ids ({reason(error)})"
+            raise UserError("tokenizer.file", self.file, why, todo) from error
+        require(known and same, "tokenizer.file", self.file, "its itos and stoi are not characters and ids", todo)
+        return CharTokenizer("".join(characters))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Read a pickle of dicts, lists, text and numbers; one that names a class or function is refused, so none runs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not read")
 
 
 class CharTokenizer(Tokenizer, kind="char"):

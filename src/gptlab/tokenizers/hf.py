@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.errors import UserError, reason, require
+from gptlab.files import read_bounded
 from gptlab.registry import option
-from gptlab.tokenizers.base import EOT, Declared, Ids, Tokenizer
+from gptlab.tokenizers.base import EOT, MOST_BYTES, Declared, Ids, Tokenizer, panics
 from gptlab.tokenizers.spelling import spelling
 
 
@@ -26,13 +27,16 @@ class JSONFile:
     def __post_init__(self) -> None:
         path = Path(self.file).expanduser()
         require(path.is_file(), "file", self.file, "no such file", "give the path of a tokenizer.json")
-        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            self.sha256 = hashlib.sha256(read_bounded(path, MOST_BYTES)).hexdigest()
+        except OSError as error:
+            raise UserError("file", self.file, f"cannot be read ({reason(error)})", "give a whole file") from error
 
     def build(self, texts: Iterable[str], size: int = 0) -> Tokenizer:
         """Return the tokenizer of the file; raises UserError if the file is not one, or has no token `eot`."""
         try:
-            tokenizer = JSONTokenizer(Path(self.file).expanduser().read_text(), 0)
-        except Exception as error:  # the library raises bare Exceptions
+            tokenizer = JSONTokenizer(Path(self.file).expanduser().read_text(encoding="utf-8"), 0)
+        except Exception as error:  # the library raises bare ones
             why = f"is not a tokenizer.json ({reason(error)})"
             raise UserError("tokenizer.file", self.file, why, "give one of a Hugging Face model") from error
         found = tokenizer.tokenizer.token_to_id(self.eot)
@@ -43,7 +47,7 @@ class JSONFile:
 
 
 class JSONTokenizer(Tokenizer, kind="json"):
-    """A tokenizer given by the text of its tokenizer.json; `eot` is the id before a document.
+    """A tokenizer by the text of its tokenizer.json; `eot` is the id before a document.
 
     Special tokens spell nothing in a text; `spell` shows them by name.
     """
@@ -74,7 +78,8 @@ class JSONTokenizer(Tokenizer, kind="json"):
         return self.names.get(token)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        with panics("tokenizer.json"):
+            return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         if self.spelling is not None:

@@ -73,7 +73,7 @@ class WeightAverage:
     def load(self, checkpoint: dict[str, Any], prefix: str, gpt: nn.Module) -> None:
         """Take the average out of a checkpoint, and leave the trained weights in `state_dict`.
 
-        A sharded model has no average and has received its weights already: then there is no `state_dict` any more.
+        A sharded model, which has no average, was given its trained weights before.
         """
         trained = checkpoint.pop("current_model_state", None)
         if trained is None:

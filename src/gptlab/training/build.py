@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 
 from gptlab.data.batches.build import Data
-from gptlab.data.tokens.prepare import Corpus
 from gptlab.distributed.ranks import Ranks
-from gptlab.errors import require
+from gptlab.errors import UserError, reason, require
 from gptlab.model.config import build_model
 from gptlab.model.gpt import num_params
+from gptlab.model.heads import trunk_of
 from gptlab.planning.flops import flops_per_token
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
@@ -37,7 +37,7 @@ from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 from gptlab.training.config import TrainConfig
 from gptlab.training.lightning_internals import device_of, leave_signals, take_over_validation
 from gptlab.training.loss import Loss
-from gptlab.training.memory import keep_freed_pages
+from gptlab.training.memory import keep_freed_pages, require_memory
 from gptlab.training.module import GPTModule
 from gptlab.training.precision import compute_dtype, require_precision
 from gptlab.training.requirements import require_abilities
@@ -61,6 +61,7 @@ def build(begun: Start, console: Console) -> Parts:
     """Build data module, model, callbacks and trainer; raises UserError for mistakes about devices and precision."""
     config, datamodule = begun.config, begun.data.module
     parameters = count_parameters(config)
+    require_memory(parameters)
     flops = flops_per_token(config.model, parameters=parameters)
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
@@ -98,9 +99,20 @@ def build(begun: Start, console: Console) -> Parts:
     if device.type == "cpu":
         keep_freed_pages()
     L.seed_everything(config.seed, verbose=False)
-    gpt = begun.gpt or build_model(config.model)  # last: mistakes must not wait for it
-    module = as_module(config, gpt, begun.data, steps)
+    module = as_module(config, _model(begun, console), begun.data, steps)  # last: mistakes must not wait for it
     return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops)
+
+
+def _model(begun: Start, console: Console) -> Any:
+    """Return the model with the head of its task: a new one, or one with the weights of the run that it begins with."""
+    if begun.initial is None:
+        return begun.config.task.head(build_model(begun.config.model))
+    model, new = begun.initial.with_head(begun.config.task)
+    if new:
+        names = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")
+        line = f"init_from={begun.config.init_from}: it has no weights for the head of this task; new: {names}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return model
 
 
 def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console) -> EndOfStep:
@@ -134,15 +146,18 @@ def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Ca
     return timed
 
 
-def as_module(config: TrainConfig, gpt: Any, data: Data, steps: int) -> GPTModule:
-    """Return what Lightning trains, by the task, precision, sharding and compilation that are asked for."""
+def as_module(config: TrainConfig, model: Any, data: Data, steps: int) -> GPTModule:
+    """Return what Lightning trains, by the precision, sharding and compilation that are asked for.
+
+    `model` has the head of the task.
+    """
     trainer = config.trainer
     reading = Reading(data.module.separator, config.loss == "chunked")
     dtype = compute_dtype(trainer.precision)
-    headed = config.task.head(gpt)
-    require_abilities(config, gpt, headed, reading.separator is not None)
+    gpt: Any = trunk_of(model)
+    require_abilities(config, gpt, reading.separator is not None)
     gpt.recompute = trainer.activation_checkpointing
-    loss = Loss(config.task, headed, reading, None if trainer.sharded else dtype)
+    loss = Loss(config.task, model, reading, None if trainer.sharded else dtype)
     if config.compile:
         loss.compile()
     return GPTModule(
@@ -155,7 +170,7 @@ def as_module(config: TrainConfig, gpt: Any, data: Data, steps: int) -> GPTModul
         config.logger.every_n_steps,
         config.seed,
         config.on_nan,
-        bytes_per_token(data.corpus) if data.corpus and not data.corpus.unspelled["train"] else None,
+        data.corpus.bytes_per_target if data.corpus and not data.corpus.unspelled["train"] else None,
         WeightAverage(config.ema),
         sharded=trainer.sharded,
         shard_dtype=dtype,
@@ -171,23 +186,15 @@ def count_parameters(config: TrainConfig) -> int:
     try:
         with torch.device("meta"):
             return count()
-    except RuntimeError:  # a model that computes with its weights when it is made
+    except RuntimeError:  # a model that computes with its weights when it is made, or is beyond what can be counted
+        pass
+    try:
         return count()
+    except RuntimeError as error:
+        raise UserError("model", type(config.model).__name__, reason(error), "choose a smaller one") from error
 
 
 def require_compiler() -> None:
     """Refuse `compile` on a machine without a compiler."""
     found = torch.cuda.is_available() or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
     require(found, "compile", "true", "needs a C++ compiler on a CPU", "install g++, or leave it out")
-
-
-def bytes_per_token(corpus: Corpus) -> float:
-    """Return the mean length in bytes of a training token, by the weights of the sources.
-
-    If the text of the training tokens is not known, the figure is that of a held-out token.
-    """
-    parts = [source["train"] for source in corpus.manifest.get("sources", {"": corpus.manifest}).values()]
-    if any(part["bytes"] is None for part in parts):
-        parts = [corpus.manifest["val"]] * len(parts)
-    spelled = [part["bytes"] / part["tokens"] for part in parts]
-    return sum(w * each for w, each in zip(corpus.weights, spelled, strict=True)) / sum(corpus.weights)

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gptlab.data.text.sources import Bundled, DataConfig
+from gptlab.data.config import BatchConfig
+from gptlab.data.text.sources import Bundled
 from gptlab.decoding.decoders import Decoder, TopK
-from gptlab.errors import require
+from gptlab.errors import UserError, require
 from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
 from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
 from gptlab.optim.schedules import Cosine, Schedule
+from gptlab.registry import name_of, option_of, options
 from gptlab.tasks.base import Task
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizers.base import TokenizerConfig
@@ -51,7 +53,7 @@ class TrainConfig:
     """Train a model; everything about the run is written into one run directory."""
 
     model: ModelConfig = field(default_factory=nano)
-    data: DataConfig = field(default_factory=Bundled)
+    data: BatchConfig = field(default_factory=Bundled)
     tokenizer: TokenizerConfig = field(default_factory=BPE)
     optimizer: OptimizerConfig = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Cosine)
@@ -83,7 +85,12 @@ class TrainConfig:
         known = f"choose one of {', '.join(self.task.metrics)}"
         known_metric = self.search_metric in self.task.metrics
         require(known_metric, "search_metric", self.search_metric, "no such metric of the task", known)
+        self._require_data_of_task()
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
+        folders = self.name.split("/")
+        proper = not {"", ".", ".."} & set(folders) and "\0" not in self.name
+        require(proper, "name", self.name, "is no name of a folder, or of folders in each other", "try nano or a/b")
+        require(self.run_dir != "", "run_dir", "", "is empty", "leave it out, or give a directory")
         require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
         require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")
         there = self.loss in ("full", "chunked")
@@ -98,6 +105,19 @@ class TrainConfig:
             require(not chunked, "loss", "chunked", "needs the head whole, fsdp shards it", "leave it out")
             auto = self.data.micro_batch_size == "auto"
             require(not auto, "data.micro_batch_size", "auto", "cannot try out a sharded model", "give a number")
+
+    def _require_data_of_task(self) -> None:
+        """Refuse data of a kind that the task does not learn from."""
+        gives, takes = getattr(self.data, "gives", ""), self.task.learns_from
+        if not gives or gives in takes:
+            return
+        name = (option_of(self.task) or ("", type(self.task).__name__))[1]
+        fitting = [each for each, part in options("data").items() if getattr(part, "gives", "") in takes]
+        why = f"gives {gives}, and task={name} learns from {' or '.join(takes)}"
+        todo = (
+            f"choose one of {', '.join(fitting)}" if fitting else "enable the plugin that has such data: plugins=[NAME]"
+        )
+        raise UserError("data", name_of(self.data), why, todo)
 
     @property
     def path(self) -> Path:

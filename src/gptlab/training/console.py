@@ -15,6 +15,7 @@ from gptlab.data.batches.build import Data
 from gptlab.metrics import metrics
 from gptlab.model.config import GPTConfig
 from gptlab.registry import name_of
+from gptlab.runs.samples import visible
 from gptlab.training.build import Parts
 from gptlab.training.lightning_internals import device_of
 from gptlab.training.peak_flops import PeakFlops
@@ -26,7 +27,7 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
     config, data, trainer, plan, model = begun.config, begun.data, parts.trainer, parts.plan, begun.config.model
     rows = {
         "model": f"{parts.parameters:,} parameters: {_shape(model)}, context {model.block_size}",
-        "data": _sizes(data),
+        "data": "\n".join([_sizes(data), *(data.corpus.notes if data.corpus else [])]),
         "windows": data.module.describe(),
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens{_unspelled(data)}",
         "budget": str(plan) if plan else f"minutes={config.budget.minutes:g}, in steps when some have been timed",
@@ -58,7 +59,7 @@ def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str,
     texts = [(how, _shown(prompt), _shown(text)) for how, prompt, text in texts]
     for how, prompt, text in texts:
         console.print(
-            Text(f"{how}: ", style="dim") + Text(prompt, style="bold") + Text(text.rstrip(), style="not bold")
+            Text(f"{how}: ", style="dim") + Text(prompt, style="bold") + Text(visible(text.rstrip()), style="not bold")
         )
         console.print()
     run = _near(summary["run_dir"])
@@ -83,9 +84,11 @@ def _shape(model: Any) -> str:
 def _sizes(data: Data) -> str:
     """Return the amount of text to train on and of held-out text, in words."""
     told = f"sha256 {data.module.data_hash[:12]}"
-    if data.corpus is None:
+    if data.source is None:
         return told
-    train, val = data.corpus.manifest["train"], data.corpus.manifest["val"]
+    train, val = data.source.manifest["train"], data.source.manifest["val"]
+    if data.corpus is None:
+        return f"{train['examples']:,} examples to train on; {val['examples']:,} held out; {told}"
     return (
         f"{train['documents']:,} documents, {_bytes(train)}{train['tokens']:,} tokens to train on; "
         f"{_bytes(val)}{val['tokens']:,} tokens held out; {told}"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gptlab.decoding.decoders import Greedy
-from gptlab.errors import RunFailed
+from gptlab.errors import RunFailed, one_line, reason
 from gptlab.metrics import in_summary
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import fingerprint
@@ -98,9 +98,15 @@ def stopped(begun: Start, parts: Parts, console: Console) -> None:
 def not_finite(begun: Start, step: int) -> RunFailed:
     """Return the error that ends a run whose step had a gradient that is not finite."""
     todo = "lower optimizer.lr, or on_nan=skip"
-    if begun.data.corpus is not None:  # other data modules cannot return the rows of a step
+    if begun.data.corpus is not None and begun.config.task.predicts_tokens:  # what replay can rebuild
         todo += f"; what was in it: gptlab replay run={begun.run_dir} step={step}"
     return RunFailed(f"step={step}: its gradient is not finite; {todo}")
+
+
+def unwritable(begun: Start, error: OSError) -> RunFailed:
+    """Return the error that ends a run whose files cannot be written: a full disk, a directory that was taken away."""
+    where, why = error.filename or begun.run_dir, error.strerror or reason(error)
+    return RunFailed(one_line(f"{where}: {why}; mend that, then: gptlab train resume={begun.run_dir}"))
 
 
 def _finite(value: float | None) -> float | None:

@@ -21,6 +21,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from gptlab.distributed.sharding import load_whole_optimizer_state, load_whole_weights
+
 # warnings whose advice does not apply here
 ADVICE = (
     "does not have many workers",
@@ -148,8 +150,25 @@ def same_random_numbers() -> AbstractContextManager[None]:
 
 
 def sharded_strategy() -> Strategy:
-    """Return the strategy that shards a model (experimental) and saves it in one file, so that any command reads it."""
-    return ModelParallelStrategy(save_distributed_checkpoint=False)
+    """Return the strategy that shards a model (experimental) and saves it in one file, so that any command reads it.
+
+    Lightning's own reads the optimizer's state by the numbers of its parameters in the model, which are not those that
+    one device saves; ours continues from any checkpoint. It takes a model's trained weights, never their average.
+    """
+
+    class Sharded(ModelParallelStrategy):
+        """Lightning's strategy, but for how it loads a checkpoint."""
+
+        def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+            checkpoint: dict[str, Any] = torch.load(checkpoint_path, "cpu", weights_only=True, mmap=True)
+            weights, module = checkpoint.pop("state_dict"), self.lightning_module
+            assert module is not None
+            load_whole_weights(module, checkpoint.pop("current_model_state", weights))
+            for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
+                load_whole_optimizer_state(module, optimizer, state)
+            return checkpoint
+
+    return Sharded(save_distributed_checkpoint=False)
 
 
 def is_sharded(trainer: L.Trainer) -> bool:

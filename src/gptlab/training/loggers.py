@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import require
-from gptlab.files import write_atomically
+from gptlab.files import read_bounded, write_atomically
 from gptlab.registry import option
-from gptlab.training.named_parts import checked, found, made
+from gptlab.training.named_parts import checked, found, made, require_arguments
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -41,13 +42,19 @@ class Loggers:
         require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
         self.others = {name: checked(each, LOGGERS, f"others.{name}") for name, each in self.others.items()}
 
-    def require_packages(self) -> None:
-        """Refuse a logger that is not installed, or that cannot be found."""
+    def require_usable(self) -> None:
+        """Refuse a logger that is not installed or cannot be found, does not take its arguments, or lets nobody in."""
+        from gptlab.training.dashboards import require_mlflow_server, require_wandb_login
+
         for name, each in self.others.items():
-            found(each, LOGGERS, "logger", f"logger.others.{name}")
+            require_arguments(each, LOGGERS, "logger", f"logger.others.{name}")
         for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
             missing = wanted and find_spec(package) is None
             require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
+        if self.wandb:
+            require_wandb_login()
+        if self.mlflow:
+            require_mlflow_server(self._uri)
 
     def build(self, run_dir: Path, name: str, resumed: int | None = None, before: Path | None = None) -> list[Logger]:
         """Build the loggers of a run.
@@ -69,7 +76,9 @@ class Loggers:
             from lightning.pytorch.loggers import WandbLogger
 
             known = _kept(run_dir / "wandb_run_id", lambda: secrets.token_hex(8))
-            loggers.append(WandbLogger(title, run_dir, id=known, resume="allow", project=self.project))
+            wandb_logger = WandbLogger(title, run_dir, id=known, resume="allow", project=self.project)
+            _ = wandb_logger.experiment  # connects
+            loggers.append(wandb_logger)
         if self.mlflow:
             loggers.append(self._mlflow(run_dir, title))
         return loggers
@@ -81,13 +90,17 @@ class Loggers:
 
             wandb.finish(exit_code=0 if good else 1)
 
+    @property
+    def _uri(self) -> str:
+        """The address of MLflow's server or file."""
+        return self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
+
     def _mlflow(self, run_dir: Path, title: str) -> Logger:
         from gptlab.training.lightning_internals import early_rank, mlflow_logger
 
-        uri = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///outputs/mlflow.db"
         note = run_dir / "mlflow_run_id"
-        known = note.read_text() if note.exists() else None
-        logger = mlflow_logger(self.project, title, uri, known)
+        known = _known(note)
+        logger = mlflow_logger(self.project, title, self._uri, known)
         if known is None and early_rank() == 0:
             Path("outputs").mkdir(exist_ok=True)
             _kept(note, lambda: str(logger.run_id))
@@ -100,9 +113,19 @@ def _kept(note: Path, new: Callable[[], str]) -> str | None:
 
     if early_rank() != 0:
         return None
-    if not note.exists():
-        write_atomically(note, new().encode())
-    return note.read_text()
+    if (known := _known(note)) is None:
+        known = new()
+        write_atomically(note, known.encode())
+    return known
+
+
+def _known(note: Path) -> str | None:
+    """Return the name that a dashboard gave a run; None where there is none yet, or it is no such name."""
+    try:
+        known = read_bounded(note, 100).decode("ascii", "replace")
+    except OSError:
+        return None
+    return known if re.fullmatch(r"\w{1,64}", known, re.ASCII) else None
 
 
 @option("callbacks", "monitor")

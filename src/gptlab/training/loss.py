@@ -31,6 +31,10 @@ class Loss(nn.Module):
     def gpt(self) -> Any:
         return self.figures.losses.gpt
 
+    @property
+    def reading(self) -> Reading:
+        return self.figures.losses.reading
+
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the computation of the figures, which training and validation share."""
         self.figures.compile(*args, **kwargs)

@@ -1,7 +1,10 @@
-"""Configure memory on a CPU: pages that one step frees are reused by the next."""
+"""Memory on a CPU: is there enough of it, and pages that one step frees are for the next one."""
 
 import ctypes
+import os
 import platform
+
+from gptlab.errors import require
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -16,3 +19,12 @@ def keep_freed_pages() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def require_memory(parameters: int) -> None:
+    """Refuse a model whose weights alone, in fp32, are more than this machine's memory; where that is known."""
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    there, needed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 4 * parameters
+    why = f"are {needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f} GB of memory"
+    require(needed <= there, "model", f"{parameters:,} weights", why, "choose a smaller one")

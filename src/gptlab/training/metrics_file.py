@@ -1,5 +1,6 @@
 """Write metrics.csv, and read it back when a run is resumed."""
 
+import contextlib
 import csv
 import io
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from gptlab.files import sync_files, write_atomically
+from gptlab.files import read_bounded, sync_files, write_atomically
+
+MOST_BYTES = 1 << 30  # of a file that is read
 
 
 class MetricsFile(Logger):
@@ -75,11 +78,19 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> list[str]:
 def metrics_until(path: Path, step: int = sys.maxsize) -> list[dict[str, Any]]:
     """Return the rows of metrics.csv up to a step, without empty cells; later ones will be logged again.
 
-    A last line without an end is half written, and left out.
+    A last line without an end is half written, and left out, as are lines that are none.
     """
-    if not path.exists():
+    try:
+        text = read_bounded(path, MOST_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
         return []
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        lines = [line for line in file if line.endswith("\n")]
-    rows = [{key: value for key, value in row.items() if key and value} for row in csv.DictReader(lines)]
-    return [row for row in rows if str(row.get("step", "")).isdecimal() and int(row["step"]) <= step]
+    whole = text.replace("\0", "").rpartition("\n")[0]
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(csv.Error):  # of a cell that never ends
+        for row in csv.DictReader(whole.splitlines()):
+            rows.append({key: value for key, value in row.items() if key and value})
+    return [row for row in rows if _is_step(row.get("step", "")) and int(row["step"]) <= step]
+
+
+def _is_step(text: str) -> bool:
+    return text.isdecimal() and len(text) < 16

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from gptlab.data.batches.batch import Batch, tensors
 from gptlab.distributed.sharding import full_tensor, shard
+from gptlab.errors import UserError
+from gptlab.model.config import build_model
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Schedule
 from gptlab.randomness import random_seed
-from gptlab.registry import name_of
-from gptlab.tasks.base import Sums
+from gptlab.registry import name_of, option_of, options
+from gptlab.tasks.base import Reading, Sums
+from gptlab.tasks.saved import USUAL
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.lightning_internals import (
     datamodule_of,
@@ -39,8 +42,8 @@ class NotFinite(RuntimeError):
 class GPTModule(L.LightningModule):
     """A model in training for `steps` optimizer steps.
 
-    `val_bytes` is the length of the text that the held-out targets spell, `bytes_per_token` the mean length of a
-    training token. With `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
+    `val_bytes` is the length of the text that the held-out targets spell, `bytes_per_target` the mean length of the
+    text of a training target. With `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
     """
 
     gpt: Any  # the model, with the head of its task
@@ -57,7 +60,7 @@ class GPTModule(L.LightningModule):
         log_every_n_steps: int,
         seed: int,
         on_nan: str = "stop",
-        bytes_per_token: float | None = None,
+        bytes_per_target: float | None = None,
         average: WeightAverage | None = None,
         sharded: bool = False,
         shard_dtype: torch.dtype | None = None,
@@ -66,7 +69,7 @@ class GPTModule(L.LightningModule):
         self.gpt, self.loss, self.task = loss.gpt, loss, loss.task
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
-        self.log_every_n_steps, self.on_nan, self.bytes_per_token = log_every_n_steps, on_nan, bytes_per_token
+        self.log_every_n_steps, self.on_nan, self.bytes_per_target = log_every_n_steps, on_nan, bytes_per_target
         self.average = average or WeightAverage(None)
         self.sharded, self.shard_dtype = sharded, shard_dtype
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite
@@ -76,6 +79,40 @@ class GPTModule(L.LightningModule):
         self._gradients: dict[str, Any] = {}  # norm and rate of the last step, from clipping
         self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last check
         self._sums: list[Sums] = []  # of this rank's held-out batches
+        hparams = {name: settings(part) for name, part in self._parts().items()}
+        plain = {"steps": steps, "val_bytes": val_bytes, "clip_norm": clip_norm, "seed": seed, "on_nan": on_nan}
+        rest = {"log_every_n_steps": log_every_n_steps, "bytes_per_target": bytes_per_target}
+        self.save_hyperparameters({**hparams, **plain, **rest, "separator": loss.reading.separator}, logger=False)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"task": self.task, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **changes: Any,
+    ) -> "GPTModule":
+        """Return the module of a checkpoint with its weights, as Lightning's users expect; no code in it is run.
+
+        `changes` replace what `hparams` holds. Raises UserError where a part is of a package that is not enabled.
+        """
+        saved = torch.load(checkpoint_path, map_location=map_location or "cpu", weights_only=True)
+        hparams = {**saved.get("hyper_parameters", {}), **changes}
+        task, optimizer, schedule = (
+            part(group, hparams.pop(group, None) or {"option": usual, "values": {}})
+            for group, usual in {"task": USUAL, "optimizer": "adamw", "schedule": "cosine"}.items()
+        )
+        config = part("model", {"option": saved.get("model_option", "gpt"), "values": saved["model"]})
+        loss = Loss(task, task.head(build_model(config)), Reading(hparams.pop("separator", None)))
+        usual = {"steps": 1, "val_bytes": None, "clip_norm": 0.0, "seed": 0, "log_every_n_steps": 1}
+        module = cls(loss, optimizer, schedule, **{**usual, **hparams})
+        module.load_state_dict(saved["state_dict"], strict=strict is not False)
+        return module
 
     def configure_model(self) -> None:
         """Shard the weights once; Lightning calls this for each of its loops."""
@@ -95,6 +132,9 @@ class GPTModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._sums.append(self.task.measure(self.loss.figures(*tensors(batch)), batch))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
 
     def on_train_start(self) -> None:
         """Set the learning rate of this config: a checkpoint has that of the config it was made with."""
@@ -128,7 +168,7 @@ class GPTModule(L.LightningModule):
     def training_metrics(self, losses: list[tuple[int, float]]) -> dict[str, float]:
         """Return the metrics to log for the steps of `losses`: the task's scores of their mean, rate, gradient norm."""
         loss = sum(value for _, value in losses) / len(losses)
-        scores = self.task.scores({"nats": loss, "targets": 1}, self.bytes_per_token)
+        scores = self.task.scores({"nats": loss, "targets": 1}, self.bytes_per_target)
         return {
             **{f"train/{name}": value for name, value in scores.items()},
             **{name: float(value) for name, value in self._gradients.items()},
@@ -148,7 +188,16 @@ class GPTModule(L.LightningModule):
         return torch.cat([self._earlier_losses, reduced(self.trainer, losses, "mean").cpu()])
 
     def on_validation_epoch_end(self) -> None:
-        """Score the held-out text exactly over all ranks: sums are added up, means are never averaged."""
+        """Publish the scores of the held-out text."""
+        scores = self._scores()
+        publish(self.trainer, {f"val/{name}": value for name, value in scores.items()}, self.global_step)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the same scores as `test/...`, which Trainer.test returns."""
+        self.log_dict({f"test/{name}": value for name, value in self._scores().items()})
+
+    def _scores(self) -> dict[str, float]:
+        """Score the held-out text exactly over all ranks: sums are summed, never means averaged."""
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         sums: Sums = {}
         for name in sorted(self._sums[0]):
@@ -156,8 +205,7 @@ class GPTModule(L.LightningModule):
             sums[name] = reduced(self.trainer, own, "sum").cpu().double()
         self._sums.clear()
         self.curves = {f"val/{name}": curve for name, curve in self.task.curves(sums).items()}
-        scores = self.task.scores(sums, self.val_bytes)
-        publish(self.trainer, {f"val/{name}": value for name, value in scores.items()}, self.global_step)
+        return self.task.scores(sums, self.val_bytes)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer.build(self.gpt)
@@ -222,8 +270,25 @@ class GPTModule(L.LightningModule):
         self.average.save(checkpoint, "gpt.")
 
 
+def settings(part: Any) -> dict[str, Any]:
+    """Return a part as plain values: the name it is registered under, and its fields."""
+    option = option_of(part)
+    return {
+        "option": option[1] if option else None,
+        "values": asdict(part) if hasattr(part, "__dataclass_fields__") else {},
+    }
+
+
+def part(group: str, saved: dict[str, Any]) -> Any:
+    """Return the part that `settings` gave; raises UserError where it is not registered here."""
+    kind = options(group).get(saved["option"])
+    if kind is None:
+        raise UserError(group, saved["option"], "is not an option here", "enable the plugin that has it")
+    return kind(**saved["values"])
+
+
 def step_targets(batch: Batch) -> int:
     """Return the number of targets of a batch's whole step, at least 1; raises TypeError if the batch has no number."""
-    if batch.step_targets is None:
-        raise TypeError("the data module's batches must say how many targets their step has (Batch.step_targets)")
+    if batch.step_targets is None or batch.step_tokens is None:
+        raise TypeError("batches of training must say how large their step is (Batch.step_targets, Batch.step_tokens)")
     return max(1, batch.step_targets)

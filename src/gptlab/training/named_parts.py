@@ -1,5 +1,6 @@
 """Build callbacks and loggers that a config names by class, or as registered options of other packages."""
 
+import inspect
 from typing import Any
 
 from gptlab import registry
@@ -33,12 +34,25 @@ def found(values: dict[str, Any], package: str, group: str, key: str) -> Any:
     return options[name]
 
 
+def require_arguments(values: dict[str, Any], package: str, group: str, key: str) -> None:
+    """Refuse a part that cannot be found, or whose arguments it does not take, before it is made."""
+    arguments = _arguments(values)
+    try:
+        inspect.signature(found(values, package, group, key)).bind(**arguments)
+    except TypeError as error:
+        raise UserError(key, arguments, reason(error), "see what it takes") from error
+
+
 def made(values: dict[str, Any], package: str, group: str, key: str) -> Any:
     """Return a part with its arguments; raises UserError if they do not fit."""
     kind = found(values, package, group, key)
-    arguments = {name: value for name, value in values.items() if name not in ("class", "option")}
+    arguments = _arguments(values)
     try:
         part = kind(**arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever its code raises
         raise UserError(key, arguments, reason(error), "see what it takes") from error
     return part.build() if "option" in values else part
+
+
+def _arguments(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in ("class", "option")}

@@ -9,7 +9,7 @@ from gptlab.registry import name_of
 from gptlab.training.config import TrainConfig
 
 
-def require_abilities(config: TrainConfig, gpt: Any, headed: Any, by_document: bool) -> None:
+def require_abilities(config: TrainConfig, gpt: Any, by_document: bool) -> None:
     """Refuse settings that need more of the model `gpt`, or of the one with the task's head, than it has.
 
     `by_document` tells whether documents are read apart.
@@ -20,7 +20,7 @@ def require_abilities(config: TrainConfig, gpt: Any, headed: Any, by_document: b
         ("data.mask_documents", "true", by_document, _takes_documents(gpt), "forward(idx, documents)"),
         ("loss", "chunked", chunked, hasattr(gpt, "hidden") and hasattr(gpt, "logits"), "hidden() and logits()"),
         ("trainer.activation_checkpointing", "true", recomputes, hasattr(gpt, "recompute"), "the switch recompute"),
-        ("optimizer", name_of(config.optimizer), muon, hasattr(headed, "blocks"), "blocks, whose matrices it updates"),
+        ("optimizer", name_of(config.optimizer), muon, hasattr(gpt, "blocks"), "blocks, whose matrices it updates"),
     ]
     for key, value, asked, able, what in needed:
         why = f"needs a model with {what}, which model={name_of(gpt.config)} does not have"

@@ -3,31 +3,58 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptlab.errors import UserError, require
+from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
+from gptlab.runs.config_file import with_defaults
+from gptlab.runs.differences import WITHOUT_EFFECT
 from gptlab.runs.run_dir import RunDir
-from gptlab.training.callbacks.checkpointing import by_step, is_whole
+from gptlab.tasks.saved import USUAL
+from gptlab.training.callbacks.checkpointing import by_step
 
 # fields that a continuation must not change; of `data` all but how batches are computed, of the optimizer,
 # whose state is kept, all but its rate
-FIXED = ("model", "tokenizer", "data", "optimizer", "seed")
+FIXED = ("task", "model", "tokenizer", "data", "optimizer", "seed")
 FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
+UNSAID = ("gptlab", "parts", "resume", "run_dir", "json")  # of what a continuation changes
+STATE: dict[str, type] = {  # of a checkpoint that a run goes on from
+    **{"state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict},
+    **{"global_step": int, "epoch": int},
+}
 
 
 def checkpoint_of(run: RunDir) -> tuple[Path, int, list[str]]:
     """Return the checkpoint that a run goes on from, the one asked for or else the newest that is whole; its step; and
-    the names of newer ones that are damaged. Raises UserError where there is none."""
-    folder, damaged = run.checkpoints, list[str]()
+    lines to be shown: which newer ones are damaged, and what cannot be told. Raises UserError where there is none."""
+    folder, damaged = run.checkpoints, list[UserError]()
     newest = [folder / "last.ckpt", *by_step(folder), folder / "best.ckpt"]
     for path in newest if run.checkpoint == newest[0] else [run.checkpoint]:
-        if path.exists() and is_whole(path):
-            step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-            return path, int(step), damaged
-        if path.exists():
-            damaged.append(path.name)
-    why = f"{', '.join(damaged)} damaged" if damaged else "it has no checkpoint yet"
+        if not path.exists():
+            continue
+        try:
+            note = verify(path)
+            step = _step_of(path)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        taken = [f"{_names(damaged)}: damaged; {path.name} is taken instead"] if damaged else []
+        return path, step, [*taken, *([note] if note else [])]
+    if len(damaged) == 1:
+        raise UserError("resume", damaged[0].value, damaged[0].why, damaged[0].todo)
+    why = f"{_names(damaged)} damaged" if damaged else "it has no checkpoint yet"
     raise UserError("resume", run.path, why, "name another checkpoint of the run, or start a new one")
+
+
+def _names(damaged: list[UserError]) -> str:
+    return ", ".join(Path(error.value).name for error in damaged)
+
+
+def _step_of(path: Path) -> int:
+    """Return the step of a checkpoint; raises UserError unless it has all that Lightning goes on from."""
+    saved = read_checkpoint(path, "meta")
+    missing = [key for key, kind in STATE.items() if not isinstance(saved.get(key), kind)]
+    if missing:
+        raise not_whole(path, ValueError(f"it has no {missing[0]}"))
+    return int(saved["global_step"])
 
 
 def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
@@ -41,7 +68,7 @@ def unfinished(values: dict[str, Any], run_dir: Path) -> RunDir | None:
     for path in sorted(found, key=lambda path: (path / "config.yaml").stat().st_mtime, reverse=True):
         run = RunDir(path.resolve())
         try:
-            same = run.status() != "finished" and _asked(run.config()) == _asked(values)
+            same = run.status() != "finished" and _asked(with_defaults(run.config())) == _asked(values)
         except UserError:  # it is damaged
             if own:
                 raise
@@ -57,14 +84,32 @@ def _asked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse a continuation with another model, tokenizer, text, optimizer or seed, by name."""
+    """Refuse a continuation with another task, model, tokenizer, data, optimizer or seed, by name."""
     parts = {key: name for key, name in before.get("parts", {}).items() if key.partition(".")[0] in FIXED}
+    parts = {"task": parts.pop("task", USUAL), **parts}  # the task first; gptlab 0.1 named none
     for key, old in parts.items():
         new = now["parts"].get(key)
         require(new == old, key, new, f"but the run that is resumed has {old}", "leave it out, or start a new run")
+    if "task" not in before:  # the run was made by gptlab 0.1
+        now = {**now, "task": None}
+    before = with_defaults(before)
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return each setting of the resumed run that a continuation changes, as `key: old -> new`.
+
+    A preset sets all of its part: `trainer=fsdp` also ends the run's own `trainer.val_every_n_steps`.
+    """
+    common = [key for key in before if key in now and key not in UNSAID]
+    found = _differences({key: before[key] for key in common}, {key: now[key] for key in common}, "")
+    return [f"{key}: {_shown(old)} -> {_shown(new)}" for key, old, new in found if key not in WITHOUT_EFFECT]
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def _differences(before: Any, now: Any, key: str) -> list[tuple[str, Any, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gptlab.errors import Stopped
+from gptlab.errors import RunFailed, Stopped, one_line, reason
 from gptlab.files import remove_unfinished
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
@@ -17,7 +17,7 @@ from gptlab.training.callbacks.graceful_stop import requeue
 from gptlab.training.callbacks.samples import keep_until
 from gptlab.training.config import TrainConfig
 from gptlab.training.console import header
-from gptlab.training.finish import finish, measure_end, not_finite, stopped, summarise
+from gptlab.training.finish import finish, measure_end, not_finite, stopped, summarise, unwritable
 from gptlab.training.lightning_internals import device_of, early_rank, silence_advice
 from gptlab.training.metrics_file import metrics_until, write_rows
 from gptlab.training.module import NotFinite
@@ -36,33 +36,42 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     begun = start(config, console)
     try:
         parts = build(begun, console)
-        open_run(begun, parts, console)  # from here on files are written
-        status, stop = "failed", parts.end_of_step.stop
         try:
-            with stop.heed_signals():
-                parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
-            measure_end(parts)
-            status = "finished"
-        except (KeyboardInterrupt, SystemExit):  # Lightning raises SystemExit on KeyboardInterrupt
-            status = "stopped"
-            stopped(begun, parts, console)
-            # a sweep ends too; with nothing noted it was Ctrl-C before the first step
-            raise Stopped(stop.signal_number if stop.why else signal.SIGINT) from None
-        except NotFinite as error:
-            raise not_finite(begun, error.step) from error
-        finally:
-            begun.config.logger.close(status == "finished")
-            summary = summarise(begun, parts, status)
-            if stop.why == "SIGUSR1" and parts.trainer.is_global_zero:
-                begun.release()
-                requeue()
-        return finish(begun, parts, summary, console)
+            open_run(begun, parts, console)  # from here on something is written
+            return fit(begun, parts, console)
+        except OSError as error:
+            raise unwritable(begun, error) from error
     finally:
         begun.release()
 
 
+def fit(begun: Start, parts: Parts, console: Console) -> dict[str, Any] | None:
+    """Attach the loggers, train, and write what it has come to."""
+    status, stop = "failed", parts.end_of_step.stop
+    try:
+        attach_loggers(begun, parts)
+        with stop.heed_signals():
+            parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
+        measure_end(parts)
+        status = "finished"
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        status = "stopped"
+        stopped(begun, parts, console)
+        # a sweep ends too; with nothing noted it was Ctrl-C before the first step
+        raise Stopped(stop.signal_number if stop.why else signal.SIGINT) from None
+    except NotFinite as error:
+        raise not_finite(begun, error.step) from error
+    finally:
+        begun.config.logger.close(status == "finished")
+        summary = summarise(begun, parts, status)
+        if stop.why == "SIGUSR1" and parts.trainer.is_global_zero:
+            begun.release()
+            requeue()
+    return finish(begun, parts, summary, console)
+
+
 def open_run(begun: Start, parts: Parts, console: Console) -> None:
-    """Create the run directory, or restore that of a resumed run to its checkpoint; then attach the loggers."""
+    """Make the run directory, or put that of a resumed run back to where its checkpoint is."""
     config, data, run = begun.config, begun.data, RunDir(begun.run_dir)
     if parts.trainer.is_global_zero:
         begun.lock = begun.lock or run.hold("run_dir")
@@ -80,8 +89,18 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
         peak = peak_flops(device_of(trainer), bf16="bf16" in config.trainer.precision)
         parts.end_of_step.throughput.share_per_token = parts.flops_per_token / (peak.flops * trainer.world_size)
         header(console, begun, parts, peak)
-    before = (begun.step, run.path) if begun.resumed_from else ()
-    parts.trainer.loggers = config.logger.build(run.path, config.name, *before)
+
+
+def attach_loggers(begun: Start, parts: Parts) -> None:
+    """Let metrics go where they were asked to, on from where they were; raises RunFailed where one cannot begin."""
+    before = (begun.step, begun.run_dir) if begun.resumed_from else ()
+    try:
+        parts.trainer.loggers = begun.config.logger.build(begun.run_dir, begun.config.name, *before)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a dashboard's client raises
+        why = one_line(f"logger: cannot begin ({type(error).__name__}: {reason(error)})")
+        raise RunFailed(f"{why}; leave it out, then: gptlab train resume={begun.run_dir}") from error
 
 
 def put_back(begun: Start, run_dir: Path) -> None:

@@ -12,14 +12,15 @@ from gptlab.data.batches.build import Data, build_data
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig
-from gptlab.runs.config_file import record
+from gptlab.runs.config_file import LAYOUT, record, with_defaults
 from gptlab.runs.run_dir import RunDir, default_run_dir
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
+from gptlab.training.init_from import Initial, initial
 from gptlab.training.lightning_internals import early_rank
-from gptlab.training.resume import checkpoint_of, require_same, unfinished
+from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
 
 Model = TypeVar("Model", bound=ModelConfig)
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
@@ -31,7 +32,7 @@ class Start:
 
     config: TrainConfig  # resolved, as in config.yaml
     data: Data
-    gpt: Any  # the model that `init_from` names, for a run that has no checkpoint; else None
+    initial: Initial | None  # the model that `init_from` names, for a run that has no checkpoint
     resumed_from: RunDir | None
     checkpoint: Path | None = None  # of that run; None if it was killed before its first one and begins again
     step: int = 0  # of that checkpoint
@@ -66,19 +67,18 @@ class Start:
 
 def start(config: TrainConfig, console: Console) -> Start:
     """Find the run that is resumed, if any, and prepare the data. On rank 0 the resumed run is locked first."""
-    require(config.run_dir != "", "run_dir", "", "is empty", "leave it out, or give a directory")
     if config.run_dir is None:
         config = dataclasses.replace(config, run_dir=str(default_run_dir(config.name)))
     config.callbacks.require_classes()
-    config.logger.require_packages()
+    config.logger.require_usable()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
-    gpt, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)
-    block_size = (gpt.config if gpt else config.model).block_size
+    first, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)
+    block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
-        data = build_data(config.data, tokenizer, block_size, config.seed, config.task.data_module, watch)
-    model = gpt.config if gpt else with_vocabulary(config.model, data.tokenizer.n_vocab)
-    config = dataclasses.replace(config, model=model, tokenizer=tokenizer)
+        data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
+    model = first.config if first else with_vocabulary(config.model, data.tokenizer.n_vocab)
+    config = dataclasses.replace(config, model=model, tokenizer=tokenizer, task=data.task)
     if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
     if before and not before.is_begun() and before.path.resolve() == config.path.resolve():
@@ -86,19 +86,19 @@ def start(config: TrainConfig, console: Console) -> Start:
     if before is None:
         if early_rank() == 0:
             RunDir(config.path).require_new()
-        return Start(config, data, gpt, None)
-    return resumed(config, data, gpt, before, console)
+        return Start(config, data, first, None)
+    return resumed(config, data, first, before, console)
 
 
-def initial_model(config: TrainConfig) -> tuple[Any, TokenizerConfig]:
+def initial_model(config: TrainConfig) -> tuple[Initial | None, TokenizerConfig]:
     """Return the model and the tokenizer that `init_from` names; without it None, and the config's own tokenizer."""
     if not config.init_from:
         return None, config.tokenizer
     source = RunDir.find(config.init_from)
-    return source.load()[0].train(), Saved(str(source.path / "tokenizer"))
+    return initial(source), Saved(str(source.path / "tokenizer"))
 
 
-def resumed(config: TrainConfig, data: Data, gpt: Any, before: RunDir, console: Console) -> Start:
+def resumed(config: TrainConfig, data: Data, first: Initial | None, before: RunDir, console: Console) -> Start:
     """Lock the run that goes on, find its checkpoint, and refuse what would make its continuation a lie.
 
     A run that was killed before its first checkpoint begins again in its directory.
@@ -106,19 +106,24 @@ def resumed(config: TrainConfig, data: Data, gpt: Any, before: RunDir, console: 
     if config.budget.seconds_per_step is None:
         seconds = before.config().get("budget", {}).get("seconds_per_step")
         config = dataclasses.replace(config, budget=dataclasses.replace(config.budget, seconds_per_step=seconds))
-    begun = Start(config, data, gpt, before)
+    begun = Start(config, data, first, before)
     if early_rank() == 0:
+        before.require_own_files()
         if begun.in_place:
             begun.lock = before.hold()
         else:
             RunDir(begun.run_dir).require_new()
     try:
-        require_same(before.config(), plain(record(config)))
+        now = plain(record(config))
+        require_same(before.config(), now)
+        if before.layout == LAYOUT and (changed := changes(with_defaults(before.config()), now)):
+            line = f"changed in this continuation: {', '.join(changed)}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         if begun.in_place and not before.has_checkpoint() and before.status() != "finished":
             return begun
-        begun.checkpoint, begun.step, damaged = checkpoint_of(before)
-        if damaged:
-            console.print(f"{', '.join(damaged)}: damaged; {begun.checkpoint.name} is taken instead", highlight=False)
+        begun.checkpoint, begun.step, notes = checkpoint_of(before)
+        for note in notes:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
         noise = "the noise of dropout goes on as this version draws it, not as the run's own did"
         if before.layout < 2 and getattr(config.model, "dropout", None):
             console.print(f"{before.path}: was made by an older gptlab; {noise}", highlight=False, soft_wrap=True)

@@ -58,29 +58,30 @@ def test_a_batch_keeps_the_targets_of_its_step_on_its_way(packing: str, workers:
         parts = batches[2 * step : 2 * step + 2]
         count = sum(int((batch.y != IGNORE).sum()) for batch in parts)
         assert [batch.step_targets for batch in parts] == [count, count]
+        assert all(batch.step_tokens in (count, count + 1) for batch in parts)  # the very last token has no target
         assert packing == "documents" or count == 8 * 400
     moved = move_data_to_device(batches[0], torch.device("cpu"))
     for found in (moved, pickle.loads(pickle.dumps(batches[0]))):
-        assert isinstance(found, Batch) and found.step_targets == batches[0].step_targets
-    assert all(batch.step_targets is None for batch in data.val_dataloader())
+        assert isinstance(found, Batch) and found[2:] == batches[0][2:]
+    assert all(batch[2:] == (None, None) for batch in data.val_dataloader())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pins memory for a GPU")
 def test_pinned_memory_keeps_it_too() -> None:
-    batch = pin_memory(Batch(torch.zeros(1, 2), torch.zeros(1, 2), 7))
-    assert isinstance(batch, Batch) and batch.step_targets == 7 and batch.x.is_pinned()
+    batch = pin_memory(Batch(torch.zeros(1, 2), torch.zeros(1, 2), 7, 9))
+    assert isinstance(batch, Batch) and batch[2:] == (7, 9) and batch.x.is_pinned()
 
 
-def test_tokens_are_targets_and_padding_is_none(files: list[str]) -> None:
+def test_tokens_are_what_is_read_and_padding_is_none(files: list[str]) -> None:
     dense = module(Files(files=files, batch_size=8))
     (windows,) = dense.train
     assert (dense.tokens_per_step, dense.tokens_per_epoch) == (8 * T, len(windows) * T)
     assert isinstance(dense.tokens_per_step, int)
     packed = module(Files(files=files, batch_size=8, packing="documents"), 400)
     (windows,) = packed.train
-    _, y, _ = windows.__getitems__(range(len(windows)))
-    assert packed.tokens_per_epoch == int((y != IGNORE).sum()) == len(windows.tokens) - 1
-    assert packed.tokens_per_step == pytest.approx(8 * (y != IGNORE).sum().item() / len(windows))
+    _, y, *_ = windows.__getitems__(range(len(windows)))
+    assert packed.tokens_per_epoch == int((y != IGNORE).sum()) + 1 == len(windows.tokens)  # the last one has no target
+    assert packed.tokens_per_step == pytest.approx(8 * len(windows.tokens) / len(windows))
     assert packed.tokens_per_step < 8 * 400
 
 
@@ -89,9 +90,9 @@ def test_tokens_of_a_step_are_counted_by_the_weights_of_sources(files: list[str]
     data = module(Mixture(parts=parts, weights={"b": 3.0}, batch_size=1024, packing="documents"), 400)
     data.micro_batch_size, data.steps = 1024, 1
     (batch,) = data.train_dataloader()
-    a, b = (windows.targets.mean() for windows in data.train)
+    a, b = (windows.lengths.mean() for windows in data.train)
     assert data.tokens_per_step == pytest.approx(256 * a + 768 * b)
-    assert batch.step_targets == pytest.approx(data.tokens_per_step, rel=0.05)
+    assert batch.step_tokens == pytest.approx(data.tokens_per_step, rel=0.05)
 
 
 def test_a_mixture_deals_out_windows_of_every_part(files: list[str]) -> None:

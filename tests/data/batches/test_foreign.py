@@ -22,6 +22,7 @@ from gptlab.data.batches.rows import as_rows
 from gptlab.data.config import BatchConfig, ForeignData
 from gptlab.data.text.sources import Files
 from gptlab.errors import UserError
+from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizers.bpe import BPE
 from gptlab.tokenizers.byte import Byte
 
@@ -77,7 +78,7 @@ def data(
 
 def equal(a: list[Batch], b: list[Batch]) -> bool:
     pairs = zip(a, b, strict=True)
-    return all(torch.equal(p.x, q.x) and torch.equal(p.y, q.y) and p.step_targets == q.step_targets for p, q in pairs)
+    return all(torch.equal(p.x, q.x) and torch.equal(p.y, q.y) and p[2:] == q[2:] for p, q in pairs)
 
 
 def test_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
@@ -92,12 +93,15 @@ def test_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
     assert module.seconds_waited > 0
 
 
-def test_every_micro_batch_knows_the_targets_of_its_step() -> None:
+def test_every_micro_batch_knows_the_size_of_its_step() -> None:
     batches = list(data().train_dataloader())
     for step in range(9):
         parts = batches[4 * step : 4 * step + 4]
         count = sum(int((batch.y != IGNORE).sum()) for batch in parts)
         assert [batch.step_targets for batch in parts] == [count] * 4
+        rows = [row for batch in parts for row in (batch.y != IGNORE).tolist()]
+        read = sum(max((t + 1 for t, counts in enumerate(row) if counts), default=0) for row in rows)
+        assert [batch.step_tokens for batch in parts] == [read] * 4
 
 
 @pytest.mark.parametrize("first", range(10))
@@ -143,7 +147,7 @@ def test_every_held_out_row_once_in_equally_many_batches(world_size: int) -> Non
     assert len({len(rank) for rank in ranks}) == 1
     batches = [batch for rank in ranks for batch in rank]
     assert {tuple(batch.x.shape) for batch in batches} == {(3, 10)}
-    assert all(batch.step_targets is None for batch in batches)
+    assert all(batch[2:] == (None, None) for batch in batches)
     counted = [row for batch in batches for row in batch.x[(batch.y != IGNORE).any(1)][:, 0].tolist()]
     assert sorted(counted) == list(range(ROWS))
     again = list(data(0, world_size, micro=3).val_dataloader())
@@ -152,7 +156,7 @@ def test_every_held_out_row_once_in_equally_many_batches(world_size: int) -> Non
 
 def test_what_a_budget_counts_by() -> None:
     module = data()
-    assert module.tokens_per_step == next(iter(data().train_dataloader())).step_targets
+    assert module.tokens_per_step == next(iter(data().train_dataloader())).step_tokens
     assert module.tokens_per_epoch == round(module.tokens_per_step / 8 * ROWS)
     assert isinstance(module.tokens_per_step, int)
 
@@ -241,19 +245,19 @@ def test_rows_of_unequal_length_are_padded() -> None:
         def train_dataloader(self) -> Any:
             return [(torch.full((2, n), n), torch.full((2, n), n)) for n in (3, 5)]
 
-    (x, y, count), *_ = data(of=Ragged, micro=8, steps=1).train_dataloader()
+    (x, y, count, _), *_ = data(of=Ragged, micro=8, steps=1).train_dataloader()
     assert x.shape == (8, 5) and count == 2 * (3 + 5) * 2
     assert x.tolist() == [[3, 3, 3, 0, 0]] * 2 + [[5] * 5] * 2 + [[3, 3, 3, 0, 0]] * 2 + [[5] * 5] * 2
     assert y[0].tolist() == [3, 3, 3, IGNORE, IGNORE]
 
 
 def test_one_call_builds_the_data_of_any_option(texts: str) -> None:
-    found = build_data(Mine(batch_size=8), Byte(), 10, 1, TextDataModule)
+    found = build_data(Mine(batch_size=8), Byte(), 10, 1, CausalLM())
     assert isinstance(found.module, ForeignDataModule) and found.corpus is None
     assert (found.tokenizer.n_vocab, found.module.data_hash) == (257, Mine().sha256())
     assert found.module.describe().startswith("rows of Own, about ")
     config = Files(files=[texts.strip("[]")])
-    found = build_data(config, Byte(), 32, 1, TextDataModule)
+    found = build_data(config, Byte(), 32, 1, CausalLM())
     assert isinstance(found.module, TextDataModule) and found.corpus is not None
     assert found.module.data_hash == found.corpus.manifest["sha256"]
     assert (
@@ -261,8 +265,8 @@ def test_one_call_builds_the_data_of_any_option(texts: str) -> None:
         == f"{len(found.module.train[0])} of 32 tokens an epoch; 30 tokens at the end are dropped"
     )
     assert found.module.protocol()["windows"] == "one after another"
-    with pytest.raises(UserError, match=r"^data=BatchConfig: is neither text nor a data module; "):
-        build_data(BatchConfig(), Byte(), 32, 1, TextDataModule)
+    with pytest.raises(UserError, match=r"^data=BatchConfig: is neither text, nor a data module, nor examples; "):
+        build_data(BatchConfig(), Byte(), 32, 1, CausalLM())
 
 
 def test_a_tokenizer_is_trained_on_the_text_that_the_config_gives() -> None:
@@ -271,7 +275,7 @@ def test_a_tokenizer_is_trained_on_the_text_that_the_config_gives() -> None:
         def texts(self) -> Iterator[str]:
             return iter(["the cat the cat the cat"])
 
-    assert build_data(Spoken(), BPE(vocab_size=300), 10, 1, TextDataModule).tokenizer.n_vocab > 257
+    assert build_data(Spoken(), BPE(vocab_size=300), 10, 1, CausalLM()).tokenizer.n_vocab > 257
 
 
 class Recorder(L.LightningModule):

@@ -24,14 +24,14 @@ SIZES = st.integers(1, 12)
 def every(windows: Windows) -> Batch:
     """Return all windows, and some past the end, which count nothing."""
     n = len(windows)
-    x, y, _ = windows.__getitems__([*range(n), n, n + 7])
+    x, y, *_ = windows.__getitems__([*range(n), n, n + 7])
     assert x.dtype == torch.int64 and x.shape == y.shape == (n + 2, windows.block_size)
     assert (y[n:] == IGNORE).all()
     return Batch(x[:n], y[:n])
 
 
 def test_targets_are_the_inputs_one_later() -> None:
-    x, y, _ = dense(np.arange(100, dtype=np.uint16), T).__getitems__([3, 0])
+    x, y, *_ = dense(np.arange(100, dtype=np.uint16), T).__getitems__([3, 0])
     assert torch.equal(x[:, 1:], y[:, :-1])
     assert x[0].tolist() == list(range(24, 32)) and y[0, -1] == 32
 
@@ -40,7 +40,7 @@ def test_targets_are_the_inputs_one_later() -> None:
 @given(n=st.integers(0, 100), size=SIZES)
 def test_full_windows_and_what_they_drop_are_the_stream(n: int, size: int) -> None:
     windows = dense(np.arange(n, dtype=np.uint16), size)
-    x, y, _ = every(windows)
+    x, y, *_ = every(windows)
     predicted = y.flatten().tolist()
     assert len(windows) == max(0, n - 1) // size
     assert x.flatten().tolist() == list(range(len(predicted)))
@@ -53,7 +53,7 @@ def test_full_windows_and_what_they_drop_are_the_stream(n: int, size: int) -> No
 def test_windows_overlap_by_what_the_stride_leaves(n: int, size: int, stride: int) -> None:
     windows = dense(np.arange(n, dtype=np.uint16), size, stride)
     starts = [start for start in range(0, n, stride) if start + size < n]
-    x, y, _ = every(windows)
+    x, y, *_ = every(windows)
     assert x.tolist() == [list(range(start, start + size)) for start in starts]
     assert torch.equal(y, x + 1)
     if stride <= size:
@@ -64,7 +64,7 @@ def test_windows_overlap_by_what_the_stride_leaves(n: int, size: int, stride: in
 @given(n=st.integers(0, 100), size=SIZES)
 def test_whole_windows_predict_every_token_once(n: int, size: int) -> None:
     windows = whole(np.arange(n, dtype=np.uint16), size)
-    x, y, _ = every(windows)
+    x, y, *_ = every(windows)
     assert y[y != IGNORE].tolist() == list(range(1, n))
     assert (x[y != IGNORE] + 1 == y[y != IGNORE]).all()
     assert windows.dropped == 0
@@ -86,7 +86,7 @@ def documents(draw: st.DrawFn) -> TokenStream:
 @given(documents(), SIZES)
 def test_packed_windows_are_the_stream(tokens: TokenStream, size: int) -> None:
     windows = packed(tokens, size, EOT)
-    x, y, _ = every(windows)
+    x, y, *_ = every(windows)
     ids = tokens[:].tolist()
     lengths = [int(stop) - int(start) for start, stop in zip(windows.starts, windows.stops, strict=True)]
     assert [i for row, n in zip(x.tolist(), lengths, strict=True) for i in row[:n]] == ids
@@ -127,7 +127,7 @@ def layouts(draw: st.DrawFn, batch_size: int) -> tuple[int, int]:
 def test_targets_are_counted_without_reading(tokens: TokenStream, size: int) -> None:
     n = len(tokens)
     for windows in (dense(tokens, size), dense(tokens, size, 3), whole(tokens, size), packed(tokens, size, EOT)):
-        _, y, _ = every(windows)
+        _, y, *_ = every(windows)
         assert windows.targets.tolist() == (y != IGNORE).sum(1).tolist()
         assert not windows.full or (y != IGNORE).all()
     assert packed(tokens, size, EOT).targets.sum() == n - 1
@@ -135,32 +135,38 @@ def test_targets_are_counted_without_reading(tokens: TokenStream, size: int) -> 
 
 @FEW
 @given(documents(), documents(), SIZES, st.data())
-def test_every_micro_batch_knows_the_targets_of_its_step(
+def test_every_micro_batch_knows_the_size_of_its_step(
     first: TokenStream, second: TokenStream, size: int, data: st.DataObject
 ) -> None:
     sources = TrainWindows([packed(first, size, EOT), packed(second, size, EOT)])
     order = Order([len(windows) for windows in sources.sources], [3, 1], 5)
     B, steps, begin = 8, 5, data.draw(st.integers(0, 4))
     world_size, micro = data.draw(layouts(B))
-    expected = [int((sources.rows(order.at(range(s * B, s * B + B))).y != IGNORE).sum()) for s in range(steps)]
+    expected = []
+    for s in range(steps):
+        places = order.at(range(s * B, s * B + B))
+        targets = int((sources.rows(places).y != IGNORE).sum())
+        windows = [(sources.sources[source], window) for source, window in places]
+        expected.append((targets, sum(int(each.stops[i]) - int(each.starts[i]) for each, i in windows)))
     with mock.patch.object(sampler, "AHEAD", 20):
         for rank in range(world_size):
             batches = TrainBatches(order, steps, B, micro, rank, world_size, begin, counts=sources)
-            found = [sources.__getitems__(micro_batch).step_targets for micro_batch in batches]
-            assert found == [count for count in expected[begin:] for _ in range(B // (micro * world_size))]
+            found = [sources.__getitems__(micro_batch)[2:] for micro_batch in batches]
+            assert found == [sizes for sizes in expected[begin:] for _ in range(B // (micro * world_size))]
 
 
 def test_full_windows_are_not_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = TrainWindows([dense(np.arange(100, dtype=np.uint16), T)])
     monkeypatch.delattr(TrainWindows, "targets")
+    monkeypatch.delattr(TrainWindows, "lengths")
     batches = list(TrainBatches(Order([12], [1.0], 0), 2, 6, 3, 0, 1, counts=sources))
-    assert [batch.step_targets for batch in batches] == [6 * T] * 4
-    assert [batch.step_targets for batch in TrainBatches(Order([12], [1.0], 0), 1, 6, 6, 0, 1)] == [None]
+    assert [batch[1:] for batch in batches] == [(6 * T, 6 * T)] * 4
+    assert [batch[1:] for batch in TrainBatches(Order([12], [1.0], 0), 1, 6, 6, 0, 1)] == [(None, None)]
 
 
 def test_a_batch_of_several_sources() -> None:
     sources = [dense(np.arange(start, start + 50, dtype=np.uint16), T) for start in (0, 1000)]
-    x, y, _ = TrainWindows(sources).rows([(1, 2), (0, 0), (1, 0)])
+    x, y, *_ = TrainWindows(sources).rows([(1, 2), (0, 0), (1, 0)])
     assert x[:, 0].tolist() == [1016, 0, 1000]
     assert torch.equal(y, x + 1)
 

@@ -1,14 +1,19 @@
+import csv
 import gzip
+import io
 import json
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import zstandard
 
+from gptlab.data.text import json_arrays, readers
 from gptlab.data.text.readers import BLOCK, Chunk, Reading, read
 from gptlab.errors import UserError
 
@@ -55,7 +60,7 @@ def test_a_plain_file_is_one_document_as_it_stands(packing: str) -> None:
 
 
 @pytest.mark.parametrize("packing", PACK)
-@pytest.mark.parametrize("kind", ["jsonl", "ndjson", "JSONL"])
+@pytest.mark.parametrize("kind", ["jsonl", "ndjson", "JSONL", "json", "00000-of-00001.json", "txt", "log"])
 def test_each_line_of_json_is_a_document(kind: str, packing: str) -> None:
     content = json_lines(*({"id": 1, "text": text} for text in DOCUMENTS)).replace(b"}\n{", b"}\n\n{")
     assert documents(write(f"a.{kind}{packing}", PACK[packing](content))) == DOCUMENTS
@@ -198,3 +203,172 @@ def test_a_zero_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": 0}\n')
     with pytest.raises(UserError, match=r"line 1 has a int as 'text', not text"):
         list(read(tmp_path / "a.jsonl", Reading("text", None, "strict"), "k"))
+
+
+def as_array(records: list[object], indent: int | None = None) -> bytes:
+    return json.dumps(records, indent=indent, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("size", [1, 7, BLOCK])
+def test_an_array_of_objects(size: int, indent: int | None, packing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "BLOCK", size)
+    records = [{"id": 1e-5, "ok": True, "deep": {"a": [[], {}]}, "text": text} for text in [*DOCUMENTS, '"\\ \u2028']]
+    path = write(f"a.json{packing}", PACK[packing](b"\n " + as_array(records, indent) + b"\n"))
+    assert documents(path) == [*DOCUMENTS, '"\\ \u2028']
+
+
+def test_a_long_record_of_an_array_is_not_read_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "BLOCK", 100)
+    decoded = []
+    decode = json.JSONDecoder.raw_decode
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", lambda *args: decoded.append(1) or decode(*args))
+    assert documents(write("a.json", as_array([{"text": "x" * 100_000}] * 2))) == ["x" * 100_000] * 2
+    assert len(decoded) < 2 * 12
+
+
+def test_an_array_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "BLOCK", 100)
+    held: list[int] = []
+    grow = json_arrays._Text.grow
+    monkeypatch.setattr(
+        json_arrays._Text, "grow", lambda text, size: (grow(text, size), held.append(len(text.buffer)))[0]
+    )
+    assert len(documents(write("a.json", as_array([{"text": "x" * 50}] * 2000)))) == 2000
+    assert max(held) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'[{"text": "a"}, {"text": "b"', "record 2 is not JSON"),
+        (b'[{"text": "a"}, {"text" "b"}' + b" " * 99 + b"]", "record 2 is not JSON"),
+        (b'[{"text": "a"}, 7]', "record 2 is no object"),
+        (b'[{"text": "a"} {"text": "b"}]', "no comma or bracket follows record 1"),
+        (b'[{"text": "a"}', "no comma or bracket follows record 1"),
+        (b'[{"text": "a"}] [{"text": "b"}]', "goes on after its array of 1 records"),
+        (b'[{"text": ' + b"[" * 100_000, "record 1 is nested too deep"),
+        (b'[{"story": "a"}]', "no column 'text': record 1 has story"),
+        (b'{\n  "data": [\n    1\n  ]\n}', "line 1 is not JSON"),
+        (b'{"data": [{"text": "a"}]}', "no column 'text': line 1 has data"),
+        (b"plain text", "line 1 is not JSON"),
+    ],
+)
+def test_json_that_is_no_list_of_records(content: bytes, why: str) -> None:
+    refused(write("a.json", content), why)
+
+
+def test_a_record_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "BLOCK", 10)
+    monkeypatch.setattr(json_arrays, "MOST_RECORD", 100)
+    refused(write("a.json", as_array([{"text": "x" * 1000}])), "record 1 has more than 100 characters")
+
+
+def test_an_array_that_is_not_utf8_or_half_a_character() -> None:
+    refused(write("a.json", b'[{"text": "a\xe9"}]'), r"is not UTF-8 \(byte 12\)")
+    refused(write("a.json", b'[{"text": "a\\ud83d"}]'), r"record 1 holds half a character \(at 1\)")
+    assert documents(write("a.json", b"\xef\xbb\xbf[]")) == []
+
+
+def test_text_that_only_looks_like_records_is_text() -> None:
+    for text in ('{"text": "a"}\nand more\n', '{"story": "a"}\n{"story": "b"}\n', '{"text": 1}\n', "{\n", "[1]\n"):
+        assert documents(write("a.txt", text.encode())) == [text]
+    lines = json_lines({"text": "a"}, {"text": "b"})
+    assert documents(write("a.txt", lines), Reading("text", None, "strict", "text")) == [lines.decode()]
+    assert documents(write("a.txt", lines), Reading("text", "\n", "strict")) == lines.decode().splitlines()
+
+
+def table(name: str, rows: list[list[str]], delimiter: str) -> bytes:
+    """As Python's csv, and so Excel and pandas, write it."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows(rows)
+    return text.getvalue().encode()
+
+
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize(("kind", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_a_column_of_a_table(kind: str, delimiter: str, packing: str) -> None:
+    texts = [*DOCUMENTS, 'say "hi", or\tnot\n\nat all', "", "x" * 200_000]
+    content = table(kind, [["id", "text"], *([str(i), text] for i, text in enumerate(texts))], delimiter)
+    path = write(f"a.{kind}{packing}", PACK[packing](b"\xef\xbb\xbf" + content + b"\r\n"))
+    assert documents(path) == [text for text in texts if text]
+    assert documents(path, Reading("id", None, "strict")) == [*map(str, range(len(texts)))]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"id,story\n1,a\n", "no column 'text': it has id, story; choose one with data.column=NAME"),
+        (b"text,text\n1,a\n", "more than one column 'text'"),
+        (b"id,text\n1,a\n2,b,c\n", "row 2 has 3 fields, and there are 2 columns"),
+        (b'id,text\n1,a\n2,"b', "row 2 cannot be read"),
+        (b'id,text\n1,"a"b\n', "row 1 cannot be read"),
+        (b"id,text\n1,a\n2,\xff\n", r"is not UTF-8"),
+        (b"Just some text, with commas.\n", "no column 'text'"),
+    ],
+)
+def test_a_table_that_cannot_be_read(content: bytes, why: str) -> None:
+    refused(write("a.csv", content), why)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.json", "a.csv.gz"])
+def test_an_empty_table_has_no_document(name: str) -> None:
+    assert documents(write(name, PACK[".gz" if name.endswith(".gz") else ""](b""))) == []
+
+
+def arrow(name: str, texts: pyarrow.Array, stream: bool) -> Path:
+    table = pyarrow.table({"id": range(len(texts)), "text": texts})
+    make = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
+    with pyarrow.OSFile(name, "wb") as sink, make(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=700)
+    return Path(name)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())]
+)
+def test_each_row_of_arrow_is_a_document(kind: pyarrow.DataType, stream: bool) -> None:
+    texts = [*DOCUMENTS, *map(str, range(1000)), None]
+    assert documents(arrow("a.arrow", pyarrow.array(texts).cast(kind), stream)) == texts[:-1]
+
+
+def test_feather_is_arrow() -> None:
+    pyarrow.feather.write_feather(pyarrow.table({"text": DOCUMENTS}), "a.feather")
+    assert documents(Path("a.feather")) == DOCUMENTS
+
+
+def test_arrow_that_is_cut_short() -> None:
+    for stream in (True, False):
+        whole = arrow("whole.arrow", pyarrow.array(map(str, range(3000))), stream).read_bytes()
+        for size in (0, 3, len(whole) // 2, len(whole) - 8, len(whole) - 1):
+            refused(write("a.arrow", whole[:size]), "(is no Arrow file|cannot be read)")
+    refused(write("a.arrow.gz", gzip.compress(whole)), ".gz around arrow is not read; decompress it")
+    refused(arrow("a.arrow", pyarrow.array([1]), stream), "row 1 has a int as 'text', not text")
+
+
+def windowed(content: bytes, log: int) -> bytes:
+    """A zstd frame that declares a window of 2^log bytes, as `zstd --long` writes it (RFC 8878, 3.1.1.1.2)."""
+    packer = zstandard.ZstdCompressor().compressobj()  # it does not know how much comes
+    frame = bytearray(packer.compress(content) + packer.flush())
+    assert frame[4] & 0b11100011 == 0  # a window descriptor follows, no dictionary, no content size
+    frame[5] = log - 10 << 3
+    return bytes(frame)
+
+
+def test_long_windows_are_read_up_to_a_bound() -> None:
+    text = "".join(random.Random(0).choices("abcdefgh ", k=200_000))
+    for log in (27, 30, 31):
+        assert documents(write("a.txt.zst", windowed(text.encode(), log))) == [text]
+    refused(
+        write("a.txt.zst", windowed(text.encode(), 32)), r"cannot be read \(its window is longer than 2,147,483,648"
+    )
+
+
+@pytest.mark.parametrize("name", ["a.txt.bz2", "a.zip", "a.tar.gz", "a.jsonl.xz", "ids.npy", "train.bin"])
+def test_what_is_no_text_by_its_name(name: str) -> None:
+    refused(write(name, b"x"), r"\.\w+ (is not read|holds tokens, not text); ", REPLACE)
+    assert documents(
+        write(name, PACK[".gz" if name.endswith(".gz") else ""](b"x")), REPLACE._replace(format="text")
+    ) == ["x"]

@@ -1,7 +1,10 @@
+import hashlib
+import io
 import random
 from collections.abc import Iterable
 from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +50,19 @@ def documents(n: int = 300) -> list[str]:
     return [f"document {i} " + "x" * rng.randrange(1000) for i in range(n)]
 
 
+def whole_share(texts: list[str], fraction: float) -> float:
+    """The share that whole documents can make: those that are equal together, in the order of their hashes."""
+    buckets: dict[int, int] = {}
+    for text in texts:
+        number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:2], "big")
+        buckets[number] = buckets.get(number, 0) + len(text.encode())
+    total = sum(buckets.values())
+    held = 0
+    for number in sorted(buckets):
+        held += buckets[number] if held + buckets[number] <= fraction * total else 0
+    return held / total
+
+
 @settings(deadline=None, max_examples=200)
 @given(TEXTS, FRACTIONS)
 def test_every_document_once_and_in_order(texts: list[str], fraction: float) -> None:
@@ -59,10 +75,12 @@ def test_every_document_once_and_in_order(texts: list[str], fraction: float) -> 
         cuts = [int((1 - fraction) * len(text)) for text in texts]
         assert train == [text[:cut] for text, cut in zip(texts, cuts, strict=True) if cut]
         assert val == [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
-        assert all(texts.count(text) * len(text.encode()) > fraction * size for text in texts)
+        assert whole_share(texts, fraction) < fraction / 2
     else:
         assert [chunk for _, chunk in divide(chunks, found)] == chunks
-        assert 0 < sum(len(text.encode()) for text in val) <= fraction * size
+        held = sum(len(text.encode()) for text in val)
+        assert fraction * size * 0.999 / 2 <= held <= fraction * size
+        assert held / size == pytest.approx(whole_share(texts, fraction))
         assert not set(train) & set(val)
 
 
@@ -137,3 +155,55 @@ def test_many_documents_of_which_none_fits(monkeypatch: pytest.MonkeyPatch) -> N
 def test_where_nothing_is_to_be_held_out_nothing_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "FEW", 2)
     assert sides(whole(["a", "b", "c"]), 0.0) == (["a", "b", "c"], [])
+
+
+def test_two_books_and_a_licence() -> None:
+    rng = random.Random(0)
+    books = ["".join(rng.choices("abcdefgh ", k=50_000)) for _ in range(2)]
+    texts = [*books, "x" * 170]
+    train, val = sides(whole(texts), 0.1)
+    assert (train, val) == (
+        [text[: int(0.9 * len(text))] for text in texts],
+        [text[int(0.9 * len(text)) :] for text in texts],
+    )
+    found = survey(whole(texts), 0.1)
+    assert found.whole_share == pytest.approx(170 / 100_170)
+
+
+def test_half_of_the_share_in_whole_documents_is_enough() -> None:
+    texts = ["a" * 50, "b" * 475, "c" * 475]  # a is 5% of the text
+    assert sides(whole(texts), 0.1)[1] == texts[:1]
+    assert sides(whole(texts), 0.101)[1] == ["a" * 6, "b" * 48, "c" * 48]
+
+
+def test_the_list_of_documents() -> None:
+    file = io.BytesIO()
+    texts = ["one", "two", "one"]
+    survey(whole(texts), 0.1, file)
+    listed = np.frombuffer(file.getvalue(), splits.DOCUMENT)
+    digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+    assert listed["digest"].tolist() == [int.from_bytes(digest[:8], "little") for digest in digests]
+    assert listed["bucket"].tolist() == [bucket(text) for text in texts]
+
+
+def test_documents_that_are_left_out() -> None:
+    texts = ["a" * 100, "b" * 200]
+    found = survey(whole(texts), 0.25)
+    assert [text for part, (text, _, _) in divide(whole(texts), found, {0}) if part == "train"] == ["b" * 150]
+    assert [text for part, (text, _, _) in divide(whole(texts), found, {0}) if part == "val"] == ["a" * 25, "b" * 50]
+    pieces = [Chunk("a" * 60, True), Chunk("a" * 40, False), Chunk("b" * 200, True)]
+    assert list(divide(pieces, found, {1})) == [
+        ("train", Chunk("a" * 60, True)),
+        ("train", Chunk("a" * 15, False)),
+        ("val", Chunk("a" * 25, True)),
+        ("val", Chunk("b" * 50, True)),
+    ]
+
+
+@given(st.integers(1, 15))
+def test_marks_are_counted_across_chunks_but_not_across_documents(cut: int) -> None:
+    mark = "<|endoftext|>"
+    text = f"a{mark}b{mark}{mark}<|end_of_text|>"
+    pieces = [Chunk(text[i : i + cut], begins=i == 0) for i in range(0, len(text), cut)]
+    assert survey(pieces, 0.1).marks == {mark: 3, "<|end_of_text|>": 1}
+    assert survey([Chunk("<|endof", True), Chunk("text|>", True)], 0.1).marks == {}

@@ -214,7 +214,7 @@ def test_a_target_that_does_not_count_is_ignored(
             if not len(windows):
                 continue
             every = range(len(windows))
-            (x, y, _), (bare_x, bare_y, _) = windows.__getitems__(every), bare.__getitems__(every)
+            (x, y, *_), (bare_x, bare_y, *_) = windows.__getitems__(every), bare.__getitems__(every)
             assert torch.equal(x, bare_x)
             for i, start in enumerate(windows.starts):
                 for t in range(size):
@@ -303,10 +303,11 @@ def test_the_loss_is_the_mean_over_targets(packing: str, tiny: Tiny, tmp_path: P
     config = tiny("logger.every_n_steps=1", "budget.steps=1", "model.block_size=30", "trainer.val_every_n_steps=1")
     train(dataclasses.replace(config, data=data))
     module = TextDataModule(prepare(data, Byte()), data, 30, config.seed)
-    x, y, _ = module.rows(module.windows_of(1))
+    x, y, *_ = module.rows(module.windows_of(1))
     if packing == "documents":  # windows of one document each; the last has no separator behind it
         documents = len(module.train[0])
-        assert module.tokens_per_epoch == documents * 13 - 1
+        assert module.train[0].targets.sum() == documents * 13 - 1
+        assert module.tokens_per_epoch == len(module.train[0].tokens)  # questions are read too
         assert (y != IGNORE).sum(1).tolist() == [13 if i != documents - 1 else 12 for _, i in module.windows_of(1)]
     L.seed_everything(config.seed, verbose=False)
     gpt = GPT(dataclasses.replace(config.model, vocab_size=257)).eval()
@@ -326,7 +327,7 @@ def test_accumulation_divides_by_the_targets_of_the_whole_step(tiny: Tiny, tmp_p
     config.trainer.gradient_clip_val, config.schedule = 0.0, Constant(warmup_steps=0)
     train(dataclasses.replace(config, data=data))
     module = TextDataModule(prepare(data, Byte()), data, 32, config.seed)
-    x, y, _ = module.rows(module.windows_of(1))
+    x, y, *_ = module.rows(module.windows_of(1))
     counts = (y != IGNORE).view(3, -1).sum(1).tolist()
     assert len(set(counts)) == 3 and 0.3 < sum(counts) / y.numel() < 0.7  # about half of all positions
 
@@ -353,7 +354,7 @@ def test_accumulation_divides_by_the_targets_of_the_whole_step(tiny: Tiny, tmp_p
             p -= config.optimizer.lr * p.grad
             torch.testing.assert_close(trained[f"gpt.{name}"].double(), p, atol=2e-7, rtol=0)
     val = whole(module.val.tokens, 32)
-    x, y, _ = val.__getitems__(range(len(val)))
+    x, y, *_ = val.__getitems__(range(len(val)))
     (loss,) = [float(row["val/loss"]) for row in logged if row["val/loss"]]
     assert loss == pytest.approx(mean_loss(gpt, x, y), abs=2e-6)
     assert evaluate(RunDir(tmp_path / "run"))["loss"] == pytest.approx(mean_loss(gpt, x, y), abs=2e-6)

@@ -61,7 +61,7 @@ def test_the_tokenizer_never_saw_the_held_out_text(tmp_path: Path) -> None:
 def test_prepared_once_and_found_again(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(files, Byte())
     assert prepare(files, BPE(vocab_size=300)).folders != first.folders
-    monkeypatch.delattr("gptlab.data.tokens.prepare.survey")
+    monkeypatch.delattr("gptlab.data.tokens.surveys.survey")
     monkeypatch.delattr("gptlab.data.tokens.prepare.write_sections")
     again = prepare(files, Byte())
     assert (again.folders, again.manifest) == (first.folders, first.manifest)
@@ -73,7 +73,7 @@ def test_a_file_that_was_only_touched_is_read_but_not_encoded_again(
     first = prepare(files, Byte())
     os.utime(Path(files.files[0]).parent / "00.txt", ns=(1, 1))
     scans = []
-    monkeypatch.setattr("gptlab.data.tokens.prepare.survey", lambda *args: scans.append(1) or survey(*args))
+    monkeypatch.setattr("gptlab.data.tokens.surveys.survey", lambda *args: scans.append(1) or survey(*args))
     monkeypatch.delattr("gptlab.data.tokens.prepare.write_sections")
     assert prepare(files, Byte()).folders == first.folders
     assert scans == [1]

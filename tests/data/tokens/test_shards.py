@@ -116,19 +116,25 @@ def llm_c_wide(path: Path, ids: list[int]) -> None:
 @pytest.mark.usefixtures("gpt2_cache")
 @pytest.mark.parametrize("write", [nano_gpt, llm_c, llm_c_wide])
 def test_tokens_that_others_wrote(tmp_path: Path, write: Callable[[Path, list[int]], None]) -> None:
-    words = "every effort moves you, 猫"
-    ids = OpenAI("gpt2").build([]).encode(words)
-    write(tmp_path / "train_1.bin", [50256, *ids] * 50)
-    write(tmp_path / "train_2.bin", [50256, *ids] * 30)
-    write(tmp_path / "val.bin", [50256, *ids, 50256, *ids])
+    words = [f"every effort moves you, 猫{i:02}" for i in range(82)]
+    documents = [[50256, *OpenAI("gpt2").build([]).encode(each)] for each in words]
+    assert len({len(document) for document in documents}) == 1
+
+    def joined(start: int, stop: int) -> list[int]:
+        return [i for document in documents[start:stop] for i in document]
+
+    write(tmp_path / "train_1.bin", joined(0, 50))
+    write(tmp_path / "train_2.bin", joined(50, 80))
+    write(tmp_path / "val.bin", joined(80, 82))
     found = prepare(TokenFiles(train=["train_*.bin"], val=["val.bin"]), OpenAI("gpt2"))
-    assert found.train[0][:].tolist() == [50256, *ids] * 80
-    assert found.val[:].tolist() == [50256, *ids] * 2
+    assert found.train[0][:].tolist() == joined(0, 80)
+    assert found.val[:].tolist() == joined(80, 82)
     assert found.manifest["train"]["documents"] == 80
-    assert found.manifest["val"] == {"documents": 2, "bytes": 2 * len(words.encode()), "tokens": 2 * (len(ids) + 1)}
+    size = sum(len(each.encode()) for each in words[80:])
+    assert found.manifest["val"] == {"documents": 2, "bytes": size, "tokens": len(joined(80, 82))}
     apart = prepare(TokenFiles(train=["train_1.bin", "train_2.bin"], val_fraction=0.5), OpenAI("gpt2"))
-    n = 40 * (len(ids) + 1)
-    assert (apart.train[0][:].tolist(), apart.val[:].tolist()) == ([50256, *ids] * 40, [50256, *ids] * 40)
+    n = len(joined(0, 40))
+    assert (apart.train[0][:].tolist(), apart.val[:].tolist()) == (joined(0, 40), joined(40, 80))
     assert (apart.manifest["train"]["tokens"], apart.manifest["val"]["tokens"]) == (n, n)
     assert apart.manifest["sha256"] != found.manifest["sha256"]
 

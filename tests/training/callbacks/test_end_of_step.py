@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from gptlab.config import compose
+from gptlab.runs.checkpoint_file import is_whole
 from gptlab.training import run as training
-from gptlab.training.callbacks.checkpointing import is_whole
 from gptlab.training.loggers import Monitor
 from gptlab.training.peak_flops import PeakFlops
 from gptlab.training.run import train

@@ -16,7 +16,8 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.windows import held_out
-from gptlab.data.tokens.prepare import prepare
+from gptlab.data.tokens.prepare import Corpus, prepare
+from gptlab.data.tokens.shards import TokenStream
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
@@ -25,7 +26,7 @@ from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.cross_entropy import cross_entropy
-from gptlab.training.build import bytes_per_token
+from gptlab.tokenizers.byte import Byte
 from gptlab.training.callbacks.tensorboard import BINS, LayerNorms, add_curve, scalars
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
@@ -112,10 +113,10 @@ def test_bytes_of_a_token_in_a_mixture() -> None:
     """Sources of 2 and 4 bytes a token, of which the first gives three tokens of four."""
     parts = {"a": {"train": {"bytes": 20, "tokens": 10}}, "b": {"train": {"bytes": 400, "tokens": 100}}}
     manifest: dict[str, Any] = {"sources": parts, "val": {"bytes": 30, "tokens": 10}}
-    corpus: Any = SimpleNamespace(manifest=manifest, weights=[3.0, 1.0])
-    assert bytes_per_token(corpus) == 2.5
+    corpus = Corpus(Byte().build([]), manifest, [], [3.0, 1.0], TokenStream([]), [])
+    assert corpus.bytes_per_target == 2.5
     parts["b"]["train"] = {"bytes": None, "tokens": 100}  # tokens without their text
-    assert bytes_per_token(corpus) == 3
+    assert corpus.bytes_per_target == 3
 
 
 def positions(config: TrainConfig, run: Path) -> torch.Tensor:
@@ -126,7 +127,7 @@ def positions(config: TrainConfig, run: Path) -> torch.Tensor:
     windows = held_out(val, gpt.config.block_size, tokenizer.eot, by_documents)
     total, count = torch.zeros(2, gpt.config.block_size, dtype=torch.float64)
     for i in range(len(windows)):
-        x, y, _ = windows.__getitems__([i])
+        x, y, *_ = windows.__getitems__([i])
         for t in range(y.shape[1]):
             if y[0, t] != IGNORE:
                 total[t] += cross_entropy(gpt(x)[:, t : t + 1], y[:, t : t + 1]).item()

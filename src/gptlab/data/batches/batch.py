@@ -9,16 +9,17 @@ IGNORE = -100  # a target that counts in no loss: padding, or a token that the l
 
 
 class Batch(NamedTuple):
-    """The ids of one micro-batch, their targets, and the number of targets of its whole optimizer step.
+    """Hold the ids of one micro-batch, their targets, and the size of its whole optimizer step.
 
-    `step_targets` counts the targets (y != IGNORE) of all micro-batches of the step on all ranks. It is known on the
-    CPU when the batch is made, so that a loss can be divided by it without waiting for a device. It is None for
-    held-out batches, and where a data module does not know it.
+    `step_targets` counts the targets (y != IGNORE) and `step_tokens` the ids that are read, without padding, of all
+    micro-batches of the step on all ranks. They are known on the CPU when the batch is made, so that a loss can be
+    divided by the first without waiting for a device. They are None for held-out batches.
     """
 
     x: Tensor  # (B, T) int64
     y: Tensor  # (B, T) int64; IGNORE where none counts
     step_targets: int | None = None
+    step_tokens: int | None = None
 
 
 def tensors(batch: Iterable[Any]) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """Serve the batches of a corpus to every rank."""
 
+import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
@@ -10,11 +11,13 @@ from torch.utils.data import DataLoader
 
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.order import BLOCK, Order
-from gptlab.data.batches.sampler import EvalBatches, TrainBatches
-from gptlab.data.batches.windows import TrainWindows, dense, held_out, packed, protocol
+from gptlab.data.batches.repack import Repacked
+from gptlab.data.batches.sampler import EvalBatches, MicroBatch, TrainBatches
+from gptlab.data.batches.windows import TrainWindows, Windows, dense, held_out, packed, protocol
 from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.prepare import Corpus
+from gptlab.data.tokens.shards import TokenStream
 from gptlab.errors import require
 
 T = TypeVar("T")
@@ -34,11 +37,11 @@ class DataModule(Protocol):
 
     @property
     def tokens_per_step(self) -> float:
-        """The mean number of targets of an optimizer step; an integer if it is one."""
+        """The mean number of tokens that an optimizer step reads, without padding; an integer where it is one."""
 
     @property
     def tokens_per_epoch(self) -> int | None:
-        """The number of targets of an epoch; None if an epoch has no known length."""
+        """The number of tokens of an epoch, where there is such a number."""
 
     @property
     def seconds_waited(self) -> float:
@@ -49,6 +52,9 @@ class DataModule(Protocol):
 
     def val_dataloader(self) -> Iterable[Batch]:
         """Return this rank's share of the held-out batches, equally many on every rank."""
+
+    def largest_batch(self, size: int) -> Any:
+        """Return a batch of `size` sequences that takes as much memory as any of that size."""
 
     def describe(self) -> str:
         """Return a description of an epoch in words."""
@@ -96,9 +102,12 @@ class TextDataModule(KnownData):
         why = f"skips tokens between windows of {block_size}"
         require(stride <= block_size, "data.stride", stride, why, "give at most model.block_size")
         eot, by_documents = corpus.tokenizer.eot, config.packing == "documents"
+        cut: Callable[[TokenStream], Windows] = functools.partial(dense, block_size=block_size, stride=config.stride)
+        if by_documents:
+            cut = functools.partial(packed, block_size=block_size, eot=eot)
         self.train = [
-            packed(stream, block_size, eot) if by_documents else dense(stream, block_size, config.stride)
-            for stream in corpus.train
+            Repacked(stream, eot, cut, seed, number) if config.repack else cut(stream)
+            for number, stream in enumerate(corpus.train)
         ]
         self.val = held_out(corpus.val, block_size, eot, by_documents)
         for name, streams in {"training": corpus.train, "held-out": [corpus.val]}.items():
@@ -112,22 +121,26 @@ class TextDataModule(KnownData):
             ok = targets > 0 or not all(windows.masked for windows in split)
             require(ok, "data", type(config).__name__.lower(), why, "leave some of the text unmasked")
         period = config.repeat_steps and config.repeat_steps * config.batch_size
-        self.order = Order([len(windows) for windows in self.train], self.weights, seed, period)
+        several = any(windows.documents > 1 for windows in self.train if isinstance(windows, Repacked))
+        why, todo = "there is one document, whose order cannot change", "leave it out"
+        require(several or not config.repack, "data.repack", "true", why, todo)
+        bounds = [windows.bounds if isinstance(windows, Repacked) else None for windows in self.train]
+        self.order = Order([len(windows) for windows in self.train], self.weights, seed, period, bounds)
         self.loader: WatchedLoader | None = None
 
     @property
     def tokens_per_epoch(self) -> int:
-        """The number of targets of all training windows; padding does not count."""
-        return sum(int(windows.targets.sum()) for windows in self.train)
+        """The number of tokens that are read of all training windows; padding is none."""
+        return sum(int(windows.lengths.sum()) for windows in self.train)
 
     @property
     def tokens_per_step(self) -> float:
-        """The number of targets of an optimizer step, on average over the windows in proportion to their sources.
+        """The number of tokens that a step reads, on average over the windows in proportion to their sources.
 
         An integer where it is one: batch_size * block_size where each window is full.
         """
         shares = [Fraction(int(share), BLOCK) for share in self.order.shares]
-        means = [Fraction(int(windows.targets.sum()), len(windows)) for windows in self.train]
+        means = [Fraction(int(windows.lengths.sum()), len(windows)) for windows in self.train]
         found = self.config.batch_size * sum((s * mean for s, mean in zip(shares, means, strict=True)), Fraction(0))
         return int(found) if found.denominator == 1 else float(found)
 
@@ -140,6 +153,11 @@ class TextDataModule(KnownData):
         """Return (source, window) pairs as a batch, (N, T) each."""
         return TrainWindows(self.train).rows(windows)
 
+    def largest_batch(self, size: int) -> Any:
+        """Return the first windows of the first step as a batch: all batches of a size are alike."""
+        windows: Any = self.examples(TrainWindows(self.train))
+        return windows.__getitems__(MicroBatch(self.order.at(range(size))))
+
     @property
     def seconds_waited(self) -> float:
         """The time that training has waited for batches so far."""
@@ -150,6 +168,7 @@ class TextDataModule(KnownData):
         each = " + ".join(f"{len(windows):,}" for windows in self.train)
         dropped = sum(windows.dropped for windows in self.train)
         found = f"{each} of {self.block_size:,} tokens an epoch"
+        found += ", from documents in a new order each epoch" if self.config.repack else ""
         if self.config.packing == "documents":
             return found + f", packed by documents, {min(windows.fill for windows in self.train):.1%} full"
         found += f", one every {self.config.stride} tokens" if self.config.stride else ""
@@ -174,15 +193,18 @@ class TextDataModule(KnownData):
         size = min(self.micro_batch_size, -(-len(self.val) // trainer.world_size))
         return self._loader(self.val, EvalBatches(len(self.val), size, *ranks))
 
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.val_dataloader()
+
+    def examples(self, windows: Any) -> Any:
+        """Return windows, of training or held out, as the examples of a task; one with batches of its own wraps them.
+
+        What it returns gives a batch for what it is asked for by `__getitems__`, as the windows do.
+        """
+        return windows
+
     def _loader(self, windows: Any, batches: Any) -> "WatchedLoader":
-        return WatchedLoader(
-            windows,
-            batch_sampler=batches,
-            collate_fn=_as_is,
-            num_workers=self.config.num_workers,
-            persistent_workers=self.config.num_workers > 0,
-            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
-        )
+        return loader_of(self.examples(windows), batches, self.config.num_workers, self.trainer)
 
 
 class WatchedLoader(DataLoader[Batch]):
@@ -192,6 +214,18 @@ class WatchedLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return watched(super().__iter__(), self)
+
+
+def loader_of(examples: Any, batches: Any, num_workers: int, trainer: Any) -> WatchedLoader:
+    """Return the loader of whole batches: for each item of `batches` it gives `examples.__getitems__(item)`."""
+    return WatchedLoader(
+        examples,
+        batch_sampler=batches,
+        collate_fn=_as_is,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=bool(trainer and trainer.strategy.root_device.type == "cuda"),
+    )
 
 
 def watched(batches: Iterator[T], loader: Any) -> Iterator[T]:

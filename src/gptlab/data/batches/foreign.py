@@ -13,14 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from gptlab.data.batches.batch import IGNORE, Batch
 from gptlab.data.batches.datamodule import KnownData, watched
 from gptlab.data.batches.rows import Rows, as_rows, regrouped
 from gptlab.data.config import ForeignData
-from gptlab.data.tokens.cache import cache_dir
 from gptlab.errors import require
+from gptlab.files import cache_dir
 from gptlab.randomness import random_seed
 
 
@@ -50,13 +51,13 @@ class ForeignDataModule(KnownData):
 
     @cached_property
     def tokens_per_step(self) -> float:
-        """The number of targets of the first step; the others have the same number if all rows are full."""
+        """The number of ids that the first step reads; the others read as many where all rows are full."""
         _, y = next(self._steps(self._train()))
-        return int((y != IGNORE).sum())
+        return tokens_read(y)
 
     @cached_property
     def tokens_per_epoch(self) -> int | None:
-        """The number of targets of all rows, estimated from the first step.
+        """The number of ids of all rows, if each has as many as those of the first step do on average.
 
         None if the training loader has no length.
         """
@@ -74,9 +75,9 @@ class ForeignDataModule(KnownData):
         return self.loader.waited if self.loader else 0.0
 
     def describe(self) -> str:
-        """Return a description of an epoch in words."""
-        targets = "" if self.tokens_per_epoch is None else f", about {self.tokens_per_epoch:,} targets an epoch"
-        return f"rows of {type(self.module).__name__}{targets}"
+        """Return what an epoch is, in words."""
+        tokens = "" if self.tokens_per_epoch is None else f", about {self.tokens_per_epoch:,} tokens an epoch"
+        return f"rows of {type(self.module).__name__}{tokens}"
 
     def protocol(self) -> dict[str, Any]:
         """Return a description of how the held-out rows are read: losses compare only if it is the same."""
@@ -99,9 +100,9 @@ class ForeignDataModule(KnownData):
 
         def batches() -> Iterator[Batch]:
             for x, y in itertools.islice(self._steps(self._train()), first, self.steps):
-                step_targets = int((y != IGNORE).sum())
+                step_targets, step_tokens = int((y != IGNORE).sum()), tokens_read(y)
                 for i in range(rank * micro, B, world_size * micro):
-                    yield Batch(x[i : i + micro], y[i : i + micro], step_targets)
+                    yield Batch(x[i : i + micro], y[i : i + micro], step_targets, step_tokens)
 
         self.loader = _Batches(batches, (self.steps - first) * B // (micro * world_size))
         return self.loader
@@ -118,6 +119,11 @@ class ForeignDataModule(KnownData):
                 yield Batch(F.pad(x, missing)[mine], F.pad(y, missing, value=IGNORE)[mine])
 
         return _Batches(batches)
+
+    def largest_batch(self, size: int) -> Batch:
+        """Return a batch of `size` rows of block_size ids each: there is none that takes more memory."""
+        ids = torch.zeros(size, self.block_size, dtype=torch.int64)
+        return Batch(ids, ids)
 
     def _train(self) -> Iterable[Any]:
         return self._loader("train")
@@ -166,6 +172,13 @@ class ForeignDataModule(KnownData):
             if batch is None:
                 return
             yield as_rows(batch, name, self.block_size, self.n_vocab)
+
+
+def tokens_read(y: Tensor) -> int:
+    """Count the ids that are read for targets y (N, T): those of each row up to its last target, behind which there is
+    nothing to learn from."""
+    counted = y != IGNORE
+    return int((counted.flip(1).cumsum(1) > 0).sum())
 
 
 class _Batches:

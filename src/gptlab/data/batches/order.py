@@ -1,6 +1,6 @@
 """Order the windows of training by a function of (seed, position) alone, in constant memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,20 @@ class Order:
 
     Each source goes through its windows in epochs, every epoch a new permutation. In each block of 1,024 positions a
     source has its share by weight, at places that are drawn again for every block. With a `period` the first `period`
-    positions repeat.
+    positions repeat. Where the windows of a source differ between epochs they are numbered through, and `bounds` gives
+    the number of each epoch's first window, up to one beyond the epoch of the window that it is called with.
     """
 
-    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int, period: int | None = None) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        weights: Sequence[float],
+        seed: int,
+        period: int | None = None,
+        bounds: Sequence[Callable[[int], Sequence[int]] | None] | None = None,
+    ) -> None:
         self.lengths, self.seed, self.period = list(lengths), seed, period
+        self.bounds = list(bounds or [None] * len(self.lengths))
         exact = np.array(weights) / np.sum(weights) * BLOCK
         self.shares = np.floor(exact).astype(np.int64)  # positions of a block, by source
         largest = np.argsort(self.shares - exact, kind="stable")  # by what rounding down left over
@@ -78,10 +87,16 @@ class Order:
         else:
             source, number = self._in_mixture(p)
         window = np.empty(len(p), np.int64)
-        for k, n in enumerate(self.lengths):
-            for epoch in np.unique(number[source == k] // n):
-                here = (source == k) & (number // n == epoch)
-                window[here] = permute(number[here] % n, n, self._keys(int(epoch), k))
+        for k, (n, bounds) in enumerate(zip(self.lengths, self.bounds, strict=True)):
+            mine = number[source == k]
+            firsts = np.array(bounds(int(mine.max()))) if bounds and len(mine) else None
+            epochs = mine // n if firsts is None else np.searchsorted(firsts, mine, side="right") - 1
+            found = np.empty(len(mine), np.int64)
+            for epoch in np.unique(epochs).tolist():
+                first, size = (epoch * n, n) if firsts is None else (firsts[epoch], int(np.diff(firsts)[epoch]))
+                here, keys = epochs == epoch, self._keys(epoch, k)
+                found[here] = permute(mine[here] - first, size, keys) + (0 if firsts is None else first)
+            window[source == k] = found
         return source, window
 
     def _in_mixture(self, p: Ints) -> tuple[Ints, Ints]:

@@ -15,25 +15,28 @@ AHEAD = 4096  # positions whose order is computed at once
 
 
 class MicroBatch(NamedTuple):
-    """The windows of one forward pass of one rank, and the number of targets of their whole step."""
+    """Name the windows of one forward pass of one rank, and count the targets and tokens of their whole step."""
 
     windows: list[tuple[int, int]]  # (source, window)
-    step_targets: int | None
+    step_targets: int | None = None
+    step_tokens: int | None = None
 
 
 class Counts(Protocol):
-    """An object that knows the number of targets of each window (`TrainWindows`)."""
+    """Say how many targets windows have, and how many tokens are read of them (`TrainWindows`)."""
 
     @property
-    def full_targets(self) -> int | None: ...
+    def full_size(self) -> int | None: ...
 
     def targets(self, source: Ints, window: Ints) -> Ints: ...
+
+    def lengths(self, source: Ints, window: Ints) -> Ints: ...
 
 
 class TrainBatches(Sampler[MicroBatch]):
     """The micro-batches of one rank: step s covers positions [s B, s B + B), dealt out micro-batch by micro-batch.
 
-    With `counts`, each of them carries the number of targets of its step over all ranks; otherwise None.
+    With `counts` each of them carries the numbers of targets and tokens of its step, over all ranks; without, None.
     """
 
     def __init__(
@@ -59,20 +62,21 @@ class TrainBatches(Sampler[MicroBatch]):
         end, ahead = self.steps * B, B * max(1, AHEAD // B)
         for start in range(self.first_step * B, end, ahead):
             source, window = self.order.arrays(range(start, min(start + ahead, end)))
-            step_targets = self._step_targets(source, window)
+            sizes = self._step_sizes(source, window)
             places = list(zip(source.tolist(), window.tolist(), strict=True))
             for i in range(self.rank * micro, len(places), self.world_size * micro):
-                yield MicroBatch(places[i : i + micro], step_targets[i // B])
+                yield MicroBatch(places[i : i + micro], *sizes[i // B])
 
-    def _step_targets(self, source: Ints, window: Ints) -> list[int | None]:
-        """Return the number of targets of each of some whole steps."""
+    def _step_sizes(self, source: Ints, window: Ints) -> list[tuple[int | None, int | None]]:
+        """Return the numbers of targets and tokens of each of some whole steps."""
         steps, counts = len(source) // self.batch_size, self.counts
         if counts is None:
-            return [None] * steps
-        if counts.full_targets is not None:
-            return [self.batch_size * counts.full_targets] * steps
-        found: list[int | None] = counts.targets(source, window).reshape(steps, -1).sum(1).tolist()
-        return found
+            return [(None, None)] * steps
+        if counts.full_size is not None:
+            return [(self.batch_size * counts.full_size,) * 2] * steps
+        each = (counts.targets(source, window), counts.lengths(source, window))
+        targets, tokens = (values.reshape(steps, -1).sum(1).tolist() for values in each)
+        return list(zip(targets, tokens, strict=True))
 
 
 class EvalBatches(Sampler[list[int]]):

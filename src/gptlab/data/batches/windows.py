@@ -1,6 +1,6 @@
 """Cut token streams into windows of ids and targets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -38,13 +38,19 @@ class Windows(Dataset[Batch]):
     @property
     def fill(self) -> float:
         """The share of all positions that is not padding."""
-        spans = [np.asarray(bounds, dtype=np.int64) for bounds in (self.starts, self.stops)]
-        return float((spans[1] - spans[0]).sum() / (len(self) * self.block_size)) if len(self) else 0.0
+        return float(self.lengths.sum() / (len(self) * self.block_size)) if len(self) else 0.0
 
     @property
     def full(self) -> bool:
         """True if each position of each window has a target, which is known without looking at the windows."""
         return isinstance(self.starts, range) and self.masked is None
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """The number of ids that are read of each window, (N,) int64: all but padding."""
+        if isinstance(self.starts, range):
+            return np.broadcast_to(np.int64(self.block_size), (len(self),))  # takes no memory
+        return np.asarray(self.stops, dtype=np.int64) - np.asarray(self.starts, dtype=np.int64)
 
     @cached_property
     def targets(self) -> Ints:
@@ -61,6 +67,20 @@ class Windows(Dataset[Batch]):
         """Return a whole batch at once, (B, T) each."""
         return together([(self, i) for i in indices])
 
+    def at(self, i: int) -> tuple["Windows", int]:
+        """Return the windows that hold window i, and its place there."""
+        return self, i
+
+    def targets_of(self, numbers: Ints) -> Ints:
+        """Return the number of targets of each of some windows, (N,) int64."""
+        found: Ints = self.targets[numbers]
+        return found
+
+    def lengths_of(self, numbers: Ints) -> Ints:
+        """Return the number of ids that are read of each of some windows, (N,) int64."""
+        found: Ints = self.lengths[numbers]
+        return found
+
     def ids(self, i: int) -> Tokens:
         """Return the ids of window i and the one after, if there is one."""
         return self.tokens[int(self.starts[i]) : int(self.stops[i]) + 1]
@@ -71,19 +91,21 @@ class Windows(Dataset[Batch]):
         return None if mask is None else mask[1:] == 0
 
 
-def together(windows: Sequence[tuple[Windows, int]], step_targets: int | None = None) -> Batch:
-    """Return windows of one size, from any streams, as a batch of (B, T) each."""
+def together(
+    windows: Sequence[tuple[Windows, int]], step_targets: int | None = None, step_tokens: int | None = None
+) -> Batch:
+    """Return windows of one size, of any streams, as a batch of (B, T) each."""
     T = windows[0][0].block_size
     x = np.zeros((len(windows), T), np.int64)
     y = np.full((len(windows), T), IGNORE, np.int64)
-    for row, (source, i) in enumerate(windows):
+    for row, (source, i) in enumerate(each.at(number) for each, number in windows):
         if i < len(source):
             ids, length = source.ids(i), int(source.stops[i]) - int(source.starts[i])
             x[row, :length] = ids[:length]
             y[row, : len(ids) - 1] = ids[1:]
             if (ignored := source.ignored(i)) is not None:
                 y[row, : len(ids) - 1][ignored] = IGNORE
-    return Batch(torch.from_numpy(x), torch.from_numpy(y), step_targets)
+    return Batch(torch.from_numpy(x), torch.from_numpy(y), step_targets, step_tokens)
 
 
 def dense(tokens: TokenStream | Tokens, block_size: int, stride: int | None = None) -> Windows:
@@ -132,21 +154,32 @@ class TrainWindows(Dataset[Batch]):
         self.sources = list(sources)
 
     def __getitems__(self, micro_batch: MicroBatch) -> Batch:
-        """Return the windows of a micro-batch with the number of targets of its step."""
-        return self.rows(micro_batch.windows, micro_batch.step_targets)
+        """Return the windows of a micro-batch, which says how many targets and tokens its step has."""
+        return self.rows(*micro_batch)
 
-    def rows(self, windows: Sequence[tuple[int, int]], step_targets: int | None = None) -> Batch:
+    def rows(
+        self, windows: Sequence[tuple[int, int]], step_targets: int | None = None, step_tokens: int | None = None
+    ) -> Batch:
         """Return (source, window) pairs as a batch, (N, T) each."""
-        return together([(self.sources[source], window) for source, window in windows], step_targets)
+        return together([(self.sources[source], window) for source, window in windows], step_targets, step_tokens)
 
     def targets(self, source: Ints, window: Ints) -> Ints:
         """Return the number of targets of each (source, window), (N,) int64."""
-        found = np.empty(len(source), np.int64)
-        for k, windows in enumerate(self.sources):
-            found[source == k] = windows.targets[window[source == k]]
-        return found
+        return _of_sources([windows.targets_of for windows in self.sources], source, window)
+
+    def lengths(self, source: Ints, window: Ints) -> Ints:
+        """Return the number of ids that are read of each (source, window), (N,) int64."""
+        return _of_sources([windows.lengths_of for windows in self.sources], source, window)
 
     @property
-    def full_targets(self) -> int | None:
-        """The number of targets of each window if that is one number for all of them, else None."""
+    def full_size(self) -> int | None:
+        """The number of targets and of ids of each window, where it is one number for all of them."""
         return self.sources[0].block_size if all(windows.full for windows in self.sources) else None
+
+
+def _of_sources(each: Sequence[Callable[[Ints], Ints]], source: Ints, window: Ints) -> Ints:
+    """Return the numbers that the sources have of their windows, by a function of `each`, at (source, window), (N,)."""
+    found = np.empty(len(source), np.int64)
+    for k, of_windows in enumerate(each):
+        found[source == k] = of_windows(window[source == k])
+    return found

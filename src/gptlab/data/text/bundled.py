@@ -9,9 +9,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptlab.data.tokens.cache import cache_dir
 from gptlab.errors import UserError
-from gptlab.files import write_atomically
+from gptlab.files import cache_dir, write_atomically
 
 
 def english() -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from gptlab.data.tokens.cache import cache_dir
 from gptlab.errors import UserError, reason, require
+from gptlab.files import cache_dir
 
 ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt; doubled each time

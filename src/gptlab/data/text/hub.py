@@ -9,9 +9,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
-from gptlab.files import write_atomically
+from gptlab.files import cache_dir, short, write_atomically
 
 PIECE = 1 << 26  # bytes of text per file
 
@@ -30,7 +29,7 @@ def fetch(
             _stream(folder, path, name, split, revision, column, max_documents)
             files = sorted(file.name for file in folder.glob("*.jsonl.gz"))
             write_atomically(done, json.dumps({"key": key, "files": files}).encode())
-    return [folder / file for file in json.loads(done.read_text())["files"]]
+    return [folder / file for file in json.loads(done.read_text(encoding="utf-8"))["files"]]
 
 
 def version(path: str) -> Any:
@@ -39,6 +38,10 @@ def version(path: str) -> Any:
         return None
     files = sorted(file for file in Path(path).rglob("*") if file.is_file())
     return [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+
+
+def _saved_to_disk(path: str) -> bool:
+    return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _stream(
@@ -76,6 +79,9 @@ def _records(
         import datasets
     except ImportError as error:
         raise UserError("data.path", path, f"needs {error.name}", "pip install 'gptlab[hub]'") from error
+    why = "is what save_to_disk has written, not a repository of data files"
+    todo = "write its splits as JSON lines, Dataset.to_json(FILE), and give data=text 'data.files=[FILE]'"
+    require(not _saved_to_disk(path), "data.path", path, why, todo)
     try:
         stream = datasets.load_dataset(path, name, split=split, revision=revision, streaming=True)
         if most is not None:

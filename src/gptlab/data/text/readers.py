@@ -1,17 +1,35 @@
-"""Read files as documents in chunks: plain text, JSON lines and Parquet, also compressed, in constant memory."""
+"""Read files as documents in chunks: plain text, JSON and tables, also compressed, in constant memory."""
 
 import codecs
 import gzip
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from gptlab.data.text import parquet
+from gptlab.data.text.json_arrays import array_items, is_array
+from gptlab.data.text.tables import NOT_UTF8, Row, arrow_rows, column_values, delimited_rows, require_column
 from gptlab.errors import UserError, reason, require
 
 BLOCK = 1 << 20  # bytes read at once
+HEAD = 1 << 20  # bytes that tell what a file holds
+LONG = 1 << 22  # characters of a document between separators that are kept before it is yielded in chunks
+PACKED = 1 << 10  # bytes decompressed at once: a frame of zstd makes at most 128 KiB of 4 bytes
+LONGEST = 1 << 26  # bytes of a line of JSON, which is in memory as a whole
+WINDOW = 1 << 31  # bytes of a zstd frame's window: what `zstd --ultra --long=31` needs, and the most there can be
+FORMATS = {
+    "json": (".json", ".jsonl", ".ndjson"),
+    "csv": (".csv",),
+    "tsv": (".tsv",),
+    "parquet": (".parquet",),
+    "arrow": (".arrow", ".feather"),
+}
+ARCHIVES = (".7z", ".br", ".bz2", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip")
+TOKENS = (".bin", ".idx", ".npy")
 
 
 class Chunk(NamedTuple):
@@ -33,26 +51,55 @@ class Reading(NamedTuple):
     column: str
     separator: str | None
     errors: str
+    format: str = "auto"
+
+
+def format_of(name: str) -> tuple[str, str]:
+    """Return the format that a file's name declares, one of FORMATS or `text`, and how it is compressed."""
+    endings = [ending.lower() for ending in Path(name).suffixes]
+    packing = endings.pop() if endings and endings[-1] in (".gz", ".zst") else ""
+    kind = endings[-1] if endings else ""
+    return next((each for each, kinds in FORMATS.items() if kind in kinds), "text"), packing
 
 
 def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Iterator[Chunk]:
-    """Yield the documents of a file, whose format follows from the endings of its name.
+    """Yield the documents of a file, which is read by its name's endings, or by the `format` that is given.
 
-    `name` has the endings if the file is kept under another name. Raises UserError, as `key=path`, if the file is
-    damaged or is not of that format.
+    `name` is what the endings are taken from, where the file is kept under another name. Plain text without a separator
+    whose first lines are JSON records with the column is JSON lines. Raises UserError, as `key=path`, where the file is
+    damaged or not what its name says.
     """
-    endings = [ending.lower() for ending in Path(name or path.name).suffixes]
-    packing = endings.pop() if endings and endings[-1] in (".gz", ".zst") else ""
-    kind = endings[-1] if endings else ""
+
+    def mistake(why: str, todo: str) -> UserError:
+        return UserError(key, path, why, todo)
+
+    declared, packing = format_of(name or path.name)
+    kind = declared if reading.format == "auto" else reading.format
+    if reading.format == "auto":
+        _require_text(name or path.name, key, path)
     try:
-        if kind == ".parquet":
-            yield from _parquet(path, reading, key)
+        if kind in ("parquet", "arrow"):
+            why, todo = f"{packing} around {kind} is not read", "decompress it"
+            require(not packing, key, path, why, todo)
+            find = parquet.arrays if kind == "parquet" else arrow_rows
+            rows = column_values(find(path, reading.column, mistake), reading.errors, mistake)
+            yield from _documents(rows, reading, key, path)
             return
+        if kind == "text" and reading.format == "auto" and reading.separator is None:
+            kind = "json" if _has_json_lines(_head(path, packing), reading.column) else kind
+        as_array = kind == "json" and is_array(_head(path, packing).decode("utf-8", "ignore").removeprefix("\ufeff"))
         with _opened(path, packing) as file:
-            if kind in (".jsonl", ".ndjson"):
+            if as_array:
+                for where, record in array_items(_blocks(file, reading, key, path), mistake):
+                    yield from _record(record, where, reading, key, path)
+            elif kind == "json":
                 yield from _json_lines(file, reading, key, path)
+            elif kind in ("csv", "tsv"):
+                delimiter = "," if kind == "csv" else "\t"
+                rows = delimited_rows(file, reading.column, delimiter, reading.errors, mistake)
+                yield from _documents(rows, reading, key, path)
             elif reading.separator:
-                yield from _separated(_blocks(file, reading, key, path), reading.separator)
+                yield from _separated(_blocks(file, reading, key, path), reading.separator, key, path)
             else:
                 for i, text in enumerate(_blocks(file, reading, key, path)):
                     yield Chunk(text, begins=i == 0)
@@ -60,6 +107,36 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
         raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
     except ImportError as error:
         raise UserError(key, path, f"needs {error.name}", "pip install 'gptlab[files]'") from error
+
+
+def _require_text(name: str, key: str, path: Path) -> None:
+    """Refuse by its name what is surely no text, which data.errors=replace would take for some."""
+    endings = [ending.lower() for ending in Path(name).suffixes if ending.lower() not in (".gz", ".zst")]
+    ending = endings[-1] if endings else ""
+    require(ending not in ARCHIVES, key, path, f"{ending} is not read", "unpack it, or pack it as .gz or .zst")
+    require(ending not in TOKENS, key, path, f"{ending} holds tokens, not text", "give data=tokens data.train=[...]")
+
+
+def _head(path: Path, packing: str) -> bytes:
+    with _opened(path, packing) as file:
+        return file.read(HEAD)
+
+
+def _has_json_lines(head: bytes, column: str) -> bool:
+    """Tell whether the first two lines of a file, or its only one, are records with a text."""
+    lines = head.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    if len(head) == HEAD:
+        lines.pop()  # it may go on
+    first = list(itertools.islice((line for line in lines if line.strip()), 2))
+    return bool(first) and all(_is_record(line, column) for line in first)
+
+
+def _is_record(line: bytes, column: str) -> bool:
+    try:
+        found = json.loads(line) if line.lstrip().startswith(b"{") else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get(column), str)
 
 
 def _opened(path: Path, packing: str) -> IO[bytes]:
@@ -76,7 +153,8 @@ class _Zstandard(io.RawIOBase):
     def __init__(self, file: IO[bytes]) -> None:
         import zstandard
 
-        self.file, self.error, self.decompressor = file, zstandard.ZstdError, zstandard.ZstdDecompressor()
+        self.file, self.error = file, zstandard.ZstdError
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
         self.frame: Any = None
         self.ready = b""
 
@@ -86,7 +164,7 @@ class _Zstandard(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self.ready:
             begun = self.frame is not None and not self.frame.eof
-            data = (b"" if begun or self.frame is None else self.frame.unused_data) or self.file.read(1 << 14)
+            data = (b"" if begun or self.frame is None else self.frame.unused_data) or self.file.read(PACKED)
             if not data:
                 if begun:
                     raise EOFError("it ends in the middle")
@@ -96,7 +174,8 @@ class _Zstandard(io.RawIOBase):
             try:
                 self.ready = self.frame.decompress(data)
             except self.error as error:
-                raise OSError(str(error)) from error
+                too_long = "too much memory" in str(error)
+                raise OSError(f"its window is longer than {WINDOW:,} bytes" if too_long else str(error)) from error
         n = min(len(buffer), len(self.ready))
         buffer[:n], self.ready = self.ready[:n], self.ready[n:]
         return n
@@ -124,23 +203,39 @@ def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator
             yield text
 
 
-def _separated(blocks: Iterator[str], separator: str) -> Iterator[Chunk]:
-    """Yield the documents between separators, without the line ends around them."""
-    rest = ""
+def _separated(blocks: Iterator[str], separator: str, key: str, path: Path) -> Iterator[Chunk]:
+    """Yield the documents between separators, without the line ends around them; long ones in several chunks."""
+    rest, begins = "", True  # what of a document is not yielded yet
     for block in blocks:
         searched = max(0, len(rest) - len(separator) + 1)
         rest += block
-        if rest.find(separator, searched) < 0:  # a long document is not looked through again and again
-            continue
-        *documents, rest = rest.split(separator)
-        yield from (Chunk(text, begins=True) for document in documents if (text := document.strip("\r\n")))
-    if text := rest.strip("\r\n"):
-        yield Chunk(text, begins=True)
+        if rest.find(separator, searched) >= 0:
+            *documents, rest = rest.split(separator)
+            for document in documents:
+                yield from _end(document, begins)
+                begins = True
+        if len(rest) > LONG:
+            text = rest.lstrip("\r\n") if begins else rest
+            body = text[: len(text) - len(separator) + 1].rstrip("\r\n")  # what follows may belong to a separator
+            if len(body) > BLOCK:
+                yield Chunk(body, begins)
+                rest, begins = text[len(body) :], False
+            why = f"has more than {LONGEST:,} line ends in a row"
+            require(len(rest) <= LONGEST, key, path, why, "take them out")
+    yield from _end(rest, begins)
+
+
+def _end(text: str, begins: bool) -> Iterator[Chunk]:
+    """Yield the last chunk of a document, if there is any of it."""
+    if text := text.strip("\r\n") if begins else text.rstrip("\r\n"):
+        yield Chunk(text, begins)
 
 
 def _json_lines(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
     offset = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
+        why = f"line {number} is longer than {LONGEST:,} bytes"
+        require(len(line) <= LONGEST, key, path, why, "divide its text, or give it as a file of plain text")
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
             record = json.loads(line.decode("utf-8", reading.errors)) if line.strip() else {reading.column: None}
@@ -152,31 +247,14 @@ def _json_lines(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iter
         yield from _record(record, f"line {number}", reading, key, path)
 
 
-def _parquet(path: Path, reading: Reading, key: str) -> Iterator[Chunk]:
-    import pyarrow
-    import pyarrow.parquet
-
-    row = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            _require_column(reading.column in names, names, "it", reading, key, path)
-            for batch in file.iter_batches(batch_size=256, columns=[reading.column]):
-                values = batch.column(0)
-                as_bytes = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
-                for value in (values.cast(pyarrow.large_binary()) if as_bytes else values).to_pylist():
-                    row += 1
-                    text = value.decode("utf-8", reading.errors) if as_bytes and value is not None else value
-                    yield from _record({reading.column: text}, f"row {row}", reading, key, path)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(key, path, f"row {row}") from error
-    except pyarrow.ArrowException as error:
-        raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
+def _documents(rows: Iterator[Row], reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
+    for where, value in rows:
+        yield from _record({reading.column: value}, where, reading, key, path)
 
 
 def _record(record: Any, where: str, reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
     names = list(record) if isinstance(record, dict) else []
-    _require_column(reading.column in names, names, where, reading, key, path)
+    require_column(names, reading.column, where, lambda why, todo: UserError(key, path, why, todo))
     text = "" if record[reading.column] is None else record[reading.column]
     why = f"{where} has a {type(text).__name__} as {reading.column!r}, not text"
     require(isinstance(text, str), key, path, why, "choose another data.column")
@@ -191,10 +269,5 @@ def _record(record: Any, where: str, reading: Reading, key: str, path: Path) -> 
         yield Chunk(text, begins=True)
 
 
-def _require_column(ok: bool, names: list[str], where: str, reading: Reading, key: str, path: Path) -> None:
-    has = f"{where} has {', '.join(map(str, names)) or 'no columns'}"
-    require(ok, key, path, f"no column {reading.column!r}: {has}", "choose one with data.column=NAME")
-
-
 def _not_utf8(key: str, path: Path, where: str) -> UserError:
-    return UserError(key, path, f"is not UTF-8 ({where})", "convert it (iconv -t UTF-8), or data.errors=replace")
+    return UserError(key, path, f"is not UTF-8 ({where})", NOT_UTF8)

@@ -2,44 +2,48 @@
 
 import dataclasses
 import glob
+import itertools
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from gptlab.data.config import BatchConfig
+from gptlab.data.config import TEXT, BatchConfig, require_split
 from gptlab.data.text import bundled, download, hub
-from gptlab.data.text.readers import Chunk, Reading, read
+from gptlab.data.text.readers import FORMATS, Chunk, Reading, read
+from gptlab.data.text.saved_datasets import is_saved, saved_files
 from gptlab.errors import require
 from gptlab.registry import option
 
 PACKINGS = ("stream", "documents")
+DTYPES = ("uint8", "uint16", "uint32", "uint64", "int16", "int32", "int64")
 
 
 @dataclass
 class DataConfig(BatchConfig):
     """The settings by which tokens become batches, common to all options that give text or tokens."""
 
-    val_fraction: float = 0.1  # of the text; whole documents, or the end of each if there are too few
-    packing: str = "stream"  # stream: windows cut the joined text | documents: windows begin where documents begin
+    gives: ClassVar[str] = TEXT
+
+    val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
+    packing: str = "stream"  # windows cut a stream of all documents | documents: they begin where documents begin
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
+    repack: bool = False  # windows are cut from the documents in a new order each epoch
     mask_documents: bool = False  # no position attends to another document of its window
     repeat_steps: int | None = None  # repeat the batches of this many first steps: can the model overfit them?
     num_workers: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        steps = self.repeat_steps
-        require(steps is None or steps >= 1, "repeat_steps", steps, "must be at least 1", "leave it out")
-        require(0 < self.val_fraction <= 1, "val_fraction", self.val_fraction, "is not in (0, 1]", "0.1 is usual")
+        require_split(self.val_fraction, self.repeat_steps, self.num_workers)
         todo = f"choose one of {', '.join(PACKINGS)}"
         require(self.packing in PACKINGS, "packing", self.packing, "no such option", todo)
         require(self.stride is None or self.stride >= 1, "stride", self.stride, "must be at least 1", "leave it out")
         packed = self.stride is not None and self.packing != "stream"
         require(not packed, "stride", self.stride, "documents are packed without overlap", "leave it out")
-        require(self.num_workers >= 0, "num_workers", self.num_workers, "is negative", "0 loads in the main process")
 
 
 @dataclass
@@ -58,24 +62,32 @@ class TextData(DataConfig, ABC):
     def version(self) -> Any:
         """Return a value, cheap to compute, that changes whenever the text may have changed."""
 
+    def notes(self) -> list[str]:
+        """Return what should be said of the text before it is used, in sentences."""
+        return []
+
 
 @dataclass
 class Readable(TextData):
-    """Text in files: plain, `.jsonl` or `.parquet`, also `.gz` or `.zst`; one document per file or record."""
+    """Text in files: plain, JSON, CSV, TSV, Parquet, Arrow, also `.gz` or `.zst`; a document a file or record."""
 
     column: str = "text"  # of a record
     separator: str | None = None  # text between the documents of one plain file, e.g. <|endoftext|>
     errors: str = "strict"  # strict | replace: bytes that are not UTF-8 become U+FFFD
+    format: str = "auto"  # auto: as a file's name says | text | json | csv | tsv | parquet | arrow: all files are this
 
     def __post_init__(self) -> None:
         super().__post_init__()
         known = self.errors in ("strict", "replace")
         require(known, "errors", self.errors, "no such option", "choose one of strict, replace")
         require(self.separator != "", "separator", "", "is empty", "leave it out")
+        formats = ("auto", "text", *FORMATS)
+        todo = f"choose one of {', '.join(formats)}"
+        require(self.format in formats, "format", self.format, "no such option", todo)
 
     @property
     def reading(self) -> Reading:
-        return Reading(self.column, self.separator, self.errors)
+        return Reading(self.column, self.separator, self.errors, self.format)
 
 
 @option("data", "bundled")
@@ -101,9 +113,27 @@ class Files(Readable):
     files: list[str] = field(default_factory=list)
     val_files: list[str] = field(default_factory=list)  # held-out files; none: a part of `files`
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.files, self.val_files = listed(self.files), listed(self.val_files)
+
     def chunks(self) -> Iterator[Chunk]:
-        for path in matching(self.files, "data.files"):
+        paths, _ = self._training_files()
+        require(bool(paths), "data.files", self.files, "all of them are in data.val_files too", "name others")
+        for path in paths:
             yield from read(path, self.reading, "data.files")
+
+    def notes(self) -> list[str]:
+        """Return which files are not trained on although they are named."""
+        both = [str(path) for path in self._training_files()[1]]
+        named = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
+        return [f"{len(both):,} of data.files are in data.val_files too and not trained on: {named}"] if both else []
+
+    def _training_files(self) -> tuple[list[Path], list[Path]]:
+        """Return the files that are trained on, and those that are held out as well, by whatever name."""
+        held = {_same(path) for path in matching(self.val_files, "data.val_files")} if self.val_files else set()
+        paths = matching(self.files, "data.files")
+        return [p for p in paths if _same(p) not in held], [p for p in paths if _same(p) in held]
 
     def held_out(self) -> Iterator[Chunk] | None:
         paths = matching(self.val_files, "data.val_files") if self.val_files else []
@@ -126,8 +156,14 @@ class Download(Readable):
 
     def chunks(self) -> Iterator[Chunk]:
         require(bool(self.url), "data.url", "", "is empty", "give the text's address")
-        known = len(self.sha256) == 64  # the name of its file in the cache
-        require(known, "data.sha256", self.sha256, "is not a SHA-256", "give the 64 digits that sha256sum prints")
+        known = re.fullmatch(r"[0-9a-f]{64}", self.sha256) is not None  # it names a file of the cache
+        require(
+            known,
+            "data.sha256",
+            self.sha256,
+            "is not a SHA-256",
+            "give the 64 digits, in lower case, that sha256sum prints",
+        )
         name = self.url.partition("?")[0].rpartition("/")[2]
         return read(download.fetch(self.url, self.sha256), self.reading, "data.url", name)
 
@@ -164,11 +200,14 @@ class Hub(TextData):
         return self._split(self.val_split, None) if self.val_split else None
 
     def _split(self, split: str, most: int | None) -> Iterator[Chunk]:
-        begins = True
-        for file in hub.fetch(self.path, self.name, split, self.revision, self.column, most):
-            for chunk in read(file, Reading(self.column, None, "replace"), "data.path"):
-                yield Chunk(chunk.text, begins)
-                begins = not self.joined
+        if self.path and is_saved(Path(self.path)):  # nothing to stream: its rows are read where they lie
+            files = saved_files(Path(self.path), "data.path", split)
+        else:
+            files = hub.fetch(self.path, self.name, split, self.revision, self.column, most)
+        reading = Reading(self.column, None, "replace")
+        records = (chunk for file in files for chunk in read(file, reading, "data.path"))
+        for number, chunk in enumerate(itertools.islice(records, most)):
+            yield Chunk(chunk.text, begins=number == 0 or not self.joined)
 
     def version(self) -> Any:
         return hub.version(self.path)
@@ -202,29 +241,57 @@ class Mixture(DataConfig):
 @option("data", "tokens")
 @dataclass
 class TokenFiles(DataConfig):
-    """Existing tokens: a folder of `gptlab tokenize`, or .bin files as nanoGPT and llm.c write them.
+    """Existing tokens: a folder of `gptlab tokenize`, or files that others wrote.
 
-    data.folder=DIR, or data.train=[train.bin] data.val=[val.bin].
+    data.folder=DIR, or data.train=[train.bin] data.val=[val.bin]: nanoGPT's and llm.c's .bin, .npy, Megatron's .bin
+    with its .idx, and Arrow, Parquet or a folder of `save_to_disk` with a column of ids.
     """
 
     folder: str | None = None  # written by `gptlab tokenize`, with its tokenizer
     train: list[str] = field(default_factory=list)  # paths and globs, in their order
     val: list[str] = field(default_factory=list)  # none: the end of `train` is held out
+    dtype: str | None = None  # of files that are nothing but ids; null: uint16, or uint32 for more than 65,536 tokens
+    column: str = "input_ids"  # of a table
+    joined: bool | None = None  # the rows of a table are pieces of one stream (true), or documents (false)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.train, self.val = listed(self.train), listed(self.val)
+        todo = f"choose one of {', '.join(DTYPES)}"
+        require(self.dtype is None or self.dtype in DTYPES, "dtype", self.dtype, "no such option", todo)
+        own = self.folder is not None and self.dtype is not None
+        require(not own, "dtype", self.dtype, "a folder's manifest says it", "leave it out")
         both = self.folder is not None and bool(self.train or self.val)
         require(not both, "folder", self.folder, "and train or val are given", "give one of them")
         require(bool(self.folder or self.train), "train", "[]", "names no file", "give e.g. data.train=[train.bin]")
 
 
+def _same(path: Path) -> tuple[int, int]:
+    """Return what is equal for all names of one file."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def listed(names: list[str] | str) -> list[str]:
+    """Return paths as a list, also where there is one that stands for itself."""
+    return [names] if isinstance(names, str) else names
+
+
 def matching(patterns: list[str], key: str) -> list[Path]:
-    """Return the files that paths and globs name, each once, in the order of the patterns; raises UserError."""
+    """Return the files that paths and globs name, each once, in the order of the patterns.
+
+    A folder that `save_to_disk` wrote stands for its Arrow files. Raises UserError.
+    """
     paths: dict[str, Path] = {}
     for pattern in patterns:
         name = os.path.expanduser(pattern)
-        names = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
-        matches = [Path(name) for name in names if os.path.isfile(name)]
+        if os.path.isdir(name):
+            why, todo = "is a folder", f"give its files, e.g. {os.path.join(pattern, '*.txt')}"
+            require(is_saved(Path(name)), key, pattern, why, todo)
+            matches = saved_files(Path(name), key)
+        else:
+            names = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
+            matches = [Path(name) for name in names if os.path.isfile(name)]
         require(bool(matches), key, pattern, "no such file", "give paths or globs of files")
         for path in matches:
             paths.setdefault(os.path.abspath(path), path)

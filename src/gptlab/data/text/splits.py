@@ -1,14 +1,23 @@
 """Divide text into training and held-out text by the text alone, the same way for every seed and run."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import IO
+
+import numpy as np
 
 from gptlab.data.text.readers import Chunk
 from gptlab.errors import UserError
 
 HEAD = 1 << 16  # characters of a document whose hash chooses its side
 FEW = 1 << 16  # documents whose lengths are remembered
+ENOUGH = 0.5  # of val_fraction: where whole documents make less, ends of documents are held out instead
+MARKS = ("<|endoftext|>", "<|end_of_text|>")  # what stands between documents in many files
+DOCUMENT = np.dtype([("digest", "<u8"), ("bucket", "<u2")])  # a line of the list of documents
+_DOCUMENT = struct.Struct("<8sH")
+_LONGEST = max(map(len, MARKS)) - 1
 
 
 @dataclass(frozen=True)
@@ -24,24 +33,35 @@ class Survey:
     bytes: int
     held_out: list[int] = field(default_factory=list)  # buckets
     cuts: list[int] = field(default_factory=list)  # or, for each document, the position where its held-out end begins
+    marks: dict[str, int] = field(default_factory=dict)  # how often MARKS stand in the text
+    whole_share: float = 0.0  # of the text, that whole documents would hold out
 
 
-def survey(chunks: Iterable[Chunk], val_fraction: float) -> Survey:
-    """Read all chunks once, and choose the held-out part.
+def survey(chunks: Iterable[Chunk], val_fraction: float, documents_file: IO[bytes] | None = None) -> Survey:
+    """Read all chunks once, and choose what is held out.
 
-    Buckets are held out in order, each that still fits into `val_fraction` of the bytes. If none fits (one book, a few
-    long files), the end of each document is held out. The hash covers the text and which of it counts. Raises UserError
-    if there are too many documents for that.
+    The buckets are held out in their order, each that still fits into `val_fraction` of the bytes. Where they make less
+    than half of it (one book, a few long files), the end of each document is held out instead. Raises UserError where
+    the documents are too many for that. The hash is of the text and of which of it counts. The list of documents
+    (`DOCUMENT`: a hash and the bucket of each) is written into `documents_file`.
     """
     content, document, mask = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     sizes: dict[int, int] = {}
     lengths: list[int] = []
     documents, here, length, counted, masked = 0, -1, 0, True, False
+    marks, tail = dict.fromkeys(MARKS, 0), ""
+
+    def end_document() -> None:
+        content.update(document.digest())
+        if documents_file is not None:
+            documents_file.write(_DOCUMENT.pack(document.digest()[:8], here))
+
     for (text, begins, counts), head in _with_heads(chunks):
         data = text.encode()
         if begins:
             if documents:
-                content.update(document.digest())
+                end_document()
+            tail = ""
             document, here = hashlib.sha256(), bucket(head)
             documents += 1
             length, counted = 0, True
@@ -51,12 +71,15 @@ def survey(chunks: Iterable[Chunk], val_fraction: float) -> Survey:
             mask.update(f"{documents} {length} {counts};".encode())
             counted, masked = counts, True
         document.update(data)
+        for mark in MARKS:
+            marks[mark] += (tail[1 - len(mark) :] + text).count(mark)
+        tail = (tail + text[-_LONGEST:])[-_LONGEST:]
         sizes[here] = sizes.get(here, 0) + len(data)
         length += len(text)
         if documents <= FEW:
             lengths[-1] = length
     if documents:
-        content.update(document.digest())
+        end_document()
     if masked:
         content.update(mask.digest())
     total = sum(sizes.values())
@@ -66,12 +89,15 @@ def survey(chunks: Iterable[Chunk], val_fraction: float) -> Survey:
         if size <= room:
             room -= size
             held_out.append(number)
-    by_position = val_fraction > 0 and not held_out
+    whole = val_fraction * total - room
+    by_position = whole < ENOUGH * val_fraction * total
     cuts = [int((1 - val_fraction) * length) for length in lengths] if by_position else []
     if documents > FEW and by_position:
-        why = "no document is small enough to be held out"
+        why = f"no document is small enough to be held out, beyond {whole / total:.2%} of the text"
         raise UserError("data.val_fraction", val_fraction, why, "raise it, or give data.val_files")
-    return Survey(content.hexdigest(), documents, total, held_out, cuts)
+    held_out = [] if by_position else held_out
+    found = {mark: count for mark, count in marks.items() if count}
+    return Survey(content.hexdigest(), documents, total, held_out, cuts, found, whole / max(1, total))
 
 
 def bucket(head: str) -> int:
@@ -79,8 +105,22 @@ def bucket(head: str) -> int:
     return int.from_bytes(hashlib.sha256(head[:HEAD].encode()).digest()[:2], "big")
 
 
-def divide(chunks: Iterable[Chunk], found: Survey) -> Iterator[tuple[str, Chunk]]:
-    """Yield each chunk with `train` or `val`, in the order of the text; a chunk across the border is cut in two."""
+def divide(
+    chunks: Iterable[Chunk], found: Survey, left_out: Collection[int] = frozenset()
+) -> Iterator[tuple[str, Chunk]]:
+    """Yield each chunk with `train` or `val`, in the order of the text; a chunk on the border is cut in two.
+
+    What would be trained on of the documents whose numbers are `left_out` is passed over.
+    """
+    number = -1
+    for part, begins, chunk in _divided(chunks, found):
+        number += begins
+        if part == "val" or number not in left_out:
+            yield part, chunk
+
+
+def _divided(chunks: Iterable[Chunk], found: Survey) -> Iterator[tuple[str, bool, Chunk]]:
+    """Yield each chunk with its part, and whether a document of the text begins with it."""
     held_out, cuts = frozenset(found.held_out), iter(found.cuts)
     part, left = "train", -1  # characters of this document that remain for training; -1: not cut
     for (text, begins, counts), head in _with_heads(chunks):
@@ -88,13 +128,13 @@ def divide(chunks: Iterable[Chunk], found: Survey) -> Iterator[tuple[str, Chunk]
             part = "val" if bucket(head) in held_out else "train"
             left = next(cuts, -1)
         if left < 0 or part == "val":
-            yield part, Chunk(text, begins, counts)
+            yield part, begins, Chunk(text, begins, counts)
             continue
         if text[:left]:
-            yield "train", Chunk(text[:left], begins, counts)
+            yield "train", begins, Chunk(text[:left], begins, counts)
         if text[left:]:
             part = "val"
-            yield "val", Chunk(text[left:], begins=True, counts=counts)
+            yield "val", begins and not left, Chunk(text[left:], begins=True, counts=counts)
         left -= min(left, len(text))
 
 

@@ -21,11 +21,12 @@ import numpy as np
 from gptlab.data.text.readers import Chunk
 from gptlab.data.tokens.shards import dtype_for
 from gptlab.data.tokens.writer import Done, Mask, ShardWriter
-from gptlab.errors import UserError
+from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 JOB = 1 << 20  # characters that are encoded at once
+LONGEST = 1 << 26  # characters that are kept where there is no place to cut
 SECTION = 1 << 28  # characters of a shard
 ALONE = 1 << 23  # bytes that are not worth a second process
 
@@ -70,10 +71,13 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
         of, counted = part, counts
         rest += text
         if len(rest) >= enough:
-            enough = 2 * len(rest)
             if cut := tokenizer.last_cut(rest):
                 yield from add(of, rest[:cut], fresh, counted)
                 rest, fresh, enough = rest[cut:], False, JOB
+                continue
+            why = f"has {len(rest):,} characters in a row that this tokenizer takes as a whole"
+            require(len(rest) <= LONGEST, "data", "text", why, "divide its documents, or try tokenizer=bpe or char")
+            enough = 2 * len(rest)
     if rest:
         yield from add(of, rest, fresh, counted)
     yield from (job for job in waiting.values() if job.texts)
@@ -82,8 +86,8 @@ def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[
 def encode(job: Job, tokenizer: Tokenizer) -> Done:
     """Return the ids of a job, with a separator before every document, so that its first token is predicted too.
 
-    A separator counts if the end of the document before it does. If the tokenizer ends a document by another id than it
-    begins one, such as </s> before <s>, the end counts instead, and no model has to predict the beginning.
+    A separator counts where the end of the document before it does. Where the tokenizer ends a document by another id
+    than it begins one, such as </s> before <s>, the end counts instead, and no model has to predict the beginning.
     """
     arrays, starts, mask, at, size, target_bytes, unspelled = [], [], list[Mask](), 0, 0, 0, 0
     before, first, end = job.before, job.first, tokenizer.end_of_document
@@ -105,7 +109,8 @@ def encode(job: Job, tokenizer: Tokenizer) -> Done:
         before, first = counts, False
     every, masked = np.concatenate(arrays).tobytes(), end is not None or not all((job.before, *job.counts))
     loss_mask = np.concatenate(mask) if masked else None
-    return Done(job.part, every, np.array(starts, np.uint32), size, loss_mask, target_bytes, unspelled)
+    lost = unspelled if unspelled or tokenizer.unknown is not None else None
+    return Done(job.part, every, np.array(starts, np.uint32), size, loss_mask, target_bytes, lost)
 
 
 def write_sections(
@@ -137,8 +142,8 @@ def write_sections(
             else:
                 for _ in group:
                     pass  # read past it
-                progress(sum(part["bytes"] for part in json.loads(path.read_text()).values()))
-            records.append(json.loads(path.read_text()))
+                progress(sum(part["bytes"] for part in json.loads(path.read_text(encoding="utf-8")).values()))
+            records.append(json.loads(path.read_text(encoding="utf-8")))
     return records
 
 

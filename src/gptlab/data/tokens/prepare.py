@@ -2,27 +2,29 @@
 
 import codecs
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from gptlab.data.text.readers import Chunk
+from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity
-from gptlab.data.text.splits import Survey, divide, survey
-from gptlab.data.tokens.cache import cache_dir, short
-from gptlab.data.tokens.encode import ALONE, SECTION, Progress, write_sections
-from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards
+from gptlab.data.tokens.encode import ALONE, SECTION, write_sections
+from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards, read_manifest
+from gptlab.data.tokens.surveys import Surveyed, Watch, counted, survey_all
+from gptlab.data.tokens.token_copies import without_copies
 from gptlab.data.tokens.token_files import cut, foreign_shards, spelled
 from gptlab.errors import require
-from gptlab.files import new_folder, write_atomically
+from gptlab.files import cache_dir, new_folder, short, sync_files, write_atomically
+from gptlab.registry import name_of
 from gptlab.tokenizers import Tokenizer, TokenizerConfig, fingerprint, load_tokenizer
 
 LAYOUT = 2  # raise when the meaning of a cached folder changes
@@ -40,6 +42,7 @@ class Corpus:
     weights: list[float]
     val: TokenStream
     folders: list[Path]  # of shards, one per source
+    notes: list[str] = field(default_factory=list)  # what should be said before it is used
 
     def sizes(self) -> dict[str, dict[str, int | None]]:
         """Return the documents, bytes and tokens of each part."""
@@ -51,7 +54,7 @@ class Corpus:
         found: int = target_counts(self.manifest["val"])[1]
         return found
 
-    @property
+    @functools.cached_property
     def unspelled(self) -> dict[str, int]:
         """The characters of each part that its tokens do not spell."""
         streams = {"train": self.train, "val": [self.val]}
@@ -83,16 +86,8 @@ class Corpus:
         write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode())
 
 
-@dataclass
-class Watch:
-    """A listener to progress: first the name of a task and its number of bytes, then the bytes as they are done."""
-
-    begin: Callable[[str, int], None] = lambda what, size: None
-    advance: Progress = lambda size: None
-
-
 def prepare(
-    data: DataConfig,
+    data: BatchConfig,
     config: TokenizerConfig,
     watch: Watch | None = None,
     processes: int | None = None,
@@ -106,6 +101,9 @@ def prepare(
     `any_ids` accepts tokens that the tokenizer does not have, so that they can be looked at. Raises UserError if the
     text or the tokens are unusable.
     """
+    todo = "choose an option that gives text, such as data=text"
+    require(isinstance(data, DataConfig), "data", name_of(data), "gives no text", todo)
+    assert isinstance(data, DataConfig)
     watch = watch or Watch()
     if isinstance(data, TokenFiles):
         return _ready(data, config, any_ids)
@@ -114,13 +112,14 @@ def prepare(
     for name, source in sources.items():
         why = f"a {type(source).__name__} is no text"
         require(isinstance(source, TextData), f"data.parts.{name}", type(source).__name__.lower(), why, "leave it out")
-    surveys = [_surveyed(source, watch) for source in sources.values()]
-    tokenizer = _tokenizer(list(zip(sources.values(), surveys, strict=True)), config, watch)
-    folders = [
-        _shards(source, found, tokenizer, watch, processes or os.cpu_count() or 1, section, parts)
-        for source, found in zip(sources.values(), surveys, strict=True)
-    ]
-    return _corpus(folders, list(sources), weights, load_tokenizer(tokenizer))
+    surveyed = survey_all(sources, watch)
+    tokenizer = _tokenizer(surveyed, config, watch)
+    cores = processes or os.cpu_count() or 1
+    folders = [_shards(text, tokenizer, watch, cores, section, parts) for text in surveyed]
+    corpus = _corpus(folders, list(sources), weights, load_tokenizer(tokenizer))
+    manifests = corpus.manifest.get("sources", {"": corpus.manifest})
+    notes = [note for text in surveyed for note in text.notes(manifests[text.name]["val"])]
+    return dataclasses.replace(corpus, notes=notes)
 
 
 def texts(data: DataConfig, corpus: Corpus) -> Iterator[str]:
@@ -135,59 +134,26 @@ def texts(data: DataConfig, corpus: Corpus) -> Iterator[str]:
         yield from (chunk.text for chunk in itertools.chain(source.chunks(), source.held_out() or []))
 
 
-def _surveyed(source: TextData, watch: Watch) -> Survey:
-    key = repr((LAYOUT, identity(source), source.version()))
-    path = cache_dir() / "surveys" / f"{short(key)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            watch.begin("reading", 0)
-            apart = source.held_out()
-            found = survey(_counted(source.chunks(), watch), 0.0 if apart else source.val_fraction)
-            require(found.bytes > 0, "data", identity(source)["kind"].lower(), "has no text", "give files with some")
-            write_atomically(path, json.dumps(dataclasses.asdict(found)).encode())
-    return Survey(**json.loads(path.read_text()))
-
-
-def _divided(source: TextData, found: Survey) -> Iterator[tuple[str, Chunk]]:
-    """Yield the text with its parts, `train` and `val`."""
-    apart = source.held_out()
-    if apart is None:
-        yield from divide(source.chunks(), found)
-    else:
-        yield from (("train", chunk) for chunk in source.chunks())
-        yield from (("val", chunk) for chunk in apart)
-
-
-def _counted(chunks: Iterable[Chunk], watch: Watch) -> Iterator[Chunk]:
-    for chunk in chunks:
-        yield chunk
-        watch.advance(len(chunk.text))
-
-
-def _tokenizer(sources: list[tuple[TextData, Survey]], config: TokenizerConfig, watch: Watch) -> Path:
+def _tokenizer(surveyed: list[Surveyed], config: TokenizerConfig, watch: Watch) -> Path:
     """Return the folder of the tokenizer, built on the training parts."""
-    content = [(found.sha256, found.held_out, found.cuts) for _, found in sources]
-    key = repr((LAYOUT, content, type(config).__name__, dataclasses.asdict(config)))
+    key = repr((LAYOUT, [text.split for text in surveyed], type(config).__name__, dataclasses.asdict(config)))
     folder = cache_dir() / "tokenizers" / short(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # all processes of a run come here; the first does the work
         if not folder.exists():
-            size = sum(found.bytes for _, found in sources)
+            size = sum(text.found.bytes for text in surveyed)
             watch.begin("building the tokenizer", size)
-            every = (chunk for source, found in sources for part, chunk in _divided(source, found) if part == "train")
-            tokenizer = config.build((chunk.text for chunk in _counted(every, watch)), size)
+            every = (chunk for text in surveyed for part, chunk in text.divided() if part == "train")
+            tokenizer = config.build((chunk.text for chunk in counted(every, watch)), size)
             with new_folder(folder) as work:
                 tokenizer.save(work)
     return folder
 
 
-def _shards(
-    source: TextData, found: Survey, tokenizer: Path, watch: Watch, processes: int, section: int, parts: Sequence[str]
-) -> Path:
-    """Return the folder of a source's shards, from the cache or written now, continuing where a killed run stopped."""
-    apart = source.held_out() is not None
-    split = (source.version(), identity(source)) if apart else (found.held_out, found.cuts)
+def _shards(text: Surveyed, tokenizer: Path, watch: Watch, processes: int, section: int, parts: Sequence[str]) -> Path:
+    """Return the folder of a source's shards: from the cache or written now, continuing where a killed run stopped."""
+    source, found = text.source, text.found
+    split = (source.version(), identity(source), *text.split[3:]) if text.apart else text.split[1:]
     key = repr((LAYOUT, found.sha256, split, fingerprint(tokenizer), *parts))
     folder = cache_dir() / "shards" / short(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -197,31 +163,34 @@ def _shards(
             work = folder.with_name(f"{folder.name}.{section}.partial")
             work.mkdir(exist_ok=True)
             processes = min(processes, max(1, found.bytes // ALONE))
-            chunks = ((part, chunk) for part, chunk in _divided(source, found) if part in parts)
+            chunks = ((part, chunk) for part, chunk in text.divided() if part in parts)
             sections = write_sections(work, chunks, tokenizer, processes, watch.advance, section)
-            manifest = _manifest(source, found, tokenizer, sections)
+            manifest = _manifest(text, tokenizer, sections)
             kept = {shard["file"].removesuffix(".bin") for part in PARTS for shard in manifest[part]["shards"]}
             for path in work.iterdir():  # records of sections, and leftovers of killed runs
                 if path.is_file() and path.name.partition(".")[0] not in kept:
                     path.unlink()
             shutil.copytree(tokenizer, work / "tokenizer", dirs_exist_ok=True)
             write_atomically(work / "manifest.json", json.dumps(manifest, indent=2).encode())
+            sync_files(work)
             work.rename(folder)
     return folder
 
 
-def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict[str, Any]]) -> dict[str, Any]:
+def _manifest(text: Surveyed, folder: Path, sections: list[dict[str, Any]]) -> dict[str, Any]:
     tokenizer = load_tokenizer(folder)
     parts: dict[str, dict[str, Any]] = {}
     for part in PARTS:
         shards = [section[part] for section in sections if part in section]
         parts[part] = {**_totals(shards), "shards": shards}
-    content = found.sha256
-    if source.held_out() is not None:  # the survey did not read it
+    content = text.found.sha256
+    if text.apart:  # the survey did not read it
         content = _hash([content, *_hashes(parts["val"]["shards"])])
+    if text.left_out:
+        content = _hash([content, *map(str, sorted(text.left_out))])
     return {
         "sha256": content,
-        "source": identity(source),
+        "source": identity(text.source),
         "tokenizer_sha256": fingerprint(folder),
         "n_vocab": tokenizer.n_vocab,
         "eot": tokenizer.eot,
@@ -232,7 +201,7 @@ def _manifest(source: TextData, found: Survey, folder: Path, sections: list[dict
 
 def _corpus(folders: list[Path], names: list[str], weights: list[float], tokenizer: Tokenizer) -> Corpus:
     """Return what the folders hold, every shard found whole."""
-    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+    manifests = [read_manifest(folder) for folder in folders]
     shards: dict[str, list[list[Shard]]] = {part: [] for part in PARTS}
     for folder, manifest in zip(folders, manifests, strict=True):
         for part in PARTS:
@@ -262,11 +231,13 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
         require((folder / "manifest.json").is_file(), "data.folder", data.folder, why, todo)
         return _corpus([folder], [""], [1.0], load_tokenizer(folder / "tokenizer"))
     tokenizer = config.build([])
-    train = foreign_shards(data.train, "data.train", tokenizer)
-    val = foreign_shards(data.val, "data.val", tokenizer) if data.val else []
+    train = foreign_shards(data, "data.train", data.train, tokenizer)
+    val = foreign_shards(data, "data.val", data.val, tokenizer) if data.val else []
     hashes = check([*train, *val], None if any_ids else tokenizer.n_vocab) + check(masks([*train, *val]), None)
     if not val:
         train, val = cut(train, data.val_fraction)
+    kept, left_out = without_copies(train, val, tokenizer.eot)
+    train = train if any_ids else kept
     streams = {"train": TokenStream(train), "val": TokenStream(val)}
     parts: dict[str, dict[str, Any]] = {}
     for part, stream in streams.items():
@@ -278,13 +249,14 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
     if streams["val"].has_mask:
         parts["val"]["target_bytes"] = sum(map(len, spelled(streams["val"], tokenizer, targets_only=True)))
     manifest = {
-        "sha256": _hash([*hashes, str(data.val_fraction)]),
+        "sha256": _hash([*hashes, str(data.val_fraction), *([f"without {left_out}"] if left_out else [])]),
         "n_vocab": tokenizer.n_vocab,
         "eot": tokenizer.eot,
         "dtype": dtype_for(tokenizer.n_vocab),
         **parts,
     }
-    return Corpus(tokenizer, manifest, [streams["train"]], [1.0], streams["val"], [])
+    notes = [f"{left_out:,} documents are also held out: they are not trained on"] if left_out else []
+    return Corpus(tokenizer, manifest, [streams["train"]], [1.0], streams["val"], [], notes)
 
 
 def target_counts(part: dict[str, Any]) -> tuple[int, Any]:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TransferSpeedColumn as MegabytesPerSecond
 
-from gptlab.data.tokens.prepare import Watch
+from gptlab.data.tokens.surveys import Watch
 
 
 @contextlib.contextmanager

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.data.tokens.cache import cache_dir, short
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_json, write_atomically
+from gptlab.files import cache_dir, read_json, short, write_atomically
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
 MOST_MANIFEST = 1 << 26  # bytes
@@ -111,11 +110,32 @@ class TokenStream:
         found, begin = [np.zeros(1, np.int64)], 0
         for shard, array in zip(self.shards, self._arrays, strict=True):
             if shard.starts is not None:
-                found.append(_starts(shard.starts).astype(np.int64) + begin)
+                found.append(_starts(shard.starts, shard.tokens).astype(np.int64) + begin)
             else:
                 found += [np.flatnonzero(array[i : i + BLOCK] == eot) + i + begin for i in range(0, len(array), BLOCK)]
             begin += len(array)
         return np.unique(np.concatenate(found))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what manifest.json says of a folder of shards, which may come from anywhere; raises UserError where it
+    is damaged, or names files out of the folder."""
+    path = folder / "manifest.json"
+    try:
+        manifest = read_json(path, MOST_MANIFEST)
+        fits = isinstance(manifest["sha256"], str) and manifest["dtype"] in ("uint16", "uint32")
+        fits &= _counts(manifest, "n_vocab", "eot")
+        for part in (manifest["train"], manifest["val"]):
+            fits &= _counts(part, "documents", "bytes", "tokens")
+            for shard in part["shards"]:
+                fits &= Path(shard["file"]).name == shard["file"] and _counts(shard, "tokens")
+                fits &= all(isinstance(shard[key], str) for key in ("sha256", "mask_sha256") if key in shard)
+                shard["sha256"]  # is there
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise damaged(path, f"cannot be read ({type(error).__name__}: {reason(error)})") from error
+    if not fits:
+        raise damaged(path, "does not say which shards there are")
+    return dict(manifest)
 
 
 def own_shards(folder: Path, manifest: dict[str, Any], part: str) -> list[Shard]:
@@ -130,7 +150,7 @@ def own_shards(folder: Path, manifest: dict[str, Any], part: str) -> list[Shard]
         starts, mask = path.with_suffix(".starts.npy"), mask_path(path) if "mask_sha256" in shard else None
         if mask is not None:
             require_size(mask, shard["tokens"])
-        found.append(Shard(path, dtype, shard["tokens"], starts=starts if starts.exists() else None, mask=mask))
+        found.append(Shard(path, dtype, shard["tokens"], starts=starts if starts.is_file() else None, mask=mask))
     return found
 
 
@@ -173,14 +193,17 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
         memo = cache_dir() / "checked" / f"{short(key)}.json"
         if not memo.exists():
             write_atomically(memo, json.dumps(_read_through(shard)).encode())
-        seen = json.loads(memo.read_text())
+        seen = json.loads(memo.read_text(encoding="utf-8"))
         found.append(seen["sha256"])
         if expected is not None and seen["sha256"] != expected[number]:
             why = f"its SHA-256 is {seen['sha256'][:12]}... and not the manifest's {expected[number][:12]}..."
             raise damaged(shard.path, why)
         if n_vocab is not None:
             why = f"it has ids up to {seen['largest']:,}, the vocabulary ends at {n_vocab - 1:,}"
-            require(seen["largest"] < n_vocab, "data", shard.path, why, "take the tokenizer that made it")
+            todo = "take the tokenizer that made it"
+            if expected is None and shard.offset == 0:
+                todo += ", or say what it holds, e.g. data.dtype=uint16"
+            require(seen["largest"] < n_vocab, "data", shard.path, why, todo)
     return found
 
 
@@ -210,12 +233,23 @@ def mask_path(path: Path) -> Path:
     return path.with_suffix(MASK)
 
 
-def _starts(path: Path) -> Tokens:
+def _starts(path: Path, tokens: int) -> Tokens:
+    """Return where the documents of a shard of so many tokens begin, (D,); raises UserError where it is damaged."""
     try:
-        starts: Tokens = np.load(path)
-    except (ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            if file.read(6) != b"\x93NUMPY":  # np.load reads other kinds of files too
+                raise ValueError("it is no array")
+        starts: Tokens = np.load(path, mmap_mode="r")
+        if starts.ndim != 1 or starts.dtype.kind != "u" or (len(starts) and int(starts.max()) >= tokens):
+            raise ValueError("its numbers are no places in the shard")
+    except (OSError, ValueError, EOFError) as error:
         raise damaged(path, f"cannot be read ({reason(error)})") from error
     return starts
+
+
+def _counts(values: dict[str, Any], *keys: str) -> bool:
+    """Tell whether these are whole numbers from 0 up."""
+    return all(type(values[key]) is int and values[key] >= 0 for key in keys)
 
 
 def require_size(path: Path, size: int) -> None:

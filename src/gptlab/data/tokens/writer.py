@@ -25,7 +25,7 @@ class Done(NamedTuple):
     bytes: int  # of text
     mask: Mask | None  # 0 for each id that is not a target; None: all count
     target_bytes: int  # of the text that counts
-    unspelled: int = 0  # characters of the text that the ids do not spell
+    unspelled: int | None = None  # characters of the text that the ids do not spell, where there can be any
 
 
 class ShardWriter:
@@ -34,7 +34,8 @@ class ShardWriter:
     def __init__(self, path: Path, dtype: str, files: contextlib.ExitStack) -> None:
         self.path, self.files, self.width = path, files, np.dtype(dtype).itemsize
         self.counts = {"documents": 0, "bytes": 0, "tokens": 0}
-        self.targets = self.target_bytes = self.unspelled = 0
+        self.targets = self.target_bytes = 0
+        self.unspelled: int | None = None
         self._ids = _HashedFile(files.enter_context(path.open("wb")))
         self._mask: _HashedFile | None = None
         self._starts: list[Starts] = []
@@ -56,7 +57,8 @@ class ShardWriter:
         self.counts["tokens"] += tokens
         self.targets += tokens if done.mask is None else int(done.mask.sum())
         self.target_bytes += done.target_bytes
-        self.unspelled += done.unspelled
+        if done.unspelled is not None:
+            self.unspelled = (self.unspelled or 0) + done.unspelled
 
     def finish(self) -> dict[str, Any]:
         """Wait until everything is on disk; return the manifest of this shard."""
@@ -65,7 +67,7 @@ class ShardWriter:
         sha256 = self._ids.finish()
         self.path.with_suffix(".starts.npy").write_bytes(array.getvalue())
         record: dict[str, Any] = {"file": self.path.name, **self.counts, "sha256": sha256}
-        if self.unspelled:
+        if self.unspelled is not None:
             record["unspelled"] = self.unspelled
         if self._mask is None:
             return record

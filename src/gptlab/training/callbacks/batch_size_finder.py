@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
+from gptlab.data.batches.batch import tensors
 from gptlab.errors import UserError
 from gptlab.training.lightning_internals import all_agree, autocast, datamodule_of, device_of, set_accumulation
 from gptlab.training.module import GPTModule
@@ -53,7 +54,7 @@ class BatchSizeFinder(Callback):
         # what the optimizer will hold
         held = [torch.zeros_like(p) for p in pl_module.gpt.parameters() for _ in range(2)]
         for size in (n for n in range(1, share + 1) if share % n == 0):
-            fits = promises(peaks, size) and tries(trainer, pl_module, size, data.block_size)
+            fits = promises(peaks, size) and tries(trainer, pl_module, data.largest_batch(size))
             if not all_agree(trainer, fits):
                 break
             peaks.append((size, peak_memory()))
@@ -72,13 +73,13 @@ def use_micro_batches(trainer: L.Trainer, data: Any, micro_batch_size: int) -> N
     data.micro_batch_size = micro_batch_size
 
 
-def tries(trainer: L.Trainer, module: GPTModule, size: int, block_size: int) -> bool:
-    """Return whether one forward and backward pass of `size` windows succeeds."""
-    ids = torch.zeros(size, block_size, dtype=torch.int64, device=device_of(trainer))
+def tries(trainer: L.Trainer, module: GPTModule, batch: Any) -> bool:
+    """Tell whether one forward and backward pass of a batch goes through."""
     module.gpt.train()
     try:
+        moved = [each.to(device_of(trainer)) for each in tensors(batch)]
         with autocast(trainer):
-            loss = module.loss(ids, ids).sum()
+            loss = module.loss(*moved).sum()
         loss.backward()
     except torch.OutOfMemoryError:
         return False

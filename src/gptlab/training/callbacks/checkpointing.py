@@ -1,6 +1,5 @@
 """Write checkpoint files completely or not at all, with checksums; keep the newest few, and find the undamaged ones."""
 
-import hashlib
 import os
 import shutil
 import sys
@@ -14,11 +13,10 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from gptlab.distributed.ranks import Ranks
-from gptlab.errors import reason
-from gptlab.files import UNFINISHED, sync, sync_folder, write_atomically
+from gptlab.errors import UserError, reason
+from gptlab.files import UNFINISHED, sync, sync_folder
+from gptlab.runs.checkpoint_file import checksums, digest, read_checkpoint, write_checksums
 from gptlab.training.lightning_internals import from_rank_0, write_failure
-
-SUMS = "SHA256SUMS"  # as `sha256sum -c` reads it
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -38,7 +36,7 @@ class CheckpointFiles(TorchCheckpointIO):
             with work.open("wb") as file:
                 torch.save(checkpoint, file)
                 sync(file)
-            _put(work, path, _sha256(work))
+            _put(work, path, digest(work))
         except (OSError, RuntimeError) as error:  # torch makes the second of the first
             self.failure = reason(error.__context__ or error)
             warnings.warn(f"{path} cannot be written ({self.failure}); what was there is kept", stacklevel=1)
@@ -143,7 +141,7 @@ def go_on_from(checkpoint: Path, step: int, folder: Path) -> None:
     """
     if checkpoint.parent.resolve() != folder.resolve():
         _link(checkpoint, folder / f"step-{step}.ckpt")
-        known = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+        known = read_checkpoint(checkpoint, "meta")
         best = known.get("callbacks", {}).get("EndOfStep", {}).get("best") or (None, None)
         for path in (checkpoint.parent / name for name in (f"step-{best[1]}.ckpt", "best.ckpt")):
             if path.exists() and best[1] in (None, step_of(path)):
@@ -158,8 +156,8 @@ def step_of(path: Path) -> int | None:
     if not path.is_file():
         return None
     try:
-        return int(torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"])
-    except Exception:  # whatever a damaged file makes of torch.load
+        return int(read_checkpoint(path, "meta")["global_step"])
+    except (UserError, LookupError, TypeError, ValueError):
         return None
 
 
@@ -173,17 +171,6 @@ def _number(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
 
 
-def is_whole(path: Path) -> bool:
-    """Tell whether a checkpoint is what was written: its digest is in the list, or there is no list and it loads."""
-    if recorded := _sums(path.parent):
-        return path.is_file() and _sha256(path) in {digest for digests in recorded.values() for digest in digests}
-    try:
-        torch.load(path, map_location="meta", weights_only=True, mmap=True)
-    except Exception:  # whatever a damaged file makes of torch.load
-        return False
-    return True
-
-
 def _link(path: Path, name: Path) -> None:
     """Link `name` to the same file as a checkpoint `path`, in one step."""
     work = _work(name)
@@ -192,8 +179,8 @@ def _link(path: Path, name: Path) -> None:
         os.link(path, work)
     except OSError:  # a file system without links
         shutil.copyfile(path, work)
-    recorded = _sums(path.parent).get(path.name, [])  # two where a kill came between the list and the name
-    _put(work, name, recorded[0] if len(recorded) == 1 else _sha256(work))
+    known = _listed(path.parent).get(path.name, [])  # two where a kill came between the list and the name
+    _put(work, name, known[0] if len(known) == 1 else digest(work))
 
 
 def _work(path: Path) -> Path:
@@ -201,29 +188,20 @@ def _work(path: Path) -> Path:
     return path.with_name(f".{path.name}-{os.getpid()}{UNFINISHED}")
 
 
-def _put(work: Path, path: Path, digest: str) -> None:
-    """Rename `work` to `path`; whenever this is interrupted, every file that is there has its digest in the list."""
-    folder, sums = path.parent, _sums(path.parent)
-    _write_sums(folder, {**sums, path.name: [*sums.get(path.name, []), digest]})
+def _put(work: Path, path: Path, found: str) -> None:
+    """Rename `work`, whose digest was found, to `path`; whenever this is interrupted, every file has its digest in the
+    list."""
+    folder, listed = path.parent, _listed(path.parent)
+    write_checksums(folder, {**listed, path.name: [*listed.get(path.name, []), found]})
     os.replace(work, path)
     sync_folder(folder)
-    _write_sums(folder, {**{name: d for name, d in sums.items() if (folder / name).exists()}, path.name: [digest]})
+    there = {name: each for name, each in listed.items() if (folder / name).exists()}
+    write_checksums(folder, {**there, path.name: [found]})
 
 
-def _sums(folder: Path) -> dict[str, list[str]]:
-    """Return the digests of the list, by name."""
-    path, found = folder / SUMS, dict[str, list[str]]()
-    for line in path.read_text().splitlines() if path.exists() else []:
-        digest, _, name = line.partition("  ")
-        found.setdefault(name, []).append(digest)
-    return found
-
-
-def _write_sums(folder: Path, sums: dict[str, list[str]]) -> None:
-    lines = [f"{digest}  {name}\n" for name, digests in sums.items() for digest in digests]
-    write_atomically(folder / SUMS, "".join(lines).encode())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _listed(folder: Path) -> dict[str, list[str]]:
+    """Return the list of checksums of a folder; a damaged one says nothing of the files that are there."""
+    try:
+        return checksums(folder)
+    except ValueError:
+        return {}

@@ -96,7 +96,7 @@ class EndOfStep(Checkpoint):
             module.average.update(module.gpt)
         if module.logs_at(step):
             wait_for_device(module.device)
-        self.throughput.step(batch.step_targets or 0)
+        self.throughput.step(batch.step_tokens or 0)
         self.bar.step(step)
         if module.logs_at(step):
             self._log(trainer, module)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from gptlab.data.batches.datamodule import TextDataModule
+from gptlab.data.batches.examples import ExampleDataModule
 from gptlab.files import write_atomically
 from gptlab.tokenizers import Tokenizer
 from gptlab.training.lightning_internals import datamodule_of, load_weights_and_optimizer
@@ -120,9 +121,12 @@ class StabilityMonitor(Callback):
                 {"source": source, "window": window, "text": self._text(data, source, window)}
                 for source, window in data.windows_of(step)
             ]
+        elif isinstance(data, ExampleDataModule):
+            found["examples"] = data.examples_of(step)  # the numbers of the training examples
         path = self.run_dir / f"stability/step-{step}.json"
         write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-        told = f"step {step}: {what}; {'its batch is in' if 'windows' in found else 'see'} {path}"
+        where = "see" if found.keys().isdisjoint(("windows", "examples")) else "its batch is in"
+        told = f"step {step}: {what}; {where} {path}"
         self.console.print(told, highlight=False, markup=False, soft_wrap=True)
 
     def _text(self, data: TextDataModule, source: int, window: int) -> str:

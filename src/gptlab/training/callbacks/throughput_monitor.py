@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import Callback
 
 
 class ThroughputMonitor(Callback):
-    """A meter of training speed: targets per second, the share of the devices' FLOPs, the share of waiting for data.
+    """Count the tokens that are read per second of training time, without padding; the share of the devices' FLOPs that
+    they take (MFU: Chowdhery et al. 2022); and the share of that time in which the loop waited for data.
 
     The share of FLOPs is MFU (Chowdhery et al. 2022). Training time is all time between the first and the last step
     except within `paused`: validation, samples and checkpoints. `waited` returns the seconds spent waiting for data so
@@ -21,7 +22,7 @@ class ThroughputMonitor(Callback):
         self.waited = waited
         self.share_per_token = 0.0  # of the FLOPs that all devices could do in a second
         self.seconds = 0.0  # of training time so far
-        self.tokens = 0  # targets so far
+        self.tokens = 0  # read so far by all ranks
         self._last_log = (0.0, 0, 0.0)  # (seconds, tokens, seconds waited)
         self._running_since = 0.0
         self._started, self._earlier_seconds = (
@@ -55,7 +56,7 @@ class ThroughputMonitor(Callback):
         self._running_since = time.perf_counter()
 
     def step(self, tokens: int) -> None:
-        """Count one step's targets, and the time since the last step."""
+        """Count the tokens of one step, over all ranks, and the time since the last step."""
         now = time.perf_counter()
         self.seconds += now - self._running_since
         self._running_since = now

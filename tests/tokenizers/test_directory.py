@@ -14,12 +14,14 @@ from gptlab.commands.export import export
 from gptlab.commands.import_ import import_
 from gptlab.commands.sample import sample
 from gptlab.config import compose
+from gptlab.data.tokens.shards import held_out_stream
 from gptlab.errors import UserError
 from gptlab.tokenizers import EOT, Tokenizer
 from gptlab.tokenizers.bpe import BytePairTokenizer
 from gptlab.tokenizers.hf import JSONTokenizer
 from gptlab.tokenizers.torture import TEXTS
-from tests.interop.directories import BYTES, TEXT, byte_level, gpt2, llama, metaspace, saved
+from gptlab.training.run import train
+from tests.tokenizers.directories import BYTES, TEXT, byte_level, gpt2, llama, metaspace, saved
 from tokenizers import normalizers
 
 
@@ -176,6 +178,26 @@ def test_chat_templates_are_kept(where: str, tmp_path: Path) -> None:
     assert theirs.chat_template == back.chat_template is not None
     said = [{"role": "user", "content": "hello"}]
     assert back.apply_chat_template(said, tokenize=False) == "<user>hello"
+
+
+def test_what_is_declared_stays_through_fine_tuning(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    """Documents are learned between <s> and </s>; template and special tokens are exported again."""
+    made = metaspace()
+    made.chat_template = TEMPLATE
+    hf = saved(tmp_path / "hf", llama(made), made)
+    imported(hf, "base")
+    train(tiny(f"init_from={tmp_path}/base", "data.packing=documents", "data.mask_documents=true"))
+    _, ours = gptlab.load(tmp_path / "run")
+    assert (ours.start, ours.ends, ours.declared.chat_template) == ([1], (2,), TEMPLATE)
+    held = held_out_stream(tmp_path / "run/held_out")[0]
+    ids, mask = held[:].tolist(), held.mask(slice(0, len(held)))
+    assert ids[0] == 1 and mask is not None
+    assert [i for i, counts in enumerate(mask) if not counts] == [i for i, token in enumerate(ids) if token == 1]
+    assert all(ids[i - 1] == 2 for i, token in enumerate(ids) if token == 1 and i)  # </s> <s>
+    export(compose("export", [f"run={tmp_path}/run", f"out={tmp_path}/back"]))
+    back = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert back.chat_template == TEMPLATE and back.encode("My lord") == made.encode("My lord")
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "back").eos_token_id == 2
 
 
 def test_bytes_of_tokens_are_exact(tmp_path: Path) -> None:

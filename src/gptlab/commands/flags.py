@@ -1,0 +1,116 @@
+"""Read what a command line says besides values: the flags, which are Hydra's, and the run that it names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gptlab.config.overrides import quoted, unquoted
+from gptlab.errors import UserError, require
+
+CONFIG_FLAGS = {"--config-dir": "dir", "-cd": "dir", "--config-name": "name", "-cn": "name"}
+_SHOWN = ("job", "hydra", "all")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+# the values that a flag takes: none, any text (None), or one of some
+_VALUES: dict[str, tuple[str, ...] | None] = {
+    **dict.fromkeys(("--multirun", "-m", "--run", "-r", "--resolve", "--hydra-help", "--version"), ()),
+    **dict.fromkeys(("--shell-completion", "-sc"), ()),
+    **dict.fromkeys((*CONFIG_FLAGS, "--config-path", "-cp", "--package", "-p")),
+    **dict.fromkeys(("--cfg", "-c"), _SHOWN),
+    **dict.fromkeys(("--info", "-i"), _INFO),
+}
+
+
+def flags_first(argv: list[str]) -> list[str]:
+    """Return a command line with its flags before its overrides: Hydra takes overrides only in one piece.
+
+    Raises UserError for a flag that is not there, or whose value is none of its.
+    """
+    flags, overrides = list[str](), list[str]()
+    rest = list(argv)
+    while rest:
+        flag, given, value = rest.pop(0).partition("=")
+        if not flag.startswith("-"):
+            overrides.append(f"{flag}{given}{value}")
+            continue
+        require(flag in _VALUES, flag, value or "?", "no such flag", f"choose one of {', '.join(_VALUES)}, --help")
+        choices = _VALUES[flag]
+        if choices == ():
+            require(not given, flag, value, "takes no value", f"give {flag}")
+            flags.append(flag)
+            continue
+        if not given and choices is _INFO and (not rest or rest[0] not in _INFO):
+            value = "all"
+        elif not given and rest:
+            value = rest.pop(0)
+        if choices is None:
+            require(bool(value), flag, value or "?", "needs a value", f"give {flag} NAME")
+        else:
+            require(value in choices, flag, value or "?", "no such option", f"choose one of {', '.join(choices)}")
+        flags += [flag, value]
+    return [*flags, *overrides]
+
+
+def split_flags(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
+    """Return the flags that name a config, and the overrides; None where a line asks for more than one run."""
+    found, overrides, rest = dict[str, str](), list[str](), iter(argv)
+    for arg in rest:
+        flag, given, value = arg.partition("=")
+        if flag in CONFIG_FLAGS:
+            found[CONFIG_FLAGS[flag]] = value if given else next(rest, "")
+        elif arg.startswith("-"):
+            return None, argv
+        else:
+            overrides.append(arg)
+    return found, overrides
+
+
+def by_config(argv: list[str]) -> list[str]:
+    """Return `--config-dir RUN --config-name config` as config=RUN/config.yaml, which is read as data."""
+    flags, kept = _config_flags(argv)
+    file = Path(flags.get("dir", ""), "config.yaml")
+    if flags.get("name", "").removesuffix(".yaml") != "config" or not file.is_file():
+        return argv
+    return [f"config={quoted(str(file))}", *kept]
+
+
+def require_no_run_config(argv: list[str]) -> None:
+    """Refuse config.yaml as a primary config: it is the name of a run's, which Hydra never composes."""
+    name = _config_flags(argv)[0].get("name", "train")
+    plain = re.fullmatch(r"[\w-]+(\.yaml)?", name) is not None and name.removesuffix(".yaml") != "config"
+    require(plain, "--config-name", name, "is no config that can be composed", "give a name; a run's is config=RUN")
+
+
+def _config_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the flags that name a config, by what they name, and the rest of a command line."""
+    flags, kept = dict[str, str](), list[str]()
+    rest = iter(argv)
+    for arg in rest:
+        flag, given, value = arg.partition("=")
+        if flag in CONFIG_FLAGS:
+            flags[CONFIG_FLAGS[flag]] = value if given else next(rest, "")
+        else:
+            kept.append(arg)
+    return flags, kept
+
+
+def resumed(argv: list[str]) -> list[str]:
+    """Return `resume=RUN` as the command line that starts from that run's own config, and the rest of argv over it.
+
+    It goes on in its own directory, or, with `run_dir=DIR`, as a new run.
+    """
+    asked = [arg.partition("=")[2] for arg in argv if arg.startswith("resume=")]
+    if not asked or asked[-1] in ("", "null", "auto") or any(arg.startswith("config=") for arg in argv):
+        return argv
+    from gptlab.runs.run_dir import RunDir
+
+    name = unquoted(asked[-1])
+    try:
+        run = RunDir.find(name, without_checkpoint=True)
+    except UserError as error:
+        raise UserError("resume", name, error.why, error.todo) from error
+    path = run.path.resolve()
+    resume = path if run.checkpoint == run.checkpoints / "last.ckpt" else run.checkpoint.resolve()
+    rest = [arg for arg in argv if not arg.startswith("resume=")]
+    config, run_dir = quoted(str(path / "config.yaml")), quoted(str(path))
+    return [f"config={config}", f"run_dir={run_dir}", *rest, f"resume={quoted(str(resume))}"]

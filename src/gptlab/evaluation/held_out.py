@@ -1,0 +1,98 @@
+"""Find what a run or a data option holds out: windows of a text, or examples, as the task reads them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gptlab.data.batches import examples
+from gptlab.data.batches.windows import protocol
+from gptlab.data.config import EXAMPLES, BatchConfig, ExampleData, Record
+from gptlab.data.tokens.prepare import prepare, unspelled
+from gptlab.data.tokens.shards import Tokens, TokenStream, held_out_stream
+from gptlab.errors import require
+from gptlab.model.config import GPTConfig
+from gptlab.registry import name_of
+from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.base import Reading
+from gptlab.tasks.inputs import HeldOut
+from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.saved import Saved
+
+
+@dataclass(frozen=True)
+class HeldOutData:
+    """Examples to score, and what their scores hold for."""
+
+    examples: HeldOut
+    records: Sequence[Record] | None  # one an example; None: windows of a text
+    bytes: int | None  # that the targets spell; None if that is not known
+    reading: Reading
+    protocol: dict[str, Any]
+    data_hash: str
+    unspelled: int = 0  # characters of the text that its tokens do not spell
+
+
+def held_out_data(
+    run: RunDir, task: Any, config: GPTConfig, tokenizer: Tokenizer, data: BatchConfig | None, block_size: int | None
+) -> HeldOutData:
+    """Return what a run holds out, or a data option, in windows or examples of at most block_size ids.
+
+    `config` is that of the run's model, whose context is taken where there is no block_size. Raises UserError where the
+    run keeps nothing, or the task does not learn from such data.
+    """
+    size = block_size or config.block_size
+    require_context(config, size)
+    if data is None:
+        why, todo = "the run has no held-out text of its own", "say which: data=text data.files=[...]"
+        require(run.has_held_out(), "data", "null", why, todo)
+    else:
+        why, todo = f"gives {data.gives}, and the run's task learns from {' or '.join(task.learns_from)}", "choose such"
+        require(data.gives in task.learns_from, "data", name_of(data), why, todo)
+    if isinstance(data, ExampleData) or (data is None and run.holds_out(EXAMPLES)):
+        return _examples(run, task, tokenizer, data, size)
+    if data is None:
+        tokens, n_bytes = held_out_stream(run.path / "held_out")
+        manifest = run.held_out_manifest()
+        data_hash, lost = manifest["sha256"], unspelled(manifest.get("val", {}), [tokens], tokenizer)
+    else:
+        corpus = prepare(data, Saved(str(run.path / "tokenizer")), parts=["val"])
+        tokens, n_bytes, data_hash = corpus.val, corpus.val_bytes, corpus.manifest["sha256"]
+        lost = corpus.unspelled["val"]
+    require_length(tokens, size)
+    by_documents, alone = run.windows()
+    windows = task.held_out(tokens, size, tokenizer.eot, by_documents)
+    reading = Reading(tokenizer.eot if alone else None)
+    how = reading_protocol(tokenizer, size, by_documents, alone)
+    return HeldOutData(windows, None, n_bytes, reading, how, data_hash, lost)
+
+
+def reading_protocol(tokenizer: Tokenizer, block_size: int, by_documents: bool, alone: bool) -> dict[str, Any]:
+    """Return in words how a text is read: also what stands before a document, where that is not what ends it."""
+    found = protocol(block_size, by_documents, alone)
+    return found if tokenizer.end_of_document is None else {**found, "begins_with": tokenizer.spell(tokenizer.eot)}
+
+
+def _examples(run: RunDir, task: Any, tokenizer: Tokenizer, data: ExampleData | None, size: int) -> HeldOutData:
+    if data is None:
+        records, manifest = examples.held_out_records(run.path / "held_out")
+    else:
+        found = examples.read_examples(data, Saved(str(run.path / "tokenizer")))
+        records, manifest = found.val, found.manifest
+    held_out = task.examples(records, tokenizer, size, False)
+    return HeldOutData(held_out, records, None, Reading(), examples.protocol(size), manifest["sha256"])
+
+
+def require_context(config: GPTConfig, block_size: int) -> None:
+    """Refuse more positions than a model has learned."""
+    context = config.block_size
+    ok, why = block_size <= context or config.positions != "learned", f"is more than the {context} positions that the"
+    require(ok, "block_size", block_size, f"{why} model has learned", f"give at most {context}")
+
+
+def require_length(tokens: Tokens | TokenStream, block_size: int) -> None:
+    """Refuse a text that is shorter than a window."""
+    why, todo = (
+        f"its {len(tokens)} tokens are less than one window of block_size={block_size}",
+        "hold out more, or give",
+    )
+    require(len(tokens) > block_size, "data.val_fraction", "held-out", why, f"{todo} more text")
