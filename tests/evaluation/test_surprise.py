@@ -11,7 +11,7 @@ from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
-from tests.conftest import PADDED, raise_padding
+from tests.conftest import PADDED, raise_padding, save_by_hand
 
 
 def ask(*more: str) -> dict[str, object]:
@@ -67,7 +67,7 @@ def test_explained_loss_is_the_evaluated_one(tiny: Callable[..., TrainConfig], t
     raise_padding(checkpoint)
     saved = torch.load(checkpoint, weights_only=True)
     saved["state_dict"]["gpt.lm_head.weight"][257:] = 5.0
-    torch.save(saved, checkpoint)
+    save_by_hand(saved, checkpoint)
     (tmp_path / "one.txt").write_text("the cat sat on the mat. " * 9)
     scored = evaluate(compose("evaluate", ["run=run", "data=text", "data.files=[one.txt]", "data.val_fraction=1"]))
     explained = evaluate(compose("evaluate", ["run=run", "explain=true", "text=one.txt"]))

@@ -18,7 +18,7 @@ from gptlab.decoding.decoders import Beam, Greedy, TopK
 from gptlab.errors import UserError
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
-from tests.conftest import tiny_overrides
+from tests.conftest import save_by_hand, tiny_overrides
 from tests.model.own_models import ModernGPT, RNNConfig, Unfinished
 from tests.training.test_resume import resumed, rows, same, stop_at
 
@@ -200,9 +200,9 @@ def test_a_checkpoint_that_is_not_of_the_model_here(own: Start, monkeypatch: pyt
         ({"depth": 3}, "TypeError: .+depth"),
         ({"width": "wide"}, "TypeError: "),
     ):
-        torch.save({**saved, "model": saved["model"] | settings}, path)
+        save_by_hand({**saved, "model": saved["model"] | settings}, path)
         with pytest.raises(UserError, match=rf"^model=rnn: .+does not take what is in .+last.ckpt \({why}"):
             gptlab.load("run")
-    torch.save({**saved, "model_option": "os\nsystem"}, path)
+    save_by_hand({**saved, "model_option": "os\nsystem"}, path)
     with pytest.raises(UserError, match=r"^model='os\\nsystem': "):
         gptlab.load("run")
