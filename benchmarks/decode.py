@@ -66,11 +66,11 @@ def models(n_layer: int) -> tuple[Any, GPT]:
         return None, ours
     import transformers
 
-    from gptlab.interop.exporting import weights_of
-    from gptlab.interop.names import config_to
+    from gptlab.interop.names import config_to, weights_of
 
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**config_to(ours.config))).eval()
-    theirs.load_state_dict(weights_of(ours, "gpt2"), strict=False)
+    hf = config_to(ours.config)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**hf)).eval()
+    theirs.load_state_dict(weights_of(ours, hf), strict=False)
     theirs.tie_weights()
     return theirs, ours
 

@@ -20,7 +20,8 @@ import torch
 from limits import best_product, read_bandwidth, wait_for
 from torch import Tensor, nn
 
-from gptlab.interop.names import config_to, theirs
+from gptlab.interop.families import FAMILIES
+from gptlab.interop.names import config_to
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
@@ -162,7 +163,10 @@ def nanogpt(task: Task, options: str, folder: str) -> Measured:
     c = task.config
     sizes = {key: getattr(c, key) for key in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
     model = theirs_.GPT(theirs_.GPTConfig(**sizes, dropout=0.0, bias=True))
-    model.load_state_dict({theirs("gpt2", name)[0][0]: tensor for name, tensor in task.weights.items()})
+    family = FAMILIES["gpt2"]
+    names = {name: family.theirs(name)[0] for name in task.weights}
+    rooted = {name: each if family.is_head(each) else family.root + each for name, each in names.items()}
+    model.load_state_dict({rooted[name]: tensor for name, tensor in task.weights.items()})
     model.to(task.device)
     o, kind = task.optimizer, task.device.type
     optimizer = model.configure_optimizers(o.weight_decay, o.lr, (o.beta1, o.beta2), kind)  # fused on a GPU
@@ -223,10 +227,11 @@ def hf_trainer(task: Task, options: str) -> Measured:
     import transformers
     from torch.utils.data import SequentialSampler
 
-    from gptlab.interop.exporting import weights_of
+    from gptlab.interop.names import weights_of
 
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**config_to(task.config)))
-    model.load_state_dict(weights_of(task.gpt(), "gpt2"), strict=False)
+    hf = config_to(task.config)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**hf))
+    model.load_state_dict(weights_of(task.gpt(), hf), strict=False)
     model.tie_weights()
     x, y = task.x.flatten(0, 1), task.y.flatten(0, 1)
     data = [{"input_ids": x[i], "labels": y[i], "shift_labels": y[i]} for i in range(len(x))]

@@ -15,8 +15,7 @@ from gptlab.commands.export import export
 from gptlab.commands.import_ import import_
 from gptlab.config import compose
 from gptlab.errors import UserError
-from gptlab.interop.exporting import weights_of, with_zero_biases
-from gptlab.interop.names import config_to
+from gptlab.interop.names import config_to, weights_of
 from gptlab.model.gpt import GPT
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
@@ -75,7 +74,7 @@ def test_what_hugging_face_has_under_another_name(shape: str, tiny: Tiny, tmp_pa
         torch.nn.init.normal_(p, mean=float("norm" in name), std=0.01 if "qkv" in name else 0.3)
     hf = config_to(gpt.config)
     (tmp_path / "config.json").write_text(json.dumps(hf | {"bos_token_id": 256, "eos_token_id": 256}))
-    weights = with_zero_biases(weights_of(gpt, hf["model_type"]), hf)
+    weights = weights_of(gpt, hf)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert hf["architectures"] == [architecture] == [type(model).__name__]

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import gptlab
 from gptlab.commands.evaluate import evaluate
@@ -142,11 +144,135 @@ def test_no_such_directory_and_no_network(monkeypatch: pytest.MonkeyPatch, tmp_p
         imported(Path("somebody/something"), tmp_path / "run")
 
 
-def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+def saved(model: transformers.PreTrainedModel, folder: Path, change: Callable[[str], str] = str) -> Path:
+    """A directory with the weights under other names."""
+    hf = written(model, folder)
+    weights = {change(name): tensor for name, tensor in load_file(hf / "model.safetensors").items()}
+    save_file(weights, hf / "model.safetensors", metadata={"format": "pt"})
+    return hf
+
+
+def same_logits(hf: Path, model: transformers.PreTrainedModel, out: Path) -> bool:
+    gpt, _ = gptlab.load(imported(hf, out))
+    idx = torch.randint(256, (1, 9))
+    with torch.no_grad():
+        return bool((gpt(idx) - model.eval()(idx).logits).abs().max() < 1e-4)
+
+
+NAMES: dict[str, Callable[[str], str]] = {
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "data-parallel, compiled": lambda name: f"module._orig_mod.{name}",
+    "no root": lambda name: name.removeprefix("model."),
+    "root twice": lambda name: f"model.{name}",
+}
+
+
+@pytest.mark.parametrize("how", NAMES)
+def test_prefixes_do_not_matter(how: str, tmp_path: Path) -> None:
+    model = llama(num_key_value_heads=2)
+    assert same_logits(saved(model, tmp_path / "hf", NAMES[how]), model, tmp_path / "run")
+
+
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_pickled_weights(n_files: int, tmp_path: Path) -> None:
+    model = llama()
+    hf = written(model, tmp_path / "hf")
+    weights = list(load_file(hf / "model.safetensors").items())
+    (hf / "model.safetensors").unlink()
+    if n_files == 1:
+        torch.save(dict(weights), hf / "pytorch_model.bin")
+    else:
+        for i in range(2):
+            torch.save(dict(weights[i::2]), hf / f"part{i}.bin")
+        index = {name: f"part{i % 2}.bin" for i, (name, _) in enumerate(weights)}
+        (hf / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    assert same_logits(hf, model, tmp_path / "run")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("evil"),)
+
+
+def test_code_in_pickled_weights_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     hf = written(gpt2(), tmp_path / "hf")
-    (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"has no model\.safetensors; convert"):
+    (hf / "model.safetensors").unlink()
+    torch.save({"transformer.wte.weight": Evil()}, hf / "pytorch_model.bin")
+    with pytest.raises(UserError, match="is damaged, or holds more than tensors"):
         imported(hf, tmp_path / "run")
+    assert not Path("evil").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_single_file_counts_before_an_index(tmp_path: Path) -> None:
+    """As in transformers: an index that an earlier sharded save left behind is not read."""
+    model = llama()
+    hf = written(model, tmp_path / "hf", max_shard_size="20KB")
+    for path in hf.glob("model-*.safetensors"):
+        save_file({k: v * 2 for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+    save_file(
+        {k: v.clone() for k, v in model.state_dict().items()}, hf / "model.safetensors", metadata={"format": "pt"}
+    )
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(hf)
+    assert same_logits(hf, theirs, tmp_path / "run")
+
+
+def add(hf: Path, **tensors: torch.Tensor) -> None:
+    weights = load_file(hf / "model.safetensors") | tensors
+    save_file(weights, hf / "model.safetensors", metadata={"format": "pt"})
+
+
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "unread tensor": (
+        lambda hf: add(hf, **{"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}),
+        r"has tensors that a llama with its config.json does not have: model\.layers\.0\.self_attn\.q_proj\.bias",
+    ),
+    "unread adapter": (lambda hf: add(hf, **{"lora_A.weight": torch.zeros(32)}), r"does not have: lora_A\.weight"),
+    "float8": (
+        lambda hf: add(hf, **{QUERY: torch.zeros(32, 32).to(torch.float8_e4m3fn)}),
+        r"model\.layers\.0\.self_attn\.q_proj\.weight has the dtype float8_e4m3fn",
+    ),
+    "int8": (
+        lambda hf: add(hf, **{QUERY: torch.zeros(32, 32, dtype=torch.int8)}),
+        "has the dtype int8",
+    ),
+    "quantized": (
+        lambda hf: break_config(hf, quantization_config={"quant_method": "fp8"}),
+        "^quantization_config=fp8: its weights are quantized",
+    ),
+    "experts": (
+        lambda hf: break_config(hf, model_type="mixtral", num_local_experts=8),
+        "^model_type=mixtral: is a mix",
+    ),
+    "unknown field": (
+        lambda hf: break_config(hf, logit_scale=0.06),
+        r"^logit_scale=0\.06: is not known for model_type=",
+    ),
+    "rope": (
+        lambda hf: break_config(hf, rope_parameters={"rope_type": "longrope", "rope_theta": 1e4}),
+        "^rope_type=longrope: is not known here",
+    ),
+    "tied, with another head": (lambda hf: break_config(hf, tie_word_embeddings=True), "its lm_head.weight is not its"),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_what_is_not_understood_is_refused(how: str, tmp_path: Path) -> None:
+    hf = written(llama(), tmp_path / "hf")
+    change, said = REFUSED[how]
+    change(hf)
+    with pytest.raises(UserError, match=said) as raised:
+        imported(hf, tmp_path / "here/run")
+    assert "\n" not in str(raised.value) and not list(tmp_path.glob("here/*"))
+
+
+def test_buffers_of_older_versions_are_passed_over(tmp_path: Path) -> None:
+    model = gpt2()
+    hf = written(model, tmp_path / "hf")
+    add(hf, **{"transformer.h.0.attn.bias": torch.ones(4, 4, dtype=torch.bool)})
+    add(hf, **{"transformer.h.0.attn.masked_bias": torch.tensor(-1e4)})
+    assert same_logits(hf, model, tmp_path / "run")
 
 
 MEASURE = """

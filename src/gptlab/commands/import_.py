@@ -10,7 +10,7 @@ from gptlab.registry import command
 
 @dataclass
 class ImportConfig:
-    """Turn a Hugging Face model, GPT-2 or Llama, into a run directory."""
+    """Turn a Hugging Face model into a run directory."""
 
     hf: str | None = None  # a directory, or OWNER/NAME on the hub
     out: str | None = None  # a new directory

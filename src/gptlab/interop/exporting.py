@@ -1,22 +1,18 @@
 """Write a run as a directory that transformers loads without code of ours."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from gptlab.errors import require
 from gptlab.files import new_folder
-from gptlab.interop.names import config_to, theirs
+from gptlab.interop.names import config_to, weights_of
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
 from gptlab.model.heads import parameters_beside
-from gptlab.model.shape import GPTShape
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
@@ -39,62 +35,17 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
     require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
     definition, ids = tokenizer.hf_definition(), special_ids(tokenizer)
-    hf, padding = config_to(gpt.config) | ids, list(range(tokenizer.n_vocab, gpt.config.vocab_size))
+    hf = config_to(gpt.config, run.config().get("model_type")) | ids
+    padding = list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     generation = ids | ({"suppress_tokens": padding} if padding else {})  # generate() then never draws it
     with new_folder(out) as work:
         (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n", encoding="utf-8")
         (work / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
-        weights = with_zero_biases(weights_of(gpt, hf["model_type"]), hf)
-        save_file(weights, work / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights_of(gpt, hf), work / "model.safetensors", metadata={"format": "pt"})
         _write_tokenizer(work, tokenizer, definition, gpt.config.block_size)
         for path in work.iterdir():
             path.chmod(0o644)
     return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
-
-
-def weights_of(gpt: GPT, model_type: str) -> dict[str, Tensor]:
-    """Return the model's tensors under Hugging Face's names; a tied head is left out, as Hugging Face does."""
-    config, weights = gpt.config, {}
-    for name, tensor in gpt.state_dict().items():
-        if name == "lm_head.weight" and config.tied:
-            continue
-        parts, transposed = theirs(model_type, name)
-        if model_type == "qwen3" and ".attn.qkv." in name:
-            tensor = _for_norms_of(config.norm_eps, tensor, config)
-        rows = [tensor.shape[0]]
-        if len(parts) == 3:
-            rows = [heads * config.head_dim for heads in (config.n_head, config.kv_heads, config.kv_heads)]
-        for part, piece in zip(parts, tensor.split(rows), strict=True):
-            weights[part] = (piece.T if transposed else piece).contiguous()
-    return weights
-
-
-def with_zero_biases(weights: dict[str, Tensor], hf: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors, and zeros for each bias that the model of this config.json has and they lack."""
-    kinds: tuple[str, ...] = {
-        "gpt2": ("ln_1", "ln_2", "ln_f", "c_attn", "c_proj", "c_fc"),
-        "llama": ("q_proj", "k_proj", "v_proj", "o_proj") if hf.get("attention_bias") else (),
-        "qwen3": ("q_proj", "k_proj", "v_proj", "o_proj") if hf.get("attention_bias") else (),
-    }.get(hf["model_type"], ())
-    if hf.get("mlp_bias"):
-        kinds += ("gate_proj", "up_proj", "down_proj")
-    found = dict(weights)
-    for name, tensor in weights.items():
-        module = name.removesuffix(".weight")
-        if name.endswith(".weight") and module.rpartition(".")[2] in kinds and f"{module}.bias" not in weights:
-            width = tensor.shape[1] if hf["model_type"] == "gpt2" and tensor.dim() == 2 else tensor.shape[0]
-            found[f"{module}.bias"] = tensor.new_zeros(width)
-    return found
-
-
-def _for_norms_of(eps: float, qkv: Tensor, config: GPTShape) -> Tensor:
-    """Return weights or biases whose queries and keys, normalized with `eps`, are what ours are with fp32's epsilon.
-
-    x / sqrt(mean(x^2) + e) does not change where x is multiplied by s and e by s^2.
-    """
-    rows = (config.n_head + config.kv_heads) * config.head_dim
-    scale = math.sqrt(eps / torch.finfo(torch.float32).eps)
-    return torch.cat([qkv[:rows] * scale, qkv[rows:]])
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,19 +1,18 @@
-"""Turn a Hugging Face directory of GPT-2 or Llama into a run directory."""
+"""Turn a Hugging Face directory into a run directory."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder, read_json, require_new
-from gptlab.interop.names import config_from, theirs
+from gptlab.interop.families import FAMILIES
+from gptlab.interop.names import config_from, ours
+from gptlab.interop.weight_files import WeightFiles
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
 from gptlab.runs.checkpoint_file import digest, write_checksums
@@ -23,6 +22,7 @@ from gptlab.tokenizers.directory import read_tokenizer
 
 MOST_JSON = 1 << 28  # bytes
 FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
+PICKLED = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "*.jinja", "chat_template.json"]
 
 
@@ -59,7 +59,10 @@ def find(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*FILES, *TOKENIZER_FILES]))
+        found = Path(snapshot_download(name, allow_patterns=[*FILES, *TOKENIZER_FILES]))
+        if any(found.glob("*.safetensors")):
+            return found
+        return Path(snapshot_download(name, allow_patterns=[*FILES, *PICKLED, *TOKENIZER_FILES]))
     except Exception as error:  # the hub client has many: no network, no such name, no permission
         why = f"cannot be downloaded ({type(error).__name__}: {reason(error)})"
         raise UserError("hf", name, why, "give a directory") from error
@@ -69,58 +72,25 @@ def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, 
     """Read our tensors in fp32, each by itself, so that memory never holds a second copy of the model."""
     with torch.device("meta"):
         expected = GPT(config).state_dict()
-    where = _where(source)
-    # GPT-2's own file names its tensors without the root module
-    bare = "transformer.wte.weight" not in where
+    family = FAMILIES[model_type]
+    files = WeightFiles(source, family)
     weights: dict[str, Tensor] = {}
     for name, meta in expected.items():
         if name == "lm_head.weight" and config.tied:
             continue
-        parts, transposed = theirs(model_type, name)
-        found = []
-        for part in parts:
-            part = part.removeprefix("transformer.") if bare else part
-            require(part in where, "hf", source, f"has no tensor {part}", "take a complete download")
-            with _opened(where[part]) as file:
-                tensor = file.get_tensor(part)
-            found.append(tensor.T if transposed else tensor)
-        shapes = f"{[list(t.shape) for t in found]} instead of {list(meta.shape)}"
-        fits = all(t.shape[1:] == meta.shape[1:] for t in found) and sum(t.shape[0] for t in found) == meta.shape[0]
-        require(fits, "hf", source, f"its {parts[0]} is {shapes}", "its config.json must belong to its weights")
-        weights[name] = torch.cat(found).to(torch.float32).contiguous()
+        tensor = ours(family, name, config, files.tensor)
+        shapes = f"{list(tensor.shape)} instead of {list(meta.shape)}"
+        why = f"its {family.theirs(name)[0]} is {shapes}"
+        require(tensor.shape == meta.shape, "hf", source, why, "its config.json must belong to its weights")
+        weights[name] = tensor.to(torch.float32).contiguous()
     if config.tied:
         weights["lm_head.weight"] = weights["wte.weight"]
+        head = f"{family.head}.weight"
+        same = head not in files or torch.equal(files.tensor(head).to(torch.float32), weights["wte.weight"])
+        why = f"its {head} is not its embedding, which tie_word_embeddings says"
+        require(same, "hf", source, why, "its config.json must belong to its weights")
+    files.finish()
     return weights
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file; raises UserError if it is damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise UserError("hf", path, f"cannot be read ({reason(error)})", "download it again") from error
-
-
-def _where(source: Path) -> dict[str, Path]:
-    """Return the file that holds each tensor."""
-    index = source / "model.safetensors.index.json"
-    if index.is_file():
-        files = _json(index).get("weight_map")
-        plain = isinstance(files, dict) and all(
-            isinstance(file, str) and Path(file).name == file for file in files.values()
-        )
-        require(plain, "hf", index, "does not name files of its folder", "take a complete download")
-        where = {name: source / file for name, file in dict(files or {}).items()}
-    else:
-        single = source / "model.safetensors"
-        require(single.is_file(), "hf", source, "has no model.safetensors", "convert its weights to safetensors first")
-        with _opened(single) as file:
-            where = dict.fromkeys(file.keys(), single)
-    for path in set(where.values()):
-        require(path.is_file(), "hf", path, "no such file", "take a complete download")
-    return where
 
 
 def _write(
@@ -136,7 +106,7 @@ def _write(
     torch.save({"model": vars(config), "state_dict": state}, checkpoint)
     write_checksums(checkpoint.parent, {checkpoint.name: [digest(checkpoint)]})
     tokenizer.save(work / "tokenizer")
-    record = {"model": vars(config), "imported_from": name, "sample_prompts": []}
+    record = {"model": vars(config), "imported_from": name, "model_type": model_type, "sample_prompts": []}
     (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
     summary = {"status": "finished", "parameters": parameters, "steps": 0, "imported_from": name}
     (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

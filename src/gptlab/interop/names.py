@@ -1,180 +1,171 @@
-"""Translate the names of tensors and config fields between Hugging Face and gptlab: one table for both ways."""
+"""Translate the config.json and the tensors of a family to ours, and back."""
 
-import re
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gptlab.errors import UserError, require
+from gptlab.interop.families import FAMILIES
+from gptlab.interop.family import Family, Fields
 from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
+from gptlab.model.shape import GPTShape
 
-# module of ours -> modules of theirs (several: ours is their rows one below the other)
-GPT2 = {
-    "wte": ["wte"],
-    "wpe": ["wpe"],
-    "ln_f": ["ln_f"],
-    "ln_1": ["ln_1"],
-    "ln_2": ["ln_2"],
-    "attn.qkv": ["attn.c_attn"],
-    "attn.proj": ["attn.c_proj"],
-    "mlp.fc": ["mlp.c_fc"],
-    "mlp.proj": ["mlp.c_proj"],
-}
-LLAMA = {
-    "wte": ["embed_tokens"],
-    "ln_f": ["norm"],
-    "ln_1": ["input_layernorm"],
-    "ln_2": ["post_attention_layernorm"],
-    "attn.qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    "attn.proj": ["self_attn.o_proj"],
-    "attn.q_norm": ["self_attn.q_norm"],
-    "attn.k_norm": ["self_attn.k_norm"],
-    "mlp.gate": ["mlp.gate_proj"],
-    "mlp.fc": ["mlp.up_proj"],
-    "mlp.proj": ["mlp.down_proj"],
-}
-
-
-def theirs(model_type: str, name: str) -> tuple[list[str], bool]:
-    """Return the tensors that make up our tensor `name`, and whether they are stored transposed (GPT-2's Conv1D)."""
-    if name == "lm_head.weight":
-        return ["lm_head.weight"], False
-    match = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+)\.(weight|bias)", name)
-    assert match is not None
-    layer, module, kind = match.groups()
-    table, root, stack = (GPT2, "transformer.", "h") if model_type == "gpt2" else (LLAMA, "model.", "layers")
-    prefix = root if layer is None else f"{root}{stack}.{layer}."
-    transposed = model_type == "gpt2" and kind == "weight" and module.startswith(("attn", "mlp"))
-    return [f"{prefix}{module}.{kind}" for module in table[module]], transposed
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 
 
 def config_from(hf: dict[str, Any]) -> GPTConfig:
     """Return our config for a Hugging Face config.json; raises UserError for what cannot be expressed."""
-    kind = hf.get("model_type")
-    if kind == "gpt2":
-        _expect(hf, "activation_function", "gelu_new", ("gelu_new", "gelu_pytorch_tanh"))
-        _expect(hf, "scale_attn_weights", True, (True,))
-        _expect(hf, "scale_attn_by_inverse_layer_idx", False, (False,))
-        return GPTConfig(
-            n_layer=hf["n_layer"],
-            n_head=hf["n_head"],
-            n_embd=hf["n_embd"],
-            block_size=hf["n_positions"],
-            vocab_size=hf["vocab_size"],
-            n_inner=hf.get("n_inner"),
-            norm_eps=hf.get("layer_norm_epsilon", 1e-5),
-            tied=hf.get("tie_word_embeddings", True),
-        )
-    if kind == "llama":
-        _expect(hf, "hidden_act", "silu", ("silu", "swish"))
-        _expect(hf, "attention_bias", False, (False,))
-        _expect(hf, "mlp_bias", False, (False,))
-        width = hf["hidden_size"] // hf["num_attention_heads"]
-        _expect(hf, "head_dim", width, (width, None))
-        # transformers 5 writes rope_parameters, 4 wrote rope_scaling beside rope_theta
-        rope = hf.get("rope_parameters") or {"rope_theta": hf.get("rope_theta"), **(hf.get("rope_scaling") or {})}
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        require(rope_type in ("default", "llama3"), "rope_type", rope_type, "is not known here", "it can be llama3")
-        scaling = {} if rope_type == "default" else {
-            "rope_factor": float(rope["factor"]),
-            "rope_low_freq": float(rope["low_freq_factor"]),
-            "rope_high_freq": float(rope["high_freq_factor"]),
-            "rope_original": int(rope["original_max_position_embeddings"]),
-        }  # fmt: skip
-        return GPTConfig(
-            n_layer=hf["num_hidden_layers"],
-            n_head=hf["num_attention_heads"],
-            n_kv_head=hf.get("num_key_value_heads"),
-            n_embd=hf["hidden_size"],
-            n_inner=hf["intermediate_size"],
-            block_size=hf.get("max_position_embeddings", 2048),
-            vocab_size=hf["vocab_size"],
-            norm_eps=hf.get("rms_norm_eps", 1e-6),
-            tied=hf.get("tie_word_embeddings", False),
-            rope_base=float(rope.get("rope_theta") or 10000.0),
-            positions="rope",
-            norm="rms",
-            feed_forward="swiglu",
-            bias=False,
-            **scaling,  # type: ignore[arg-type]
-        )
-    raise UserError("model_type", kind, "is not known here", "it can be gpt2 or llama")
+    kind, quantized = hf.get("model_type"), hf.get("quantization_config") or hf.get("compression_config")
+    experts = next((key for key in EXPERTS if hf.get(key)), None)
+    require(experts is None, "model_type", kind, "is a mixture of experts", "such models cannot be imported yet")
+    if quantized:
+        method = quantized.get("quant_method", quantized) if isinstance(quantized, dict) else quantized
+        todo = "quantized weights cannot be read; take the original ones"
+        raise UserError("quantization_config", method, "its weights are quantized", todo)
+    require(kind in FAMILIES, "model_type", kind, "is not known here", f"it can be {', '.join(FAMILIES)}")
+    fields = Fields(hf)
+    config = FAMILIES[str(kind)].read(fields)
+    fields.finish()
+    return config
 
 
-def config_to(config: GPTConfig) -> dict[str, Any]:
-    """Return the config.json of a GPT-2, Llama, Qwen2 or Qwen3 that is this model.
+def config_to(config: GPTShape, prefer: str | None = None) -> dict[str, Any]:
+    """Return the config.json of a family that is this model; `prefer` is tried first.
 
-    Biases that a model lacks are zero in GPT-2 and Llama. Where there is no such model, a UserError says why.
+    Biases that a model lacks are zero in a family that has them. If no family has such a model, a UserError says why.
     """
-    qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
-    gpt2 = config.positions == "learned"
-    if gpt2:
-        kind = "gpt2"
-    elif config.qk_norm:
-        kind = "qwen3"
-    else:
-        kind = "qwen2" if qkv_bias and not config.bias else "llama"
-    needed: dict[str, Any] = {
-        "positions": "learned" if gpt2 else "rope",
-        "norm": "layer" if gpt2 else "rms",
-        "feed_forward": "gelu" if gpt2 else "swiglu",
-        "logit_softcap": 0.0,
-        **({"qk_norm": False} if gpt2 else {}),
-        **({"bias": False} if kind == "qwen3" else {}),
-    }
-    for key, value in needed.items():
-        mine, todo = getattr(config, key), f"a {kind} has {value}"
-        require(mine == value, f"model.{key}", mine, "Hugging Face has no such model", todo)
-    grouped = gpt2 and config.kv_heads != config.n_head
-    require(not grouped, "model.n_kv_head", config.n_kv_head, "Hugging Face's GPT-2 has no groups", "a llama has")
-    n_inner = 4 * config.n_embd if config.n_inner is None else config.n_inner
-    if gpt2:
-        return {
-            "model_type": "gpt2",
-            "architectures": ["GPT2LMHeadModel"],
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
-            "n_embd": config.n_embd,
-            "n_inner": n_inner,
-            "n_positions": config.block_size,
-            "vocab_size": config.vocab_size,
-            "layer_norm_epsilon": config.norm_eps,
-            "activation_function": "gelu_new",
-            "tie_word_embeddings": config.tied,
-            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
-        }
-    rope: dict[str, Any] = {"rope_type": "default"}
-    if config.rope_scaling:
-        rope = {
-            "rope_type": "llama3",
-            "factor": config.rope_factor,
-            "low_freq_factor": config.rope_low_freq,
-            "high_freq_factor": config.rope_high_freq,
-            "original_max_position_embeddings": config.rope_original,
-        }
-    biases: dict[str, Any] = {}
-    if kind == "llama" and (qkv_bias or config.bias):
-        biases = {"attention_bias": True, "mlp_bias": config.bias}
-    elif kind == "qwen3":
-        biases = {"attention_bias": qkv_bias, "head_dim": config.head_dim}
-    return {
-        "model_type": kind,
-        "architectures": [f"{kind.capitalize()}ForCausalLM"],
-        "hidden_act": "silu",
-        **biases,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.kv_heads,
-        "hidden_size": config.n_embd,
-        "intermediate_size": n_inner,
-        "max_position_embeddings": config.block_size,
-        "vocab_size": config.vocab_size,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tied,
-        "rope_parameters": {"rope_theta": config.rope_base, **rope},
-        "rope_theta": config.rope_base,  # for transformers before 5
-        "rope_scaling": rope if config.rope_scaling else None,
-    }
+    config = GPTConfig(**vars(config))
+    order = [prefer, *FAMILIES] if prefer in FAMILIES else list(FAMILIES)
+    found = []
+    for kind in order:
+        family = FAMILIES[str(kind)]
+        hf = {"model_type": kind, "architectures": [family.architecture], "pad_token_id": None, **family.write(config)}
+        with contextlib.suppress(UserError):  # such a model is not in this family
+            found.append((hf, config_from(hf)))
+    for zeros in (False, True):
+        different = [(hf, differences(config, theirs, zeros)) for hf, theirs in found]
+        fitting = next((hf for hf, fields in different if not fields), None)
+        if fitting is not None:
+            return fitting
+    hf, ((key, value), *_) = min(different, key=lambda each: len(each[1]))
+    mine = getattr(config, key)
+    raise UserError(f"model.{key}", mine, "Hugging Face has no such model", f"a {hf['model_type']} has {value}")
 
 
-def _expect(hf: dict[str, Any], key: str, default: Any, known: tuple[Any, ...]) -> None:
-    value = hf.get(key, default)
-    require(value in known, key, value, "is not known here", f"it can be {known[0]}")
+def differences(mine: GPTConfig, theirs: GPTConfig, zeros: bool) -> list[tuple[str, Any]]:
+    """Return the fields, with their values, in which the other model cannot be given the weights of ours.
+
+    With `zeros`, it may have biases that ours lacks: they are zero.
+    """
+    found = []
+    a, b = _meaning(mine), _meaning(theirs)
+    for key, value in a.items():
+        other = b.get(key, value)  # absent: it has no meaning there, and another field says so
+        zero = zeros and key in ("bias", "qkv_bias", "proj_bias", "head_bias") and other and not value
+        scaled = key == "qk_norm_eps" and value is None
+        close = isinstance(value, float) and isinstance(other, float) and math.isclose(value, other, rel_tol=1e-12)
+        if not (value == other or zero or scaled or close):
+            found.append((key, getattr(theirs, key)))
+    return found
+
+
+def _meaning(config: GPTConfig) -> dict[str, Any]:
+    """Return the fields that matter to the logits, with the values that defaults stand for."""
+    c, found = config, dataclasses.asdict(config)
+    found |= {"n_kv_head": c.kv_heads, "n_inner": 4 * c.n_embd if c.n_inner is None else c.n_inner}
+    found |= {"head_size": c.head_dim, "attention_scale": c.attention_scale or c.head_dim**-0.5}
+    found |= {key: c.bias if getattr(c, key) is None else getattr(c, key) for key in ("qkv_bias", "proj_bias")}
+    without = {"dropout", "init"}
+    if not c.qk_norm:
+        without |= {"qk_norm_over", "qk_norm_eps"}
+    if c.window is None or c.full_attention_every > c.n_layer:
+        found["full_attention_every"] = 0
+    if c.positions != "rope":
+        without |= {key for key in found if key.startswith("rope_") or key == "no_rope_every"}
+    elif c.rope_scaling is None:
+        without |= {"rope_type", "rope_low_freq", "rope_high_freq", "rope_original"}
+    elif c.rope_type in ("linear", "dynamic"):
+        without |= {"rope_low_freq", "rope_high_freq", *(("rope_original",) if c.rope_type == "linear" else ())}
+    if c.window is None or (c.rope_base_window == c.rope_base and c.rope_scaling is None):
+        found["rope_base_window"] = None
+    if c.no_rope_every > c.n_layer:
+        found["no_rope_every"] = 0
+    return {key: value for key, value in found.items() if key not in without}
+
+
+def ours(family: Family, name: str, config: GPTShape, tensor_of: Callable[[str], Tensor]) -> Tensor:
+    """Return our tensor `name`, made of the tensors of theirs that `tensor_of` returns."""
+    module, _, kind = name.rpartition(".")
+    own = module.split(".", 2)[2] if module.startswith("blocks.") else module
+    found = [tensor_of(part) for part in family.theirs(name)]
+    if family.transposed and own != module and kind == "weight":
+        found = [part.T if part.dim() == 2 else part for part in found]
+    if own in family.halves:
+        found = [found[0].chunk(2)[family.halves.index(own)]]
+    tensor = torch.cat(found)
+    if own == "wpe":
+        tensor = tensor[family.first_position :]
+    if own == "attn.qkv" and _interleaved(family, config) and tensor.shape[0] == 3 * config.n_head * config.head_dim:
+        heads = tensor.unflatten(0, (config.n_head, 3, config.head_dim))  # type: ignore[no-untyped-call]
+        tensor = heads.transpose(0, 1).flatten(0, 2)
+    return tensor
+
+
+def weights_of(gpt: GPT, hf: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the model's tensors under the names of the family of a config.json, without a tied head.
+
+    Biases that the family has and the model lacks are zeros.
+    """
+    family, target, state = FAMILIES[hf["model_type"]], config_from(hf), gpt.state_dict()
+    with torch.device("meta"):
+        expected = GPT(target).state_dict()
+    found: dict[str, list[Tensor]] = {}
+    for name, meta in expected.items():
+        if name == "lm_head.weight" and target.tied:
+            continue
+        tensor = state[name] if name in state else torch.zeros(meta.shape)
+        module = name.rpartition(".")[0]
+        own = module.split(".", 2)[2] if module.startswith("blocks.") else module
+        if own == "attn.qkv":
+            tensor = _qkv(family, gpt.config, target, tensor)
+        if own == "wpe" and family.first_position:
+            tensor = torch.cat([tensor.new_zeros(family.first_position, tensor.shape[1]), tensor])
+        if family.transposed and own != module and tensor.dim() == 2:
+            tensor = tensor.T
+        parts, rows = family.theirs(name), [tensor.shape[0]]
+        if len(parts) == 3:
+            rows = [heads * target.head_dim for heads in (target.n_head, target.kv_heads, target.kv_heads)]
+        for part, piece in zip(parts, tensor.split(rows), strict=True):
+            first = own in family.halves and family.halves.index(own) == 0
+            found.setdefault(_with_root(family, part), []).insert(0 if first else 1, piece)
+    return {name: (torch.cat(pieces) if len(pieces) > 1 else pieces[0]).contiguous() for name, pieces in found.items()}
+
+
+def _with_root(family: Family, name: str) -> str:
+    return name if family.is_head(name) else family.root + name
+
+
+def _interleaved(family: Family, config: GPTShape) -> bool:
+    return family.interleaved and config.kv_heads == config.n_head
+
+
+def _qkv(family: Family, config: GPTShape, target: GPTConfig, qkv: Tensor) -> Tensor:
+    """Return queries, keys and values as the family has them.
+
+    Where our norm of queries and keys has the epsilon of fp32 and theirs another, both are scaled: x / sqrt(mean(x^2) +
+    e) does not change if x is multiplied by s and e by s^2.
+    """
+    if config.qk_norm and config.qk_norm_eps is None and target.qk_norm_eps is not None:
+        rows = (config.n_head + config.kv_heads) * config.head_dim
+        scale = math.sqrt(target.qk_norm_eps / torch.finfo(torch.float32).eps)
+        qkv = torch.cat([qkv[:rows] * scale, qkv[rows:]])
+    if _interleaved(family, config):
+        heads = qkv.unflatten(0, (3, config.n_head, config.head_dim))  # type: ignore[no-untyped-call]
+        qkv = heads.transpose(0, 1).flatten(0, 2)
+    return qkv

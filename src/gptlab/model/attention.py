@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptlab.model.layers import ZeroCenteredRMSNorm
 from gptlab.model.positions import Rotation, rotate
+from gptlab.model.shape import GPTShape
 
 
 class CausalSelfAttention(nn.Module):
@@ -15,17 +17,18 @@ class CausalSelfAttention(nn.Module):
     `n_head` queries share `n_kv_head` keys and values. `qk_norm` normalizes queries and keys before they are rotated.
     """
 
-    def __init__(
-        self, n_embd: int, n_head: int, n_kv_head: int, dropout: float, bias: bool, qkv_bias: bool, qk_norm: bool
-    ) -> None:
+    def __init__(self, config: GPTShape) -> None:
         super().__init__()
-        self.n_head, self.n_kv_head, self.head_dim = n_head, n_kv_head, n_embd // n_head
-        self.qkv = nn.Linear(n_embd, (n_head + 2 * n_kv_head) * self.head_dim, bias=qkv_bias)
-        self.proj = nn.Linear(n_embd, n_embd, bias=bias)
-        self.q_norm = nn.RMSNorm(self.head_dim) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.head_dim) if qk_norm else nn.Identity()
-        self.attn_dropout = dropout
-        self.dropout = nn.Dropout(dropout)
+        c = config
+        self.n_head, self.n_kv_head, self.head_dim = c.n_head, c.kv_heads, c.head_dim
+        qkv_bias, proj_bias = (c.bias if bias is None else bias for bias in (c.qkv_bias, c.proj_bias))
+        self.qkv = nn.Linear(c.n_embd, (c.n_head + 2 * c.kv_heads) * c.head_dim, bias=qkv_bias)
+        self.proj = nn.Linear(c.n_head * c.head_dim, c.n_embd, bias=proj_bias)
+        self.all_heads = c.qk_norm_over == "all"
+        self.q_norm, self.k_norm = _qk_norm(c, c.n_head), _qk_norm(c, c.kv_heads)
+        self.scale, self.softcap = c.attention_scale, c.attention_softcap
+        self.attn_dropout = c.dropout
+        self.dropout = nn.Dropout(c.dropout)
 
     def forward(
         self,
@@ -37,14 +40,31 @@ class CausalSelfAttention(nn.Module):
     ) -> Tensor:
         heads = (self.n_head, self.n_kv_head, self.n_kv_head)
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split(heads, dim=1)  # (B, H, T, D)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k = self._normalized(self.q_norm, q), self._normalized(self.k_norm, k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
             q = q.to(k.dtype)
-        y = attend(q, k, v, bias, self.attn_dropout if self.training else 0.0)
+        y = attend(q, k, v, bias, self.attn_dropout if self.training else 0.0, self.scale, self.softcap)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2).to(x.dtype)))
+
+    def _normalized(self, norm: nn.Module, x: Tensor) -> Tensor:
+        if not self.all_heads:
+            each: Tensor = norm(x)
+            return each
+        B, H, T, D = x.shape
+        flat: Tensor = norm(x.transpose(1, 2).reshape(B, T, H * D))
+        return flat.view(B, T, H, D).transpose(1, 2)
+
+
+def _qk_norm(config: GPTShape, heads: int) -> nn.Module:
+    """Return the norm of queries or keys: an RMSNorm over each head, or over all of them."""
+    if not config.qk_norm:
+        return nn.Identity()
+    width = config.head_dim * (heads if config.qk_norm_over == "all" else 1)
+    kind = ZeroCenteredRMSNorm if config.norm == "zero_centered_rms" else nn.RMSNorm
+    return kind(width, eps=config.qk_norm_eps)
 
 
 class KVCache:
@@ -110,19 +130,29 @@ class KVCache:
             self.padding = self.padding[rows]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    dropout: float,
+    scale: float | None = None,
+    softcap: float = 0.0,
+) -> Tensor:
     """Compute causal attention of q (B, H, T, D) over k, v (B, H or fewer, S, D); T is S, or 1 for the last of S.
 
-    A `bias` on the scores, (H, T, S) or (B, 1 or H, T, S), brings its own mask.
+    A `bias` on the scores, (T, S), (H, T, S) or (B, 1 or H, T, S), brings its own mask. Scores are multiplied by
+    `scale`, 1 / sqrt(D) by default, and with a `softcap` c they become c tanh(scores / c).
     """
-    if q.shape[2] == 1 and bias is None:
-        return F.scaled_dot_product_attention(q, k, v, None, dropout, enable_gqa=q.shape[1] != k.shape[1])
+    grouped = q.shape[1] != k.shape[1]
+    if q.shape[2] == 1 and bias is None and not softcap:
+        return F.scaled_dot_product_attention(q, k, v, None, dropout, scale=scale, enable_gqa=grouped)
     if bias is not None:
         bias = bias.to(q.dtype)
-    if _products_are_faster(q):
-        return _attend_by_products(q, k, v, bias, dropout)
-    grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, bias, dropout, is_causal=bias is None, enable_gqa=grouped)
+    if softcap or _products_are_faster(q):
+        return _attend_by_products(q, k, v, bias, dropout, scale, softcap)
+    causal = bias is None
+    return F.scaled_dot_product_attention(q, k, v, bias, dropout, is_causal=causal, scale=scale, enable_gqa=grouped)
 
 
 def _products_are_faster(q: Tensor) -> bool:
@@ -130,14 +160,18 @@ def _products_are_faster(q: Tensor) -> bool:
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= 256
 
 
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+def _attend_by_products(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, scale: float | None, softcap: float
+) -> Tensor:
     T, groups = q.shape[2], q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = q / math.sqrt(q.shape[-1]) @ k.mT  # (B, H, T, T)
-    if bias is None:
+    scores = (q / math.sqrt(q.shape[-1]) if scale is None else q * scale) @ k.mT  # (B, H, T, S)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
+    elif T > 1:
         at = torch.arange(T, dtype=torch.int32, device=q.device)  # compiled, int64 would take twice the time
         scores = scores.masked_fill(at > at[:, None], -torch.inf)
-    else:
-        scores = scores + bias
     return F.dropout(scores.softmax(-1).to(v.dtype), dropout) @ v

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from gptlab.errors import require
 from gptlab.model.attention import CausalSelfAttention, KVCache
 from gptlab.model.layers import MLP, norm
-from gptlab.model.positions import Rotation, alibi_bias, first_of, rotation, within
+from gptlab.model.positions import Rotation, alibi_bias, first_of, recent, rotation, within
 from gptlab.model.shape import GPTShape
 
 
@@ -22,18 +22,29 @@ class Block(nn.Module):
     def __init__(self, config: GPTShape) -> None:
         super().__init__()
         c = config
-        qkv_bias = c.bias if c.qkv_bias is None else c.qkv_bias
-        n_inner = 4 * c.n_embd if c.n_inner is None else c.n_inner
-        self.ln_1 = norm(c.norm, c.n_embd, c.norm_eps, c.bias)
-        self.attn = CausalSelfAttention(c.n_embd, c.n_head, c.kv_heads, c.dropout, c.bias, qkv_bias, c.qk_norm)
-        self.ln_2 = norm(c.norm, c.n_embd, c.norm_eps, c.bias)
-        self.mlp = MLP(c.feed_forward, c.n_embd, n_inner, c.dropout, c.bias)
+        before, after = c.norm_at != "after", c.norm_at != "before"
+        self.residual, self.scale = c.residual, c.residual_scale
+        self.ln_1 = _norm(c, before)
+        self.attn = CausalSelfAttention(c)
+        self.post_1 = _norm(c, after)
+        self.ln_2 = _norm(c, before and c.residual != "parallel_one_norm")
+        self.mlp = MLP(c.feed_forward, c.n_embd, 4 * c.n_embd if c.n_inner is None else c.n_inner, c.dropout, c.bias)
+        self.post_2 = _norm(c, after)
 
     def forward(
         self, x: Tensor, rotation: Rotation | None, bias: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), rotation, bias, cache, layer)
-        return x + self.mlp(self.ln_2(x))
+        h = self.ln_1(x)
+        mixed = x + self._scaled(self.post_1(self.attn(h, rotation, bias, cache, layer)))
+        read = {"sequential": mixed, "parallel": x, "parallel_one_norm": h}[self.residual]
+        return mixed + self._scaled(self.post_2(self.mlp(self.ln_2(read))))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.scale == 1 else self.scale * x
+
+
+def _norm(config: GPTShape, is_there: bool) -> nn.Module:
+    return norm(config.norm, config.n_embd, config.norm_eps, config.bias) if is_there else nn.Identity()
 
 
 class GPT(nn.Module):
@@ -52,10 +63,11 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         if config.positions == "learned":
             self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.ln_wte = _norm(config, config.embedding_norm)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = norm(config.norm, config.n_embd, config.norm_eps, config.bias)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.ln_f = _norm(config, True)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         self.tie()
         if config.init != "torch":
             self.apply(self._init)
@@ -87,34 +99,56 @@ class GPT(nn.Module):
         """
         config, T, device = self.config, idx.shape[1], idx.device
         before = 0 if cache is None else cache.length
-        columns = torch.arange(before, before + T, device=device)
+        columns, keys = (torch.arange(first, before + T, device=device) for first in (before, 0))
         at = columns if cache is None else cache.positions(T)
         mask = None if cache is None else cache.mask(T)
-        x, turn, bias = self.wte(idx), None, None  # (B, T, C)
+        x, turn, bias = self.ln_wte(self.wte(idx)), None, None  # (B, T, C)
+        if config.embedding_scale != 1:
+            x = x * config.embedding_scale
         if config.positions == "learned":
             if before + T > config.block_size:
                 raise ValueError(f"{before + T} tokens do not fit into block_size={config.block_size}")
             x = x + self.wpe(at if documents is None else at - first_of(documents))
         elif config.positions == "rope":
-            turn = rotation(at, config.head_dim, config.rope_base, config.rope_scaling)
+            scaling, magnitude = config.rope_scaling, config.rope_magnitude
+            turn = rotation(at, config.rotated, config.rope_base, scaling, magnitude, before + T)
         elif config.positions == "alibi":
-            bias = alibi_bias(config.n_head, columns, torch.arange(before + T, device=device))
+            bias = alibi_bias(config.n_head, columns, keys)
         for more in (mask, None if documents is None else within(documents)):
             if more is not None:
                 bias = more if bias is None else bias + more
+        far = near = turn, bias
+        if config.window is not None:
+            near = self._within_window(turn, bias, at, columns, keys)
         x = self.dropout(x)
         recompute = self.recompute and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
-            ins = (x, turn, bias, cache, layer)
+            turn, bias = near if config.has_window(layer) else far
+            ins = (x, turn if config.has_positions(layer) else None, bias, cache, layer)
             x = recomputed(block, *ins) if recompute else block(*ins)
         if cache is not None:
             cache.length += T
             x = x[:, -1:]  # only the last position's prediction is new
         return self.ln_f(x)
 
+    def _within_window(
+        self, turn: Rotation | None, bias: Tensor | None, at: Tensor, columns: Tensor, keys: Tensor
+    ) -> tuple[Rotation | None, Tensor | None]:
+        """Return the rotation and the bias on scores of the layers with a window."""
+        config, window = self.config, self.config.window
+        assert window is not None
+        if turn is not None and config.rope_base_window is not None:
+            turn = rotation(at, config.rotated, config.rope_base_window, None)
+        if len(keys) > window:
+            more = recent(columns, keys, window)
+            bias = more if bias is None else bias + more
+        return turn, bias
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., V) of hidden states (..., C)."""
         logits: Tensor = self.lm_head(hidden)
+        if self.config.logit_divisor != 1:
+            logits = logits / self.config.logit_divisor
         if cap := self.config.logit_softcap:
             logits = cap * torch.tanh(logits / cap)
         return logits

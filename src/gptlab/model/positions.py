@@ -10,27 +10,56 @@ from gptlab.model.shape import RopeScaling
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D/2) or (B, 1, T, D/2) each
 
 
-def rotation(at: Tensor, head_dim: int, base: float, scaling: RopeScaling | None) -> Rotation:
-    """Return the rotations of positions `at`, (T,) or (B, T), as cosines and sines.
+def rotation(
+    at: Tensor, width: int, base: float, scaling: RopeScaling | None, magnitude: float = 1.0, length: int = 0
+) -> Rotation:
+    """Return the rotations of positions `at`, (T,) or (B, T), as cosines and sines, for texts of `length` tokens.
 
-    The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15).
+    The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15), where D is the rotated `width`.
     """
-    frequency = base ** (-torch.arange(0, head_dim, 2, device=at.device, dtype=torch.float32) / head_dim)
+    if scaling is not None and scaling.type == "dynamic":
+        longer = max(length, scaling.original) / scaling.original
+        base = base * (scaling.factor * longer - (scaling.factor - 1)) ** (width / (width - 2))
+    frequency = base ** (-torch.arange(0, width, 2, device=at.device, dtype=torch.float32) / width)
     if scaling is not None:
-        turns = scaling.original * frequency / (2 * math.pi)
-        kept = ((turns - scaling.low_freq) / (scaling.high_freq - scaling.low_freq)).clamp(0, 1)
-        frequency = frequency * (kept + (1 - kept) / scaling.factor)
+        frequency = frequency * _slowed(frequency, scaling, width, base)
     angle = at[..., None].float() * frequency
     if at.dim() == 2:
         angle = angle[:, None]  # the same for all heads
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()
+    return (cos, sin) if magnitude == 1 else (magnitude * cos, magnitude * sin)
+
+
+def _slowed(frequency: Tensor, scaling: RopeScaling, width: int, base: float) -> Tensor | float:
+    """Return the factor of each frequency: 1 / scaling.factor for slow rotations, 1 for fast ones."""
+    match scaling.type:
+        case "dynamic":
+            return 1.0
+        case "linear":
+            return 1 / scaling.factor
+        case "yarn":  # the change is linear in the number of the pair
+            fast, slow = (
+                width * math.log(scaling.original / (turns * 2 * math.pi)) / (2 * math.log(base))
+                for turns in (scaling.high_freq, scaling.low_freq)
+            )
+            first, last = max(math.floor(fast), 0), min(math.ceil(slow), width - 1)
+            pairs = torch.arange(width // 2, dtype=torch.float32, device=frequency.device)
+            kept = 1 - ((pairs - first) / (last - first if last > first else 0.001)).clamp(0, 1)
+        case _:  # and here in its turns
+            turns = scaling.original * frequency / (2 * math.pi)
+            kept = ((turns - scaling.low_freq) / (scaling.high_freq - scaling.low_freq)).clamp(0, 1)
+    return kept + (1 - kept) / scaling.factor
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) of x (B, H, T, D) by its angle: Llama's and GPT-NeoX's pairing."""
+    """Turn each pair (x[i], x[i + D/2]) of x (B, H, T, D) by its angle: Llama's and GPT-NeoX's pairing.
+
+    If `by` has fewer than D/2 angles, the last components are kept.
+    """
     cos, sin = (part.to(x.dtype) for part in by)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    width = 2 * cos.shape[-1]
+    a, b = x[..., :width].chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., width:]], dim=-1)
 
 
 def alibi_slopes(n_head: int) -> list[float]:
@@ -52,6 +81,16 @@ def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
     distance = (queries[:, None] - keys[None, :]).float()
     slopes = torch.tensor(alibi_slopes(n_head), device=queries.device)
     return (-slopes[:, None, None] * distance).masked_fill(distance < 0, -torch.inf)
+
+
+def recent(queries: Tensor, keys: Tensor, window: int) -> Tensor:
+    """Return the bias on scores by which only the last `window` positions count, (T, S).
+
+    `queries` (T,) and `keys` (S,) are their positions (Beltagy et al. 2020).
+    """
+    distance = queries[:, None] - keys[None, :]
+    hidden = (distance < 0) | (distance >= window)
+    return torch.zeros(hidden.shape, device=queries.device).masked_fill(hidden, -torch.inf)
 
 
 def within(documents: Tensor) -> Tensor:

@@ -6,8 +6,12 @@ from gptlab.errors import require
 
 CHOICES = {
     "positions": ("learned", "rope", "alibi", "none"),
-    "norm": ("layer", "rms"),
-    "feed_forward": ("gelu", "swiglu", "relu2"),
+    "norm": ("layer", "rms", "zero_centered_rms", "plain_layer"),
+    "norm_at": ("before", "after", "both"),
+    "residual": ("sequential", "parallel", "parallel_one_norm"),
+    "feed_forward": ("gelu", "swiglu", "relu2", "gelu_exact", "relu", "silu", "geglu"),
+    "qk_norm_over": ("head", "all"),
+    "rope_type": ("llama3", "linear", "dynamic", "yarn"),
     "init": ("gpt2", "zero", "torch"),
 }
 
@@ -16,15 +20,18 @@ MOST_LAYERS, MOST = 10_000, 2**31 - 1  # far beyond any model
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's scaling to a longer context: slow rotations are slowed down by `factor`, fast ones are kept.
+    """A scaling of rotary positions to a longer context.
 
-    `low_freq` and `high_freq` count turns within `original` positions; between the two the change is gradual.
+    With `linear`, all rotations are slowed down by `factor`. With `llama3` (Llama 3.1) and `yarn` (Peng et al. 2023)
+    slow ones are, and fast ones are kept: `low_freq` and `high_freq` count turns within `original` positions, and
+    between the two the change is gradual. `dynamic` raises the base for texts of more than `original` tokens.
     """
 
     factor: float
     low_freq: float
     high_freq: float
     original: int
+    type: str = "llama3"
 
 
 @dataclass
@@ -38,25 +45,55 @@ class GPTShape:
     vocab_size: int = 50257  # 0: as many as the tokenizer has; a few more are padding, which is never drawn
     n_kv_head: int | None = None  # key-value heads; null: n_head
     n_inner: int | None = None  # width of the feed-forward; null: 4 n_embd
+    head_size: int | None = None  # width of a head; null: n_embd / n_head
     positions: str = "learned"  # learned | rope | alibi | none
-    norm: str = "layer"  # layer | rms
+    norm: str = "layer"  # layer | rms | zero_centered_rms (Gemma's: weights around 0) | plain_layer (no weights)
     norm_eps: float = 1e-5
-    feed_forward: str = "gelu"  # gelu | swiglu | relu2
+    norm_at: str = "before"  # attention and feed-forward, or after them, or both
+    residual: str = "sequential"  # sequential | parallel (attention and feed-forward read x) | parallel_one_norm
+    residual_scale: float = 1.0  # multiplies what each layer adds
+    feed_forward: str = "gelu"  # gelu | swiglu | relu2 | gelu_exact | relu | silu | geglu
     qk_norm: bool = False
+    qk_norm_over: str = "head"  # normalize each head by itself, or all of them together
+    qk_norm_eps: float | None = None  # null: the epsilon of the number format
+    attention_scale: float | None = None  # multiplies the scores; null: 1 / sqrt(width of a head)
+    attention_softcap: float = 0.0  # c tanh(scores / c); 0: off
+    window: int | None = None  # tokens that a position attends to, itself included; null: all before it
+    full_attention_every: int = 0  # each such layer attends to all tokens in spite of the window; 0: none
     bias: bool = True  # of linear layers and layer norms
     qkv_bias: bool | None = None  # of queries, keys and values; null: as `bias`
+    proj_bias: bool | None = None  # of the output of attention; null: as `bias`
     tied: bool = True  # the head shares the token embedding (Press & Wolf 2017)
+    head_bias: bool = False
+    embedding_norm: bool = False  # a norm behind the token embedding
+    embedding_scale: float = 1.0  # multiplies the token embedding
+    logit_divisor: float = 1.0
     logit_softcap: float = 0.0  # c tanh(logits / c); 0: off
     dropout: float = 0.0
     init: str = "gpt2"  # of residual projections: gpt2 (scaled) | zero; torch: PyTorch's own for all
     rope_base: float = 10000.0
-    rope_factor: float = 1.0  # above 1: Llama 3's scaling to a longer context, with the three below
+    rope_fraction: float = 1.0  # the share of each head that is rotated
+    no_rope_every: int = 0  # each such layer has no positions; 0: none
+    rope_base_window: float | None = None  # base of the layers with a window, unscaled; null: as all
+    rope_type: str = "llama3"  # llama3 | linear | dynamic | yarn: the kind of scaling, if rope_factor is not 1
+    rope_factor: float = 1.0  # above 1: scaling to a longer context, with the three below
+    rope_magnitude: float = 1.0  # multiplies rotated queries and keys
     rope_low_freq: float = 1.0
     rope_high_freq: float = 4.0
     rope_original: int = 8192
 
     def __post_init__(self) -> None:
-        for key in ("n_layer", "n_head", "n_embd", "block_size", "n_kv_head", "n_inner", "rope_original"):
+        for key in (
+            "n_layer",
+            "n_head",
+            "n_embd",
+            "block_size",
+            "n_kv_head",
+            "n_inner",
+            "rope_original",
+            "head_size",
+            "window",
+        ):
             value = getattr(self, key)
             require(value is None or value >= 1, key, value, "must be at least 1", "give a positive integer")
             most = MOST_LAYERS if key == "n_layer" else MOST
@@ -66,18 +103,25 @@ class GPTShape:
             require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
         heads = [h for h in range(1, min(self.n_embd, 64) + 1) if self.n_embd % h == 0]
         why, todo = f"does not divide n_embd={self.n_embd}", f"choose one of {', '.join(map(str, heads))}"
-        require(self.n_embd % self.n_head == 0, "n_head", self.n_head, why, todo)
+        require(self.head_size is not None or self.n_embd % self.n_head == 0, "n_head", self.n_head, why, todo)
         groups = [h for h in range(1, min(self.n_head, 64) + 1) if self.n_head % h == 0]
         why, todo = f"does not divide n_head={self.n_head}", f"choose one of {', '.join(map(str, groups))}"
         require(self.n_head % self.kv_heads == 0, "n_kv_head", self.n_kv_head, why, todo)
-        odd = self.positions == "rope" and self.head_dim % 2
+        odd = self.positions == "rope" and (self.head_dim % 2 or self.rotated % 2)
         require(not odd, "n_head", self.n_head, f"leaves heads of odd width {self.head_dim}", "rope turns pairs")
         require(self.vocab_size >= 0, "vocab_size", self.vocab_size, "is negative", "0 takes the tokenizer's")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "is not in [0, 1)", "0.0 turns it off")
-        require(self.logit_softcap >= 0, "logit_softcap", self.logit_softcap, "is negative", "0.0 turns it off")
-        for key in ("norm_eps", "rope_base", "rope_factor"):
-            value = getattr(self, key)
-            require(value > 0, key, value, "is not above 0", f"{getattr(type(self), key):g} is usual")
+        require(0 < self.rope_fraction <= 1, "rope_fraction", self.rope_fraction, "is not in (0, 1]", "1.0 rotates all")
+        for key in ("logit_softcap", "attention_softcap", "full_attention_every", "no_rope_every"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "is negative", "0 turns it off")
+        for key in (
+            *("norm_eps", "rope_base", "rope_factor", "rope_magnitude", "residual_scale", "embedding_scale"),
+            *("logit_divisor", "attention_scale", "qk_norm_eps", "rope_base_window"),
+        ):
+            value, usual = getattr(self, key), getattr(type(self), key)
+            require(value is None or value > 0, key, value, "is not above 0", f"{usual or 'null'} is usual")
+        parallel = self.residual != "sequential" and self.norm_at != "before"
+        require(not parallel, "norm_at", self.norm_at, f"has no meaning with residual={self.residual}", "before has")
         require(self.rope_low_freq < self.rope_high_freq, "rope_low_freq", self.rope_low_freq, "is not the lower", "1")
 
     @property
@@ -88,7 +132,21 @@ class GPTShape:
     @property
     def head_dim(self) -> int:
         """The width of a head."""
-        return self.n_embd // self.n_head
+        return self.n_embd // self.n_head if self.head_size is None else self.head_size
+
+    @property
+    def rotated(self) -> int:
+        """The number of a head's components that rotary positions turn."""
+        return int(self.head_dim * self.rope_fraction)
+
+    def has_window(self, layer: int) -> bool:
+        """Tell whether a layer attends to the last `window` tokens only."""
+        every = self.full_attention_every
+        return self.window is not None and not (every and (layer + 1) % every == 0)
+
+    def has_positions(self, layer: int) -> bool:
+        """Tell whether a layer rotates queries and keys, with rotary positions."""
+        return not (self.no_rope_every and (layer + 1) % self.no_rope_every == 0)
 
     @property
     def reads_beyond(self) -> bool:
@@ -100,4 +158,6 @@ class GPTShape:
         """The scaling of rotary positions; None where there is none."""
         if self.rope_factor == 1:
             return None
-        return RopeScaling(self.rope_factor, self.rope_low_freq, self.rope_high_freq, self.rope_original)
+        return RopeScaling(
+            self.rope_factor, self.rope_low_freq, self.rope_high_freq, self.rope_original, self.rope_type
+        )

@@ -9,9 +9,9 @@ from gptlab.model.config import GPTConfig
 def flops_per_token(config: Any, block_size: int | None = None, parameters: int | None = None) -> int:
     """Return the operations, forward and backward, for one token of a full context of T tokens.
 
-    For a GPT they are 6 for each weight of a matrix product, and 12 L C T for attention scores and their use (Chowdhery
-    et al. 2022, appendix B). For another model they are what its config's `flops_per_token()` says, or else 6 for each
-    of its `parameters`. Raises TypeError where neither is known.
+    For a GPT they are 6 for each weight of a matrix product, and 12 H D T for the attention scores of each layer and
+    their use (Chowdhery et al. 2022, appendix B); a window counts as its width. For another model they are what its
+    config's `flops_per_token()` says, or else 6 for each of its `parameters`. Raises TypeError where neither is known.
     """
     if hasattr(config, "flops_per_token"):
         return int(config.flops_per_token())
@@ -21,10 +21,13 @@ def flops_per_token(config: Any, block_size: int | None = None, parameters: int 
         return 6 * parameters
     T = config.block_size if block_size is None else block_size
     width, inner = config.n_embd, 4 * config.n_embd if config.n_inner is None else config.n_inner
-    attention = width * (config.n_head + 2 * config.kv_heads) * config.head_dim + width * width
-    feed_forward = width * inner * (3 if config.feed_forward == "swiglu" else 2)
+    heads = config.n_head * config.head_dim
+    attention = width * (config.n_head + 2 * config.kv_heads) * config.head_dim + heads * width
+    feed_forward = width * inner * (3 if config.feed_forward in ("swiglu", "geglu") else 2)
     weights = config.n_layer * (attention + feed_forward) + config.vocab_size * width
-    return 6 * weights + 12 * config.n_layer * width * T
+    near = T if config.window is None else min(T, config.window)
+    seen = sum(near if config.has_window(layer) else T for layer in range(config.n_layer))
+    return 6 * weights + 12 * heads * seen
 
 
 def flops_of_settings(option: str, settings: Any) -> float | None:

@@ -1,0 +1,84 @@
+"""Options of attention and positions in every way that a model reads: at once, with a cache, padded, by documents."""
+
+import pytest
+import torch
+
+from gptlab.decoding.onednn import pack
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
+from gptlab.planning.flops import flops_per_token
+
+TINY = {"n_layer": 3, "n_head": 4, "n_embd": 32, "block_size": 24, "vocab_size": 50, "n_kv_head": 2}
+OPTIONS: dict[str, dict[str, object]] = {
+    "window": {"positions": "rope", "window": 5},
+    "window, learned": {"window": 5, "full_attention_every": 2},
+    "window, alibi": {"positions": "alibi", "window": 4},
+    "alternating, soft caps": {
+        **{"positions": "rope", "window": 5, "full_attention_every": 3, "rope_base_window": 500.0},
+        **{"attention_softcap": 2.0, "attention_scale": 0.5, "norm": "zero_centered_rms", "norm_at": "both"},
+        **{"feed_forward": "geglu", "embedding_scale": 5.0, "qk_norm": True, "qk_norm_eps": 1e-6},
+    },
+    "soft cap": {"positions": "rope", "attention_softcap": 1.0},
+    "parallel": {"positions": "rope", "residual": "parallel", "rope_fraction": 0.5, "head_bias": True, "tied": False},
+    "one norm": {"positions": "rope", "residual": "parallel_one_norm", "feed_forward": "gelu_exact"},
+    "after": {"positions": "rope", "norm": "rms", "norm_at": "after", "qk_norm": True, "qk_norm_over": "all"},
+    "no positions in some": {"positions": "rope", "no_rope_every": 2, "head_size": 12, "norm": "plain_layer"},
+    "scaled": {"positions": "rope", "residual_scale": 0.3, "logit_divisor": 4.0, "embedding_norm": True},
+    "yarn": {"positions": "rope", "rope_type": "yarn", "rope_factor": 4.0, "rope_low_freq": 1.0,
+             "rope_high_freq": 32.0, "rope_original": 8, "rope_magnitude": 1.2},
+}  # fmt: skip
+
+
+def spread(options: dict[str, object]) -> GPT:
+    torch.manual_seed(3)
+    gpt = GPT(GPTConfig(**TINY | options)).eval()  # type: ignore[arg-type]
+    for p in gpt.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return gpt
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@torch.no_grad()
+def test_all_ways_of_reading_agree(name: str) -> None:
+    gpt, idx = spread(OPTIONS[name]), torch.randint(50, (2, 20), generator=torch.Generator().manual_seed(1))
+    whole = gpt(idx)
+
+    cache = gpt.new_cache(2, 20)
+    steps = [gpt(part, cache=cache) for part in (idx[:, :9], idx[:, 9:12], *idx[:, 12:].split(1, dim=1))]
+    for logits, end in zip(steps, (9, 12, *range(13, 21)), strict=True):
+        assert torch.allclose(logits[:, -1], whole[:, end - 1], atol=1e-4)
+
+    padding = torch.tensor([0, 6])
+    shorter = torch.stack([idx[0], torch.cat([torch.zeros(6, dtype=torch.long), idx[1, :14]])])
+    cache = gpt.new_cache(2, 20, padding)
+    padded = [gpt(part, cache=cache)[:, -1] for part in (shorter[:, :12], *shorter[:, 12:].split(1, dim=1))]
+    assert torch.allclose(padded[-1][0], whole[0, -1], atol=1e-4)
+    assert torch.allclose(padded[-1][1], whole[1, 13], atol=1e-4)
+
+    documents = torch.tensor([[0] * 8 + [1] * 12] * 2)
+    apart = torch.cat([gpt(idx[:, :8]), gpt(idx[:, 8:])], dim=1)
+    assert torch.allclose(gpt(idx, documents=documents), apart, atol=1e-4)
+
+    low = spread(OPTIONS[name]).bfloat16()(idx).float()
+    assert (low.softmax(-1) - whole.softmax(-1)).abs().mean() < 0.02
+
+    pack(gpt)
+    assert torch.allclose(gpt(idx), whole, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_window_hides_what_is_before_it() -> None:
+    gpt = spread({"positions": "none", "window": 4, "n_layer": 1})
+    idx = torch.randint(50, (1, 12))
+    other = idx.clone()
+    other[0, 3] = (idx[0, 3] + 1) % 50
+    changed = (gpt(idx) - gpt(other)).abs().amax(-1)[0] > 1e-6
+    assert changed.tolist() == [False] * 3 + [True] * 4 + [False] * 5
+
+
+def test_operations_of_a_window_and_of_wide_heads() -> None:
+    plain = GPTConfig(n_layer=4, n_head=4, n_embd=32, block_size=64, vocab_size=50)
+    near = GPTConfig(n_layer=4, n_head=4, n_embd=32, block_size=64, vocab_size=50, window=16, full_attention_every=2)
+    assert flops_per_token(plain) - flops_per_token(near) == 12 * 32 * 2 * (64 - 16)
+    wide = GPTConfig(n_layer=4, n_head=4, n_embd=32, block_size=64, vocab_size=50, head_size=16)
+    assert flops_per_token(wide) - flops_per_token(plain) == 4 * (6 * 4 * 32 * 32 + 12 * 32 * 64)
