@@ -101,6 +101,7 @@ def made(folder: Path) -> Scratch:
         Path("outputs/latest").unlink()
         Path("outputs").rmdir()
         (np.arange(4000, dtype=np.uint16) % 256).tofile("tokens.bin")
+        (np.arange(2000, dtype=np.uint16) * 7 % 256).tofile("held.bin")
         Path("empty.txt").touch()
         Path("latin1.txt").write_bytes("abcé".encode("latin-1"))
         Path("file").write_text("a file")

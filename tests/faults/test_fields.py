@@ -24,7 +24,7 @@ TOO_LARGE = ("1000000000000000000000000000000", "-100000000000000000000000000000
 NEEDED = {
     ("model", "gpt"): ["model.vocab_size=0"],
     ("data", "mixture"): ["+data@data.parts.a=text", "+data.parts.a.files=[texts/*.txt]"],
-    ("data", "tokens"): ["data.train=[tokens.bin]", "data.val=[tokens.bin]"],
+    ("data", "tokens"): ["data.train=[tokens.bin]", "data.val=[held.bin]"],
     ("data", "text"): ["data.files=[texts/*.txt]"],
     ("data", "download"): ["data.url=file:///none", f"data.sha256={64 * '0'}"],
     ("data", "hub"): ["data.path=none"],

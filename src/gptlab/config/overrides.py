@@ -93,7 +93,7 @@ def _single(value: str, kinds: set[Any]) -> str:
         found = _elements(value[1:-1]) if value[1:-1].strip() else []
         kept = [_is_quoted(each) or (not texts and _reads(each)) for each in found]
         return f"[{','.join(each if keep else quoted(each) for each, keep in zip(found, kept, strict=True))}]"
-    if texts:
+    if texts and not (_reads(value) and isinstance(parsed(value), dict)):
         return f"[{quoted(value)}]"
     if not _reads(value) or (kinds and all(str in _alternatives(kind) for kind in kinds)):
         return quoted(value)

@@ -75,8 +75,11 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
             return self.encoding.encode_ordinary_batch(list(texts))
 
     def encode_array(self, text: str) -> Ids:
-        with panics("ranks.tiktoken"):
-            return self.encoding.encode_to_numpy(text, disallowed_special=())
+        try:
+            with panics("ranks.tiktoken"):
+                return self.encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError:  # a lone surrogate, which encode_batch replaces by U+FFFD
+            return super().encode_array(text)
 
     def last_cut(self, text: str) -> int:
         """Return the last position between a letter and a space, a line's end or a full-width stop.

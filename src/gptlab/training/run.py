@@ -85,6 +85,9 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
         if begun.resumed_from:
             again = "there was no checkpoint yet: it begins again"
             console.print(f"going on after step {begun.step:,}" if begun.checkpoint else again)
+            if begun.changed:
+                line = f"changed in this continuation: {', '.join(begun.changed)}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         trainer = parts.trainer
         peak = peak_flops(device_of(trainer), bf16="bf16" in config.trainer.precision)
         parts.end_of_step.throughput.share_per_token = parts.flops_per_token / (peak.flops * trainer.world_size)

@@ -1,7 +1,7 @@
 """Collect everything that a run starts from, before anything is built or written; most mistakes are reported here."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ class Start:
     resumed_from: RunDir | None
     checkpoint: Path | None = None  # of that run; None if it was killed before its first one and begins again
     step: int = 0  # of that checkpoint
+    changed: list[str] = field(default_factory=list)  # settings of that run, as `key: old -> new`
     lock: BaseFileLock | None = None  # on the resumed run; on rank 0 only
 
     @property
@@ -116,9 +117,8 @@ def resumed(config: TrainConfig, data: Data, first: Initial | None, before: RunD
     try:
         now = plain(record(config))
         require_same(before.config(), now)
-        if before.layout == LAYOUT and (changed := changes(with_defaults(before.config()), now)):
-            line = f"changed in this continuation: {', '.join(changed)}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if before.layout == LAYOUT:
+            begun.changed = changes(with_defaults(before.config()), now)
         if begun.in_place and not before.has_checkpoint() and before.status() != "finished":
             return begun
         begun.checkpoint, begun.step, notes = checkpoint_of(before)

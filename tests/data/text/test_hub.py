@@ -135,14 +135,3 @@ def test_without_a_network(no_network: None) -> None:
 def test_what_needs_an_extra_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     refused(Hub(path="a/b"), r"data\.path=a/b: needs datasets; pip install 'gptlab\[hub\]'$")
-
-
-def test_a_folder_of_save_to_disk_is_named_as_such() -> None:
-    import datasets
-
-    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk("one")
-    datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": TEXTS})}).save_to_disk("several")
-    for path in ("one", "several"):
-        refused(
-            Hub(path=path), rf"data\.path={path}: is what save_to_disk has written, .+; write its splits as JSON lines"
-        )
