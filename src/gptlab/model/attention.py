@@ -161,7 +161,13 @@ def _products_are_faster(q: Tensor) -> bool:
 
 
 def _attend_by_products(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, scale: float | None, softcap: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    dropout: float,
+    scale: float | None = None,
+    softcap: float = 0.0,
 ) -> Tensor:
     T, groups = q.shape[2], q.shape[1] // k.shape[1]
     if groups > 1:

@@ -106,7 +106,7 @@ def prepare(
     assert isinstance(data, DataConfig)
     watch = watch or Watch()
     if isinstance(data, TokenFiles):
-        return _ready(data, config, any_ids)
+        return _ready(data, config, any_ids, "train" in parts)
     sources: dict[str, Any] = data.parts if isinstance(data, Mixture) else {"": data}
     weights = [float(data.weight(name)) for name in sources] if isinstance(data, Mixture) else [1.0]
     for name, source in sources.items():
@@ -223,7 +223,7 @@ def _combined(manifests: list[dict[str, Any]], names: list[str], weights: list[f
     return {"sha256": content, "sources": dict(zip(names, manifests, strict=True)), **common, **parts}
 
 
-def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
+def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool, is_trained_on: bool) -> Corpus:
     """Return existing tokens as a corpus."""
     if data.folder is not None:
         folder = Path(data.folder).expanduser()
@@ -236,7 +236,7 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool) -> Corpus:
     hashes = check([*train, *val], None if any_ids else tokenizer.n_vocab) + check(masks([*train, *val]), None)
     if not val:
         train, val = cut(train, data.val_fraction)
-    kept, left_out = without_copies(train, val, tokenizer.eot)
+    kept, left_out = without_copies(train, val, tokenizer.eot) if is_trained_on else (train, 0)
     train = train if any_ids else kept
     streams = {"train": TokenStream(train), "val": TokenStream(val)}
     parts: dict[str, dict[str, Any]] = {}
