@@ -8,6 +8,7 @@ import pytest
 
 # the workers share the cores, and threads that wait for each other spin; before torch reads it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched, and nothing waits for a network
 
 import torch
 

@@ -129,7 +129,7 @@ def test_a_run_goes_on_sharded_and_back(texts: str, tiny: Tiny, tmp_path: Path) 
 def test_minutes_on_two_devices(how: str, texts: str) -> None:
     """Both time steps with each other, take one number, and leave no trace."""
     two = [f"trainer={how}", "trainer.accelerator=cpu", "trainer.devices=2", "data.micro_batch_size=1"]
-    command(texts, *two, "budget.steps=null", "budget.minutes=0.002", "run_dir=minutes")
+    command(texts, *two, "budget.steps=null", "budget.minutes=0.01", "run_dir=minutes")
     steps = json.loads(Path("minutes/summary.json").read_text())["steps"]
     command(texts, *two, f"budget.steps={steps}", "run_dir=steps")
     assert steps > 1 and same(Path("minutes"), Path("steps"))
