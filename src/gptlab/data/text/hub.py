@@ -40,10 +40,6 @@ def version(path: str) -> Any:
     return [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
 
 
-def _saved_to_disk(path: str) -> bool:
-    return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
-
-
 def _stream(
     folder: Path,
     path: str,
@@ -79,9 +75,6 @@ def _records(
         import datasets
     except ImportError as error:
         raise UserError("data.path", path, f"needs {error.name}", "pip install 'gptlab[hub]'") from error
-    why = "is what save_to_disk has written, not a repository of data files"
-    todo = "write its splits as JSON lines, Dataset.to_json(FILE), and give data=text 'data.files=[FILE]'"
-    require(not _saved_to_disk(path), "data.path", path, why, todo)
     try:
         stream = datasets.load_dataset(path, name, split=split, revision=revision, streaming=True)
         if most is not None:
