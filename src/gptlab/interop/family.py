@@ -1,5 +1,6 @@
 """Define a family of models: how its config.json and its tensors correspond to a GPTConfig and to a GPT's tensors."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +20,7 @@ HARMLESS = {
     *("max_batch_size", "max_sequence_length", "pad_key_length", "pre_allocate_kv_cache", "validate_runner_input"),
     *("runner_max_sequence_length", "masked_softmax_fusion", "bias_dropout_fusion", "is_llama_config", "n_ctx"),
     *("return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "problem_type"),
-    *(
-        "id2label",
-        "label2id",
-        "num_labels",
-        "transformers.js_config",
-        "_attn_implementation_autoset",
-        "unsloth_version",
-    ),
+    *("id2label", "label2id", "num_labels", "transformers.js_config", "_attn_implementation_autoset"),
     *("is_decoder", "is_encoder_decoder", "generation_config", "vocab_size", "tie_word_embeddings", "unsloth_version"),
 }
 GATED = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}
@@ -34,6 +28,7 @@ UNGATED = {
     **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), "gelu"),
     **{"gelu": "gelu_exact", "relu": "relu", "silu": "silu", "swish": "silu"},
 }
+ACTIVATIONS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "silu": "silu"}
 
 
 class Fields:
@@ -121,8 +116,6 @@ def rope_from(fields: Fields, block_size: int, fraction: float = 1.0, kinds: Col
 
 def rope_of(rope: Mapping[str, Any], block_size: int, fraction: float, kinds: Collection[str]) -> dict[str, Any]:
     """Return our fields for rope_parameters; raises UserError for a kind of scaling that is not known."""
-    import math
-
     kind = rope.get("rope_type") or rope.get("type") or "default"
     known = ("default", *kinds)
     require(kind in known, "rope_type", kind, "is not known here", f"it can be {', '.join(known)}")

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from gptlab.interop.family import UNGATED, Family, Fields
+from gptlab.interop.family import ACTIVATIONS, UNGATED, Family, Fields
 from gptlab.model.config import GPTConfig
 
-ACTIVATIONS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "silu": "silu"}
 NAMES = {
     "wte": ("wte",),
     "wpe": ("wpe",),

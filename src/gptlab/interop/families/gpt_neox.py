@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gptlab.interop.family import UNGATED, Family, Fields, rope_from, rope_to
+from gptlab.interop.family import ACTIVATIONS, UNGATED, Family, Fields, rope_from, rope_to
 from gptlab.model.config import GPTConfig
 
 NAMES = {
@@ -15,7 +15,6 @@ NAMES = {
     "mlp.fc": ("mlp.dense_h_to_4h",),
     "mlp.proj": ("mlp.dense_4h_to_h",),
 }
-ACTIVATIONS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "silu": "silu"}
 
 
 def _read(f: Fields) -> GPTConfig:

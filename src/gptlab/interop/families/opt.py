@@ -3,7 +3,7 @@
 from typing import Any
 
 from gptlab.errors import require
-from gptlab.interop.family import UNGATED, Family, Fields
+from gptlab.interop.family import ACTIVATIONS, UNGATED, Family, Fields
 from gptlab.model.config import GPTConfig
 
 NAMES = {
@@ -17,7 +17,6 @@ NAMES = {
     "mlp.fc": ("fc1",),
     "mlp.proj": ("fc2",),
 }
-ACTIVATIONS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "silu": "silu"}
 
 
 def _read(f: Fields) -> GPTConfig:

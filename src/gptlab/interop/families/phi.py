@@ -3,7 +3,7 @@
 from typing import Any
 
 from gptlab.interop.families.llama import NAMES, head_size, read_llama, write_llama
-from gptlab.interop.family import UNGATED, Family, Fields, rope_from
+from gptlab.interop.family import ACTIVATIONS, UNGATED, Family, Fields, rope_from
 from gptlab.model.config import GPTConfig
 
 PHI_NAMES = {
@@ -19,7 +19,6 @@ PHI3_NAMES = {
     "mlp.gate": ("mlp.gate_up_proj",),
     "mlp.fc": ("mlp.gate_up_proj",),
 }
-ACTIVATIONS = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu": "relu", "silu": "silu"}
 
 
 def _read_phi(f: Fields) -> GPTConfig:
