@@ -53,16 +53,8 @@ def flags_first(argv: list[str]) -> list[str]:
 
 def split_flags(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
     """Return the flags that name a config, and the overrides; None where a line asks for more than one run."""
-    found, overrides, rest = dict[str, str](), list[str](), iter(argv)
-    for arg in rest:
-        flag, given, value = arg.partition("=")
-        if flag in CONFIG_FLAGS:
-            found[CONFIG_FLAGS[flag]] = value if given else next(rest, "")
-        elif arg.startswith("-"):
-            return None, argv
-        else:
-            overrides.append(arg)
-    return found, overrides
+    flags, rest = _config_flags(argv)
+    return (None, argv) if any(arg.startswith("-") for arg in rest) else (flags, rest)
 
 
 def by_config(argv: list[str]) -> list[str]:
