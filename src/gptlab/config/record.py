@@ -14,7 +14,7 @@ from gptlab.config.schema import part_fields, schema_of, to_typed
 from gptlab.errors import UserError
 from gptlab.runs.config_file import read_config, values_of
 
-TODO = "take the config.yaml of a run as gptlab wrote it"
+ADVICE = "take the config.yaml of a run as gptlab wrote it"
 
 
 def read_typed(path: Path, verb: str = "train") -> Any:
@@ -67,7 +67,7 @@ def _parts(values: dict[str, Any], path: Path, verb: str) -> dict[str, DictConfi
     named = {key: name for key, name in usual.items() if name} | values["parts"]
     for key in values["parts"]:
         if key.partition(".")[0] not in usual:
-            raise UserError(key, named[key], f"{path}: no such part", TODO)
+            raise UserError(key, named[key], f"{path}: no such part", ADVICE)
     return {key: _node(key, values.get(key), named, path) for key in named if "." not in key}
 
 
@@ -96,4 +96,4 @@ def _mistake(path: Path, error: Exception, within: str = "") -> UserError:
         return UserError(error.key, error.value, f"{path}: {error.why}", error.todo)
     key = str(getattr(error, "full_key", None) or "?")
     why = str(error).splitlines()[0]
-    return UserError(f"{within}{key}", "?", f"{path}: {why}", TODO)
+    return UserError(f"{within}{key}", "?", f"{path}: {why}", ADVICE)

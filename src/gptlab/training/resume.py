@@ -84,7 +84,10 @@ def _asked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse a continuation with another task, model, tokenizer, data, optimizer or seed, by name."""
+    """Refuse a continuation with another task, model, tokenizer, data, optimizer or seed, by name.
+
+    `before` is the run's config `with_defaults`.
+    """
     parts = {key: name for key, name in before.get("parts", {}).items() if key.partition(".")[0] in FIXED}
     parts = {"task": parts.pop("task", USUAL), **parts}  # the task first; gptlab 0.1 named none
     for key, old in parts.items():
@@ -92,7 +95,6 @@ def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
         require(new == old, key, new, f"but the run that is resumed has {old}", "leave it out, or start a new run")
     if "task" not in before:  # the run was made by gptlab 0.1
         now = {**now, "task": None}
-    before = with_defaults(before)
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)

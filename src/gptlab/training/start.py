@@ -115,10 +115,10 @@ def resumed(config: TrainConfig, data: Data, first: Initial | None, before: RunD
         else:
             RunDir(begun.run_dir).require_new()
     try:
-        now = plain(record(config))
-        require_same(before.config(), now)
+        earlier, now = with_defaults(before.config()), plain(record(config))
+        require_same(earlier, now)
         if before.layout == LAYOUT:
-            begun.changed = changes(with_defaults(before.config()), now)
+            begun.changed = changes(earlier, now)
         if begun.in_place and not before.has_checkpoint() and before.status() != "finished":
             return begun
         begun.checkpoint, begun.step, notes = checkpoint_of(before)
