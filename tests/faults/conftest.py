@@ -1,7 +1,6 @@
 """A small run that each test may damage, and what every refusal has in common."""
 
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from gptlab.commands.main import main
 from gptlab.config import compose
 from gptlab.training.run import train
+from tests.alarms import ended_after
 from tests.conftest import tiny_overrides, write_texts
 from tests.faults.scratch import Scratch, made
 
@@ -19,15 +19,8 @@ Ask = Callable[..., int]
 @pytest.fixture(autouse=True)
 def _nothing_waits() -> Iterator[None]:
     """A test that waits for a pipe ends after a while."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(400)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with ended_after(400, TimeoutError("it hangs")):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import signal
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from gptlab.commands.main import main
+from tests.alarms import ended_after
 from tests.conftest import tiny_overrides, write_texts
 
 SECONDS = 180  # after which a command hangs
@@ -51,20 +51,11 @@ class Scratch:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Work in it; a command that hangs ends."""
-
-        def late(*_: object) -> None:
-            raise Hangs
-
-        before = signal.signal(signal.SIGALRM, late)
-        signal.alarm(SECONDS)
-        try:
-            with contextlib.chdir(self.path), pytest.MonkeyPatch.context() as patch:
-                patch.setenv("GPTLAB_CACHE", str(self.cache))
-                patch.delenv("GPTLAB_RUN_DIR", raising=False)
-                yield
-        finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
+        late = ended_after(SECONDS, Hangs())
+        with late, contextlib.chdir(self.path), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GPTLAB_CACHE", str(self.cache))
+            patch.delenv("GPTLAB_RUN_DIR", raising=False)
+            yield
 
     def tree(self) -> dict[str, tuple[int, int, str]]:
         """Return every path with its size, time of change, and where it points if it is a link."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from gptlab.files import read_bounded, read_json
 from gptlab.runs.differences import differences, same_but_seed
 from gptlab.runs.reader import find_runs, natural, read_run
 from gptlab.runs.run_dir import RunDir
+from tests.alarms import ended_after
 from tests.written_runs import MakeRun
 
 FILES = [
@@ -26,15 +26,8 @@ FILES = [
 @pytest.fixture(autouse=True)
 def _nothing_waits() -> Iterator[None]:
     """A test that waits for a pipe ends after a while."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with ended_after(60, TimeoutError("it hangs")):
+        yield
 
 
 def fifo(path: Path) -> None:
