@@ -4,6 +4,7 @@ A run in a forked process costs a fraction of a second: the parent has imported 
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -20,6 +21,7 @@ import pytest
 
 from gptlab.errors import Stopped
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks import causal_lm
 from gptlab.training import run
 from gptlab.training.callbacks import end_of_step
 from gptlab.training.callbacks import samples as samples_file
@@ -27,6 +29,7 @@ from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.end_of_step import EndOfStep
 from gptlab.training.callbacks.samples import Samples
 from gptlab.training.module import GPTModule
+from gptlab.training.peak_flops import PeakFlops
 
 Instant = tuple[str, int]  # what begins or ends, and how often that has happened by now, counted from 1
 HOOKS: dict[str, tuple[Any, str]] = {
@@ -54,6 +57,16 @@ FILES: dict[str, tuple[Any, str]] = {
     "create": (RunDir, "create"),
     "go on": (RunDir, "go_on"),
 }
+
+
+def make_runs_quick(patch: pytest.MonkeyPatch) -> None:
+    """Spare runs what takes most of a tiny one's time: speed tests of the machine, long samples, waiting for the disk.
+
+    What is not synced is lost when the machine goes down, which none of the tests lets happen.
+    """
+    patch.setattr(run, "peak_flops", lambda device, bf16: PeakFlops(1e12, "a test"))
+    patch.setattr(causal_lm, "continuation", functools.partial(causal_lm.continuation, max_new_tokens=8))
+    patch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @contextlib.contextmanager
