@@ -23,7 +23,8 @@ from gptlab.config import compose
 from gptlab.runs.checkpoint_file import is_whole
 from gptlab.training.run import train
 from tests.conftest import ROOT, tiny_overrides
-from tests.faults.instants import FILES, HOOKS, in_fork, make_runs_quick, watched
+from tests.faults.instants import FILES, HOOKS, make_runs_quick, watched
+from tests.forked import in_fork
 
 KINDS = {
     "plain": ["model.dropout=0.2"],

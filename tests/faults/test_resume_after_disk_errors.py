@@ -13,8 +13,9 @@ from gptlab.runs.checkpoint_file import is_whole
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
-from tests.faults.instants import in_fork, make_runs_quick
+from tests.faults.instants import make_runs_quick
 from tests.faults.test_kills import ASK, left
+from tests.forked import in_fork
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 CALLS = {"sync": (os, "fsync"), "rename": (os, "replace")}

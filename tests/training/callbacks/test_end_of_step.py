@@ -19,15 +19,8 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.loggers import Monitor
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
-from tests.faults.instants import (
-    HOOKS,
-    Instant,
-    in_fork,
-    instants_of,
-    left_by_kills,
-    make_runs_quick,
-    signalled,
-)
+from tests.faults.instants import HOOKS, Instant, instants_of, left_by_kills, make_runs_quick, signalled
+from tests.forked import in_fork
 from tests.training.test_resume import rows
 
 # averages, accumulation of three, dropout; steps that log, validate and save fall together at some steps only
