@@ -52,14 +52,15 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the ids of bos, eos and pad as config.json has them: an imported tokenizer's own, else eot for both."""
     declared, ends = tokenizer.declared, list(tokenizer.ends)
     bos = tokenizer.eot if not declared.ends else declared.bos
-    found = {"bos_token_id": bos, "eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": declared.pad}
+    eos = ends if len(ends) > 1 else next(iter(ends), None)
+    found = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": declared.pad}
     return {key: value for key, value in found.items() if key != "pad_token_id" or value is not None}
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, definition: str, block_size: int) -> None:
     """Write tokenizer.json, and the names of the special tokens and the chat template as transformers reads them."""
     declared = tokenizer.declared
-    ids = {"bos": declared.bos, "eos": tokenizer.ends[0], "pad": declared.pad, "unk": declared.unk}
+    ids = {"bos": declared.bos, "eos": next(iter(tokenizer.ends), None), "pad": declared.pad, "unk": declared.unk}
     if declared.bos is None and not declared.ends:
         ids["bos"] = tokenizer.eot
     if declared.unk is None:

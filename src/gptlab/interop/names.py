@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptlab.errors import UserError, require
 from gptlab.interop.families import FAMILIES
-from gptlab.interop.family import Family, Fields
+from gptlab.interop.family import Family, Fields, Naming
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.model.shape import GPTShape
@@ -99,7 +99,7 @@ def _meaning(config: GPTConfig) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in without}
 
 
-def ours(family: Family, name: str, config: GPTShape, tensor_of: Callable[[str], Tensor]) -> Tensor:
+def ours(family: Naming, name: str, config: GPTShape, tensor_of: Callable[[str], Tensor]) -> Tensor:
     """Return our tensor `name`, made of the tensors of theirs that `tensor_of` returns."""
     module, _, kind = name.rpartition(".")
     own = module.split(".", 2)[2] if module.startswith("blocks.") else module
@@ -151,7 +151,7 @@ def _with_root(family: Family, name: str) -> str:
     return name if family.is_head(name) else family.root + name
 
 
-def _interleaved(family: Family, config: GPTShape) -> bool:
+def _interleaved(family: Naming, config: GPTShape) -> bool:
     return family.interleaved and config.kv_heads == config.n_head
 
 
