@@ -106,7 +106,9 @@ def test_a_model_of_characters_is_a_run_like_any_other(tmp_path: Path) -> None:
     assert found["loss"] == pytest.approx(nats / len(text), rel=1e-5)
     assert found["bits_per_byte"] == pytest.approx(nats / len(text) / math.log(2), rel=1e-5)
     Path("val.bin").write_bytes(ids.numpy().astype("uint16").tobytes())
-    raw = evaluate(compose("evaluate", [f"run={tmp_path}/run", "data=tokens", "data.train=[val.bin]", "data.val=[val.bin]"]))
+    raw = evaluate(
+        compose("evaluate", [f"run={tmp_path}/run", "data=tokens", "data.train=[val.bin]", "data.val=[val.bin]"])
+    )
     assert raw["bits_per_byte"] == pytest.approx(raw["loss"] / math.log(2) * len(text) / len(ids), rel=1e-5)
     ask = [f"run={tmp_path}/run", "start=eot", "max_new_tokens=40", "seed=3"]
     assert len(sample(compose("sample", ask))["samples"][0]["ids"]) == 40  # whichever characters are drawn

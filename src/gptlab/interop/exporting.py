@@ -24,16 +24,7 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     `head` gives the model the head of the run's task (`Task.head`). Returns the architecture and the number of
     parameters; raises UserError if Hugging Face has no such model.
     """
-    gpt, tokenizer = run.load(head)
-    why, todo = (
-        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
-        "export a run with model=gpt or a preset of it",
-    )
-    require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
-    beside = sorted(parameters_beside(gpt))
-    why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
-    todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
-    require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
+    gpt, tokenizer = loaded(run, head)
     definition, ids = tokenizer.hf_definition(), special_ids(tokenizer)
     hf = config_to(gpt.config, run.config().get("model_type")) | ids
     padding = list(range(tokenizer.n_vocab, gpt.config.vocab_size))
@@ -46,6 +37,21 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
         for path in work.iterdir():
             path.chmod(0o644)
     return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
+
+
+def loaded(run: RunDir, head: Callable[[GPT], Any]) -> tuple[GPT, Tokenizer]:
+    """Return the model and the tokenizer of a run; raises UserError where it is not a GPT alone."""
+    gpt, tokenizer = run.load(head)
+    why, todo = (
+        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
+        "export a run with model=gpt or a preset of it",
+    )
+    require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
+    beside = sorted(parameters_beside(gpt))
+    why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
+    todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
+    require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
+    return gpt, tokenizer
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -35,13 +35,15 @@ def config_from(hf: dict[str, Any]) -> GPTConfig:
     return config
 
 
-def config_to(config: GPTShape, prefer: str | None = None) -> dict[str, Any]:
-    """Return the config.json of a family that is this model; `prefer` is tried first.
+def config_to(
+    config: GPTShape, prefer: str | None = None, kinds: Collection[str] = FAMILIES, whose: str = "Hugging Face"
+) -> dict[str, Any]:
+    """Return the config.json of a family, one of `kinds`, that is this model; `prefer` is tried first.
 
     Biases that a model lacks are zero in a family that has them. If no family has such a model, a UserError says why.
     """
     config = GPTConfig(**vars(config))
-    order = [prefer, *FAMILIES] if prefer in FAMILIES else list(FAMILIES)
+    order = [prefer, *kinds] if prefer in kinds else list(kinds)
     found = []
     for kind in order:
         family = FAMILIES[str(kind)]
@@ -55,7 +57,7 @@ def config_to(config: GPTShape, prefer: str | None = None) -> dict[str, Any]:
             return fitting
     hf, ((key, value), *_) = min(different, key=lambda each: len(each[1]))
     mine = getattr(config, key)
-    raise UserError(f"model.{key}", mine, "Hugging Face has no such model", f"a {hf['model_type']} has {value}")
+    raise UserError(f"model.{key}", mine, f"{whose} has no such model", f"a {hf['model_type']} has {value}")
 
 
 def differences(mine: GPTConfig, theirs: GPTConfig, zeros: bool) -> list[tuple[str, Any]]:
