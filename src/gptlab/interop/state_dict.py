@@ -1,4 +1,4 @@
-"""What is read of a checkpoint that is one file of torch.save, whoever has written it."""
+"""Read checkpoints that are one file of torch.save, whichever program has written them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ INSIDE = ("model", "model_state_dict")  # where a state dict is, if there is mor
 
 @dataclass(frozen=True)
 class Saved:
-    """What a file holds: a state dict, or a dict with one inside."""
+    """The content of a file: a state dict, or a dict with one inside."""
 
     path: Path
     content: dict[Any, Any]
