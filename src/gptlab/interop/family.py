@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gptlab.errors import UserError, require
@@ -71,21 +71,18 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class Family:
-    """A kind of model of Hugging Face; `names` says which modules of theirs make up one of ours, row below row."""
+class Naming:
+    """The names of tensors in a format; `names` says which modules of theirs make up one of ours, row below row."""
 
     model_type: str
-    architecture: str
-    read: Callable[[Fields], GPTConfig]
-    write: Callable[[GPTConfig], dict[str, Any]]
-    names: Mapping[str, tuple[str, ...]]
-    root: str = "model."
-    stack: str = "layers"
-    head: str = "lm_head"
-    transposed: bool = False  # weights of layers are (in, out)
-    interleaved: bool = False  # query, key and value of one head below those of the head before
-    first_position: int = 0  # rows of the position embedding before that of position 0
-    halves: tuple[str, ...] = ()  # modules of ours that are one of theirs together
+    names: Mapping[str, tuple[str, ...]] = field(kw_only=True)
+    root: str = field(default="model.", kw_only=True)
+    stack: str = field(default="layers", kw_only=True)
+    head: str = field(default="lm_head", kw_only=True)
+    transposed: bool = field(default=False, kw_only=True)  # weights of layers are (in, out)
+    interleaved: bool = field(default=False, kw_only=True)  # query, key and value of one head below those before
+    first_position: int = field(default=0, kw_only=True)  # rows of the position embedding before that of position 0
+    halves: tuple[str, ...] = field(default=(), kw_only=True)  # modules of ours that are one of theirs together
 
     def theirs(self, name: str) -> list[str]:
         """Return the tensors that make up our tensor `name`, without the root before their names."""
@@ -101,6 +98,15 @@ class Family:
     def is_head(self, name: str) -> bool:
         """Tell whether one of their tensors belongs to the head, which has no root before its name."""
         return name.startswith(f"{self.head}.")
+
+
+@dataclass(frozen=True)
+class Family(Naming):
+    """A kind of model of Hugging Face."""
+
+    architecture: str
+    read: Callable[[Fields], GPTConfig]
+    write: Callable[[GPTConfig], dict[str, Any]]
 
 
 ROPE = ("linear", "dynamic", "llama3", "yarn")

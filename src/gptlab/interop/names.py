@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptlab.errors import UserError, require
 from gptlab.interop.families import FAMILIES
-from gptlab.interop.family import Family, Fields
+from gptlab.interop.family import Family, Fields, Naming
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.model.shape import GPTShape
@@ -35,13 +35,15 @@ def config_from(hf: dict[str, Any]) -> GPTConfig:
     return config
 
 
-def config_to(config: GPTShape, prefer: str | None = None) -> dict[str, Any]:
-    """Return the config.json of a family that is this model; `prefer` is tried first.
+def config_to(
+    config: GPTShape, prefer: str | None = None, kinds: Collection[str] = FAMILIES, whose: str = "Hugging Face"
+) -> dict[str, Any]:
+    """Return the config.json of a family, one of `kinds`, that is this model; `prefer` is tried first.
 
     Biases that a model lacks are zero in a family that has them. If no family has such a model, a UserError says why.
     """
     config = GPTConfig(**vars(config))
-    order = [prefer, *FAMILIES] if prefer in FAMILIES else list(FAMILIES)
+    order = [prefer, *kinds] if prefer in kinds else list(kinds)
     found = []
     for kind in order:
         family = FAMILIES[str(kind)]
@@ -55,7 +57,7 @@ def config_to(config: GPTShape, prefer: str | None = None) -> dict[str, Any]:
             return fitting
     hf, ((key, value), *_) = min(different, key=lambda each: len(each[1]))
     mine = getattr(config, key)
-    raise UserError(f"model.{key}", mine, "Hugging Face has no such model", f"a {hf['model_type']} has {value}")
+    raise UserError(f"model.{key}", mine, f"{whose} has no such model", f"a {hf['model_type']} has {value}")
 
 
 def differences(mine: GPTConfig, theirs: GPTConfig, zeros: bool) -> list[tuple[str, Any]]:
@@ -99,7 +101,7 @@ def _meaning(config: GPTConfig) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in without}
 
 
-def ours(family: Family, name: str, config: GPTShape, tensor_of: Callable[[str], Tensor]) -> Tensor:
+def ours(family: Naming, name: str, config: GPTShape, tensor_of: Callable[[str], Tensor]) -> Tensor:
     """Return our tensor `name`, made of the tensors of theirs that `tensor_of` returns."""
     module, _, kind = name.rpartition(".")
     own = module.split(".", 2)[2] if module.startswith("blocks.") else module
@@ -151,7 +153,7 @@ def _with_root(family: Family, name: str) -> str:
     return name if family.is_head(name) else family.root + name
 
 
-def _interleaved(family: Family, config: GPTShape) -> bool:
+def _interleaved(family: Naming, config: GPTShape) -> bool:
     return family.interleaved and config.kv_heads == config.n_head
 
 

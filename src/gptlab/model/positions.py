@@ -22,7 +22,7 @@ def rotation(
         base = base * (scaling.factor * longer - (scaling.factor - 1)) ** (width / (width - 2))
     frequency = base ** (-torch.arange(0, width, 2, device=at.device, dtype=torch.float32) / width)
     if scaling is not None:
-        frequency = frequency * _slowed(frequency, scaling, width, base)
+        frequency = frequency * slowed(frequency, scaling, width, base)
     angle = at[..., None].float() * frequency
     if at.dim() == 2:
         angle = angle[:, None]  # the same for all heads
@@ -30,7 +30,7 @@ def rotation(
     return (cos, sin) if magnitude == 1 else (magnitude * cos, magnitude * sin)
 
 
-def _slowed(frequency: Tensor, scaling: RopeScaling, width: int, base: float) -> Tensor | float:
+def slowed(frequency: Tensor, scaling: RopeScaling, width: int, base: float) -> Tensor | float:
     """Return the factor of each frequency: 1 / scaling.factor for slow rotations, 1 for fast ones."""
     match scaling.type:
         case "dynamic":

@@ -94,7 +94,7 @@ def _write_gemma3(config: GPTConfig) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family("gemma", "GemmaForCausalLM", _read_gemma, _write, NAMES),
-    Family("gemma2", "Gemma2ForCausalLM", _read_gemma2, _write_gemma2, GEMMA2_NAMES),
-    Family("gemma3_text", "Gemma3ForCausalLM", _read_gemma3, _write_gemma3, GEMMA3_NAMES),
+    Family("gemma", "GemmaForCausalLM", _read_gemma, _write, names=NAMES),
+    Family("gemma2", "Gemma2ForCausalLM", _read_gemma2, _write_gemma2, names=GEMMA2_NAMES),
+    Family("gemma3_text", "Gemma3ForCausalLM", _read_gemma3, _write_gemma3, names=GEMMA3_NAMES),
 ]

@@ -42,6 +42,6 @@ def _write_olmo2(config: GPTConfig) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family("olmo", "OlmoForCausalLM", _read_olmo, _write_olmo, NAMES),
-    Family("olmo2", "Olmo2ForCausalLM", _read_olmo2, _write_olmo2, OLMO2_NAMES),
+    Family("olmo", "OlmoForCausalLM", _read_olmo, _write_olmo, names=NAMES),
+    Family("olmo2", "Olmo2ForCausalLM", _read_olmo2, _write_olmo2, names=OLMO2_NAMES),
 ]

@@ -53,6 +53,6 @@ def _write_phi3(config: GPTConfig) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family("phi", "PhiForCausalLM", _read_phi, _write_phi, PHI_NAMES),
-    Family("phi3", "Phi3ForCausalLM", _read_phi3, _write_phi3, PHI3_NAMES, halves=("mlp.gate", "mlp.fc")),
+    Family("phi", "PhiForCausalLM", _read_phi, _write_phi, names=PHI_NAMES),
+    Family("phi3", "Phi3ForCausalLM", _read_phi3, _write_phi3, names=PHI3_NAMES, halves=("mlp.gate", "mlp.fc")),
 ]

@@ -45,6 +45,6 @@ def _write_qwen3(config: GPTConfig) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family("qwen2", "Qwen2ForCausalLM", _read_qwen2, _write_qwen2, NAMES),
-    Family("qwen3", "Qwen3ForCausalLM", _read_qwen3, _write_qwen3, QWEN3_NAMES),
+    Family("qwen2", "Qwen2ForCausalLM", _read_qwen2, _write_qwen2, names=NAMES),
+    Family("qwen3", "Qwen3ForCausalLM", _read_qwen3, _write_qwen3, names=QWEN3_NAMES),
 ]
