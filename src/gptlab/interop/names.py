@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -35,15 +35,15 @@ def config_from(hf: dict[str, Any]) -> GPTConfig:
     return config
 
 
-def config_to(config: GPTShape, prefer: str | None = None) -> dict[str, Any]:
-    """Return the config.json of a family that is this model; `prefer` is tried first.
+def config_to(config: GPTShape, prefer: str | None = None, without: Collection[str] = ()) -> dict[str, Any]:
+    """Return the config.json of a family that is this model, none of `without`; `prefer` is tried first.
 
     Biases that a model lacks are zero in a family that has them. If no family has such a model, a UserError says why.
     """
     config = GPTConfig(**vars(config))
     order = [prefer, *FAMILIES] if prefer in FAMILIES else list(FAMILIES)
     found = []
-    for kind in order:
+    for kind in (kind for kind in order if kind not in without):
         family = FAMILIES[str(kind)]
         hf = {"model_type": kind, "architectures": [family.architecture], "pad_token_id": None, **family.write(config)}
         with contextlib.suppress(UserError):  # such a model is not in this family
