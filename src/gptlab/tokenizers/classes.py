@@ -1,6 +1,6 @@
 """The tokenizer classes of transformers 5: which one reads a directory, and the tokenizer.json that each comes to.
 
-A class with a constructor of its own takes the vocabulary, the merges and mostly the post-processor of a tokenizer.json,
+A class with a constructor of its own takes vocabulary, merges and mostly the post-processor of a tokenizer.json,
 and builds all else itself; the others take the file as it stands.
 """
 
