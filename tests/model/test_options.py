@@ -124,3 +124,32 @@ def test_operations_of_a_window_and_of_wide_heads() -> None:
     assert flops_per_token(plain) - flops_per_token(near) == 12 * 32 * 2 * (64 - 16)
     wide = GPTConfig(n_layer=4, n_head=4, n_embd=32, block_size=64, vocab_size=50, head_size=16)
     assert flops_per_token(wide) - flops_per_token(plain) == 4 * (6 * 4 * 32 * 32 + 12 * 32 * 64)
+
+
+COMPILED: dict[str, dict[str, object]] = {
+    "alibi": {"positions": "alibi", "window": 5, "full_attention_every": 2, "norm_at": "both", "embedding_norm": True},
+    "gemma": {**OPTIONS["alternating, soft caps"], "logit_softcap": 3.0},
+    "neox": {"positions": "rope", "residual": "parallel", "rope_fraction": 0.5, "qkv_bias": True, "qkv_clip": 0.7},
+    "phi": {**OPTIONS["one norm"], "head_bias": True, "tied": False, "rope_fraction": 0.5},
+    "olmo": {**OPTIONS["after"], "embedding_scale": 3.0, "no_rope_every": 2, "residual_scale": 0.5},
+    "longrope": {"positions": "rope", **BY_LENGTH["longrope"], "window": 5, "window_layers": [0, 2]},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_as_eager(name: str) -> None:
+    """Logits and gradients, with the documents of a window apart and without."""
+    gpt = spread(COMPILED[name])
+    idx = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
+    documents = torch.tensor([[0] * 5 + [1] * 11, [0] * 16])
+    weights = torch.randn(2, 16, 50, generator=torch.Generator().manual_seed(2))
+    compiled = torch.compile(gpt, fullgraph=True)
+    for asked in (None, documents):
+        found = []
+        for model in (gpt, compiled):
+            gpt.zero_grad()
+            logits = model(idx, documents=asked)
+            (logits * weights).mean().backward()
+            found.append([logits.detach(), *(p.grad.clone() for p in gpt.parameters() if p.grad is not None)])
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*found, strict=True))
