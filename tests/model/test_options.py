@@ -132,24 +132,24 @@ COMPILED: dict[str, dict[str, object]] = {
     "neox": {"positions": "rope", "residual": "parallel", "rope_fraction": 0.5, "qkv_bias": True, "qkv_clip": 0.7},
     "phi": {**OPTIONS["one norm"], "head_bias": True, "tied": False, "rope_fraction": 0.5},
     "olmo": {**OPTIONS["after"], "embedding_scale": 3.0, "no_rope_every": 2, "residual_scale": 0.5},
-    "longrope": {"positions": "rope", **BY_LENGTH["longrope"], "window": 5, "window_layers": [0, 2]},
+    "longrope": {"positions": "rope", **BY_LENGTH["longrope"], "window": 5, "window_layers": [1]},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMPILED)
-def test_compiled_as_eager(name: str) -> None:
-    """Logits and gradients, with the documents of a window apart and without."""
-    gpt = spread(COMPILED[name])
-    idx = torch.randint(50, (2, 16), generator=torch.Generator().manual_seed(1))
-    documents = torch.tensor([[0] * 5 + [1] * 11, [0] * 16])
-    weights = torch.randn(2, 16, 50, generator=torch.Generator().manual_seed(2))
-    compiled = torch.compile(gpt, fullgraph=True)
-    for asked in (None, documents):
-        found = []
-        for model in (gpt, compiled):
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_as_eager(backend: str) -> None:
+    """Logits and gradients; inductor, which takes a minute for each shape, on two that hold most options."""
+    idx = torch.randint(50, (2, 12), generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(2, 12, 50, generator=torch.Generator().manual_seed(2))
+    for name, options in COMPILED.items():
+        if backend == "inductor" and name not in ("alibi", "gemma"):
+            continue
+        torch._dynamo.reset()
+        gpt, found = spread({**options, "n_layer": 2}), []
+        for model in (gpt, torch.compile(gpt, fullgraph=True, backend=backend)):
             gpt.zero_grad()
-            logits = model(idx, documents=asked)
+            logits = model(idx)
             (logits * weights).mean().backward()
             found.append([logits.detach(), *(p.grad.clone() for p in gpt.parameters() if p.grad is not None)])
-        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*found, strict=True))
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*found, strict=True)), name
