@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from gptlab.errors import require
 from gptlab.files import new_folder
+from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_to, weights_of
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -16,6 +17,7 @@ from gptlab.model.heads import parameters_beside
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.directory import read_alike
 
 
 def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: gpt) -> dict[str, Any]:
@@ -26,7 +28,8 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     """
     gpt, tokenizer = loaded(run, head)
     definition, ids = tokenizer.hf_definition(), special_ids(tokenizer)
-    hf = config_to(gpt.config, run.config().get("model_type")) | ids
+    kinds = [kind for kind in FAMILIES if read_alike(definition, kind)]  # transformers reads the tokenizer by the kind
+    hf = config_to(gpt.config, run.config().get("model_type"), kinds) | ids
     padding = list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     generation = ids | ({"suppress_tokens": padding} if padding else {})  # generate() then never draws it
     with new_folder(out) as work:

@@ -119,7 +119,8 @@ def frequency_factors(config: GPTConfig) -> dict[str, Tensor]:
         return {}
     width = config.head_dim
     frequency = config.rope_base ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
-    return {"rope_freqs.weight": 1 / torch.as_tensor(slowed(frequency, scaling, width, config.rope_base))}
+    factor = slowed(frequency, scaling, width, config.rope_base, length=torch.tensor(0))  # the same at each length
+    return {"rope_freqs.weight": 1 / torch.as_tensor(factor)}
 
 
 def as_llama_cpp(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:

@@ -72,6 +72,8 @@ def differences(mine: GPTConfig, theirs: GPTConfig, zeros: bool) -> list[tuple[s
         zero = zeros and key in ("bias", "qkv_bias", "proj_bias", "head_bias") and other and not value
         scaled = key == "qk_norm_eps" and value is None
         close = isinstance(value, float) and isinstance(other, float) and math.isclose(value, other, rel_tol=1e-12)
+        if key == "full_attention_every" and mine.window_layers is not None:
+            key = "window_layers"
         if not (value == other or zero or scaled or close):
             found.append((key, getattr(theirs, key)))
     return found
@@ -86,14 +88,18 @@ def _meaning(config: GPTConfig) -> dict[str, Any]:
     without = {"dropout", "init"}
     if not c.qk_norm:
         without |= {"qk_norm_over", "qk_norm_eps"}
-    if c.window is None or c.full_attention_every > c.n_layer:
-        found["full_attention_every"] = 0
+    found["full_attention_every"] = [c.has_window(layer) for layer in range(c.n_layer)]
+    without.add("window_layers")
+    if not any(found["full_attention_every"]):
+        found["window"] = None
     if c.positions != "rope":
         without |= {key for key in found if key.startswith("rope_") or key == "no_rope_every"}
     elif c.rope_scaling is None:
-        without |= {"rope_type", "rope_low_freq", "rope_high_freq", "rope_original"}
+        without |= {"rope_type", "rope_low_freq", "rope_high_freq", "rope_original", "rope_short", "rope_long"}
     elif c.rope_type in ("linear", "dynamic"):
         without |= {"rope_low_freq", "rope_high_freq", *(("rope_original",) if c.rope_type == "linear" else ())}
+    elif c.rope_type == "longrope":
+        without |= {"rope_low_freq", "rope_high_freq", "rope_factor"}
     if c.window is None or (c.rope_base_window == c.rope_base and c.rope_scaling is None):
         found["rope_base_window"] = None
     if c.no_rope_every > c.n_layer:
