@@ -15,6 +15,7 @@ from gptlab.training.build import Parts, build
 from gptlab.training.callbacks.checkpointing import go_on_from
 from gptlab.training.callbacks.graceful_stop import requeue
 from gptlab.training.callbacks.samples import keep_until
+from gptlab.training.checkpoint_state import require_state
 from gptlab.training.config import TrainConfig
 from gptlab.training.console import header
 from gptlab.training.finish import finish, measure_end, not_finite, stopped, summarise, unwritable
@@ -36,6 +37,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     begun = start(config, console)
     try:
         parts = build(begun, console)
+        require_state(begun, parts)
         try:
             open_run(begun, parts, console)  # from here on something is written
             return fit(begun, parts, console)
