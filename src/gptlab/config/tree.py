@@ -125,7 +125,13 @@ def search_path() -> str | None:
 
 
 def typed_config(cfg: DictConfig, run_dir: str) -> Any:
-    """Return a composed config as typed objects; a run without a directory gets `run_dir`."""
+    """Return a composed config as typed objects; a run without a directory gets `run_dir`.
+
+    Raises UserError for keys that are not known, and for a primary config that is not built on that of a verb.
+    """
+    built_on = hasattr(OmegaConf.get_type(cfg), "original")
+    why, todo = "is built on no config of a verb", "let it begin with that of yours, e.g. defaults: [train, _self_]"
+    require(built_on, "--config-name", "?", why, todo)
     if "run_dir" in cfg and cfg.run_dir is None:
         cfg.run_dir = run_dir
     require_known(cfg)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
-from gptlab.checksums import list_files, require_listed, visible_files, warn_unless_listed
+from gptlab.checksums import SUMS, list_files, require_listed, visible_files, warn_unless_listed
 from gptlab.errors import UserError, reason, require
 from gptlab.files import read_object, require_writable, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
@@ -203,6 +203,9 @@ class RunDir:
             require(not linked, key, path, "is a link out of the run", "put the folder itself in its place")
             folder = path.is_dir() or not path.exists()
             require(folder, key, path, "is not a folder", AGAIN)
+        for path in (*self.checkpoints.glob("*.ckpt"), self.checkpoints / SUMS):
+            folder = path.is_dir() and not path.is_symlink()  # all else is replaced
+            require(not folder, key, path, "is a folder", f"{AGAIN}, or remove it")
         for path in (self.path / name for name in WRITTEN):
             todo = f"{AGAIN}, or remove it"
             regular = path.is_file() or not os.path.lexists(path)
