@@ -49,10 +49,9 @@ def _told(error: Exception) -> str:
 
 def _require_weights(module: GPTModule, saved: State) -> None:
     built = {name: value.shape for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-    for key in ("state_dict", "current_model_state"):  # the second where weights are averaged
-        weights = saved.get(key)
-        if weights is None and key == "current_model_state":
-            continue
+    averaged = ("current_model_state",) if saved.get("current_model_state") is not None else ()
+    for key in ("state_dict", *averaged):  # where weights are averaged, the trained ones are in the second
+        weights: State = saved[key]
         if {name: getattr(value, "shape", None) for name, value in weights.items()} != built:
             module.load_state_dict(weights)  # a model of one's own may know older names
     for loss in saved["losses"]:
