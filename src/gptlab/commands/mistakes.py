@@ -28,9 +28,7 @@ def explain(error: Exception, argv: list[str]) -> str:
         group, option, known = found
         options = [name for name in known if name != RECORDED]
         if not group:
-            todo = (
-                f"give --config-dir FOLDER, with a {option}.yaml in it that begins with e.g. defaults: [train, _self_]"
-            )
+            todo = f"give --config-dir FOLDER with a {option}.yaml, which begins e.g. with defaults: [train, _self_]"
             return f"--config-name={option}: no such config; {todo}"
         if extra := EXTRAS.get(f"{group}={option}"):
             return f"{group}={option}: is not installed; pip install 'gptlab[{extra}]'"
