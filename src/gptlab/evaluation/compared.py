@@ -19,7 +19,7 @@ Sides = Mapping[str, Sequence[RunDir]]  # each a run, or several seeds of one co
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a comparison besides its runs."""
+    """The settings of a comparison, besides its runs."""
 
     data: BatchConfig | None = None  # None: what the runs hold out
     by: str | None = None  # the quantity of a metric; None: the usual one
