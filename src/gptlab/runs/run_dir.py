@@ -168,7 +168,7 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """Return the content of summary.json, {} if there is none; raises UserError if it cannot be read."""
-        return self._read("summary.json") if (self.path / "summary.json").exists() else {}
+        return self._read("summary.json") if os.path.lexists(self.path / "summary.json") else {}
 
     def status(self) -> str:
         """Return `running`, `finished`, `stopped` or `failed`."""
