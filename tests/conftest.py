@@ -12,8 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched, and nothing waits for 
 
 import torch
 
+from gptlab.checksums import digest, write_checksums
 from gptlab.config import compose
-from gptlab.runs.checkpoint_file import digest, write_checksums
 from gptlab.training.config import TrainConfig
 from tests.slurm import slurm as slurm  # a fixture for all
 from tests.written_runs import make_run as make_run

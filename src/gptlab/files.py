@@ -155,6 +155,19 @@ def read_bounded(path: Path, most: int) -> bytes:
     return content
 
 
+def read_object(key: str, path: Path, most: int, todo: str) -> dict[str, Any]:
+    """Read the object in a JSON file of at most `most` bytes; raises UserError, for `key`, where it is none.
+
+    `todo` says what to do then.
+    """
+    try:
+        found = read_json(path, most)
+    except (OSError, ValueError) as error:
+        raise UserError(key, path, f"cannot be read ({reason(error)})", todo) from error
+    require(isinstance(found, dict), key, path, "does not hold keys with values", todo)
+    return dict(found)
+
+
 def read_json(path: Path, most: int) -> Any:
     """Read a JSON file of at most `most` bytes; raises OSError or ValueError."""
     try:

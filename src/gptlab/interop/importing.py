@@ -8,14 +8,14 @@ import torch
 import yaml
 from torch import Tensor
 
+from gptlab.checksums import list_files
 from gptlab.errors import UserError, reason, require
-from gptlab.files import new_folder, read_json, require_new
+from gptlab.files import new_folder, read_object, require_new
 from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_from, ours
 from gptlab.interop.weight_files import WeightFiles
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
-from gptlab.runs.checkpoint_file import digest, write_checksums
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.base import panics
 from gptlab.tokenizers.directory import read_tokenizer
@@ -34,7 +34,7 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
     """
     source = find(name)
     require_new(out)
-    hf = _json(source / "config.json")
+    hf = read_object("hf", source / "config.json", MOST_JSON, "give a whole directory")
     try:
         model_config = config_from(hf)
         with panics(source):
@@ -114,20 +114,11 @@ def write_run(
     state = {f"gpt.{key}": tensor for key, tensor in weights.items()}
     checkpoint = work / "checkpoints/last.ckpt"
     torch.save({"model": vars(config), "state_dict": state}, checkpoint)
-    write_checksums(checkpoint.parent, {checkpoint.name: [digest(checkpoint)]})
     tokenizer.save(work / "tokenizer")
+    for folder in (checkpoint.parent, work / "tokenizer"):
+        list_files(folder)
     record = {"model": vars(config), "imported_from": name, "model_type": model_type, "sample_prompts": []}
     (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
     summary = {"status": "finished", "parameters": parameters, "steps": 0, "imported_from": name}
     (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
-
-
-def _json(path: Path) -> dict[str, Any]:
-    todo = "give a whole directory"
-    try:
-        content = read_json(path, MOST_JSON)
-    except (OSError, ValueError) as error:
-        raise UserError("hf", path, f"cannot be read ({type(error).__name__}: {reason(error)})", todo) from error
-    require(isinstance(content, dict), "hf", path, "does not hold keys with values", todo)
-    return dict(content)

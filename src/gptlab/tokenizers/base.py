@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from gptlab.checksums import require_listed, visible_files
 from gptlab.errors import UserError, reason
 from gptlab.files import read_bounded, read_json
 from gptlab.registry import options
@@ -167,12 +168,16 @@ class TokenizerConfig(Protocol):
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load the tokenizer that `save` wrote into a folder; raises UserError if it is damaged or of unknown kind."""
+    """Load the tokenizer that `save` wrote into a folder; raises UserError if it is damaged or of unknown kind.
+
+    Its files are compared with the list of checksums beside them, if there is one.
+    """
     try:
         saved = read_json(folder / "tokenizer.json", MOST_BYTES)
         kind, declared = str(saved.pop("kind")), Declared.read(saved.pop("declared", {}))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise _unreadable(folder, error) from error
+    _require_listed(folder)
     loader = _loader(kind)
     if loader is None:
         todo = "enable the package that has it"
@@ -201,12 +206,21 @@ def panics(folder: Any) -> Iterator[None]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of a saved tokenizer: of its files in the order of their names, hidden ones left out."""
+    """Return the SHA-256 of a saved tokenizer: of its files in the order of their names, hidden ones left out.
+
+    Raises UserError where they are not as the list of checksums beside them says, and OSError where one is too large.
+    """
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            digest.update(read_bounded(path, MOST_BYTES))
+    for path in visible_files(folder):
+        digest.update(read_bounded(path, MOST_BYTES))
+    _require_listed(folder)
     return digest.hexdigest()
+
+
+def _require_listed(folder: Path) -> None:
+    paths = [path for path in visible_files(folder) if path.stat().st_size <= MOST_BYTES]  # loading refuses the others
+    if paths:
+        require_listed("tokenizer", "take it from another copy of the run", *paths)
 
 
 def _loader(kind: str) -> type[Tokenizer] | None:

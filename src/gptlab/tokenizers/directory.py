@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_bounded, read_json
+from gptlab.files import read_bounded, read_object
 from gptlab.tokenizers.base import EOT, MOST_BYTES, Declared, Tokenizer
 from gptlab.tokenizers.bpe import BytePairTokenizer, from_gpt2_vocab
 from gptlab.tokenizers.classes import BACKEND, CLASSES, OF_TWO_FILES, Definition, class_of, rebuild
@@ -274,14 +274,7 @@ def _several(ids: Any) -> list[int]:
 
 def _object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, {} where there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        found = read_json(path, MOST_BYTES)
-    except (OSError, ValueError) as error:
-        raise UserError("hf", path, f"cannot be read ({reason(error)})", "give a whole directory") from error
-    require(isinstance(found, dict), "hf", path, "does not hold keys with values", "give a whole directory")
-    return dict(found)
+    return read_object("hf", path, MOST_BYTES, "give a whole directory") if path.exists() else {}
 
 
 def _bytes(path: Path) -> bytes:
