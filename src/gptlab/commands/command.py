@@ -23,13 +23,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 from yaml import YAMLError
 
 from gptlab import registry
 from gptlab.commands.flags import by_config, flags_first, require_no_run_config, resumed, split_flags
 from gptlab.commands.mistakes import explain
 from gptlab.commands.streams import Output
-from gptlab.commands.usage import usage
+from gptlab.commands.usage import ASKS, usage
 from gptlab.config.hydra_internals import run_command_line
 from gptlab.config.overrides import quote_values, quoted
 from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
@@ -50,9 +51,8 @@ def run_command(verb: str, program: list[str], argv: list[str]) -> int:
 
     `program` is the command line before `argv`.
     """
-    if {"-h", "--help"}.intersection(argv):
-        print(usage(verb))
-        return 0
+    if set(ASKS).intersection(argv):
+        return show_help(verb, argv)
     as_json = any(re.fullmatch(r"\+{0,2}json=(true|yes|on|1)", arg, re.IGNORECASE) for arg in argv)
     processes = ProcessGroup(place() if verb == "train" else None)
     command = _Run(registry.find_command(verb), program, argv, processes)
@@ -78,6 +78,25 @@ def run_command(verb: str, program: list[str], argv: list[str]) -> int:
         if as_json and (command.answers or sweep) and processes.rank == 0:
             print(json.dumps(answer), file=out)
     return command.code
+
+
+def show_help(verb: str, argv: list[str]) -> int:
+    """Print the help that a command line asks for; of a command line with a mistake, what is wrong beside the rest."""
+    console, mistake = Console(), None
+    width = console.width if console.is_terminal else 80
+    try:
+        text = usage(verb, argv, width)
+    except (*MISTAKES, OSError) as error:
+        mistake = one_line(explain(error, argv))
+        if isinstance(error, UserError) and error.key == "--help":
+            text = None
+        else:
+            text = usage(verb, ["--help"], width)
+    if text is not None:
+        console.print(text, soft_wrap=True)
+    if mistake is not None:
+        print(f"error: {mistake}", file=sys.stderr)
+    return 0 if mistake is None else 2
 
 
 @dataclass

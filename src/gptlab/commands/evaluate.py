@@ -13,13 +13,13 @@ from gptlab.registry import command
 class EvaluateConfig:
     """Score the model of a run on held-out text: the run's own, or that of another `data`."""
 
-    data: BatchConfig | None = None
-    run: str = "latest"
-    batch_size: int = 16
+    data: BatchConfig | None = None  # null: the held-out part of the run; else the held-out part of this
+    run: str = "latest"  # a run directory, one of its checkpoints, or latest
+    batch_size: int = 16  # windows that are scored at once
     block_size: int | None = None  # tokens per window; null: the context the model was trained with
     explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
-    text: str | None = None  # a file
-    json: bool = False
+    text: str | None = None  # the file that `explain` reads
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")

@@ -14,8 +14,8 @@ class ExportConfig:
     """Turn a run into a directory that transformers loads: as GPT-2 or as Llama."""
 
     out: str | None = None  # a new directory
-    run: str = "latest"
-    json: bool = False
+    run: str = "latest"  # a run directory, one of its checkpoints, or latest
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR")

@@ -14,7 +14,7 @@ class ImportConfig:
 
     hf: str | None = None  # a directory, or OWNER/NAME on the hub
     out: str | None = None  # a new directory
-    json: bool = False
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(bool(self.hf), "hf", self.hf or "null", "is needed", "give hf=DIR or hf=OWNER/NAME")

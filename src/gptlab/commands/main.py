@@ -29,6 +29,8 @@ def answer(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     verb = argv[0] if argv else "--help"
+    if verb in ("-h", "--help") and len(argv) > 1 and argv[1] in registry.verbs():
+        verb, argv = argv[1], [argv[1], "--help", *argv[2:]]  # gptlab --help VERB
     if verb in ("-h", "--help"):
         print("gptlab VERB key=value ...\n")
         for name, what in registry.verbs().items():

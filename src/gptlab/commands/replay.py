@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class ReplayConfig:
     """Rebuild the batch of one step of a run: its windows, their text, and the loss that the model has on them now."""
 
-    step: int | None = None  # 1, 2, ...
-    run: str = "latest"
+    step: int | None = None  # the step whose batch is rebuilt: 1, 2, ...
+    run: str = "latest"  # a run directory, or latest
     out: str | None = None  # a new file for the tensors x and y, (B, T) each
-    json: bool = False
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(self.step is not None, "step", "null", "is needed", "give step=N")

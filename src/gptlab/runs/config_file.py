@@ -84,6 +84,8 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     The default of a new field is what earlier versions did.
     """
     completed = dict(config)
+    if isinstance(budget := config.get("budget"), dict):  # its default was not written down
+        completed["budget"] = {**budget, **fixed_budget(budget)}
     for key, name in sorted(config["parts"].items()):  # a part before those in it
         *above, last = key.split(".")
         kind, holder = registry.options(key.partition(".")[0]).get(name), completed
