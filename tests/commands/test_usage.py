@@ -21,7 +21,7 @@ from gptlab.model.config import GPTConfig
 def values(text: str) -> dict[str, str]:
     """Return the keys of a help with their values."""
     found = re.findall(r"^  ([a-z][\w.]*) = (.*?)(?:  +\S.*)?$", text, re.MULTILINE)
-    return {key: value for key, value in found}
+    return dict(found)
 
 
 @pytest.mark.parametrize("verb", registry.verbs())

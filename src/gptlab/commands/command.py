@@ -24,11 +24,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.text import Text
 from yaml import YAMLError
 
 from gptlab import registry
 from gptlab.commands.flags import by_config, flags_first, require_no_run_config, resumed, split_flags
-from gptlab.commands.mistakes import explain
+from gptlab.commands.mistakes import UNKNOWN, explain, in_our_words
 from gptlab.commands.streams import Output
 from gptlab.commands.usage import ASKS, usage
 from gptlab.config.hydra_internals import run_command_line
@@ -83,15 +84,14 @@ def run_command(verb: str, program: list[str], argv: list[str]) -> int:
 def show_help(verb: str, argv: list[str]) -> int:
     """Print the help that a command line asks for; of a command line with a mistake, what is wrong beside the rest."""
     console, mistake = Console(), None
+    text: Text | None
     width = console.width if console.is_terminal else 80
     try:
         text = usage(verb, argv, width)
     except (*MISTAKES, OSError) as error:
         mistake = one_line(explain(error, argv))
-        if isinstance(error, UserError) and error.key == "--help":
-            text = None
-        else:
-            text = usage(verb, ["--help"], width)
+        of_help = isinstance(error, UserError) and error.key == "--help"
+        text = None if of_help else usage(verb, ["--help"], width)
     if text is not None:
         console.print(text, soft_wrap=True)
     if mistake is not None:
@@ -215,7 +215,10 @@ class _Run:
             where = f"{error.filename}: " if error.filename else ""
             self._say(f"{where}{error.strerror or reason(error)}", code=2 if about_a_name else 1)
         else:
-            self._say(explain(error, self.argv), code=2)
+            line = explain(error, self.argv)
+            if not isinstance(error, UserError) or error.why.startswith(UNKNOWN):
+                line = in_our_words(line, self.command.name, self.argv)
+            self._say(line, code=2)
 
     def _say(self, line: str, code: int = 1) -> None:
         """Print and note in one line what has ended the command, or one of its jobs."""

@@ -21,6 +21,11 @@ _VALUES: dict[str, tuple[str, ...] | None] = {
 }
 
 
+def is_flag(arg: str) -> bool:
+    """Return whether an argument, without a value, is one of the flags."""
+    return arg in _VALUES or arg in ("-h", "--help")
+
+
 def flags_first(argv: list[str]) -> list[str]:
     """Return a command line with its flags before its overrides: Hydra takes overrides only in one piece.
 

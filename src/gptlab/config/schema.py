@@ -64,7 +64,7 @@ def unchecked(config_type: type, values: dict[str, Any]) -> Any:
     try:
         return checked(config_type, values)
     except UserError:
-        config = object.__new__(config_type)
+        config: Any = object.__new__(config_type)
         vars(config).update(values)
         return config
 

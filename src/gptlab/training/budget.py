@@ -27,11 +27,13 @@ class Budget:
             require(value > 0, key, value, "is not above 0", "try steps=900")
             require(math.isfinite(value), key, value, "never ends", "try steps=900")
         names = list(units)
-        if not names:
-            self.steps = STEPS
         if len(names) > 1:
             key, other = names[-1], names[0]
             raise UserError(key, getattr(self, key), f"and budget.{other} are given", f"add budget.{other}=null")
+
+    def given(self) -> "Budget":
+        """Return the budget with the unit and the amount that it has where none is given."""
+        return self if given_budget(dataclasses.asdict(self)) else dataclasses.replace(self, steps=STEPS)
 
     def fixed(self) -> dict[str, float]:
         """Return the unit that is held fixed, and its amount."""

@@ -82,6 +82,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require_model_config(self.model)
         self.search_metric = self.search_metric or self.task.better
+        self.budget = self.budget.given()
         known = f"choose one of {', '.join(self.task.metrics)}"
         known_metric = self.search_metric in self.task.metrics
         require(known_metric, "search_metric", self.search_metric, "no such metric of the task", known)
