@@ -64,16 +64,18 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from gptlab.runs.reader import expand
+
+    if config.out:
+        require_file("out", Path(config.out).expanduser())
+    sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
+
     from gptlab.evaluation.comparison import compare_runs
     from gptlab.evaluation.example_comparison import by_example, compare_examples
     from gptlab.evaluation.statistics import require_scipy
     from gptlab.reporting.comparison import found_table, sentences
-    from gptlab.runs.reader import expand
 
     require_scipy()
-    if config.out:
-        require_file("out", Path(config.out).expanduser())
-    sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}
     compare = compare_examples if by_example(sides, config.data) else compare_runs
     found = compare(
         sides, config.data, config.metric, config.block_size, config.batch_size, config.resamples, config.seed

@@ -37,14 +37,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from gptlab.runs.run_dir import RunDir
+
+    run, console = RunDir.find(config.run), Console()  # before torch is imported
+
     from gptlab.evaluation.model import load_language_model
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.evaluation.surprise import file_surprises
     from gptlab.reporting.scores import score_table, unspelled_line
     from gptlab.reporting.surprise import write_surprise_page
-    from gptlab.runs.run_dir import RunDir
 
-    run, console = RunDir.find(config.run), Console()
     if config.text is None:
         result = score(run, config.data, config.block_size, config.batch_size)
         console.print(score_table(result))

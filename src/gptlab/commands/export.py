@@ -24,13 +24,15 @@ class ExportConfig:
 @command
 def export(config: ExportConfig) -> dict[str, Any]:
     """Turn a run into a directory that transformers loads."""
-    from gptlab.interop.exporting import export_run
     from gptlab.runs.run_dir import RunDir
-    from gptlab.tasks.saved import task_of
 
     assert config.out
     require_new(Path(config.out))
-    run = RunDir.find(config.run)
+    run = RunDir.find(config.run)  # before torch is imported
+
+    from gptlab.interop.exporting import export_run
+    from gptlab.tasks.saved import task_of
+
     written = export_run(run, Path(config.out), task_of(run.config()).head)
     print(f"exported {written['parameters']:,} parameters as {written['architecture']} into {config.out}")
     return {"out": config.out, **written}

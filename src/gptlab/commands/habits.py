@@ -99,7 +99,10 @@ def advice(verb: str, argv: Sequence[str], wrong: str | None = None, given: bool
         foreign = not _speaks(verb, _key(wrong))  # such as what only `sample` has
         tries += [(other, parts) for other in (verb, *(("sample", "train") if foreign else ())) if parts]
     for other, asked in tries:
-        accepted = _accepted(other, corrected(other, asked))
+        told = corrected(other, asked)
+        if asked is not tries[0][1] and (other, told) == (verb, asked):
+            continue  # nothing is wrong with this argument alone
+        accepted = _accepted(other, told)
         if accepted is not None and (other, accepted) != (verb, asked if given else None):
             return shlex.join(["gptlab", other, *accepted])
     return None

@@ -20,7 +20,16 @@ EXTRAS = {
 
 
 # begin what is said of words that are not gptlab's
-UNKNOWN = ("no such", "needs a value", "takes no value", "is not key=value", "its bracket")
+UNKNOWN = (
+    "no such key",
+    "no such config",
+    "no such option",
+    "no such flag",
+    "needs a value",
+    "takes no value",
+    "is not key=value",
+    "its bracket",
+)
 
 
 def in_our_words(line: str, verb: str, argv: Sequence[str]) -> str:

@@ -41,6 +41,13 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
 
     Prints and returns the windows of the step, with their text and the loss of each under the run's checkpoint.
     """
+    from gptlab.runs.run_dir import RunDir
+
+    out = Path(config.out).expanduser() if config.out else None
+    if out:
+        require_new(out, kind="file")
+    run = RunDir.find(config.run)  # before torch is imported
+
     import torch
 
     from gptlab.config.record import read_typed
@@ -49,14 +56,9 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     from gptlab.data.tokens.prepare import prepare
     from gptlab.data.tokens.progress import watching
     from gptlab.evaluation.model import require_next_tokens
-    from gptlab.runs.run_dir import RunDir
 
     assert config.step is not None
     console = Console()
-    out = Path(config.out).expanduser() if config.out else None
-    if out:
-        require_new(out, kind="file")
-    run = RunDir.find(config.run)
     require_next_tokens(run)
     before = read_typed(run.path / "config.yaml")
     why, todo = "was trained on rows of its own data module", "replay knows windows of text only"

@@ -82,6 +82,10 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     Prints the texts and returns {"samples": [{"prompt", "text", "ids", "logprob", "logprobs"}]}: each new text, its
     ids, and the log-probability in nats, under the model, of the whole text and of each id.
     """
+    from gptlab.runs.run_dir import RunDir
+
+    run = RunDir.find(config.run)  # before torch is imported
+
     import torch
 
     from gptlab.decoding.context import Limits
@@ -90,9 +94,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.decoding.texts import with_ids
     from gptlab.evaluation.model import load_language_model
     from gptlab.model.config import GPTConfig
-    from gptlab.runs.run_dir import RunDir
 
-    run = RunDir.find(config.run)
     usual = "" if config.start else next(iter(run.sample_prompts()), "")
     prompts = config.prompts or [config.prompt or usual]
     todo = 'give one, e.g. prompt="Once upon", or start=eot'

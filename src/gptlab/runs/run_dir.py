@@ -10,16 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from gptlab.errors import UserError, reason, require
 from gptlab.files import read_json, require_writable, sync_files, write_atomically
-from gptlab.model.config import GPTConfig
-from gptlab.model.gpt import GPT
-from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
-from gptlab.runs.own_model import own_model
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
@@ -113,19 +108,9 @@ class RunDir:
 
         `head` gives the model the head of the run's task (`Task.head`).
         """
-        if note := verify(self.checkpoint):
-            print(f"warning: {note}", file=sys.stderr)
-        saved = read_checkpoint(self.checkpoint)
-        try:
-            option, settings = str(saved.get("model_option", "gpt")), saved["model"]
-            weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
-            _require_stored(weights)
-            model = _gpt(settings, weights, head) if option == "gpt" else None
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise not_whole(self.checkpoint, error) from error
-        if model is None:
-            model = own_model(option, settings, weights, head, self.checkpoint, self.config())
-        return model.eval(), load_tokenizer(self.path / "tokenizer")
+        from gptlab.runs.stored_model import load_model
+
+        return load_model(self.checkpoint, head, self.config), load_tokenizer(self.path / "tokenizer")
 
     def holds_out(self, kind: str) -> bool:
         """Return whether the run keeps held-out data of a kind, `text` or `examples`."""
@@ -213,30 +198,6 @@ class RunDir:
             raise UserError("run", path, f"cannot be read ({reason(error)})", todo) from error
         require(isinstance(found, dict), "run", path, "does not hold keys with values", todo)
         return dict(found)
-
-
-def _require_stored(weights: dict[str, Any]) -> None:
-    """Raise an error unless all weights are tensors as large as they say."""
-    for name, weight in weights.items():
-        if weight.layout != torch.strided or weight.is_quantized:
-            raise ValueError(f"{name} is no dense tensor")
-        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
-            raise ValueError(f"{name} has more numbers than are stored")
-
-
-def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:
-    """Return the GPT of a checkpoint, with a head; raises ValueError and others where it is damaged."""
-    config = GPTConfig(**settings)
-    if config.n_layer > len(weights):  # before so many layers are made
-        raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
-    with torch.device("meta"):
-        gpt = GPT(config)
-        model = head(gpt)
-        tied = getattr(getattr(gpt, "lm_head", None), "weight", None) is gpt.wte.weight
-    model.load_state_dict(weights, assign=True)
-    if tied:
-        gpt.tie()
-    return model
 
 
 def default_run_dir(name: str) -> Path:
