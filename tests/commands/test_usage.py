@@ -7,15 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gptlab import registry
 from gptlab.commands.explanations import explanation
 from gptlab.commands.main import main
 from gptlab.commands.usage import keys, usage
+from gptlab.config import compose
 from gptlab.config.schema import part_fields
 from gptlab.config.tree import compose_unchecked
 from gptlab.errors import UserError
 from gptlab.model.config import GPTConfig
+from gptlab.runs.config_file import record, with_defaults
+from gptlab.training.budget import Budget
+from gptlab.training.config import TrainConfig
 
 
 def values(text: str) -> dict[str, str]:
@@ -122,3 +127,39 @@ def test_parts_and_presets_of_a_plugin(tmp_path: Path) -> None:
 def test_the_verb_may_stand_after_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--help", "export"]) == 0
     assert "gptlab export KEY=VALUE" in capfd.readouterr().out
+
+
+def test_cfg_job_is_the_config_that_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It has every value, and can be given as a config itself: what comes of it is the same."""
+    assert main(["train", "model=micro", "optimizer=muon", "--cfg", "job"]) == 0
+    text = capfd.readouterr().out
+    shown = yaml.safe_load(text)
+    assert shown["budget"]["steps"] == 900 and shown["name"] == "micro" and shown["parts"]["optimizer"] == "muon"
+    assert (
+        shown["optimizer"]["lr"] == pytest.approx(6e-4 * (768 / 384) ** 0.5)
+        and "${" not in text
+        and "/schema" not in text
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    for more in ([], ["--resolve"], ["-c", "job"]):
+        argv = [
+            "train",
+            "config=mine.yaml",
+            *(more or ["--cfg", "job"]),
+            *(["--cfg", "job"] if more == ["--resolve"] else []),
+        ]
+        assert main(argv) == 0
+        assert capfd.readouterr().out == text
+    assert main(["sample", "decoder=greedy", "--cfg", "job"]) == 0
+    assert yaml.safe_load(capfd.readouterr().out)["parts"] == {"decoder": "greedy"}
+    assert main(["train", "model.n_head=7", "--cfg", "job"]) == 2
+    assert capfd.readouterr().err.startswith("error: model.n_head=7: does not divide")
+
+
+def test_a_budget_that_names_nothing_is_written_down() -> None:
+    config = TrainConfig()
+    assert record(config)["budget"]["steps"] == 900
+    assert TrainConfig(budget=Budget(tokens=1e6)).budget.steps is None
+    assert compose("train", ["budget.tokens=1e6"]).budget.fixed() == {"tokens": 1e6}
+    old = {**record(config), "budget": dict.fromkeys(record(config)["budget"])}
+    assert with_defaults(old)["budget"]["steps"] == 900  # a run of an older gptlab, which did not write it

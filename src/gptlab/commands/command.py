@@ -28,7 +28,7 @@ from rich.text import Text
 from yaml import YAMLError
 
 from gptlab import registry
-from gptlab.commands.flags import by_config, flags_first, require_no_run_config, resumed, split_flags
+from gptlab.commands.flags import by_config, flags_first, require_no_run_config, resumed, split_flags, without_cfg_job
 from gptlab.commands.mistakes import UNKNOWN, explain, in_our_words
 from gptlab.commands.streams import Output
 from gptlab.commands.usage import ASKS, usage
@@ -38,6 +38,7 @@ from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_ru
 from gptlab.distributed.processes import ProcessGroup, place
 from gptlab.errors import RunFailed, UserError, one_line, reason, require
 from gptlab.plugins import enable_all
+from gptlab.runs.config_file import as_yaml, record
 from gptlab.sweep.cluster import run_one
 from gptlab.sweep.job import follow_the_sweep
 from gptlab.sweep.sweep import Sweep, exit_code
@@ -129,12 +130,17 @@ class _Run:
         """Compose one job, or those of a sweep, and do each of them."""
         try:
             with sweep.running() if sweep else contextlib.nullcontext():
-                flags, overrides = split_flags(self.argv)
+                argv, shows = without_cfg_job(self.argv)
+                flags, overrides = split_flags(argv)
                 if flags is None:
                     self._run_by_hydra()
                 else:
                     folder = Path(flags["dir"]) if "dir" in flags else None
-                    self._do(compose(self.command.name, overrides, None, folder, flags.get("name")))
+                    config = compose(self.command.name, overrides, None, folder, flags.get("name"))
+                    if shows:
+                        print(as_yaml(record(config)), end="")
+                    else:
+                        self._do(config)
             for line in sweep.refused if sweep else ():
                 self._say(line, code=2)
         except (*MISTAKES, OSError) as error:
