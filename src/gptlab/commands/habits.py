@@ -91,7 +91,7 @@ def advice(verb: str, argv: Sequence[str], wrong: str | None = None, given: bool
     Where the whole of it cannot be said in gptlab's words, the argument that begins with `wrong` is, alone, of this
     verb or of another. `given` tells whether the verb was given.
     """
-    if any(arg in ("-m", "--multirun") for arg in argv):
+    if any(arg in ("-m", "--multirun") for arg in argv) or is_flag(wrong or ""):  # of a sweep, or of a flag's value
         return None
     tries = [(verb, list(argv))]
     if wrong:

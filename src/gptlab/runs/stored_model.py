@@ -9,7 +9,7 @@ import torch
 
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
-from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
+from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, require_stored, verify
 from gptlab.runs.own_model import own_model
 
 
@@ -24,22 +24,13 @@ def load_model(checkpoint: Path, head: Callable[[Any], Any], config: Callable[[]
     try:
         option, settings = str(saved.get("model_option", "gpt")), saved["model"]
         weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
-        _require_stored(weights)
+        require_stored(weights)
         model = _gpt(settings, weights, head) if option == "gpt" else None
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise not_whole(checkpoint, error) from error
     if model is None:
         model = own_model(option, settings, weights, head, checkpoint, config())
     return model.eval()
-
-
-def _require_stored(weights: dict[str, Any]) -> None:
-    """Raise an error unless all weights are tensors as large as they say."""
-    for name, weight in weights.items():
-        if weight.layout != torch.strided or weight.is_quantized:
-            raise ValueError(f"{name} is no dense tensor")
-        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
-            raise ValueError(f"{name} has more numbers than are stored")
 
 
 def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:
