@@ -118,7 +118,7 @@ def corrected(verb: str, argv: Sequence[str]) -> list[str]:
     found = list[str]()
     for arg in _joined(verb, argv):
         key, given, value = arg.partition("=")
-        if value.startswith("[") and not value.endswith("]"):
+        if value.startswith("[") and "]" not in value:
             arg, value = f"{arg}]", f"{value}]"
         if arg.startswith(("+", "~")) or (is_flag(key) and not _is_known(verb, _key(arg))):
             found.append(arg)

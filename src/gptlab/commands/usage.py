@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class _Page:
             self._say("groups, with the option that is chosen, what it is, and all options:", HEAD)
         for group, what in self.groups.items():
             self._row(Text(f"  {group}", KEY).append(f"={self._choice(group)}", VALUE), what, 24)
-            self._wrapped(" ".join(self.options(group)), 24)
+            self._wrapped(" ".join(options(group, self.folders)), 24)
         for name in parts:
             if dataclasses.is_dataclass(getattr(self.config, name)):
                 self._say("")
@@ -104,7 +104,7 @@ class _Page:
         if name in self.groups:
             self._say(f"{name}: {self.groups[name]}", HEAD)
             self._say(f"choose by gptlab {self.verb} {name}=OPTION; the options are:")
-            for option in self.options(name):
+            for option in options(name, self.folders):
                 self._row(Text(f"  {option}", VALUE), self._described(name, option), 20)
             self._say("")
         if name in part_fields(self.config_type):
@@ -113,11 +113,6 @@ class _Page:
             return
         for key, value, what in found:
             self._key(key, value, what)
-
-    def options(self, group: str) -> list[str]:
-        """Return the options of a group: the registered ones and the presets of conf/, here and of plugins."""
-        presets = {path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")}
-        return sorted({*registry.options(group), *presets})
 
     def _choice(self, group: str) -> str:
         if name := self.chosen.get(group):
@@ -183,6 +178,12 @@ class _Page:
 
     def _say(self, line: str, style: str = "") -> None:
         self.lines.append(Text(line, style))
+
+
+def options(group: str, folders: Sequence[Path] | None = None) -> list[str]:
+    """Return the options of a group: the registered ones and the presets of conf/, here and of plugins."""
+    folders = [conf_dir(), *plugins.conf_dirs()] if folders is None else folders
+    return sorted({*registry.options(group), *(p.stem for folder in folders for p in (folder / group).glob("*.yaml"))})
 
 
 def keys(config: Any, within: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -54,7 +54,7 @@ def _quote(arg: str, config_type: type, multirun: bool) -> str:
     if key in registry.groups():
         return f"{mark}{key}={_option(value, multirun)}"
     kinds = field_types(key, config_type)
-    if _are_lists(kinds) and value.startswith("[") and not value.endswith("]") and not multirun:
+    if _are_lists(kinds) and value.startswith("[") and "]" not in value and not multirun:
         raise UserError(key, value, "its bracket is not closed", f"close it: {key}={value}]")
     return f"{mark}{key}={_swept(value, kinds) if multirun else _single(value, kinds)}"
 
