@@ -18,8 +18,8 @@ class ReportConfig:
 
     runs: str | list[str] = "outputs"  # a folder or several, [DIR,DIR], also with *; or latest
     out: str | None = None  # a folder; null: `report` in the folder of the runs
-    pictures: bool = True
-    json: bool = False
+    pictures: bool = True  # draw curves as files too (needs gptlab[report])
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(bool(self.folders) and all(self.folders), "runs", self.runs, "is empty", "give a folder, or [DIR,DIR]")

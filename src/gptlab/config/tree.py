@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from gptlab import plugins, registry
 from gptlab.config import hydra_internals
 from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.record import read_nodes
-from gptlab.config.schema import part_fields, require_known, schema_of, to_typed
+from gptlab.config.schema import part_fields, require_known, schema_of, to_typed, unchecked
 from gptlab.errors import require
 
 RECORDED = "as_recorded"  # the option, in each group, that holds the values of a run's config.yaml
@@ -103,6 +105,28 @@ def compose(
     `run` is a run's directory or config.yaml, over which the overrides go; `config_dir` a folder of further options and
     primary configs, and `config_name` a primary config; `config` is always that of a run.
     """
+    with _composed(verb, overrides, run, config_dir, config_name) as (cfg, run_dir, _):
+        return typed_config(cfg, str(Path(run_dir).absolute()))
+
+
+def compose_unchecked(
+    verb: str, overrides: list[str], config_dir: Path | None = None, config_name: str | None = None
+) -> tuple[Any, dict[str, str | None]]:
+    """Return the config of a verb as `compose`, but with what it would refuse, and the option that each group has."""
+    with _composed(verb, overrides, None, config_dir, config_name) as (cfg, _, choices):
+        require_known(cfg)
+        return to_typed(cfg, unchecked), choices
+
+
+@contextmanager
+def _composed(
+    verb: str,
+    overrides: list[str] | None,
+    run: str | Path | None,
+    config_dir: Path | None,
+    config_name: str | None,
+) -> Iterator[tuple[DictConfig, str, dict[str, str | None]]]:
+    """Yield what Hydra composes: the config, its run directory, and the option of each group."""
     if config_dir and config_name == "config":  # a run's own config, which Hydra must not compose
         run, config_dir, config_name = config_dir, None, None
     given = [*([f"config={quoted(str(run))}"] if run else []), *(overrides or [])]
@@ -112,8 +136,8 @@ def compose(
     if (presets := search_path()) and "hydra.searchpath" not in " ".join(given):
         given.append(presets)
     given = quote_values(given, registry.find_command(verb).config_type)
-    with hydra_internals.composed(str(conf_dir()), config_name or name, given, config_dir) as (cfg, run_dir):
-        return typed_config(cfg, str(Path(run_dir).absolute()))
+    with hydra_internals.composed(str(conf_dir()), config_name or name, given, config_dir) as composed:
+        yield composed
 
 
 def search_path() -> str | None:

@@ -10,17 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from gptlab.checksums import SUMS, list_files, require_listed, visible_files, warn_unless_listed
 from gptlab.errors import UserError, reason, require
 from gptlab.files import read_object, require_writable, sync_files, write_atomically
-from gptlab.model.config import GPTConfig
-from gptlab.model.gpt import GPT
-from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, require_stored, verify
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
-from gptlab.runs.own_model import own_model
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
@@ -116,21 +111,11 @@ class RunDir:
 
         `head` gives the model the head of the run's task (`Task.head`).
         """
-        if note := verify(self.checkpoint):
-            print(f"warning: {note}", file=sys.stderr)
-        saved = read_checkpoint(self.checkpoint)
-        try:
-            option, settings = str(saved.get("model_option", "gpt")), saved["model"]
-            weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
-            require_stored(weights)
-            model = _gpt(settings, weights, head) if option == "gpt" else None
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise not_whole(self.checkpoint, error) from error
-        if model is None:
-            model = own_model(option, settings, weights, head, self.checkpoint, self.config())
-        tokenizer = load_tokenizer(self.path / "tokenizer")
+        from gptlab.runs.stored_model import load_model
+
+        model, tokenizer = load_model(self.checkpoint, head, self.config), load_tokenizer(self.path / "tokenizer")
         warn_unless_listed("run", *visible_files(self.path / "tokenizer"))
-        return model.eval(), tokenizer
+        return model, tokenizer
 
     def holds_out(self, kind: str) -> bool:
         """Return whether the run keeps held-out data of a kind, `text` or `examples`."""
@@ -216,21 +201,6 @@ class RunDir:
     def _read(self, name: str) -> dict[str, Any]:
         """Return the object in one of the run's JSON files."""
         return read_object("run", self.path / name, LARGEST[name], AGAIN)
-
-
-def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:
-    """Return the GPT of a checkpoint, with a head; raises ValueError and others where it is damaged."""
-    config = GPTConfig(**settings)
-    if config.n_layer > len(weights):  # before so many layers are made
-        raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
-    with torch.device("meta"):
-        gpt = GPT(config)
-        model = head(gpt)
-        tied = getattr(getattr(gpt, "lm_head", None), "weight", None) is gpt.wte.weight
-    model.load_state_dict(weights, assign=True)
-    if tied:
-        gpt.tie()
-    return model
 
 
 def default_run_dir(name: str) -> Path:

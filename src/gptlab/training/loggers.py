@@ -29,14 +29,14 @@ CALLBACKS, LOGGERS = "lightning.pytorch.callbacks", "lightning.pytorch.loggers"
 class Loggers:
     """The loggers: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow."""
 
-    tensorboard: bool = True
-    csv: bool = True
-    wandb: bool = False
-    mlflow: bool = False
+    tensorboard: bool = True  # TensorBoard events in the run directory
+    csv: bool = True  # metrics.csv in the run directory
+    wandb: bool = False  # Weights & Biases (needs gptlab[wandb])
+    mlflow: bool = False  # MLflow (needs gptlab[mlflow])
     project: str = "gptlab"  # the project of W&B, the experiment of MLflow
     mlflow_uri: str | None = None  # null: MLFLOW_TRACKING_URI, or the file outputs/mlflow.db
-    every_n_steps: int = 10
-    others: dict[str, Any] = field(default_factory=dict)  # +logger.others.NAME._target_=CLASS
+    every_n_steps: int = 10  # steps from one row of training metrics to the next
+    others: dict[str, Any] = field(default_factory=dict)  # further ones: +logger.others.NAME._target_=CLASS
 
     def __post_init__(self) -> None:
         require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
@@ -133,8 +133,8 @@ def _known(note: Path) -> str | None:
 class Monitor:
     """The monitors of the model besides the metrics."""
 
-    norms: bool = False  # of gradients (before clipping) and weights, by layer, with the training metrics
-    histograms: bool = False  # of every weight, at each validation, in TensorBoard
+    norms: bool = False  # norms of gradients (before clipping) and weights, by layer
+    histograms: bool = False  # histograms of every weight, at each validation, in TensorBoard
     others: dict[str, Any] = field(default_factory=dict)  # +callbacks.others.NAME._target_=CLASS or .option=NAME
 
     def __post_init__(self) -> None:
