@@ -30,14 +30,14 @@ def test_some_checkpoints_with_the_first_and_the_last(steps: list[int], kept: li
 
 
 def test_the_page_needs_nothing_else(make_run: MakeRun, tmp_path: Path) -> None:
-    make_run("<i>a</i>", samples=SAMPLES, optimizer__lr=0.5)
+    make_run("a", samples=SAMPLES, name="<i>a", optimizer__lr="</i>")
     make_run("b", samples=SAMPLES.replace("sat", "ran"), sample_prompts=["the cat"], status="running")
     png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (1600).to_bytes(4) + bytes(9)
     page.write(tmp_path / "report.html", tabulate(find_runs(["runs"])), {"curves": png})
     text = (tmp_path / "report.html").read_text()
     assert "2 runs, 1 finished" in text and 'width="1000" src="data:image/png;base64,iVBORw0' in text
     assert not re.search(r'(src|href)="(?!data:)', text) and "http" not in text and "<script" not in text
-    assert "<i>" not in text and "&lt;i&gt;a&lt;/i&gt;" in text
+    assert "<i>" not in text and "&lt;i&gt;a" in text and "&lt;/i&gt;" in text
     assert text.count("<details") == 2 and text.count("<details open>") == 1
     assert text.count("<b>the cat</b> sat") == text.count("<b>the cat</b> ran") == 4
     assert text.count("<b>a | &lt;b&gt;</b> &amp; ") == 4  # only one run has the prompt

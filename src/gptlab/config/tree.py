@@ -26,6 +26,7 @@ def _slug(text: str) -> str:
 
 # here, not in register(): a job on another machine starts by importing this module
 hydra_internals.register_resolver("slug", _slug)
+hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
 hydra_internals.silence_advice()
 
@@ -67,6 +68,8 @@ def register_run(verb: str, path: Path) -> str:
     for group, node in parts.items():
         store(RECORDED, node, group)
     own = {str(key): value for key, value in _plain(rest).items() if key not in parts}
+    if isinstance(recorded := own.get("preset"), str) and re.fullmatch(r"[\w-]+", recorded):
+        own["preset"] = f"${{chosen:${{hydra:runtime.choices.model}},{recorded}}}"
     chosen = [*({group: RECORDED} for group in parts), {"experiment": None}, {"debug": None}]
     defaults = [f"/schema/command/{config}@_here_", "/command/train", "_self_", *chosen]
     store(f"{config}_{RECORDED}", {"defaults": defaults, **own})

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -169,8 +170,8 @@ class RunDir:
         return str(self.summary().get("status"))
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write summary.json and return its content: the summary, and its layout."""
-        summary = {**summary, "layout": LAYOUT}
+        """Write summary.json and return its content: the summary, when the run was first started, and its layout."""
+        summary = {**summary, "started": self._started(), "layout": LAYOUT}
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return summary
 
@@ -203,6 +204,14 @@ class RunDir:
             require(regular, key, path, "is not a regular file", todo)
             small = not regular or not path.exists() or path.stat().st_size <= MOST_BYTES
             require(small, key, path, f"is larger than {MOST_BYTES:,} bytes", todo)
+
+    def _started(self) -> float:
+        """Return when the run was first started, in seconds since 1970; now, unless its summary knows it."""
+        known = None
+        with contextlib.suppress(UserError):  # a damaged summary is written again
+            known = self.summary().get("started")
+        usable = isinstance(known, int | float) and not isinstance(known, bool)
+        return float(known) if known is not None and usable else round(time.time(), 3)
 
     def _read(self, name: str) -> dict[str, Any]:
         """Return the object in one of the run's JSON files."""

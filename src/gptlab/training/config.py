@@ -66,6 +66,7 @@ class TrainConfig:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sample_prompts: list[str] = field(default_factory=prompts)
     name: str = "run"
+    preset: str | None = None  # the preset of the model, by which reports name it
     run_dir: str | None = None  # a new directory; null: outputs/DATE/TIME-NAME
     resume: str | None = None  # a run to continue in place, by its own config and these overrides; or auto
     resume_sweep: str | None = None  # the directory of a sweep, whose missing jobs are run
