@@ -146,11 +146,11 @@ def _group_columns(report: Report, groups: Sequence[Sequence[Row]]) -> list[Grou
     """Return the columns of a line for each group; those that are the same everywhere are left out."""
     found: list[GroupColumn] = [
         ("run", [report.label(group[0]) for group in groups], ALWAYS),
-        (_score_head(report).replace(" ±", "\n±"), [_score_cell(report, group) for group in groups], ALWAYS),
+        (_score_head(report).replace(" ±", "\n±"), [score_cell(report, group) for group in groups], ALWAYS),
     ]
     needed = list(reversed(in_order_of_need(report.figures, report.score)))
     for key, figure in report.figures.items():
-        cells = [figure.text(_of_group(report, group, key)) for group in groups]
+        cells = [figure.text(of_group(report, group, key)) for group in groups]
         if key in needed and (len(set(cells)) > 1 or len(groups) == 1):
             found.append((figure.head, cells, FIGURES + needed.index(key)))
     states = [group_status(report, group) for group in groups]
@@ -168,14 +168,14 @@ def _score_head(report: Report) -> str:
     return f"{report.score.head} ± s.e. (seeds)"
 
 
-def _score_cell(report: Report, group: Sequence[Row]) -> str:
+def score_cell(report: Report, group: Sequence[Row]) -> str:
     """Return the mean of a group's finished runs, or else its last score so far, which has no number of seeds."""
     if group[0].mean is not None:
         return mean(report, group[0])
-    return report.score.text(_of_group(report, group, report.score.key), precise=True)
+    return report.score.text(of_group(report, group, report.score.key), precise=True)
 
 
-def _of_group(report: Report, group: Sequence[Row], key: str) -> float | None:
+def of_group(report: Report, group: Sequence[Row], key: str) -> float | None:
     """Return the mean of a figure over the finished runs of a group, or over all of them if none has finished."""
     rows = [row for row in group if row.run.status == "finished" and _known(row.figures[report.score.key])] or group
     values = [value for row in rows if (value := row.figures[key]) is not None]
