@@ -15,6 +15,7 @@ from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.record import read_nodes
 from gptlab.config.schema import part_fields, require_known, schema_of, to_typed
 from gptlab.errors import require
+from gptlab.files import followed
 
 RECORDED = "as_recorded"  # the option, in each group, that holds the values of a run's config.yaml
 
@@ -84,7 +85,7 @@ def primary(verb: str, argv: list[str]) -> tuple[str, list[str]]:
     asked = [arg.partition("=")[2] for arg in argv if arg.startswith("config=")]
     if not asked or not takes_run_configs(verb):
         return register(verb), argv
-    path = Path(unquoted(asked[-1])).expanduser()
+    path = followed(Path(unquoted(asked[-1])).expanduser())
     path = path / "config.yaml" if path.is_dir() else path
     require(path.is_file(), "config", asked[-1], "no such file", "give the config.yaml of a run")
     return register_run(verb, path), [arg for arg in argv if not arg.startswith("config=")]

@@ -15,7 +15,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_json, require_writable, sync_files, write_atomically
+from gptlab.files import followed, read_json, require_writable, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
@@ -91,7 +91,7 @@ class RunDir:
     @classmethod
     def find(cls, name: str, without_checkpoint: bool = False) -> "RunDir":
         """Return the run for `latest`, a run directory, or a checkpoint in one."""
-        given = LATEST if name == "latest" else Path(name).expanduser()
+        given = followed(LATEST if name == "latest" else Path(name).expanduser())
         checkpoint = given if given.suffix == ".ckpt" else None
         path = given.parent.parent if checkpoint else given
         if name == "latest":
@@ -264,14 +264,10 @@ def default_run_dir(name: str) -> Path:
 
 
 def _point_latest_to(path: Path) -> None:
-    """Let `outputs/latest` point to the run, replaced in one step; where that cannot be, say so."""
-    link = LATEST.with_name(f".latest-{os.getpid()}")
+    """Let `outputs/latest` name the run, replaced in one step; where that cannot be, say so."""
     beside = os.path.relpath(path, LATEST.parent)
+    named = str(path.absolute()) if beside.startswith("..") else beside
     try:
-        LATEST.parent.mkdir(exist_ok=True)
-        link.symlink_to(path.absolute() if beside.startswith("..") else beside)
-        os.replace(link, LATEST)
+        write_atomically(LATEST, os.fsencode(named + "\n"))
     except OSError as error:  # a run elsewhere does not need this folder
-        with contextlib.suppress(OSError):
-            link.unlink()
         print(f"{LATEST} cannot point to this run ({reason(error)}): name it as run={path}", file=sys.stderr)
