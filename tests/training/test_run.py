@@ -48,7 +48,7 @@ def test_what_is_logged(tiny: Tiny, tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     scalars = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     train_tags = {
-        "train/loss",
+        "loss/train",
         "train/perplexity",
         "train/bits_per_byte",
         "train/tokens_per_second",
@@ -57,11 +57,11 @@ def test_what_is_logged(tiny: Tiny, tmp_path: Path) -> None:
         "optim/lr",
         "optim/grad_norm",
     }
-    val_tags = {"val/loss", "val/perplexity", "val/bits_per_byte"}
+    val_tags = {"loss/val", "val/perplexity", "val/bits_per_byte"}
     assert set(scalars) == train_tags | val_tags
     assert all(scalars[tag] == [2, 4, 6] for tag in train_tags)
     assert all(scalars[tag] == [3, 6] for tag in val_tags)
-    assert events.Scalars("val/loss")[-1].value == pytest.approx(summary["val_loss"])
+    assert events.Scalars("loss/val")[-1].value == pytest.approx(summary["val_loss"])
     rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 + 2
 
@@ -79,7 +79,7 @@ def test_samples_at_every_validation(tiny: Tiny, tmp_path: Path) -> None:
 def test_the_end_is_measured_once(steps: int, validated: list[int], tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(f"budget.steps={steps}"))
     events = EventAccumulator(str(tmp_path / "run")).Reload()
-    assert [e.step for e in events.Scalars("val/loss")] == validated
+    assert [e.step for e in events.Scalars("loss/val")] == validated
 
 
 def test_it_learns(tiny: Tiny) -> None:
