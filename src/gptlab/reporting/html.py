@@ -13,6 +13,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --page: #16181c; --text: #ddd; --soft: #9aa; --line: #444b55; --raised: #23262c; --hover: #22272f }
 }
+html { overflow-x: clip }
 body { font: 16px/1.7 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: var(--text);
   background: var(--page) }
 h1 { font-size: 1.3rem }
