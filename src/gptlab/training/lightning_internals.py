@@ -201,6 +201,8 @@ def tensorboard_logger(run_dir: Path, first_step: int | None) -> TensorBoardLogg
     """
 
     class Events(TensorBoardLogger):
+        """A logger of events alone, with the names of TensorBoard."""
+
         def save(self) -> None:
             self.experiment.flush()
 

@@ -18,9 +18,8 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from gptlab.distributed.sharding import full_tensor
 from gptlab.metrics import in_summary, metrics, tensorboard_tag
-from gptlab.runs.config_file import flat, record
+from gptlab.runs.config_file import flat
 from gptlab.runs.differences import WITHOUT_EFFECT
-from gptlab.training.config import TrainConfig
 from gptlab.training.lightning_internals import grad_scaler, unscales_itself
 from gptlab.training.metrics_file import MetricsFile
 from gptlab.training.module import GPTModule
@@ -33,13 +32,13 @@ class TensorBoardLayout(Callback):
     """The config of a run for its loggers (`config`, as in config.yaml), and TensorBoard's layout of the run.
 
     Runs are compared by `first`, then by the other metrics of a summary. Of the keys those come first that a sweep has
-    chosen, or else those whose values are not the defaults.
+    chosen, or else those whose values are not the usual ones.
     """
 
-    def __init__(self, config: dict[str, Any], first: str, run_dir: Path) -> None:
+    def __init__(self, config: dict[str, Any], usual: dict[str, Any], first: str, run_dir: Path) -> None:
         self.config = config
         self.metrics = list(dict.fromkeys([first, *(metric.name for metric in in_summary())]))
-        self.first = swept(run_dir) or changed(config)
+        self.first = swept(run_dir) or changed(config, usual)
         self._laid_out = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,10 +94,10 @@ def _charts(title: str, names: list[str], logged: set[str]) -> Iterator[tuple[st
         yield own, ["Multiline", [tensorboard_tag(name)]]
 
 
-def changed(config: dict[str, Any]) -> list[str]:
-    """Return the keys of a config, as in config.yaml, whose values are not the defaults."""
-    usual = flat(record(TrainConfig()))
-    return [key for key, value in flat(config).items() if value != usual.get(key) and is_asked(key)]
+def changed(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """Return the keys of a config whose values are not those of the usual one; both as in config.yaml."""
+    known = flat(usual)
+    return [key for key, value in flat(config).items() if value != known.get(key) and is_asked(key)]
 
 
 def is_asked(key: str) -> bool:
