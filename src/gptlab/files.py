@@ -84,6 +84,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write, which becomes `path` at the end, on disk; after an error nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield work / path.name
+        (work / path.name).chmod(0o644)
+        sync_files(work)
+        (work / path.name).rename(path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def require_new(path: Path, key: str = "out", kind: str = "directory") -> None:
     """Refuse a new file or folder that is there already or cannot be made; raises UserError for `key`."""
     require(not os.path.lexists(path), key, path, "exists already", f"give a new {kind}")

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from gptlab.errors import require
 from gptlab.files import new_folder
+from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_to, weights_of
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -16,6 +17,7 @@ from gptlab.model.heads import parameters_beside
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.directory import read_alike
 
 
 def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: gpt) -> dict[str, Any]:
@@ -24,18 +26,10 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     `head` gives the model the head of the run's task (`Task.head`). Returns the architecture and the number of
     parameters; raises UserError if Hugging Face has no such model.
     """
-    gpt, tokenizer = run.load(head)
-    why, todo = (
-        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
-        "export a run with model=gpt or a preset of it",
-    )
-    require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
-    beside = sorted(parameters_beside(gpt))
-    why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
-    todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
-    require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
+    gpt, tokenizer = loaded(run, head)
     definition, ids = tokenizer.hf_definition(), special_ids(tokenizer)
-    hf = config_to(gpt.config, run.config().get("model_type")) | ids
+    kinds = [kind for kind in FAMILIES if read_alike(definition, kind)]  # transformers reads the tokenizer by the kind
+    hf = config_to(gpt.config, run.config().get("model_type"), kinds) | ids
     padding = list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     generation = ids | ({"suppress_tokens": padding} if padding else {})  # generate() then never draws it
     with new_folder(out) as work:
@@ -48,18 +42,34 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
     return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
 
 
+def loaded(run: RunDir, head: Callable[[GPT], Any]) -> tuple[GPT, Tokenizer]:
+    """Return the model and the tokenizer of a run; raises UserError where it is not a GPT alone."""
+    gpt, tokenizer = run.load(head)
+    why, todo = (
+        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
+        "export a run with model=gpt or a preset of it",
+    )
+    require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
+    beside = sorted(parameters_beside(gpt))
+    why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
+    todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
+    require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
+    return gpt, tokenizer
+
+
 def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the ids of bos, eos and pad as config.json has them: an imported tokenizer's own, else eot for both."""
     declared, ends = tokenizer.declared, list(tokenizer.ends)
     bos = tokenizer.eot if not declared.ends else declared.bos
-    found = {"bos_token_id": bos, "eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": declared.pad}
+    eos = ends if len(ends) > 1 else next(iter(ends), None)
+    found = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": declared.pad}
     return {key: value for key, value in found.items() if key != "pad_token_id" or value is not None}
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, definition: str, block_size: int) -> None:
     """Write tokenizer.json, and the names of the special tokens and the chat template as transformers reads them."""
     declared = tokenizer.declared
-    ids = {"bos": declared.bos, "eos": tokenizer.ends[0], "pad": declared.pad, "unk": declared.unk}
+    ids = {"bos": declared.bos, "eos": next(iter(tokenizer.ends), None), "pad": declared.pad, "unk": declared.unk}
     if declared.bos is None and not declared.ends:
         ids["bos"] = tokenizer.eot
     if declared.unk is None:

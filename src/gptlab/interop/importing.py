@@ -47,7 +47,8 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
         why = f"cannot be read ({type(error).__name__}: {reason(error)})"
         raise UserError("hf", name, why, "take a complete one") from error
     with new_folder(out) as work:
-        return {**_write(work, source, hf["model_type"], model_config, tokenizer, name), "said": said}
+        weights = read_weights(source, hf["model_type"], model_config)
+        return {**write_run(work, weights, hf["model_type"], model_config, tokenizer, name), "said": said}
 
 
 def find(name: str) -> Path:
@@ -69,11 +70,20 @@ def find(name: str) -> Path:
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:
-    """Read our tensors in fp32, each by itself, so that memory never holds a second copy of the model."""
+    """Read our tensors in fp32 from the weights of a directory."""
+    return weights_from(WeightFiles(source, FAMILIES[model_type]), config)
+
+
+def weights_from(files: WeightFiles, config: GPTConfig) -> dict[str, Tensor]:
+    """Read our tensors in fp32, each by itself, so that memory never holds a second copy of the model.
+
+    Raises UserError where one is missing, left over, of another shape or no tensor of floating-point numbers.
+    """
+    family, todo = files.family, f"its {files.declared} must belong to its weights"
+    few = config.n_layer <= len(files.full)  # before so many layers are made
+    require(few, files.key, files.source, f"has {len(files.full)} tensors for {config.n_layer} layers", todo)
     with torch.device("meta"):
         expected = GPT(config).state_dict()
-    family = FAMILIES[model_type]
-    files = WeightFiles(source, family)
     weights: dict[str, Tensor] = {}
     for name, meta in expected.items():
         if name == "lm_head.weight" and config.tied:
@@ -81,22 +91,22 @@ def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, 
         tensor = ours(family, name, config, files.tensor)
         shapes = f"{list(tensor.shape)} instead of {list(meta.shape)}"
         why = f"its {family.theirs(name)[0]} is {shapes}"
-        require(tensor.shape == meta.shape, "hf", source, why, "its config.json must belong to its weights")
+        require(tensor.shape == meta.shape, files.key, files.source, why, todo)
         weights[name] = tensor.to(torch.float32).contiguous()
     if config.tied:
         weights["lm_head.weight"] = weights["wte.weight"]
         head = f"{family.head}.weight"
         same = head not in files or torch.equal(files.tensor(head).to(torch.float32), weights["wte.weight"])
-        why = f"its {head} is not its embedding, which tie_word_embeddings says"
-        require(same, "hf", source, why, "its config.json must belong to its weights")
+        why = f"its {head} is not its embedding, which {files.tie} says"
+        require(same, files.key, files.source, why, todo)
     files.finish()
     return weights
 
 
-def _write(
-    work: Path, source: Path, model_type: str, config: GPTConfig, tokenizer: Tokenizer, name: str
+def write_run(
+    work: Path, weights: dict[str, Tensor], model_type: str, config: GPTConfig, tokenizer: Tokenizer, name: str
 ) -> dict[str, Any]:
-    weights = read_weights(source, model_type, config)
+    """Write an imported model into the folder `work` as a run; returns its summary."""
     with torch.device("meta"):
         parameters = num_params(GPT(config))
     (work / "checkpoints").mkdir()

@@ -28,18 +28,35 @@ _ALLOCATES = re.compile(r"\S+ (bytearray|Tensor|TypedStorage|UntypedStorage)")
 def read_checkpoint(path: Path, map_location: str = "cpu") -> dict[str, Any]:
     """Return the tensors and plain values of a checkpoint; tensors are mapped into memory, not read.
 
-    Raises UserError where it is anything else: torch's restricted unpickler runs nothing that a file names, and a file
-    whose records are compressed, come twice or make it allocate memory is refused, so that it takes no more memory
-    than its size.
+    Raises UserError where it is anything else.
     """
     try:
-        _require_plain(path)
-        saved = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
-        if not isinstance(saved, dict):
-            raise ValueError(f"it holds a {type(saved).__name__}")
+        return read_plain(path, map_location)
     except Exception as error:  # whatever a damaged file makes of torch.load
         raise not_whole(path, error) from error
+
+
+def read_plain(path: Path, map_location: str = "cpu") -> dict[str, Any]:
+    """Return the dict of tensors and plain values that torch.save wrote; tensors are mapped into memory, not read.
+
+    Raises ValueError, or what torch.load does, where it is anything else: torch's restricted unpickler runs nothing
+    that a file names, and a file whose records are compressed, come twice or make it allocate memory is refused, so
+    that it takes no more memory than its size.
+    """
+    _require_plain(path)
+    saved = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
+    if not isinstance(saved, dict):
+        raise ValueError(f"it holds a {type(saved).__name__}")
     return saved
+
+
+def require_stored(weights: dict[str, Any]) -> None:
+    """Raise an error unless all weights are tensors as large as they say."""
+    for name, weight in weights.items():
+        if weight.layout != torch.strided or weight.is_quantized:
+            raise ValueError(f"{name} is no dense tensor")
+        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+            raise ValueError(f"{name} has more numbers than are stored")
 
 
 def verify(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from gptlab.errors import UserError, reason, require
 from gptlab.files import followed, read_json, require_writable, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
-from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
+from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, require_stored, verify
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
 from gptlab.runs.own_model import own_model
 from gptlab.tokenizers import Tokenizer, load_tokenizer
@@ -120,7 +120,7 @@ class RunDir:
         try:
             option, settings = str(saved.get("model_option", "gpt")), saved["model"]
             weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
-            _require_stored(weights)
+            require_stored(weights)
             model = _gpt(settings, weights, head) if option == "gpt" else None
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise not_whole(self.checkpoint, error) from error
@@ -222,15 +222,6 @@ class RunDir:
             raise UserError("run", path, f"cannot be read ({reason(error)})", todo) from error
         require(isinstance(found, dict), "run", path, "does not hold keys with values", todo)
         return dict(found)
-
-
-def _require_stored(weights: dict[str, Any]) -> None:
-    """Raise an error unless all weights are tensors as large as they say."""
-    for name, weight in weights.items():
-        if weight.layout != torch.strided or weight.is_quantized:
-            raise ValueError(f"{name} is no dense tensor")
-        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
-            raise ValueError(f"{name} has more numbers than are stored")
 
 
 def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:

@@ -63,6 +63,7 @@ class Tokenizer(ABC):
 
     n_vocab: int
     eot: int
+    eot_is_text: bool = False  # whether `eot` is a token of texts too: a text then has no end of its own
     unknown: int | None = None  # stands for every character that the vocabulary does not have
     declared: Declared = Declared()
     first_differs: bool = False  # whether the first token of a text is spelled in another way than elsewhere
@@ -114,13 +115,13 @@ class Tokenizer(ABC):
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The ids that end a text, where a model draws them: those declared, else `eot`."""
-        return self.declared.ends or (self.eot,)
+        """The ids that end a text, where a model draws them: those declared, else `eot`, if no text has it."""
+        return self.declared.ends or (() if self.eot_is_text else (self.eot,))
 
     @property
     def end_of_document(self) -> int | None:
         """The id behind a document that another one follows; None where `eot` alone stands between the two."""
-        return None if self.eot in self.ends else self.ends[0]
+        return None if self.eot in self.ends or not self.ends else self.ends[0]
 
     @property
     def start(self) -> list[int]:
