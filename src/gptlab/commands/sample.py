@@ -69,7 +69,7 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
     run, console = RunDir.find(results[0]["run"]), Console()
     rows, page = frontier_rows(run, results), run.path / "frontier.html"
     console.print(frontier_table(rows))
-    write_frontier_page(page, rows)
+    write_frontier_page(page, rows, results)
     write_atomically(run.path / "frontier.json", (json.dumps(rows, indent=2) + "\n").encode())
     console.print(f"the page is {page}", markup=False, soft_wrap=True)
     return {"frontier": rows, "page": str(page)}

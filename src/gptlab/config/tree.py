@@ -16,6 +16,7 @@ from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.record import read_nodes
 from gptlab.config.schema import part_fields, require_known, schema_of, to_typed, unchecked
 from gptlab.errors import require
+from gptlab.files import followed
 
 RECORDED = "as_recorded"  # the option, in each group, that holds the values of a run's config.yaml
 
@@ -27,6 +28,7 @@ def _slug(text: str) -> str:
 
 # here, not in register(): a job on another machine starts by importing this module
 hydra_internals.register_resolver("slug", _slug)
+hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
 hydra_internals.silence_advice()
 
@@ -68,6 +70,8 @@ def register_run(verb: str, path: Path) -> str:
     for group, node in parts.items():
         store(RECORDED, node, group)
     own = {str(key): value for key, value in _plain(rest).items() if key not in parts}
+    if isinstance(recorded := own.get("preset"), str) and re.fullmatch(r"[\w-]+", recorded):
+        own["preset"] = f"${{chosen:${{hydra:runtime.choices.model}},{recorded}}}"
     chosen = [*({group: RECORDED} for group in parts), {"experiment": None}, {"debug": None}]
     defaults = [f"/schema/command/{config}@_here_", "/command/train", "_self_", *chosen]
     store(f"{config}_{RECORDED}", {"defaults": defaults, **own})
@@ -82,7 +86,7 @@ def primary(verb: str, argv: list[str]) -> tuple[str, list[str]]:
     asked = [arg.partition("=")[2] for arg in argv if arg.startswith("config=")]
     if not asked or not takes_run_configs(verb):
         return register(verb), argv
-    path = Path(unquoted(asked[-1])).expanduser()
+    path = followed(Path(unquoted(asked[-1])).expanduser())
     path = path / "config.yaml" if path.is_dir() else path
     require(path.is_file(), "config", asked[-1], "no such file", "give the config.yaml of a run")
     return register_run(verb, path), [arg for arg in argv if not arg.startswith("config=")]

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from gptlab.checksums import SUMS, list_files, require_listed, visible_files, warn_unless_listed
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_object, require_writable, sync_files, write_atomically
+from gptlab.files import followed, read_object, require_writable, sync_files, write_atomically
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
@@ -88,7 +89,7 @@ class RunDir:
     @classmethod
     def find(cls, name: str, without_checkpoint: bool = False) -> "RunDir":
         """Return the run for `latest`, a run directory, or a checkpoint in one."""
-        given = LATEST if name == "latest" else Path(name).expanduser()
+        given = followed(LATEST if name == "latest" else Path(name).expanduser())
         checkpoint = given if given.suffix == ".ckpt" else None
         path = given.parent.parent if checkpoint else given
         if name == "latest":
@@ -160,8 +161,8 @@ class RunDir:
         return str(self.summary().get("status"))
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write summary.json and return its content: the summary, and its layout."""
-        summary = {**summary, "layout": LAYOUT}
+        """Write summary.json and return its content: the summary, when the run was first started, and its layout."""
+        summary = {**summary, "started": self._started(), "layout": LAYOUT}
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return summary
 
@@ -198,6 +199,14 @@ class RunDir:
             small = not regular or not path.exists() or path.stat().st_size <= MOST_BYTES
             require(small, key, path, f"is larger than {MOST_BYTES:,} bytes", todo)
 
+    def _started(self) -> float:
+        """Return when the run was first started, in seconds since 1970; now, unless its summary knows it."""
+        known = None
+        with contextlib.suppress(UserError):  # a damaged summary is written again
+            known = self.summary().get("started")
+        usable = isinstance(known, int | float) and not isinstance(known, bool)
+        return float(known) if known is not None and usable else round(time.time(), 3)
+
     def _read(self, name: str) -> dict[str, Any]:
         """Return the object in one of the run's JSON files."""
         return read_object("run", self.path / name, LARGEST[name], AGAIN)
@@ -219,14 +228,10 @@ def default_run_dir(name: str) -> Path:
 
 
 def _point_latest_to(path: Path) -> None:
-    """Let `outputs/latest` point to the run, replaced in one step; where that cannot be, say so."""
-    link = LATEST.with_name(f".latest-{os.getpid()}")
+    """Let `outputs/latest` name the run, replaced in one step; where that cannot be, say so."""
     beside = os.path.relpath(path, LATEST.parent)
+    named = str(path.absolute()) if beside.startswith("..") else beside
     try:
-        LATEST.parent.mkdir(exist_ok=True)
-        link.symlink_to(path.absolute() if beside.startswith("..") else beside)
-        os.replace(link, LATEST)
+        write_atomically(LATEST, os.fsencode(named + "\n"))
     except OSError as error:  # a run elsewhere does not need this folder
-        with contextlib.suppress(OSError):
-            link.unlink()
         print(f"{LATEST} cannot point to this run ({reason(error)}): name it as run={path}", file=sys.stderr)

@@ -66,6 +66,7 @@ class TrainConfig:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)  # what is kept besides the end of the run
     sample_prompts: list[str] = field(default_factory=prompts)  # continued at every validation
     name: str = "run"  # ends the name of the run directory, and is shown in reports
+    preset: str | None = None  # the preset of the model, by which reports name it
     run_dir: str | None = None  # a new directory; null: outputs/DATE/TIME-NAME
     resume: str | None = None  # a run to continue in place, by its own config and these overrides; or auto
     resume_sweep: str | None = None  # the directory of a sweep, whose missing jobs are run

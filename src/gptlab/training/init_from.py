@@ -29,6 +29,12 @@ class Initial:
         config: ModelConfig = self.gpt.config
         return config
 
+    @property
+    def preset(self) -> str | None:
+        """The preset that the model of the other run was made from, where it says so."""
+        found = self.run.config().get("preset")
+        return found if isinstance(found, str) else None
+
     def with_head(self, task: Task) -> tuple[nn.Module, list[str]]:
         """Return the model with the head of a task, and the names of those weights that are new.
 

@@ -27,13 +27,14 @@ CALLBACKS, LOGGERS = "lightning.pytorch.callbacks", "lightning.pytorch.loggers"
 @option("logger", "tensorboard")
 @dataclass
 class Loggers:
-    """The loggers: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow."""
+    """The loggers: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow, trackio."""
 
     tensorboard: bool = True  # TensorBoard events in the run directory
     csv: bool = True  # metrics.csv in the run directory
     wandb: bool = False  # Weights & Biases (needs gptlab[wandb])
     mlflow: bool = False  # MLflow (needs gptlab[mlflow])
-    project: str = "gptlab"  # the project of W&B, the experiment of MLflow
+    trackio: bool = False  # trackio, without a network (needs gptlab[trackio])
+    project: str = "gptlab"  # the project of W&B and trackio, the experiment of MLflow
     mlflow_uri: str | None = None  # null: MLFLOW_TRACKING_URI, or the file outputs/mlflow.db
     every_n_steps: int = 10  # steps from one row of training metrics to the next
     others: dict[str, Any] = field(default_factory=dict)  # further ones: +logger.others.NAME._target_=CLASS
@@ -48,7 +49,7 @@ class Loggers:
 
         for name, each in self.others.items():
             require_arguments(each, LOGGERS, "logger", f"logger.others.{name}")
-        for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
+        for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow, "trackio": self.trackio}.items():
             missing = wanted and find_spec(package) is None
             require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
         if self.wandb:
@@ -81,6 +82,11 @@ class Loggers:
             loggers.append(wandb_logger)
         if self.mlflow:
             loggers.append(self._mlflow(run_dir, title))
+        if self.trackio:
+            from gptlab.training.trackio_logger import TrackioLogger
+
+            known = _kept(run_dir / "trackio_run_id", lambda: secrets.token_hex(4))
+            loggers.append(TrackioLogger(self.project, f"{title}-{known}"))
         return loggers
 
     def close(self, good: bool) -> None:
