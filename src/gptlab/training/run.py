@@ -25,6 +25,7 @@ from gptlab.training.metrics_file import metrics_until, write_rows
 from gptlab.training.module import NotFinite
 from gptlab.training.peak_flops import peak_flops
 from gptlab.training.start import Start, start
+from gptlab.training.waiting import waiting
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
@@ -39,7 +40,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         before_fit.enter_context(ended_by_signals())
         begun = start(config, console)
         try:
-            parts = build(begun, console)
+            with waiting(console, "building the model"):
+                parts = build(begun, console)
             require_state(begun, parts)
             try:
                 open_run(begun, parts, console)  # from here on something is written
@@ -53,11 +55,12 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
 def fit(begun: Start, parts: Parts, console: Console) -> dict[str, Any] | None:
     """Attach the loggers, train, and write what it has come to."""
-    status, stop = "failed", parts.end_of_step.stop
+    status, stop, bar = "failed", parts.end_of_step.stop, parts.end_of_step.bar
     try:
-        attach_loggers(begun, parts)
-        with stop.heed_signals():
-            parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
+        with bar.shown():
+            attach_loggers(begun, parts)
+            with stop.heed_signals():
+                parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
         measure_end(parts)
         status = "finished"
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second

@@ -21,6 +21,7 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.init_from import Initial, initial
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
+from gptlab.training.waiting import waiting
 
 Model = TypeVar("Model", bound=ModelConfig)
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
@@ -74,7 +75,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     config.logger.require_usable()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
-    first, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)
+    first, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else begun_from(config, console)
     block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
@@ -90,6 +91,14 @@ def start(config: TrainConfig, console: Console) -> Start:
             RunDir(config.path).require_new()
         return Start(config, data, first, None)
     return resumed(config, data, first, before, console)
+
+
+def begun_from(config: TrainConfig, console: Console) -> tuple[Initial | None, TokenizerConfig]:
+    """Return the model and the tokenizer that a run begins with, and say what is read where it may take long."""
+    if not config.init_from:
+        return initial_model(config)
+    with waiting(console, f"reading the model of {config.init_from}"):
+        return initial_model(config)
 
 
 def initial_model(config: TrainConfig) -> tuple[Initial | None, TokenizerConfig]:
