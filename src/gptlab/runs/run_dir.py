@@ -141,6 +141,12 @@ class RunDir:
         """Write a config that `gptlab.runs.config_file.record` returned."""
         write_config(self.path / "config.yaml", values)
 
+    def title(self) -> str:
+        """Return what the run is called: its name, or what it was imported from, without a path."""
+        config = self.config()
+        named = config.get("name") or config.get("imported_from")
+        return Path(str(named)).name if named else self.path.name
+
     def sample_prompts(self) -> Iterable[str]:
         """Return the prompts that the run continued while it was trained."""
         prompts = self.config().get("sample_prompts")

@@ -128,7 +128,7 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
     return EndOfStep(
         throughput,
         StabilityMonitor(run_dir, tokenizer, config.on_nan, config.spike_sigmas, console, last),
-        Samples(run_dir, config.task, config.sample_prompts, tokenizer, config.decoder, config.seed),
+        Samples(run_dir, config.task, config.sample_prompts or [], tokenizer, config.decoder, config.seed),
         checkpoints,
         ProgressBar(console, trainer.enable_progress_bar, remaining, stop.deadline),
         stop,

@@ -9,6 +9,8 @@ from filelock import BaseFileLock
 from rich.console import Console
 
 from gptlab.data.batches.build import Data, build_data
+from gptlab.data.text.sources import Bundled
+from gptlab.data.tokens.openings import openings
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig
@@ -17,7 +19,7 @@ from gptlab.runs.run_dir import RunDir, default_run_dir
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
-from gptlab.training.config import TrainConfig
+from gptlab.training.config import BUNDLED_PROMPTS, TrainConfig
 from gptlab.training.init_from import Initial, initial
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
@@ -81,7 +83,10 @@ def start(config: TrainConfig, console: Console) -> Start:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
     model = first.config if first else with_vocabulary(config.model, data.tokenizer.n_vocab)
     preset = first.preset if first else config.preset
-    config = dataclasses.replace(config, model=model, preset=preset, tokenizer=tokenizer, task=data.task)
+    prompts = sample_prompts(config, data)
+    config = dataclasses.replace(
+        config, model=model, preset=preset, tokenizer=tokenizer, task=data.task, sample_prompts=prompts
+    )
     if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
     if before and not before.is_begun() and before.path.resolve() == config.path.resolve():
@@ -91,6 +96,15 @@ def start(config: TrainConfig, console: Console) -> Start:
             RunDir(config.path).require_new()
         return Start(config, data, first, None)
     return resumed(config, data, first, before, console)
+
+
+def sample_prompts(config: TrainConfig, data: Data) -> list[str]:
+    """Return the prompts of a run's samples: those that are given, or else some that suit its text."""
+    if config.sample_prompts is not None:
+        return config.sample_prompts
+    if data.corpus is None or isinstance(config.data, Bundled):
+        return BUNDLED_PROMPTS
+    return openings(data.corpus)
 
 
 def begun_from(config: TrainConfig, console: Console) -> tuple[Initial | None, TokenizerConfig]:

@@ -37,7 +37,7 @@ def watched(terminal: bool) -> str:
 
 def test_one_bar_with_loss_speed_and_time_left() -> None:
     shown = watched(terminal=True)
-    for words in ("starting", "step 2/4", "loss 3.250", "12,346 tokens/s", "0:04 left + 1 validation", "validating"):
+    for words in ("starting", "step 2/4", "loss 3.250", "12,346 tokens/s", "0:04 left + 2 validations", "validating"):
         assert words in shown
 
 
