@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from gptlab.training.remaining_time import RemainingTime, clock
+from gptlab.training.remaining_time import RemainingTime
 
 
 def at(step: int, steps: int = 100, val: int = 30, checkpoint: int | None = 40) -> RemainingTime:
@@ -22,13 +22,13 @@ def test_steps_validations_and_checkpoints_count() -> None:
         remaining.paused("validation", seconds)
     remaining.paused("checkpoint", 3.0)
     assert remaining.seconds() == pytest.approx(55 * 0.5 + 3 * 5.0 + 2 * 3.0)
-    assert remaining.text() == "0:48 left"
+    assert remaining.text() == "0:00:48 left"
 
 
 def test_what_was_never_timed_is_named_instead() -> None:
     assert at(1).text() == ""  # the first step says nothing: it includes compilation
-    assert at(2).text() == "0:49 left + 4 validations"
-    assert at(95).text() == "0:02 left + 1 validation"
+    assert at(2).text() == "0:00:49 left + 4 validations"
+    assert at(95).text() == "0:00:02 left + 1 validation"
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,5 @@ def test_only_the_last_steps_say_how_fast_it_is() -> None:
 
 def test_a_limit_of_time_ends_it_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    assert at(10).text(deadline=1010.0) == "0:10 left"
-    assert at(10).text(deadline=5000.0) == "0:45 left + 4 validations"
-
-
-def test_times_of_the_clock() -> None:
-    assert [clock(s) for s in (0.4, 61, 3725.2, 90061)] == ["0:00", "1:01", "1:02:05", "1d 1:01:01"]
+    assert at(10).text(deadline=1010.0) == "0:00:10 left"
+    assert at(10).text(deadline=5000.0) == "0:00:45 left + 4 validations"

@@ -43,6 +43,7 @@ class RunDir:
         save_tokenizer: Callable[[Path], None],
         save_held_out: Callable[[Path], None],
         take_over: Callable[[Path], None] = lambda run_dir: None,
+        planned_steps: int | None = None,
     ) -> None:
         """Write a new run's directory: config, tokenizer and held-out text with their checksums, status `running`.
 
@@ -58,7 +59,7 @@ class RunDir:
             list_files(self.path / name)
             sync_files(self.path / name)
         take_over(self.path)
-        self.write_summary({"status": "running"})
+        self.begin(planned_steps)
         _point_latest_to(self.path)
 
     @property
@@ -80,10 +81,14 @@ class RunDir:
         there = (self.path / "summary.json").exists()
         require(not there, "run_dir", self.path, "holds a run already", "give a new directory")
 
-    def go_on(self, config: dict[str, Any]) -> None:
+    def begin(self, planned_steps: int | None) -> None:
+        """Set the status to `running`, and say how many steps there will be, where that is known."""
+        self.write_summary({"status": "running", **({"planned_steps": planned_steps} if planned_steps else {})})
+
+    def go_on(self, config: dict[str, Any], planned_steps: int | None = None) -> None:
         """Resume a run: its status becomes `running` again, and its config the given one."""
         self.write_config(config)
-        self.write_summary({"status": "running"})
+        self.begin(planned_steps)
         _point_latest_to(self.path)
 
     @classmethod

@@ -142,10 +142,12 @@ def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Ca
 
     def timed(seconds_per_step: float, writes: bool) -> Plan:
         budget: Budget = dataclasses.replace(config.budget, seconds_per_step=seconds_per_step)
-        if writes:
-            RunDir(config.path).write_config(record(dataclasses.replace(config, budget=budget)))
         plan = budget.plan(*sizes)
         assert plan is not None
+        if writes:
+            run = RunDir(config.path)
+            run.write_config(record(dataclasses.replace(config, budget=budget)))
+            run.begin(plan.steps)
         return plan
 
     return timed

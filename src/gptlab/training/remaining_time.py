@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
+from datetime import timedelta
 
 STEPS = 100  # the last ones, whose mean is the time of a step
 
@@ -59,7 +60,7 @@ class RemainingTime:
         return found + sum(self.left(kind) * sum(each) / len(each) for kind, each in self._pauses.items() if each)
 
     def text(self, deadline: float | None = None) -> str:
-        """Return what is left in words: `1:02:03 left`, with the validations where none has been timed yet.
+        """Return what is left in words: `0:02:03 left`, with the validations where none has been timed yet.
 
         `deadline` is the time of the monotonic clock at which the run stops in any case.
         """
@@ -69,15 +70,9 @@ class RemainingTime:
         if deadline is not None:
             until = max(0.0, deadline - time.monotonic())
             if seconds is not None and until < seconds:
-                return f"{clock(until)} left"
-        return "" if seconds is None else f"{clock(seconds)} left{also}"
+                return f"{_time(until)} left"
+        return "" if seconds is None else f"{_time(seconds)} left{also}"
 
 
-def clock(seconds: float) -> str:
-    """Return seconds as minutes:seconds or hours:minutes:seconds, with the days where there are any."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour}:{minute:02d}:{second:02d}"
-    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -82,15 +82,17 @@ def fit(begun: Start, parts: Parts, console: Console) -> dict[str, Any] | None:
 def open_run(begun: Start, parts: Parts, console: Console) -> None:
     """Make the run directory, or put that of a resumed run back to where its checkpoint is."""
     config, data, run = begun.config, begun.data, RunDir(begun.run_dir)
+    planned = parts.plan.steps if parts.plan else None
     if parts.trainer.is_global_zero:
         begun.lock = begun.lock or run.hold("run_dir")
         for folder in ("", "checkpoints", "tokenizer", "held_out"):
             remove_unfinished(run.path / folder)
         if begun.in_place:
             put_back(begun, run.path)
-            run.go_on(record(config))
+            run.go_on(record(config), planned)
         else:
-            run.create(record(config), data.tokenizer.save, data.save_held_out, functools.partial(put_back, begun))
+            take_over = functools.partial(put_back, begun)
+            run.create(record(config), data.tokenizer.save, data.save_held_out, take_over, planned)
         if begun.resumed_from:
             again = "there was no checkpoint yet: it begins again"
             console.print(f"going on after step {begun.step:,}" if begun.checkpoint else again)

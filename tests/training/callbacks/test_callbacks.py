@@ -37,12 +37,19 @@ def watched(terminal: bool) -> str:
 
 def test_one_bar_with_loss_speed_and_time_left() -> None:
     shown = watched(terminal=True)
-    for words in ("starting", "step 2/4", "loss 3.250", "12,346 tokens/s", "0:04 left + 2 validations", "validating"):
+    for words in (
+        "starting",
+        "step 2/4",
+        "loss 3.250",
+        "12,346 tokens/s",
+        "0:00:04 left + 2 validations",
+        "validating",
+    ):
         assert words in shown
 
 
 def test_no_bar_where_nobody_watches_but_a_line_for_every_validation() -> None:
-    line = "step 2/4 · train loss 3.250 · val loss 3.500 · 1.750 bits/byte · 0:24 left\n"  # 2 steps and a validation
+    line = "step 2/4 · train loss 3.250 · val loss 3.500 · 1.750 bits/byte · 0:00:24 left\n"  # 2 steps and a validation
     assert watched(terminal=False) == line
 
 
