@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptlab import plugins, registry
 from gptlab.config import hydra_internals
+from gptlab.config.logger_list import each_logger
 from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.record import read_nodes
 from gptlab.config.schema import part_fields, require_known, schema_of, to_typed, unchecked
@@ -148,6 +149,7 @@ def _composed(
     if config_dir and config_name == "config":  # a run's own config, which Hydra must not compose
         run, config_dir, config_name = config_dir, None, None
     given = [*([f"config={quoted(str(run))}"] if run else []), *(overrides or [])]
+    given = each_logger(given)
     name, given = primary(verb, given)
     if config_dir:
         require(config_dir.is_dir(), "--config-dir", config_dir, "no such directory", "give a folder of options")
