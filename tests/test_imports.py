@@ -63,6 +63,7 @@ ONLY_IN = {
         *("commands", "data/batches", "decoding", "distributed", "evaluation", "interop", "metrics", "model", "optim"),
         *("runs/own_model", "runs/run_dir", "runs/checkpoint_file", "tasks", "training"),
     },
+    "jinja2": {"tokenizers"},
     "tiktoken": {"tokenizers"},
     "tiktoken_ext": {"tokenizers"},
     "tokenizers": {"tokenizers"},

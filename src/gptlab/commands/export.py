@@ -11,7 +11,7 @@ from gptlab.registry import command
 
 @dataclass
 class ExportConfig:
-    """Turn a run into a directory that transformers loads: as GPT-2 or as Llama."""
+    """Turn a run into a directory that transformers loads: of the first family that computes the same."""
 
     out: str | None = None  # a new directory
     run: str = "latest"
@@ -31,6 +31,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
     assert config.out
     require_new(Path(config.out))
     run = RunDir.find(config.run)
-    written = export_run(run, Path(config.out), task_of(run.config()).head)
+    task: Any = task_of(run.config())
+    templates = {"chat_template": task.chat_template} if hasattr(task, "chat_template") else {}
+    written = export_run(run, Path(config.out), task.head, **templates)
     print(f"exported {written['parameters']:,} parameters as {written['architecture']} into {config.out}")
     return {"out": config.out, **written}
