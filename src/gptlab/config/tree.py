@@ -67,7 +67,9 @@ def register_run(verb: str, path: Path) -> str:
     for group, node in parts.items():
         store(RECORDED, node, group)
     own = {str(key): value for key, value in _plain(rest).items() if key not in parts}
-    chosen = [*({group: RECORDED} for group in parts), {"experiment": None}, {"debug": None}]
+    none = [group for group in part_fields(registry.find_command(verb).config_type) if group not in parts]
+    chosen: list[dict[str, str | None]] = [{group: RECORDED} for group in parts]
+    chosen += [{group: None} for group in (*none, "experiment", "debug")]
     defaults = [f"/schema/command/{config}@_here_", "/command/train", "_self_", *chosen]
     store(f"{config}_{RECORDED}", {"defaults": defaults, **own})
     return f"{config}_{RECORDED}"

@@ -17,6 +17,7 @@ from gptlab.errors import UserError, reason, require
 from gptlab.files import read_json, require_writable, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.runs.adapted import Base, base_model, merged, read_adapter
 from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
 from gptlab.runs.own_model import own_model
@@ -120,12 +121,28 @@ class RunDir:
             option, settings = str(saved.get("model_option", "gpt")), saved["model"]
             weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
             _require_stored(weights)
-            model = _gpt(settings, weights, head) if option == "gpt" else None
+            adapted = read_adapter(saved, self.config())
+            if adapted:
+                model = merged(adapted[0], self._base(adapted[1]), weights, head)
+            else:
+                model = _gpt(settings, weights, head) if option == "gpt" else None
+        except UserError:
+            raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise not_whole(self.checkpoint, error) from error
         if model is None:
             model = own_model(option, settings, weights, head, self.checkpoint, self.config())
         return model.eval(), load_tokenizer(self.path / "tokenizer")
+
+    def _base(self, base: Base) -> tuple[Any, list[str]]:
+        """Return the model that the run's adapter was trained on, and the names of weights that it lacks."""
+        try:
+            run = RunDir.find(base.path)
+            verify(run.checkpoint)
+        except UserError as error:
+            why = f"the model that its adapter was trained on is not whole ({error.value}: {error.why})"
+            raise UserError("run", self.path, why, f"put it back at {base.path}") from error
+        return base_model(run.checkpoint, run.config(), base, self.path)
 
     def holds_out(self, kind: str) -> bool:
         """Return whether the run keeps held-out data of a kind, `text` or `examples`."""

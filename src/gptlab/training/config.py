@@ -7,6 +7,7 @@ from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import Bundled
 from gptlab.decoding.decoders import Decoder, TopK
 from gptlab.errors import UserError, require
+from gptlab.model.adapters import Adapter
 from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
 from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
 from gptlab.optim.schedules import Cosine, Schedule
@@ -62,6 +63,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: Loggers = field(default_factory=Loggers)
     callbacks: Monitor = field(default_factory=Monitor)  # further monitors
+    adapter: Adapter | None = None  # what is trained of the model that init_from names; null: all of it
     budget: Budget = field(default_factory=Budget)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     sample_prompts: list[str] = field(default_factory=prompts)
@@ -97,6 +99,10 @@ class TrainConfig:
         require(there, "loss", self.loss, "no such option", "choose one of full, chunked")
         require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
         require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
+        if self.adapter is not None:
+            name, todo = name_of(self.adapter), "give init_from=RUN"
+            require(bool(self.init_from), "adapter", name, "trains a part of a model that there is already", todo)
+            require(not self.trainer.sharded, "adapter", name, "cannot be sharded by fsdp yet", "try trainer=ddp")
         if self.trainer.sharded:
             muon = isinstance(self.optimizer, Muon)
             require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")

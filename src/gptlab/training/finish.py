@@ -38,6 +38,7 @@ def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
     summary = {
         "status": status,
         "parameters": parts.parameters,
+        **({} if parts.trained is None else {"trained_parameters": parts.trained}),
         "steps": parts.trainer.global_step,
         "tokens": throughput.tokens,
         "flops": throughput.tokens * parts.flops_per_token,

@@ -10,6 +10,8 @@ from gptlab.errors import require
 from gptlab.model.config import ModelConfig, build_model
 from gptlab.model.heads import parameters_beside, trunk_of
 from gptlab.registry import option_of
+from gptlab.runs.adapted import Base, weights_sha256
+from gptlab.runs.checkpoint_file import read_checkpoint
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Task
 from gptlab.tasks.saved import task_of
@@ -49,6 +51,22 @@ class Initial:
             return model, []
         kept = {name for name, _ in model.named_parameters()}
         return model, [*(name for name in new if any(each.endswith(name) for each in kept)), *own]
+
+    def base(self) -> Base:
+        """Return what an adapter that is trained on this model has to know of it.
+
+        Raises UserError where the model is an adapter with a base of its own.
+        """
+        whole = "adapter" not in read_checkpoint(self.run.checkpoint, "meta")
+        why, todo = "is an adapter of another model", f"merge it first: gptlab export run={self.run.path} out=DIR"
+        require(whole, "init_from", self.run.path, why, todo)
+        return Base(located(self.run), weights_sha256(self.gpt.state_dict()))
+
+
+def located(run: RunDir) -> str:
+    """Return where a run is found from any folder, or the checkpoint of it that was named."""
+    named = run.checkpoint.name != "last.ckpt"
+    return str((run.checkpoint if named else run.path).resolve())
 
 
 def initial(run: RunDir) -> Initial:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptlab.data.batches.batch import Batch, tensors
 from gptlab.distributed.sharding import full_tensor, shard
-from gptlab.errors import UserError
+from gptlab.errors import UserError, require
 from gptlab.model.config import build_model
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Schedule
@@ -18,6 +18,7 @@ from gptlab.randomness import random_seed
 from gptlab.registry import name_of, option_of, options
 from gptlab.tasks.base import Reading, Sums
 from gptlab.tasks.saved import USUAL
+from gptlab.training.adapted import Adapted
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.lightning_internals import (
     datamodule_of,
@@ -42,8 +43,9 @@ class NotFinite(RuntimeError):
 class GPTModule(L.LightningModule):
     """A model in training for `steps` optimizer steps.
 
-    `val_bytes` is the length of the text that the held-out targets spell, `bytes_per_target` the mean length of the
-    text of a training target. With `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
+    With `adapted` a part of the model is trained, and checkpoints hold that alone. `val_bytes` is the length of the
+    text that the held-out targets spell, `bytes_per_target` the mean length of the text of a training target. With
+    `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
     """
 
     gpt: Any  # the model, with the head of its task
@@ -64,6 +66,7 @@ class GPTModule(L.LightningModule):
         average: WeightAverage | None = None,
         sharded: bool = False,
         shard_dtype: torch.dtype | None = None,
+        adapted: Adapted | None = None,
     ) -> None:
         super().__init__()
         self.gpt, self.loss, self.task = loss.gpt, loss, loss.task
@@ -71,7 +74,7 @@ class GPTModule(L.LightningModule):
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
         self.log_every_n_steps, self.on_nan, self.bytes_per_target = log_every_n_steps, on_nan, bytes_per_target
         self.average = average or WeightAverage(None)
-        self.sharded, self.shard_dtype = sharded, shard_dtype
+        self.sharded, self.shard_dtype, self.adapted = sharded, shard_dtype, adapted
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
         self._earlier_losses = torch.empty(0)  # of steps since the last log before a checkpoint, over all ranks, (N,)
@@ -102,6 +105,8 @@ class GPTModule(L.LightningModule):
         `changes` replace what `hparams` holds. Raises UserError where a part is of a package that is not enabled.
         """
         saved = torch.load(checkpoint_path, map_location=map_location or "cpu", weights_only=True)
+        why, todo = "holds what an adapter has trained, and not the rest of the model", "take gptlab.load(RUN)"
+        require("adapter" not in saved, "checkpoint", checkpoint_path, why, todo)
         hparams = {**saved.get("hyper_parameters", {}), **changes}
         task, optimizer, schedule = (
             part(group, hparams.pop(group, None) or {"option": usual, "values": {}})
@@ -259,6 +264,7 @@ class GPTModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         read_older_checkpoint(checkpoint, datamodule_of(self.trainer).tokens_per_step)
         checkpoint["loops"] = restart_loops_at(self.trainer, checkpoint["global_step"])
+        self.complete(checkpoint)
         self.average.load(checkpoint, "gpt.", self.gpt)
         self._earlier_losses = torch.tensor([float(loss) for loss in checkpoint["losses"]])
 
@@ -268,6 +274,13 @@ class GPTModule(L.LightningModule):
         checkpoint["model_option"] = name_of(self.gpt.config)
         checkpoint["losses"] = list(self._step_losses())  # of steps since the last log
         self.average.save(checkpoint, "gpt.")
+        if self.adapted:
+            self.adapted.reduce(checkpoint, "gpt.")
+
+    def complete(self, checkpoint: dict[str, Any]) -> None:
+        """Add to a checkpoint the weights that an adapter does not train, which it does not hold."""
+        if self.adapted:
+            self.adapted.complete(checkpoint, self.state_dict())
 
 
 def settings(part: Any) -> dict[str, Any]:
