@@ -14,13 +14,13 @@ class ExportConfig:
     """Turn a run into a directory that transformers loads: of the first family that computes the same."""
 
     out: str | None = None  # a new directory
-    adapter: bool | str = "merge"  # of a run with one: merge: the whole model | true: it alone, as peft loads it
+    adapter: str = "merge"  # of a run with one: merge: the whole model | true: it alone, as peft loads it
     run: str = "latest"
     json: bool = False
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR")
-        known = self.adapter in (True, "merge")
+        known = self.adapter in ("merge", "true")
         require(known, "adapter", self.adapter, "no such option", "choose one of merge, true")
 
 
@@ -35,7 +35,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     assert config.out
     require_new(Path(config.out))
     run = RunDir.find(config.run)
-    if config.adapter is True:
+    if config.adapter == "true":
         written = export_adapter(run, Path(config.out))
         print(f"exported {written['parameters']:,} parameters of the adapter into {config.out}")
         return {"out": config.out, **written}
