@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "runs",
         "planning",
         "plugins",
+        "interop",
     },
     "evaluation": {"tasks", "data", "model", "optim", "decoding", "tokenizers", "distributed", "runs"},
     "reporting": {"runs", "evaluation", "planning", "tasks"},

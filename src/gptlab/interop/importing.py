@@ -12,6 +12,7 @@ from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder, read_json, require_new
 from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_from, ours
+from gptlab.interop.peft_files import SETTINGS, AdaptedFiles, Peft
 from gptlab.interop.weight_files import WeightFiles
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -21,19 +22,21 @@ from gptlab.tokenizers.base import panics
 from gptlab.tokenizers.directory import read_tokenizer
 
 MOST_JSON = 1 << 28  # bytes
-FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
-PICKLED = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+FILES = ["config.json", "generation_config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json"]
+PICKLED = ["adapter_model.bin", "pytorch_model*.bin", "pytorch_model.bin.index.json"]
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "*.jinja", "chat_template.json"]
 
 
 def import_directory(name: str, out: Path) -> dict[str, Any]:
     """Write a model from a directory, or OWNER/NAME on the hub, into the run directory `out`, completely or not at all.
 
-    Returns the run's summary, and what is to be `said` of its tokenizer; raises UserError where the model cannot be
-    expressed here.
+    A directory that peft has saved becomes the model that it was trained on, with its LoRA merged. Returns the run's
+    summary, and what is to be `said` of its tokenizer; raises UserError where the model cannot be expressed here.
     """
     source = find(name)
     require_new(out)
+    peft = Peft(source) if (source / SETTINGS).is_file() and not (source / "config.json").is_file() else None
+    source = find(peft.base) if peft else source
     hf = _json(source / "config.json")
     try:
         model_config = config_from(hf)
@@ -47,7 +50,8 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
         why = f"cannot be read ({type(error).__name__}: {reason(error)})"
         raise UserError("hf", name, why, "take a complete one") from error
     with new_folder(out) as work:
-        return {**_write(work, source, hf["model_type"], model_config, tokenizer, name), "said": said}
+        weights = read_weights(source, hf["model_type"], model_config, peft)
+        return {**_write(work, weights, hf["model_type"], model_config, tokenizer, name), "said": said}
 
 
 def find(name: str) -> Path:
@@ -68,12 +72,15 @@ def find(name: str) -> Path:
         raise UserError("hf", name, why, "give a directory") from error
 
 
-def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:
-    """Read our tensors in fp32, each by itself, so that memory never holds a second copy of the model."""
+def read_weights(source: Path, model_type: str, config: GPTConfig, peft: Peft | None = None) -> dict[str, Tensor]:
+    """Read our tensors in fp32, each by itself, so that memory never holds a second copy of the model.
+
+    A LoRA is merged into them.
+    """
     with torch.device("meta"):
         expected = GPT(config).state_dict()
     family = FAMILIES[model_type]
-    files = WeightFiles(source, family)
+    files = AdaptedFiles(source, family, peft) if peft else WeightFiles(source, family)
     weights: dict[str, Tensor] = {}
     for name, meta in expected.items():
         if name == "lm_head.weight" and config.tied:
@@ -94,9 +101,8 @@ def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, 
 
 
 def _write(
-    work: Path, source: Path, model_type: str, config: GPTConfig, tokenizer: Tokenizer, name: str
+    work: Path, weights: dict[str, Tensor], model_type: str, config: GPTConfig, tokenizer: Tokenizer, name: str
 ) -> dict[str, Any]:
-    weights = read_weights(source, model_type, config)
     with torch.device("meta"):
         parameters = num_params(GPT(config))
     (work / "checkpoints").mkdir()

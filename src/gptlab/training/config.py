@@ -76,7 +76,7 @@ class TrainConfig:
     ema: float | None = None  # decay of averaged weights, e.g. 0.999; the average is then validated and saved
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
     spike_sigmas: float = 8.0  # report steps whose loss is this many robust standard deviations up; 0: off
-    init_from: str | None = None  # a run whose model, weights and tokenizer are used instead of new ones
+    init_from: str | None = None  # a run, or a Hugging Face directory: its model, weights and tokenizer are used
     search_metric: str | None = None  # the metric that a search (hydra/sweeper=optuna) improves; null: the task's own
     seed: int = 1337
     json: bool = False

@@ -18,7 +18,7 @@ from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
-from gptlab.training.init_from import Initial, initial, located
+from gptlab.training.init_from import Initial, initial, located, source_of
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
 
@@ -76,7 +76,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
     needed = config.adapter is not None or not (before and before.has_checkpoint())  # a checkpoint has the whole model
     if config.adapter is not None and config.init_from:
-        config = dataclasses.replace(config, init_from=located(RunDir.find(config.init_from)))
+        config = dataclasses.replace(config, init_from=located(source_of(config.init_from)))
     first, tokenizer = initial_model(config) if needed else (None, config.tokenizer)
     block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
@@ -98,7 +98,7 @@ def initial_model(config: TrainConfig) -> tuple[Initial | None, TokenizerConfig]
     """Return the model and the tokenizer that `init_from` names; without it None, and the config's own tokenizer."""
     if not config.init_from:
         return None, config.tokenizer
-    source = RunDir.find(config.init_from)
+    source = source_of(config.init_from)
     return initial(source), Saved(str(source.path / "tokenizer"))
 
 
