@@ -1,7 +1,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +12,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched, and nothing waits for 
 
 import torch
 
+from gptlab.checksums import digest, write_checksums
 from gptlab.config import compose
-from gptlab.runs.checkpoint_file import digest, write_checksums
 from gptlab.training.config import TrainConfig
 from tests.slurm import slurm as slurm  # a fixture for all
 from tests.written_runs import make_run as make_run
 
 ROOT = Path(__file__).resolve().parents[1]
+QUICK_START = ROOT / "tests" / "quick_start"
 
 WORDS = [
     "the",
@@ -53,6 +54,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Single files run here, where nothing waits for workers, and `-s` shows what a test prints."""
     return 0 if all(".py" in arg for arg in config.args) else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_start_quickly() -> Iterator[None]:
+    """Hide extras from the commands that tests start, see tests/quick_start; `with_extras` undoes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(QUICK_START), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture
+def with_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands that this test starts find all that is installed."""
+    paths = os.environ["PYTHONPATH"].split(os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path != str(QUICK_START)))
 
 
 @pytest.fixture(autouse=True)

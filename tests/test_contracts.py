@@ -381,6 +381,20 @@ def test_who_unscales_gradients_of_16_mixed(tmp_path: Path) -> None:
     assert not lightning_internals.unscales_itself(torch.optim.AdamW([weight], fused=False))
 
 
+def test_what_a_checkpoint_must_have_besides_ours(tmp_path: Path) -> None:
+    """A checkpoint is tried before a run is changed: by Lightning's own migration, and with the state of the scaler."""
+    trainer = make_trainer(tmp_path, 1)
+    assert lightning_internals.named_states(trainer) == {}
+    trainer.strategy._precision_plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))  # type: ignore[attr-defined]
+    assert set(lightning_internals.named_states(trainer)["MixedPrecision"]) >= {"scale", "growth_factor"}
+    old = {"pytorch-lightning_version": "2.0.0", "global_step": 3, "loops": {}, "callbacks": {}}
+    assert lightning_internals.migrated(old, tmp_path / "a.ckpt")["pytorch-lightning_version"] == L.__version__
+    assert old["pytorch-lightning_version"] == "2.0.0"
+    for version in ({}, {"pytorch-lightning_version": "new"}):
+        with pytest.raises((KeyError, ValueError)):
+            lightning_internals.migrated({**version, "loops": {}}, tmp_path / "a.ckpt")
+
+
 def test_the_rank_before_there_is_a_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one process writes and speaks from the first line on: its rank comes from the environment at import."""
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")

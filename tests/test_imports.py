@@ -12,7 +12,8 @@ import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 EVERYTHING = {""}
-GROUND = {"metrics", "errors", "files", "registry", "randomness", "version"}  # for all; they import errors alone
+# for all; they import errors alone, and checksums files
+GROUND = {"metrics", "errors", "files", "checksums", "registry", "randomness", "version"}
 # a room, or one of its files, -> the rooms, or their files, that it may import besides itself and the ground
 MAY_IMPORT = {
     "commands": EVERYTHING,
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "errors": set(),
     "files": set(),
+    "checksums": {"files"},
     "registry": set(),
     "randomness": set(),
     "version": set(),

@@ -16,6 +16,7 @@ from gptlab import plugins
 from gptlab.commands.main import main
 from gptlab.data.tokens.shards import held_out_stream
 from gptlab.errors import UserError
+from tests import forked
 from tests.conftest import ROOT, tiny_overrides
 
 PARTS = '''
@@ -97,10 +98,13 @@ def lab(tmp_path: Path) -> Path:
 
 
 def gptlab(folder: Path, *arguments: str, code: int = 0, start: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run a command in its own processes, which know nothing of other tests' plugins; `start` is what starts them."""
-    env = {key: value for key, value in os.environ.items() if key != plugins.INHERITED}
-    command = [sys.executable, *start, "-m", "gptlab", *arguments]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    """Run a command in a child, which knows nothing of other tests' plugins; `start` is what starts its processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(plugins.INHERITED, raising=False)
+        if not start:
+            return forked.gptlab(*arguments, cwd=folder, code=code)
+        command = [sys.executable, *start, "-m", "gptlab", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     return done
 

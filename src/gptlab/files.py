@@ -83,6 +83,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write, which becomes `path` at the end, on disk; after an error nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield work / path.name
+        (work / path.name).chmod(0o644)
+        sync_files(work)
+        (work / path.name).rename(path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def require_new(path: Path, key: str = "out", kind: str = "directory") -> None:
     """Refuse a new file or folder that is there already or cannot be made; raises UserError for `key`."""
     require(not os.path.lexists(path), key, path, "exists already", f"give a new {kind}")
@@ -138,6 +153,19 @@ def read_bounded(path: Path, most: int) -> bytes:
     if large or len(content) > most:
         raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
     return content
+
+
+def read_object(key: str, path: Path, most: int, todo: str) -> dict[str, Any]:
+    """Read the object in a JSON file of at most `most` bytes; raises UserError, for `key`, where it is none.
+
+    `todo` says what to do then.
+    """
+    try:
+        found = read_json(path, most)
+    except (OSError, ValueError) as error:
+        raise UserError(key, path, f"cannot be read ({reason(error)})", todo) from error
+    require(isinstance(found, dict), key, path, "does not hold keys with values", todo)
+    return dict(found)
 
 
 def read_json(path: Path, most: int) -> Any:

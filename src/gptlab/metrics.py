@@ -154,6 +154,15 @@ def shown_in(place: str, names: Collection[str] | None = None) -> list[Metric]:
     return [each for each in _TABLE.values() if place in each.shown and (names is None or each.name in names)]
 
 
+def counted(part: int, whole: int | None, what: str) -> str:
+    """Return such as `12 of 3,400 characters (0.4%)`; without the share where the whole is not known."""
+    if not whole:
+        return f"{part:,} {what}"
+    share = 100 * part / whole
+    told = f"{share:.1f}%" if share >= 0.1 or not part else "less than 0.1%"
+    return f"{part:,} of {whole:,} {what} ({told})"
+
+
 def in_summary(names: Collection[str] | None = None) -> list[Metric]:
     """Return the metrics that summary.json may hold; with `names` (a task's own), only those."""
     return [each for each in _TABLE.values() if each.summary and (names is None or each.name in names)]

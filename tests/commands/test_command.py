@@ -1,8 +1,7 @@
-"""One line for every mistake, exit code 2, nothing left behind; JSON when asked."""
+"""What a verb answers: JSON when asked, exit codes, help; tests/faults/test_mistakes.py has the mistakes."""
 
 import dataclasses
 import json
-import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,75 +13,6 @@ from gptlab import registry
 from gptlab.commands.main import main
 from gptlab.decoding.decoders import Decoder, TopK
 from tests.conftest import tiny_overrides
-
-MISTAKES = {
-    "model.n_layers=4": r"model\.n_layers=4: no such key .*did you mean n_layer\?.*n_embd",
-    "optimizer.lr=fast": r"optimizer\.lr=fast: .*(f|F)loat.*; .*0\.0006",
-    "model.n_head=7": r"model\.n_head=7: does not divide n_embd=16; choose one of 1, 2, 4, 8, 16",
-    "decoder=greedy decoder.k=3": r"decoder\.k=3: no such key",
-    "model=huge": r"model=huge: no such option.*; choose one of .*large, .*nano, ",
-    "+model.n_layers=4": r"model\.n_layers=4: no such key; --help",
-    "+nosuch=1": r"nosuch=1: no such key; --help",
-    "modle=nano": r"modle=nano: no such key \(did you mean model\?\)",
-    "decoder.k=0": r"decoder\.k=0: ",
-    "decoder.temperature=-1": r"decoder\.temperature=-1\.0: ",
-    "decoder=top_p decoder.p=1.5": r"decoder\.p=1\.5: ",
-    "data.files=[none.txt]": r"data\.files=none\.txt: no such file",
-    "data.files=[]": r"data\.files=\[\]: ",
-    "data.files=[empty.txt]": r"data=files: has no text",
-    "data.files=[latin1.txt]": r"data\.files=.*latin1\.txt: is not UTF-8 \(byte 3\)",
-    "data.val_fraction=0.002 model.block_size=512": r"model\.block_size=512: the held-out split has \d+ tokens",
-    "model.block_size=100000": r"model\.block_size=100000: the training split has \d+ tokens",
-    "model.vocab_size=99": r"model\.vocab_size=99: .*257",
-    "data.batch_size=7 data.micro_batch_size=2": r"data\.batch_size=7: .*choose 6 or 8",
-    "trainer.devices=0": r"trainer\.devices=0: ",
-    "trainer.accelerator=abacus": r"trainer\.accelerator=abacus: ",
-    "trainer.precision=9": r"trainer\.precision=9: ",
-    "trainer.strategy=hope": r"trainer\.strategy=hope: ",
-    "budget.steps=0": r"budget\.steps=0: ",
-    "seed=-1": r"seed=-1: ",
-    "sample_prompts=['']": r"sample_prompts=",
-    "nonsense": r"nonsense: is not key=value",
-}
-
-
-@pytest.mark.parametrize("given", MISTAKES)
-def test_a_mistake_is_one_line(given: str, texts: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "latin1.txt").write_bytes("abcé".encode("latin-1"))
-    code = main(["train", *tiny_overrides(texts), *given.split(" ")])
-    out, err = capfd.readouterr()
-    assert code == 2
-    assert err.count("\n") == 1 and out == ""
-    assert re.search("^error: " + MISTAKES[given], err)
-    assert not (tmp_path / "outputs").exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("sample run=none", r"run=none: no such directory"),
-        ("sample", r"run=latest: there is no run yet"),
-        ("evaluate run=.", r"run=\.: is not a run directory"),
-        ("sample prompt=", r"prompt=: is empty"),
-        ("sample num_samples=0", r"num_samples=0: "),
-        ("sample decoder.k=0", r"decoder\.k=0: "),
-        ("import", r"hf=null: is needed; give hf="),
-        ("export out=.", r"out=\.: exists already"),
-        ("export out=x", r"run=latest: there is no run yet"),
-        ("compare a=nothing b=latest", r"a=nothing: no such directory"),
-        ("evaluate batch_size=0", r"batch_size=0: "),
-        (
-            "trian",
-            r"trian: no such verb; choose one of audit, check, compare, evaluate, export, import, new, replay, report, sample, tokenize, train",
-        ),
-    ],
-)
-def test_mistakes_of_other_verbs(given: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(given.split(" ")) == 2
-    out, err = capfd.readouterr()
-    assert re.search("^error: " + said, err) and err.count("\n") == 1
-    assert out == ""
 
 
 def test_a_mistake_in_json(capfd: pytest.CaptureFixture[str]) -> None:

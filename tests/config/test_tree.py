@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gptlab import registry
+from gptlab.commands.main import main
 from gptlab.commands.usage import options
 from gptlab.config import compose
 from gptlab.config.tree import conf_dir
@@ -38,6 +39,25 @@ def test_the_groups_hold_what_they_promise() -> None:
     assert set(options("callbacks")) == {"none", "monitor"}
     assert set(options("debug")) == {"fast", "overfit", "profile", "nan"}
     assert set(options("experiment")) == {"shakespeare_char", "modern_char", "verdict", "book_ch5"}
+
+
+def test_a_primary_config_in_a_folder_of_one_s_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`--config-name` finds it in `--config-dir`, with the options beside it, however Hydra is asked."""
+    folder = tmp_path / "my presets"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model/deep.yaml").write_text("defaults: [nano]\nn_layer: 9\n")
+    (folder / "mine.yaml").write_text("defaults: [train, override model: deep, _self_]\nbudget: {steps: 7}\n")
+    for name in ("mine", "mine.yaml"):
+        config = compose("train", ["seed=3"], config_dir=folder, config_name=name)
+        assert (config.model.n_layer, config.model.n_embd, config.budget.steps, config.seed) == (9, 128, 7, 3)
+    assert compose("train", config_dir=folder).budget.steps is None  # the verb's own, with further options
+    flags = ["--config-dir", str(folder), "--config-name", "mine"]
+    assert main(["train", *flags, "--cfg", "job"]) == 0
+    assert "n_layer: 9" in capfd.readouterr().out
+    assert main(["train", *flags, "budget.tokens=1"]) == 2  # found and composed
+    assert "budget.tokens=1.0: and budget.steps are given" in capfd.readouterr().err
+    (folder / "train.yaml").write_text("budget: {steps: 8}")  # conf/ goes first
+    assert compose("train", config_dir=folder, config_name="train").budget.steps is None
 
 
 def test_no_file_only_repeats_a_registration() -> None:

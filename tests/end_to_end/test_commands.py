@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import gptlab
+from gptlab import load
 from tests.conftest import ROOT, start, tiny_overrides, write_texts
+from tests.forked import gptlab
 
 pytestmark = pytest.mark.slow
 GPTLAB = [str(Path(sys.executable).with_name("gptlab"))]
@@ -55,16 +56,16 @@ def test_train_sample_evaluate_from_any_folder(trained: Done) -> None:
         subprocess.run(
             command.replace("gptlab", GPTLAB[0], 1), shell=True, check=True, capture_output=True, timeout=900
         )
-    sampled = json.loads(run([*GPTLAB, "sample", "prompt=the cat", "max_new_tokens=5", "json=true"]).stdout)
+    sampled = json.loads(gptlab("sample", "prompt=the cat", "max_new_tokens=5", "json=true").stdout)
     assert set(sampled["samples"][0]) == {"prompt", "text", "ids", "logprob", "logprobs"}
-    scored = json.loads(run([*GPTLAB, "evaluate", "run=outputs/latest", "json=true"]).stdout)
+    scored = json.loads(gptlab("evaluate", "run=outputs/latest", "json=true").stdout)
     summary = json.loads(Path("outputs/latest/summary.json").read_text())
     assert scored["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
 
 
 @pytest.mark.usefixtures("trained")
 def test_a_sweep_of_decoders_ends_in_one_table() -> None:
-    done = run([*GPTLAB, "sample", "-m", "decoder=greedy,sample", "num_samples=2", "max_new_tokens=9", "json=true"])
+    done = gptlab("sample", "-m", "decoder=greedy,sample", "num_samples=2", "max_new_tokens=9", "json=true")
     greedy, drawn, summary = json.loads(done.stdout)["runs"]
     assert (greedy["decoder"], drawn["decoder"]) == ("Greedy()", "Sample(temperature=1.0)")
     assert [row["decoder"] for row in summary["frontier"]] == ["greedy", "sample"]
@@ -72,12 +73,12 @@ def test_a_sweep_of_decoders_ends_in_one_table() -> None:
 
 
 def test_train_prints_one_json_object_and_its_config_repeats_it(texts: str) -> None:
-    done = run([*GPTLAB, "train", *tiny_overrides(texts), "decoder=greedy", "json=true"])
+    done = gptlab("train", *tiny_overrides(texts), "decoder=greedy", "json=true")
     first = json.loads(done.stdout)
     assert first == json.loads(Path("outputs/latest/summary.json").read_text())
     assert "val loss" in done.stderr
     saved = ["--config-dir", first["run_dir"], "--config-name", "config", "json=true"]
-    second = json.loads(run([*GPTLAB, "train", *saved]).stdout)
+    second = json.loads(gptlab("train", *saved).stdout)
     assert second["run_dir"] != first["run_dir"]
     assert second["val_loss"] == first["val_loss"] and second["train_loss"] == first["train_loss"]
 
@@ -104,7 +105,7 @@ def test_ctrl_c(texts: str) -> None:
     assert "stopped at step" in out
     summary = json.loads(Path("stopped/summary.json").read_text())
     assert summary["status"] == "stopped" and summary["steps"] > 0
-    gptlab.load("stopped")
+    load("stopped")
 
 
 def test_tab_completion() -> None:
@@ -155,12 +156,12 @@ def test_shakespeare_by_characters(real_data: Path) -> None:
 def test_a_run_in_a_folder_of_any_name(name: str, texts: str) -> None:
     """Trained, resumed, repeated on two devices, swept, and its sweep resumed."""
     ask = [*tiny_overrides(texts), "json=true"]
-    assert json.loads(run([*GPTLAB, "train", *ask, f"run_dir={name}/one"]).stdout)["steps"] == 6
-    assert json.loads(run([*GPTLAB, "train", f"resume={name}/one", "budget.steps=7", "json=true"]).stdout)["steps"] == 7
+    assert json.loads(gptlab("train", *ask, f"run_dir={name}/one").stdout)["steps"] == 6
+    assert json.loads(gptlab("train", f"resume={name}/one", "budget.steps=7", "json=true").stdout)["steps"] == 7
     again = [f"config={name}/one/config.yaml", f"run_dir={name}/two", "trainer.devices=2", "json=true"]
-    assert json.loads(run([*GPTLAB, "train", *again]).stdout)["steps"] == 7
-    sampled = run([*GPTLAB, "sample", f"run={name}/two", "prompt=the cat", "max_new_tokens=2", "json=true"])
+    assert json.loads(gptlab("train", *again).stdout)["steps"] == 7
+    sampled = gptlab("sample", f"run={name}/two", "prompt=the cat", "max_new_tokens=2", "json=true")
     assert len(json.loads(sampled.stdout)["samples"]) == 1
-    run([*GPTLAB, "train", "-m", *ask, "seed=1,2", f"hydra.sweep.dir={name}/sweep"])
+    gptlab("train", "-m", *ask, "seed=1,2", f"hydra.sweep.dir={name}/sweep")
     assert json.loads(Path(name, "sweep/1-seed=2/summary.json").read_text())["status"] == "finished"
-    run([*GPTLAB, "train", f"resume_sweep={name}/sweep", "json=true"])
+    gptlab("train", f"resume_sweep={name}/sweep", "json=true")

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tiny_overrides
-from tests.end_to_end.test_commands import GPTLAB, TRAIN, run
+from tests.forked import gptlab
 
 pytestmark = pytest.mark.slow
 
 
 def test_sweep_report_compare(texts: str) -> None:
     swept = ["data.val_fraction=0.3", "optimizer.lr=1e-3,1e-2", "seed=1,2", "json=true"]
-    runs = json.loads(run([*TRAIN, "-m", *tiny_overrides(texts), *swept]).stdout)["runs"]
+    runs = json.loads(gptlab("train", "-m", *tiny_overrides(texts), *swept).stdout)["runs"]
     assert len({r["val_loss"] for r in runs}) == 4
     folders = {Path(r["run_dir"]) for r in runs}
     assert len(folders) == 4 and len({f.parent for f in folders}) == 1
@@ -21,14 +21,14 @@ def test_sweep_report_compare(texts: str) -> None:
         assert (folder / "summary.json").exists() and len(folder.name) < 200
     assert Path("outputs/latest").resolve() == Path(runs[-1]["run_dir"])
 
-    reported = run([*GPTLAB, "report", "json=true"])
+    reported = gptlab("report", "json=true")
     answer = json.loads(reported.stdout)
     asked = [(row["optimizer.lr"], row["seed"]) for row in answer["runs"]]
     assert asked in ([(a, 1), (a, 2), (b, 1), (b, 2)] for a, b in ((0.001, 0.01), (0.01, 0.001)))
     assert "± s.e. (seeds)" in reported.stderr and (Path(answer["out"]) / "report.html").is_file()
 
     sweep = Path(answer["runs"][0]["path"]).parent.relative_to(Path.cwd().resolve())
-    compared = run([*GPTLAB, "compare", f"a=[{sweep}/0-*,{sweep}/1-*]", f"b=[{sweep}/2-*,{sweep}/3-*]", "json=true"])
+    compared = gptlab("compare", f"a=[{sweep}/0-*,{sweep}/1-*]", f"b=[{sweep}/2-*,{sweep}/3-*]", "json=true")
     result = json.loads(compared.stdout)
     means = {row["optimizer.lr"]: row for row in answer["runs"]}
     assert result["perplexity_refused"] is None and result["seed_test"]["p"] <= 1

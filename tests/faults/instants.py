@@ -4,13 +4,10 @@ A run in a forked process costs a fraction of a second: the parent has imported 
 """
 
 import contextlib
+import functools
 import hashlib
-import io
 import os
 import shutil
-import signal
-import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from gptlab.errors import Stopped
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks import causal_lm
 from gptlab.training import run
 from gptlab.training.callbacks import end_of_step
 from gptlab.training.callbacks import samples as samples_file
@@ -27,6 +24,8 @@ from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.end_of_step import EndOfStep
 from gptlab.training.callbacks.samples import Samples
 from gptlab.training.module import GPTModule
+from gptlab.training.peak_flops import PeakFlops
+from tests.forked import in_fork
 
 Instant = tuple[str, int]  # what begins or ends, and how often that has happened by now, counted from 1
 HOOKS: dict[str, tuple[Any, str]] = {
@@ -54,6 +53,16 @@ FILES: dict[str, tuple[Any, str]] = {
     "create": (RunDir, "create"),
     "go on": (RunDir, "go_on"),
 }
+
+
+def make_runs_quick(patch: pytest.MonkeyPatch) -> None:
+    """Spare runs what takes most of a tiny one's time: speed tests of the machine, long samples, waiting for the disk.
+
+    What is not synced is lost when the machine goes down, which none of the tests lets happen.
+    """
+    patch.setattr(run, "peak_flops", lambda device, bf16: PeakFlops(1e12, "a test"))
+    patch.setattr(causal_lm, "continuation", functools.partial(causal_lm.continuation, max_new_tokens=8))
+    patch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @contextlib.contextmanager
@@ -151,32 +160,3 @@ def fingerprint(run_dir: Path) -> str:
             with open(os.path.join(folder, name), "rb") as file:
                 found.update(hashlib.sha256(file.read()).digest())
     return found.hexdigest()
-
-
-def in_fork(work: Callable[[], Any]) -> tuple[int, str]:
-    """Do `work` in a child of this process; returns its exit code, negative where a signal killed it, and its error.
-
-    The code is 128+n where signal n has stopped a run, and 70 after any error.
-    """
-    log = Path("child.log").absolute()
-    log.write_text("")
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        code, error = 0, ""
-        try:
-            sys.stdout = sys.stderr = io.StringIO()
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup,
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # or in the background of a shell
-            work()
-        except Stopped as stop:
-            code = 128 + (stop.signal_number or 0)
-        except KeyboardInterrupt:  # outside of training
-            code = 128 + signal.SIGINT
-        except BaseException:
-            code, error = 70, traceback.format_exc()
-        finally:
-            log.write_text(error)
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), log.read_text()

@@ -101,6 +101,7 @@ def made(folder: Path) -> Scratch:
         Path("conf").mkdir()
         Path("conf/broken.yaml").write_text("a: [")
         Path("conf/list.yaml").write_text("[1, 2]")
+        Path("conf/bare.yaml").write_text("model: {n_layer: 1}")
         Path("sweep").mkdir()
         Path("sweep/sweep.json").write_text("{")
     return scratch

@@ -25,7 +25,7 @@ from gptlab.tokenizers.base import load_tokenizer
 from gptlab.tokenizers.byte import Byte
 from gptlab.training.resume import checkpoint_of
 from tests.faults.conftest import Ask
-from tests.faults.instants import in_fork
+from tests.forked import in_fork
 
 GIB = 1 << 30
 MOST = 400 << 20  # bytes that reading any of these may take

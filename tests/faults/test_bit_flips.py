@@ -1,13 +1,16 @@
 """A single flipped bit in a checkpoint is found by every reader; one in the list of checksums condemns no checkpoint."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import gptlab
+from gptlab.checksums import checksums
+from gptlab.data.tokens.shards import held_out_stream
 from gptlab.errors import UserError
-from gptlab.runs.checkpoint_file import checksums
 from gptlab.runs.run_dir import RunDir
+from gptlab.tokenizers import fingerprint, load_tokenizer
 from gptlab.training.resume import checkpoint_of
 from tests.faults.conftest import Ask
 
@@ -51,6 +54,64 @@ def test_a_flipped_bit_of_the_list_condemns_no_checkpoint(run: Path, capsys: pyt
         assert checkpoint_of(RunDir(run))[0].name == "last.ckpt"
 
 
+OF_TEXT = {  # a file beside the checkpoints, and what reads it
+    "held_out/val.bin": [["evaluate", "run=run"], ["compare", "a=run", "b=other"], ["compare", "a=other", "b=run"]],
+    "held_out/manifest.json": [["evaluate", "run=run"], ["replay", "run=run", "step=1"]],
+    "tokenizer/tokenizer.json": [*READERS[:4], READERS[5]],
+}
+
+
+@pytest.mark.parametrize("file", OF_TEXT)
+def test_a_flipped_bit_of_what_is_held_out_or_of_the_tokenizer_is_found(
+    file: str, run: Path, ask: Ask, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, readers = run / file, OF_TEXT[file]
+    whole = path.read_bytes()
+    for number in range(BITS):
+        path.write_bytes(flipped(whole, number))
+        if file.startswith("held_out"):
+            with pytest.raises(UserError, match=r"val\.bin|manifest\.json"):
+                held_out_stream(run / "held_out")
+        else:
+            for read in (load_tokenizer, fingerprint):
+                with pytest.raises(UserError, match="tokenizer"):
+                    read(path.parent)  # type: ignore[operator]
+        if number < len(readers):
+            assert ask(*readers[number]) == 2
+    path.write_bytes(whole)
+    assert ask(*readers[0]) == 0
+
+
+def test_every_bit_of_the_held_out_text_counts(run: Path) -> None:
+    """Its size alone says nothing: the ids before and after are both of the vocabulary."""
+    path = run / "held_out/val.bin"
+    changed = bytearray(path.read_bytes())
+    changed[100] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(
+        UserError, match=r"^data=\S+val\.bin: is damaged: its SHA-256 is not that of SHA256SUMS; take it"
+    ):
+        held_out_stream(run / "held_out")
+
+
+def test_runs_that_have_no_list_of_these_files_are_read_and_it_is_said(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("held_out", "tokenizer"):
+        (run / folder / "SHA256SUMS").unlink()
+        said, listed = "", {path.name for path in (run / folder).iterdir() if path.name[0] != "."}
+        for again in ("", f"cd {run / folder} && sha256sum -c SHA256SUMS"):
+            if again:  # what the warning says, done
+                command = said.partition("from now on: ")[2]
+                subprocess.run(f"{command.strip()} && {again}", shell=True, check=True, capture_output=True)
+                assert set(checksums(run / folder)) == listed
+            capsys.readouterr()
+            held_out_stream(run / "held_out") if folder == "held_out" else RunDir(run).load()
+            said = capsys.readouterr().err
+            expected = 0 if again else 1
+            assert said.count("\n") == expected and said.count("there is no SHA256SUMS beside it") == expected
+
+
 def test_without_a_list_it_is_said_and_the_archive_s_own_checksums_count(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,8 +128,6 @@ def test_without_a_list_it_is_said_and_the_archive_s_own_checksums_count(
 
 
 def test_one_that_was_replaced_by_hand_is_taken_after_what_the_error_says(run: Path) -> None:
-    import subprocess
-
     path = run / "checkpoints/last.ckpt"
     content = (run / "checkpoints/best.ckpt").read_bytes()
     path.unlink()

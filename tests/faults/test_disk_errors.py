@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from gptlab.commands.main import main
-from tests.faults.instants import Instant, in_fork, watched
+from tests.faults.instants import Instant, watched
 from tests.faults.scratch import Scratch, asked, tiny
+from tests.forked import in_fork
 
 CALLS: dict[str, tuple[Any, str]] = {
     "rename": (os, "replace"),

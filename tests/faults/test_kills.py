@@ -21,11 +21,10 @@ import torch
 
 from gptlab.config import compose
 from gptlab.runs.checkpoint_file import is_whole
-from gptlab.training import run as training
-from gptlab.training.peak_flops import PeakFlops
 from gptlab.training.run import train
 from tests.conftest import ROOT, tiny_overrides
-from tests.faults.instants import FILES, HOOKS, in_fork, watched
+from tests.faults.instants import FILES, HOOKS, make_runs_quick, watched
+from tests.forked import in_fork
 
 KINDS = {
     "plain": ["model.dropout=0.2"],
@@ -82,8 +81,9 @@ def test_killed_at_random_instants(
     kind: str, texts: str, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
     """In a forked process, at a random one of all calls of HOOKS and FILES, which is before or after a file changes."""
-    monkeypatch.setattr(training, "peak_flops", lambda device, bf16: PeakFlops(1e12, "a test"))
-    begin: Callable[[], Any] = lambda: train(compose("train", [*tiny_overrides(texts), *ASK, *KINDS[kind]]))  # noqa: E731
+    make_runs_quick(monkeypatch)
+    config = compose("train", [*tiny_overrides(texts), *ASK, *KINDS[kind]])
+    begin: Callable[[], Any] = lambda: train(config)  # noqa: E731
     go_on: Callable[[], Any] = lambda: train(compose("train", ["run_dir=run", "resume=run"], run="run"))  # noqa: E731
     kills, rng = shares(pytestconfig.getoption("faults"))[kind], random.Random(kind)
     assert in_fork(begin) == (0, "")

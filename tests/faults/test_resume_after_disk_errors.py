@@ -11,12 +11,11 @@ import pytest
 from gptlab.config import compose
 from gptlab.runs.checkpoint_file import is_whole
 from gptlab.runs.run_dir import RunDir
-from gptlab.training import run as training
-from gptlab.training.peak_flops import PeakFlops
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
-from tests.faults.instants import in_fork
+from tests.faults.instants import make_runs_quick
 from tests.faults.test_kills import ASK, left
+from tests.forked import in_fork
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 CALLS = {"sync": (os, "fsync"), "rename": (os, "replace")}
@@ -26,8 +25,9 @@ CASES = [(error, call, later) for error in ERRORS for call in CALLS for later in
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_disk_that_fails_in_mid_run(call: str, texts: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "peak_flops", lambda device, bf16: PeakFlops(1e12, "a test"))
-    begin: Callable[[], Any] = lambda: train(compose("train", [*tiny_overrides(texts), *ASK]))  # noqa: E731
+    make_runs_quick(monkeypatch)
+    config = compose("train", [*tiny_overrides(texts), *ASK])
+    begin: Callable[[], Any] = lambda: train(config)  # noqa: E731
     assert in_fork(begin) == (0, "")
     Path("run").rename("whole")
     for error in ERRORS:

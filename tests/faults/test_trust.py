@@ -12,6 +12,7 @@ from tests.faults import (
     test_kills,
     test_payloads,
     test_resume_after_disk_errors,
+    test_wrong_states,
 )
 from tests.faults.instants import FILES, HOOKS
 
@@ -21,7 +22,7 @@ BEGIN, END = "<!-- written by tests/faults/test_trust.py --rewrite-trust -->", "
 
 def rows() -> list[tuple[str, str, str, str]]:
     """Return (what is tried, how many cases, what is asserted, what was lost)."""
-    damaged, archives, payloads = test_damaged_runs, test_archives, test_payloads
+    damaged, archives, payloads, states = test_damaged_runs, test_archives, test_payloads, test_wrong_states
     kinds = ", ".join([*test_kills.KINDS, "two ranks"])
     readers = sum(len(verbs) for verbs in damaged.READ_BY.values()) * len(damaged.DAMAGES)
     return [
@@ -29,8 +30,10 @@ def rows() -> list[tuple[str, str, str, str]]:
         (f"stop or kill at every one of {len(HOOKS)} hooks and {len(FILES)} file operations", "all", "the same, in every file", "nothing"),
         ("full, read-only or failing disk in mid-run", str(len(test_resume_after_disk_errors.CASES)), "checkpoints that are there are whole; resumed as above", "what came after the last checkpoint"),
         ("flipped bit in a checkpoint", str(test_bit_flips.BITS), "found by every reader", "none was read"),
+        ("flipped bit in held_out/ or tokenizer/", str(test_bit_flips.BITS * len(test_bit_flips.OF_TEXT)), "found by every reader", "none was read"),
         ("flipped bit in SHA256SUMS", str(test_bit_flips.BITS), "a warning at most", "no checkpoint"),
         (f"damaged file of a run: {len(damaged.READ_BY)} files, {len(damaged.DAMAGES)} ways", f"{len(damaged.CASES)} in CI, {readers} with `--faults=200`", "one line, no traceback, no waiting", "nothing"),
+        ("whole checkpoints with a wrong state", str(len(states.WRONG) + len(states.REFUSED_AT_ONCE)), "refused in one line before training; the run is unchanged", "nothing"),
         ("pickles in checkpoints", str(len(payloads.PICKLES) * len(payloads.CONTAINERS) * 3), "refused in one line", "none ran"),
         ("YAML in config.yaml", str(len(payloads.YAMLS)), "refused in one line", "none ran"),
         ("command lines in sweep.json", str(len(payloads.SWEEPS)), "refused in one line", "none ran"),

@@ -144,3 +144,18 @@ def test_transformers_never_draws_padding_either(do_sample: bool, tiny: Tiny, tm
     back, again = gptlab.load(tmp_path / "back")
     assert (back.config.vocab_size, again.n_vocab) == (320, 257)
     assert all(torch.equal(a, b) for a, b in zip(gpt.state_dict().values(), back.state_dict().values(), strict=True))
+
+
+def test_a_family_that_insists_on_its_tokenizer_has_no_other(tiny: Tiny, tmp_path: Path) -> None:
+    """Transformers reads any tokenizer beside a Qwen2 as Qwen2's: the run becomes a Llama, with biases of zero."""
+    qwen2 = [*ROPE, "model.bias=false", "model.qkv_bias=true"]
+    train(tiny(*qwen2, "tokenizer=bpe", "tokenizer.vocab_size=300"))
+    gpt, ours = gptlab.load()
+    hf = exported(tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(hf)
+    text = "the CAT's 1234 dogs\n\n  ran"
+    assert theirs.encode(text) == ours.encode(text)
+    model = transformers.AutoModelForCausalLM.from_pretrained(hf).eval()
+    idx = torch.randint(256, (2, 30))
+    with torch.no_grad():
+        assert model.config.model_type == "llama" and (model(idx).logits - gpt(idx)).abs().max() < 1e-4

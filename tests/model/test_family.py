@@ -19,6 +19,52 @@ EVERY = list(
 )
 
 
+def by_hand(
+    V: int, C: int, L: int, inner: int, q: int = 0, kv: int = 0, matrices: int = 3, each: int = 0, once: int = 0
+) -> int:
+    """Count a published configuration's parameters by the arithmetic of its report.
+
+    V ids, L layers of width C, feed-forwards of width `inner` with 2 or 3 matrices, queries of width q and keys of width kv
+    (0: as C); `each` layer has that many numbers in norms and biases, and `once` there are those and further ones.
+    """
+    q, kv = q or C, kv or q or C
+    return V * C + L * (2 * C * q + 2 * C * kv + matrices * C * inner + each) + once
+
+
+BY_HAND = {  # untied: another V C at the end
+    "llama2_7b": by_hand(32000, 4096, 32, 11008, each=2 * 4096, once=4096 + 32000 * 4096),
+    "llama2_13b": by_hand(32000, 5120, 40, 13824, each=2 * 5120, once=5120 + 32000 * 5120),
+    "llama2_70b": by_hand(32000, 8192, 80, 28672, kv=8 * 128, each=2 * 8192, once=8192 + 32000 * 8192),
+    "llama3_8b": by_hand(128256, 4096, 32, 14336, kv=8 * 128, each=2 * 4096, once=4096 + 128256 * 4096),
+    "llama3_1b": by_hand(128256, 2048, 16, 8192, kv=8 * 64, each=2 * 2048, once=2048),
+    # a context of 256, no biases of queries, keys and values: biases C, 4 C, C and two norms of 2 C
+    "book": by_hand(50257, 768, 12, 3072, matrices=2, each=10 * 768, once=(2 + 256 + 50257) * 768),
+    "mistral_7b": by_hand(32000, 4096, 32, 14336, kv=8 * 128, each=2 * 4096, once=4096 + 32000 * 4096),
+    "qwen2_0_5b": by_hand(151936, 896, 24, 4864, kv=2 * 64, each=3 * 896 + 2 * 128, once=896),
+    "qwen3_0_6b": by_hand(151936, 1024, 28, 3072, 16 * 128, 8 * 128, each=2 * 1024 + 2 * 128, once=1024),
+    "smollm2_135m": by_hand(49152, 576, 30, 1536, kv=3 * 64, each=2 * 576, once=576),
+    "smollm3_3b": by_hand(128256, 2048, 36, 11008, kv=4 * 128, each=2 * 2048, once=2048),
+    "tinyllama": by_hand(32000, 2048, 22, 5632, kv=4 * 64, each=2 * 2048, once=2048 + 32000 * 2048),
+    "olmo_1b": by_hand(50304, 2048, 16, 8192),
+    "olmo_7b": by_hand(50304, 4096, 32, 11008, once=50304 * 4096),
+    "olmo2_7b": by_hand(100352, 4096, 32, 11008, each=4 * 4096, once=4096 + 100352 * 4096),
+    # biases 3 C, C, 4 C, C and two norms of 2 C
+    "pythia_160m": by_hand(50304, 768, 12, 3072, matrices=2, each=13 * 768, once=(2 + 50304) * 768),
+    "phi_2": by_hand(51200, 2560, 32, 10240, matrices=2, each=11 * 2560, once=(2 + 51200) * 2560 + 51200),
+    "phi_3_mini": by_hand(32064, 3072, 32, 8192, each=2 * 3072, once=3072 + 32064 * 3072),
+    "opt_125m": by_hand(50272, 768, 12, 3072, matrices=2, each=13 * 768, once=(2 + 2048) * 768),
+    "gemma_2b": by_hand(256000, 2048, 18, 16384, 8 * 256, 256, each=2 * 2048, once=2048),
+    "gemma2_2b": by_hand(256000, 2304, 26, 9216, 8 * 256, 4 * 256, each=4 * 2304, once=2304),
+    "gemma3_1b": by_hand(262144, 1152, 26, 6912, 4 * 256, 256, each=4 * 1152 + 2 * 256, once=1152),
+    # one key and value of width 128: biases C + 256, C, 4 C, C and two norms
+    "starcoderbase_1b": by_hand(
+        49152, 2048, 24, 8192, kv=128, matrices=2, each=11 * 2048 + 256, once=(2 + 8192) * 2048
+    ),
+    "bloom_560m": by_hand(250880, 1024, 24, 4096, matrices=2, each=13 * 1024, once=4 * 1024),
+    "granite_2b": by_hand(49155, 2048, 40, 8192, kv=8 * 64, each=2 * 2048, once=2048),
+}
+
+
 @pytest.mark.parametrize(
     ("size", "vocab_size", "parameters"),
     [
@@ -35,6 +81,7 @@ EVERY = list(
         ("smollm3_3b", 128256, 3_075_098_624),
         ("tinyllama", 32000, 1_100_048_384),
         ("olmo_1b", 50304, 1_176_764_416),
+        ("olmo_7b", 50304, 6_888_095_744),
         ("olmo2_7b", 100352, 7_298_617_344),
         ("pythia_160m", 50304, 162_322_944),
         ("phi_2", 51200, 2_779_683_840),
@@ -49,6 +96,7 @@ EVERY = list(
     ],
 )
 def test_published_sizes(size: str, vocab_size: int, parameters: int) -> None:
+    assert BY_HAND[size] == parameters
     config = compose("train", [f"model={size}", f"model.vocab_size={vocab_size}"]).model
     with torch.device("meta"):
         assert num_params(GPT(config)) == parameters

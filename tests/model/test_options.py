@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from gptlab.decoding.context import Limits
+from gptlab.decoding.decoders import Greedy
+from gptlab.decoding.generate import generate
 from gptlab.decoding.onednn import pack
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
@@ -18,6 +21,7 @@ OPTIONS: dict[str, dict[str, object]] = {
         **{"attention_softcap": 2.0, "attention_scale": 0.5, "norm": "zero_centered_rms", "norm_at": "both"},
         **{"feed_forward": "geglu", "embedding_scale": 5.0, "qk_norm": True, "qk_norm_eps": 1e-6},
     },
+    "window in some": {"positions": "rope", "window": 5, "window_layers": [0, 2], "qkv_clip": 0.5},
     "soft cap": {"positions": "rope", "attention_softcap": 1.0},
     "parallel": {"positions": "rope", "residual": "parallel", "rope_fraction": 0.5, "head_bias": True, "tied": False},
     "one norm": {"positions": "rope", "residual": "parallel_one_norm", "feed_forward": "gelu_exact"},
@@ -29,12 +33,50 @@ OPTIONS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
+BY_LENGTH: dict[str, dict[str, object]] = {
+    "dynamic": {"rope_type": "dynamic", "rope_factor": 40.0, "rope_original": 10, "rope_base": 20.0},
+    "longrope": {"rope_type": "longrope", "rope_factor": 2.0, "rope_original": 10, "rope_magnitude": 1.2,
+                 "rope_short": [1.0, 1.1, 1.2, 1.5], "rope_long": [1.5, 2.0, 4.0, 9.0]},
+}  # fmt: skip
+
+
 def spread(options: dict[str, object]) -> GPT:
     torch.manual_seed(3)
     gpt = GPT(GPTConfig(**TINY | options)).eval()  # type: ignore[arg-type]
     for p in gpt.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return gpt
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+@torch.no_grad()
+def test_rotations_by_the_length_of_a_text_are_those_of_the_text_alone(name: str) -> None:
+    """In a window of several documents, and in a batch of unequal rows; the model tells lengths up to 10 from others."""
+    gpt = spread({"positions": "rope", **BY_LENGTH[name]})
+    idx = torch.randint(50, (2, 20), generator=torch.Generator().manual_seed(1))
+    documents = torch.tensor([[0] * 8 + [1] * 12] * 2)
+    apart = torch.cat([gpt(idx[:, :8]), gpt(idx[:, 8:])], dim=1)
+    assert torch.allclose(gpt(idx, documents=documents), apart, atol=1e-4)
+    assert not torch.allclose(gpt(idx)[:, :8], apart[:, :8], atol=1e-2)
+    shorter = torch.cat([torch.zeros(6, dtype=torch.long), idx[1, :6]])
+    padded = gpt(torch.stack([idx[0, :12], shorter]), cache=gpt.new_cache(2, 12, torch.tensor([0, 6])))
+    assert torch.allclose(padded[0, -1], gpt(idx[:1, :12])[0, -1], atol=1e-4)
+    assert torch.allclose(padded[1, -1], gpt(idx[1:, :6])[0, -1], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_text_that_outgrows_the_original_context_is_read_again() -> None:
+    gpt = spread({"positions": "rope", **BY_LENGTH["longrope"]})
+    prompts = [[1, 2, 3, 4, 5, 6], [7, 8, 9]]
+    steps = generate(gpt, prompts, Greedy(), Limits(12, 24), [(0,), (1,)])
+    found: list[list[int]] = [[], []]
+    for step in steps:
+        found[step.row].append(step.token)
+    for prompt, tokens in zip(prompts, found, strict=True):
+        text = list(prompt)
+        for _ in range(12):
+            text.append(int(gpt(torch.tensor([text]))[0, -1].argmax()))
+        assert tokens == text[len(prompt) :]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -82,3 +124,32 @@ def test_operations_of_a_window_and_of_wide_heads() -> None:
     assert flops_per_token(plain) - flops_per_token(near) == 12 * 32 * 2 * (64 - 16)
     wide = GPTConfig(n_layer=4, n_head=4, n_embd=32, block_size=64, vocab_size=50, head_size=16)
     assert flops_per_token(wide) - flops_per_token(plain) == 4 * (6 * 4 * 32 * 32 + 12 * 32 * 64)
+
+
+COMPILED: dict[str, dict[str, object]] = {
+    "alibi": {"positions": "alibi", "window": 5, "full_attention_every": 2, "norm_at": "both", "embedding_norm": True},
+    "gemma": {**OPTIONS["alternating, soft caps"], "logit_softcap": 3.0},
+    "neox": {"positions": "rope", "residual": "parallel", "rope_fraction": 0.5, "qkv_bias": True, "qkv_clip": 0.7},
+    "phi": {**OPTIONS["one norm"], "head_bias": True, "tied": False, "rope_fraction": 0.5},
+    "olmo": {**OPTIONS["after"], "embedding_scale": 3.0, "no_rope_every": 2, "residual_scale": 0.5},
+    "longrope": {"positions": "rope", **BY_LENGTH["longrope"], "window": 5, "window_layers": [1]},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_as_eager(backend: str) -> None:
+    """Logits and gradients; inductor takes minutes for a shape, and has the one with most options."""
+    idx = torch.randint(50, (2, 12), generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(2, 12, 50, generator=torch.Generator().manual_seed(2))
+    for name, options in COMPILED.items():
+        if backend == "inductor" and name != "gemma":
+            continue
+        torch._dynamo.reset()
+        gpt, found = spread({**options, "n_layer": 2}), []
+        for model in (gpt, torch.compile(gpt, fullgraph=True, backend=backend)):
+            gpt.zero_grad()
+            logits = model(idx)
+            (logits * weights).mean().backward()
+            found.append([logits.detach(), *(p.grad.clone() for p in gpt.parameters() if p.grad is not None)])
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*found, strict=True)), name

@@ -43,6 +43,15 @@ def test_llama_3_s_scaling() -> None:
         assert math.atan2(sin[1, i], cos[1, i]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_longrope_divides_each_frequency_by_a_factor_of_its_own() -> None:
+    scaling = RopeScaling(4.0, 1.0, 32.0, original=6, type="longrope", short=(1.0, 1.5), long=(2.0, 8.0))
+    for T, factors in ((6, scaling.short), (7, scaling.long)):
+        cos, sin = rotation(torch.arange(T), 4, 100.0, scaling, magnitude=1.25)
+        angle = np.arange(T)[:, None] / (np.array(factors) * 100.0 ** np.array([0, 0.5]))
+        assert np.abs(cos.numpy() - 1.25 * np.cos(angle)).max() < 1e-6
+        assert np.abs(sin.numpy() - 1.25 * np.sin(angle)).max() < 1e-6
+
+
 def test_alibi_slopes_of_the_paper() -> None:
     assert alibi_slopes(8) == pytest.approx([2.0**-i for i in range(1, 9)])
     assert alibi_slopes(12) == pytest.approx([2.0**-i for i in range(1, 9)] + [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5])

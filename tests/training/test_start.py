@@ -15,7 +15,8 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
-from tests.faults.instants import fingerprint, in_fork, left_by_kills, signalled
+from tests.faults.instants import fingerprint, left_by_kills, signalled
+from tests.forked import in_fork
 from tests.training.test_resume import RUN, resumed, rows, same
 
 Tiny = Callable[..., TrainConfig]

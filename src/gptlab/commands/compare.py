@@ -14,8 +14,7 @@ from gptlab.metrics import metrics, shown_in
 from gptlab.registry import command
 
 if TYPE_CHECKING:
-    from gptlab.evaluation.comparison import Comparison
-    from gptlab.evaluation.example_comparison import ExampleComparison
+    from gptlab.evaluation.compared import Comparison
     from gptlab.runs.run_dir import RunDir
 
 SIDES = ("a", "b")
@@ -64,6 +63,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from gptlab.evaluation.compared import Asked
     from gptlab.evaluation.comparison import compare_runs
     from gptlab.evaluation.example_comparison import by_example, compare_examples
     from gptlab.evaluation.statistics import require_scipy
@@ -75,9 +75,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         require_file("out", Path(config.out).expanduser())
     sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}
     compare = compare_examples if by_example(sides, config.data) else compare_runs
-    found = compare(
-        sides, config.data, config.metric, config.block_size, config.batch_size, config.resamples, config.seed
-    )
+    size, batch_size = config.block_size, config.batch_size
+    found = compare(sides, Asked(config.data, config.metric, size, batch_size, config.resamples, config.seed))
     path = Path(config.out).expanduser() if config.out else _place(found)
     write_atomically(path, (json.dumps({**found.result, "per_unit": found.per_unit}, indent=2) + "\n").encode())
     console = Console()
@@ -96,7 +95,7 @@ def _find(side: str, name: str) -> RunDir:
         raise UserError(side, error.value, error.why, error.todo) from error
 
 
-def _place(found: Comparison | ExampleComparison) -> Path:
+def _place(found: Comparison) -> Path:
     """Return A/compare/B.json."""
     others = [each.name for each in found.every if each.side == "b"]
     more = f"-and-{len(others) - 1}-more" if len(others) > 1 else ""

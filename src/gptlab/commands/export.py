@@ -8,39 +8,56 @@ from gptlab.errors import require
 from gptlab.files import require_new
 from gptlab.registry import command
 
+FORMATS = ("hf", "gguf")
+DTYPES = ("f32", "f16", "bf16")
+
 
 @dataclass
 class ExportConfig:
-    """Turn a run into a directory that transformers loads: of the first family that computes the same."""
+    """Turn a run into what other programs load.
 
-    out: str | None = None  # a new directory
+    format=hf is a directory of transformers, in the family that computes the same: GPT-2, Llama and others.
+    format=gguf is a file of llama.cpp, as GPT-2 or Llama, with matrices of dtype f32, f16 or bf16.
+    """
+
+    out: str | None = None  # a new directory, or a new file for gguf
     adapter: str = "merge"  # of a run with one: merge: the whole model | true: it alone, as peft loads it
     run: str = "latest"
+    format: str = "hf"
+    dtype: str = "f32"
     json: bool = False
 
     def __post_init__(self) -> None:
-        require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR")
-        known = self.adapter in ("merge", "true")
-        require(known, "adapter", self.adapter, "no such option", "choose one of merge, true")
+        require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR, or out=FILE with format=gguf")
+        for key, choices in {"format": FORMATS, "dtype": DTYPES, "adapter": ("merge", "true")}.items():
+            value = getattr(self, key)
+            require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
+        only = self.format == "gguf" or self.dtype == "f32"
+        require(only, "dtype", self.dtype, "goes with format=gguf", "leave it out")
+        alone = self.adapter == "merge" or self.format == "hf"
+        require(alone, "adapter", self.adapter, "goes with format=hf", "leave it out, to export the whole model")
 
 
 @command
 def export(config: ExportConfig) -> dict[str, Any]:
-    """Turn a run into a directory that transformers loads."""
+    """Turn a run into a directory of transformers or of peft, or a file of llama.cpp."""
     from gptlab.interop.adapters import export_adapter
     from gptlab.interop.exporting import export_run
+    from gptlab.interop.gguf_file import export_gguf
     from gptlab.runs.run_dir import RunDir
     from gptlab.tasks.saved import task_of
 
     assert config.out
-    require_new(Path(config.out))
+    out = Path(config.out)
+    require_new(out, kind="file" if config.format == "gguf" else "directory")
     run = RunDir.find(config.run)
-    if config.adapter == "true":
-        written = export_adapter(run, Path(config.out))
-        print(f"exported {written['parameters']:,} parameters of the adapter into {config.out}")
-        return {"out": config.out, **written}
     task: Any = task_of(run.config())
     templates = {"chat_template": task.chat_template} if hasattr(task, "chat_template") else {}
-    written = export_run(run, Path(config.out), task.head, **templates)
+    if config.adapter == "true":
+        written = export_adapter(run, out)
+    elif config.format == "gguf":
+        written = export_gguf(run, out, config.dtype, task.head)
+    else:
+        written = export_run(run, out, task.head, **templates)
     print(f"exported {written['parameters']:,} parameters as {written['architecture']} into {config.out}")
     return {"out": config.out, **written}

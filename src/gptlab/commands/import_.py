@@ -10,24 +10,40 @@ from gptlab.registry import command
 
 @dataclass
 class ImportConfig:
-    """Turn a Hugging Face model into a run directory."""
+    """Turn a model of another program into a run directory.
 
-    hf: str | None = None  # a directory, or OWNER/NAME on the hub
+    hf is a Hugging Face directory, or OWNER/NAME on the hub. checkpoint is nanoGPT's ckpt.pt, LitGPT's folder, or a
+    state dict of the GPTModel of Build a Large Language Model (From Scratch), which needs n_head: it does not tell it.
+    """
+
+    hf: str | None = None
+    checkpoint: str | None = None
+    n_head: int | None = None
     out: str | None = None  # a new directory
     json: bool = False
 
     def __post_init__(self) -> None:
-        require(bool(self.hf), "hf", self.hf or "null", "is needed", "give hf=DIR or hf=OWNER/NAME")
+        some = self.hf or self.checkpoint
+        require(bool(some), "hf", self.hf or "null", "is needed", "give hf=DIR or hf=OWNER/NAME, or checkpoint=FILE")
+        both = self.hf and self.checkpoint
+        require(not both, "checkpoint", self.checkpoint, "and hf are given", "give one of them")
+        only = self.n_head is None or self.checkpoint
+        require(bool(only), "n_head", self.n_head, "goes with checkpoint=FILE", "leave it out")
         require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR")
 
 
 @command
 def import_(config: ImportConfig) -> dict[str, Any]:
-    """Turn a Hugging Face model into a run directory."""
+    """Turn a model of Hugging Face, nanoGPT, LitGPT or a book into a run directory."""
+    from gptlab.interop.checkpoint import import_checkpoint
     from gptlab.interop.importing import import_directory
 
-    assert config.hf and config.out
-    summary = import_directory(config.hf, Path(config.out))
+    assert config.out
+    if config.checkpoint:
+        summary = import_checkpoint(config.checkpoint, Path(config.out), config.n_head)
+    else:
+        assert config.hf
+        summary = import_directory(config.hf, Path(config.out))
     for line in summary["said"]:
         print(line)
     print(f"imported {summary['parameters']:,} parameters into {config.out}")

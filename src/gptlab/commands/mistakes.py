@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 
 from hydra.errors import OverrideParseException
+from yaml import MarkedYAMLError
 
 from gptlab.config.hydra_internals import KeyMistake, key_mistake, misfit, overridden_key, unknown_option
 from gptlab.config.tree import RECORDED
@@ -26,15 +27,20 @@ def explain(error: Exception, argv: list[str]) -> str:
     if found := unknown_option(error):
         group, option, known = found
         options = [name for name in known if name != RECORDED]
+        if not group:
+            todo = f"give --config-dir FOLDER with a {option}.yaml, which begins e.g. with defaults: [train, _self_]"
+            return f"--config-name={option}: no such config; {todo}"
         if extra := EXTRAS.get(f"{group}={option}"):
             return f"{group}={option}: is not installed; pip install 'gptlab[{extra}]'"
-        return f"{group or 'config'}={option}: no such option{_closest(option, options)}; choose {_any_of(options)}"
+        return f"{group}={option}: no such option{_closest(option, options)}; choose {_any_of(options)}"
     if mistake := key_mistake(error):
         return _of_key(mistake, argv)
     if key := overridden_key(error):
         return f"{key}={_value(key, argv)}: no such config group or key; see --help for what there is"
     if wrong := misfit(error):
         return f"{wrong[0]}: {wrong[1]}; see --help for what there is"
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem_mark.name}: {error.problem} (line {error.problem_mark.line + 1}); correct the file"
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"config: {' '.join(lines[:2])}; see --help for what there is"
 

@@ -98,6 +98,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.model.config import GPTConfig
     from gptlab.runs.run_dir import RunDir
     from gptlab.tokenizers.chat_templates import ChatCodec
+    from gptlab.tokenizers.unspelled import Unspelled
 
     run = RunDir.find(config.run)
     usual = "" if config.start else next(iter(run.sample_prompts()), "")
@@ -116,10 +117,10 @@ def sample(config: SampleConfig) -> dict[str, Any]:
         codec, ends, before = ChatCodec(template, first_messages(config.system)), template.ends, []
     limits = Limits(config.max_new_tokens, gpt.config.block_size, ends, tokenizer.n_vocab, config.overflow)
     processors = with_ids(config.logits_processors, tokenizer)
-    lost = sum(tokenizer.unspelled(prompt, tokenizer.encode_array(prompt)) for prompt in prompts)
+    unknown = sum(tokenizer.unspelled(prompt, tokenizer.encode_array(prompt)) for prompt in prompts)
+    lost = Unspelled(unknown, sum(map(len, prompts)))
     if lost:
-        whole = sum(map(len, prompts))
-        print(f"{lost} of the {whole} characters of the prompt are not in the tokenizer's vocabulary", file=sys.stderr)
+        print(f"{lost} of the prompt are not in the tokenizer's vocabulary", file=sys.stderr)
     if isinstance(config.decoder, TopP) and config.decoder.p < 1 and config.decoder.temperature not in (0, 1):
         print("hint: temperature and top-p both shape the distribution; change one at a time", file=sys.stderr)
     if isinstance(config.decoder, Beam):
@@ -134,7 +135,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
                 record["steps"] = [inspect(step, config.decoder) for step in found.steps]
             _explain(run, tokenizer, repr(config.decoder), samples)
     told = {"run": str(run.path), "decoder": repr(config.decoder), "logits_processors": processors.active}
-    return {**told, **({"unspelled": lost} if lost else {}), "samples": samples}
+    return {**told, **(lost.record() if lost else {}), "samples": samples}
 
 
 def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[dict[str, Any]]) -> None:

@@ -12,9 +12,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -71,14 +75,22 @@ def silence_advice() -> None:
 
 
 @contextmanager
-def composed(folder: str, name: str, overrides: list[str]) -> Iterator[tuple[DictConfig, str]]:
+def composed(
+    folder: str, name: str, overrides: list[str], config_dir: Path | None = None
+) -> Iterator[tuple[DictConfig, str]]:
     """Yield the config that Hydra composes, and its run directory, as its command line would.
 
+    `config_dir` is a folder of further configs, as --config-dir gives it: those of `folder` go first.
     `compose` in Python gives the same as the command: `${hydra:...}` is looked up in the composed config, and a process
     may compose any number of times.
     """
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(folder, **_VERSION_BASE):
+        if config_dir is not None:
+            GlobalHydra.instance().clear()
+            places = create_config_search_path(folder)
+            places.prepend("command-line", f"file://{config_dir.absolute()}", SearchPathQuery(provider="schema"))
+            Hydra.create_main_hydra2(task_name="app", config_search_path=places)
         cfg = hydra.compose(name, overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +107,8 @@ def compose(
 ) -> Any:
     """Return the typed config of a verb, as its command would get it: `compose("train", ["model=micro"])`.
 
-    `run` is a run's directory or config.yaml, over which the overrides go; `config_dir` a folder of further options,
-    and `config_name` a primary config in it; `config` is always that of a run.
+    `run` is a run's directory or config.yaml, over which the overrides go; `config_dir` a folder of further options and
+    primary configs, and `config_name` a primary config; `config` is always that of a run.
     """
     if config_dir and config_name == "config":  # a run's own config, which Hydra must not compose
         run, config_dir, config_name = config_dir, None, None
@@ -117,23 +116,29 @@ def compose(
     name, given = primary(verb, given)
     if config_dir:
         require(config_dir.is_dir(), "--config-dir", config_dir, "no such directory", "give a folder of options")
-    if (presets := search_path([config_dir] if config_dir else [])) and "hydra.searchpath" not in " ".join(given):
+    if (presets := search_path()) and "hydra.searchpath" not in " ".join(given):
         given.append(presets)
     given = quote_values(given, registry.find_command(verb).config_type)
-    with hydra_internals.composed(str(conf_dir()), config_name or name, given) as (cfg, run_dir):
+    with hydra_internals.composed(str(conf_dir()), config_name or name, given, config_dir) as (cfg, run_dir):
         return typed_config(cfg, str(Path(run_dir).absolute()))
 
 
-def search_path(more: Sequence[Path] = ()) -> str | None:
-    """Return the override that lets Hydra find presets of plugins, of the project, and of the folders `more`."""
-    folders = [*more, *plugins.conf_dirs()]
+def search_path() -> str | None:
+    """Return the override that lets Hydra find presets of plugins and of the project."""
+    folders = plugins.conf_dirs()
     if not folders:
         return None
     return f"hydra.searchpath=[{','.join(quoted(f'file://{folder.absolute()}') for folder in folders)}]"
 
 
 def typed_config(cfg: DictConfig, run_dir: str) -> Any:
-    """Return a composed config as typed objects; a run without a directory gets `run_dir`."""
+    """Return a composed config as typed objects; a run without a directory gets `run_dir`.
+
+    Raises UserError for keys that are not known, and for a primary config that is not built on that of a verb.
+    """
+    built_on = hasattr(OmegaConf.get_type(cfg), "original")
+    why, todo = "is built on no config of a verb", "let it begin with that of yours, e.g. defaults: [train, _self_]"
+    require(built_on, "--config-name", "?", why, todo)
     if "run_dir" in cfg and cfg.run_dir is None:
         cfg.run_dir = run_dir
     require_known(cfg)

@@ -152,7 +152,7 @@ def audit_figures(corpus: Corpus, pieces: Iterable[str], ngram: int) -> dict[str
             "used": int(np.count_nonzero(counts[:-1])),
             "out_of_range": int(counts[-1]),
         },
-        "unspelled": sum(corpus.unspelled.values()),
+        **(corpus.unspelled["train"] + corpus.unspelled["val"]).record(),
         "hard_characters": asdict(hard_characters(pieces, tokenizer, 10)),
     }
 

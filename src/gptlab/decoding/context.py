@@ -41,12 +41,17 @@ class Context:
         if longest > block_size:  # every token changes its position, so all are read again
             logits = self._read_all([text[-block_size:] for text in texts], block_size)
             self.cache = None
-        elif self.cache is None:
+        elif self.cache is None or self._outgrown(texts):
             logits = self._read_all(texts, min(block_size, longest + self.limits.max_new_tokens))
         else:
             last = torch.tensor([[text[-1]] for text in texts], device=self.device)
             logits = self.gpt(last, cache=self.cache)
         return logits[:, -1, : self.limits.n_vocab].float()
+
+    def _outgrown(self, texts: Sequence[Sequence[int]]) -> bool:
+        """Tell whether a text is just longer than the model reads in the same way as shorter ones."""
+        most = getattr(self.gpt, "reads_again_beyond", None)
+        return most is not None and any(len(text) == most + 1 for text in texts)
 
     def _read_all(self, texts: Sequence[Sequence[int]], size: int) -> Tensor:
         """Read texts of unequal length, padded on the left, into a new cache."""

@@ -5,7 +5,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from gptlab.data.config import EXAMPLES, TEXT, BatchConfig
 from gptlab.errors import UserError, require
-from gptlab.evaluation.comparison import SIDES, over_seeds, run_name
+from gptlab.evaluation.compared import SIDES, Asked, Compared, Comparison, Sides, result_of, runs_of
 from gptlab.evaluation.held_out import HeldOutData, held_out_data
 from gptlab.evaluation.model import load_with_task
 from gptlab.evaluation.perplexity import example_sums
-from gptlab.evaluation.statistics import LEVEL, Difference, student_level
+from gptlab.evaluation.statistics import Difference, student_level
 from gptlab.metrics import Metric, metric
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Sums, Task
@@ -29,71 +29,40 @@ FEWEST = 2  # examples that can be drawn from
 
 
 @dataclass(frozen=True)
-class ExampleScores:
+class ExampleScores(Compared):
     """A run's sums over each of the common examples, (N, ...) each, and its scores over all of them."""
 
-    side: str
-    run: RunDir
     sums: Sums
     scores: dict[str, float]
     protocol: dict[str, Any]
     data_hash: str
 
-    @property
-    def name(self) -> str:
-        """The name of the run's directory, with the checkpoint where it is not the last."""
-        return run_name(self.run)
 
-
-@dataclass(frozen=True)
-class ExampleComparison:
-    """The difference b - a with its interval as plain values, the runs behind it, and the loss of each example."""
-
-    every: list[ExampleScores]
-    result: dict[str, Any]
-    per_unit: dict[str, Any]
-
-
-def compare_examples(
-    sides: Mapping[str, Sequence[RunDir]],
-    data: BatchConfig | None = None,
-    by: str | None = None,
-    block_size: int | None = None,
-    batch_size: int = 16,
-    resamples: int = 10_000,
-    seed: int = 1337,
-) -> ExampleComparison:
+def compare_examples(sides: Sides, asked: Asked) -> Comparison:
     """Compare side b with side a, each a run or several seeds of one config, on the examples that all hold out.
 
-    `by` is the quantity of one of the task's metrics; None: that which ranks its runs. Raises UserError where the runs
-    have different tasks, or too few examples in common.
+    `asked.by` is the quantity of one of the task's metrics; None: that which ranks its runs. Raises UserError where the
+    runs have different tasks, or too few examples in common.
     """
-    runs = [(side, run) for side in SIDES for run in sides[side]]
+    runs = runs_of(sides)
     task = _one_task(runs)
-    which = _metric(task, by)
-    every, left_out = score_examples(runs, data, block_size, batch_size)
-    values = {side: [each.scores[which.quantity] for each in every if each.side == side] for side in SIDES}
-    for each in every:
-        finite, why = math.isfinite(each.scores[which.quantity]), "its model gives no finite scores"
-        require(finite, each.side, each.run.checkpoint, why, "take another checkpoint, from before it diverged")
+    which = _metric(task, asked.by)
+    every, left_out = score_examples(runs, asked.data, asked.block_size, asked.batch_size)
+    scores = [each.scores[which.quantity] for each in every]
+    for each, score in zip(every, scores, strict=True):
+        each.require_finite(math.isfinite(score))
     sums = {side: [each.sums for each in every if each.side == side] for side in SIDES}
-    difference = bootstrap(task, sums, which.quantity, resamples, seed)
+    difference = bootstrap(task, sums, which.quantity, asked.resamples, asked.seed)
     number = len(every[0].sums["nats"])
-    result: dict[str, Any] = {
-        "metric": which.quantity,
-        "unit": which.unit,
-        "better": which.better,
-        "difference": asdict(difference),
-        "level": LEVEL,
+    what = {
         "units": {"what": f"{number:,} examples", "number": number},
         "examples": number,
         "examples_left_out": left_out,
-        **over_seeds(runs, values, which.key, difference.value),
-        "runs": [_record(each) for each in every],
-        "bootstrap": {"resamples": resamples, "seed": seed},
     }
+    stored = [each.stored(each.scores, each.protocol, each.data_hash) for each in every]
+    result = result_of(which, difference, what, every, scores, stored, asked)
     nats = {side: np.mean([_flat(each["nats"]) for each in sums[side]], axis=0).tolist() for side in SIDES}
-    return ExampleComparison(every, result, {f"nats_{side}": values for side, values in nats.items()})
+    return Comparison(every, result, {f"nats_{side}": values for side, values in nats.items()})
 
 
 def score_examples(
@@ -155,20 +124,6 @@ def by_example(sides: Mapping[str, Sequence[RunDir]], data: BatchConfig | None) 
     if data is not None:
         return data.gives == EXAMPLES
     return any(run.holds_out(EXAMPLES) for run in every) and not any(run.holds_out(TEXT) for run in every)
-
-
-def _record(each: ExampleScores) -> dict[str, Any]:
-    """Return what is stored of a run."""
-    return {
-        "side": each.side,
-        "run": str(each.run.path),
-        "checkpoint": each.run.checkpoint.name,
-        "seed": each.run.config().get("seed"),
-        **each.scores,
-        "protocol": each.protocol,
-        "tokenizer_hash": fingerprint(each.run.path / "tokenizer"),
-        "data_hash": each.data_hash,
-    }
 
 
 def _flat(values: Tensor) -> Any:

@@ -17,6 +17,7 @@ from gptlab.tasks.base import Reading
 from gptlab.tasks.inputs import HeldOut
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.saved import Saved
+from gptlab.tokenizers.unspelled import Unspelled
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class HeldOutData:
     reading: Reading
     protocol: dict[str, Any]
     data_hash: str
-    unspelled: int = 0  # characters of the text that its tokens do not spell
+    unspelled: Unspelled | None = None  # characters of the text that its tokens do not spell
 
 
 def held_out_data(

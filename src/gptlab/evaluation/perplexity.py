@@ -30,7 +30,8 @@ def evaluate(
     Returns the scores of the run's task (for causal_lm the loss in nats per token, perplexity and bits per byte); what
     they are over: examples, where records are held out, targets (tokens, where the task predicts tokens) and bytes
     (None if that is not known); and what they hold for: how the data were read, and hashes of tokenizer and
-    data. If the tokens do not spell all of a text, bits per byte is None, and `unspelled` counts the characters.
+    data. If the tokens do not spell all of a text, bits per byte is None, and `unspelled` counts the characters, of
+    `characters`, which is the `unspelled_fraction`.
     """
     task, gpt, tokenizer = load_with_task(run)
     found = held_out_data(run, task, gpt.config, tokenizer, data, context)
@@ -41,7 +42,7 @@ def evaluate(
         scores["bits_per_byte"] = None
     return {
         **scores,
-        **({"unspelled": found.unspelled} if found.unspelled else {}),
+        **(found.unspelled.record() if found.unspelled else {}),
         **({} if found.records is None else {"examples": len(found.records)}),
         **({"tokens": targets} if task.predicts_tokens else {"targets": targets}),
         "bytes": found.bytes,

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from gptlab.errors import require
 from gptlab.files import new_folder
+from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_to, weights_of
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -17,6 +18,7 @@ from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.chat_templates import ChatTemplate
+from gptlab.tokenizers.directory import read_alike
 
 
 def export_run(
@@ -31,19 +33,11 @@ def export_run(
     reads conversations, None where it reads none: then the tokenizer's own is written. Returns the architecture and the
     number of parameters; raises UserError if Hugging Face has no such model.
     """
-    gpt, tokenizer = run.load(head)
-    why, todo = (
-        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
-        "export a run with model=gpt or a preset of it",
-    )
-    require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
-    beside = sorted(parameters_beside(gpt))
-    why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
-    todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
-    require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
+    gpt, tokenizer = loaded(run, head)
     definition, template = tokenizer.hf_definition(), chat_template(tokenizer)
-    ids = special_ids(tokenizer, template.ends if template else tokenizer.ends)
-    hf = config_to(gpt.config, run.config().get("model_type")) | ids
+    ids = special_ids(tokenizer, template.ends if template else None)
+    kinds = [kind for kind in FAMILIES if read_alike(definition, kind)]  # transformers reads the tokenizer by the kind
+    hf = config_to(gpt.config, run.config().get("model_type"), kinds) | ids
     padding = list(range(tokenizer.n_vocab, gpt.config.vocab_size))
     generation = ids | ({"suppress_tokens": padding} if padding else {})  # generate() then never draws it
     with new_folder(out) as work:
@@ -57,13 +51,29 @@ def export_run(
     return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
 
 
-def special_ids(tokenizer: Tokenizer, ends: Sequence[int]) -> dict[str, Any]:
+def loaded(run: RunDir, head: Callable[[GPT], Any]) -> tuple[GPT, Tokenizer]:
+    """Return the model and the tokenizer of a run; raises UserError where it is not a GPT alone."""
+    gpt, tokenizer = run.load(head)
+    why, todo = (
+        f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
+        "export a run with model=gpt or a preset of it",
+    )
+    require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
+    beside = sorted(parameters_beside(gpt))
+    why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
+    todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
+    require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
+    return gpt, tokenizer
+
+
+def special_ids(tokenizer: Tokenizer, ends: Sequence[int] | None = None) -> dict[str, Any]:
     """Return the ids of bos, eos and pad as config.json has them: an imported tokenizer's own, else eot for both.
 
-    Each of `ends` ends a text.
+    Each of `ends` ends a text, instead of the tokenizer's own.
     """
-    declared = tokenizer.declared
-    bos, eos = declared.bos if declared.ends else tokenizer.eot, ends[0] if len(ends) == 1 else list(ends)
+    declared, ends = tokenizer.declared, tokenizer.ends if ends is None else ends
+    bos = tokenizer.eot if not declared.ends else declared.bos
+    eos = list(ends) if len(ends) > 1 else next(iter(ends), None)
     found = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": declared.pad}
     return {key: value for key, value in found.items() if key != "pad_token_id" or value is not None}
 
@@ -73,7 +83,7 @@ def _write_tokenizer(
 ) -> None:
     """Write tokenizer.json, and the names of the special tokens and the chat template as transformers reads them."""
     declared = tokenizer.declared
-    ids = {"bos": declared.bos, "eos": tokenizer.ends[0], "pad": declared.pad, "unk": declared.unk}
+    ids = {"bos": declared.bos, "eos": next(iter(tokenizer.ends), None), "pad": declared.pad, "unk": declared.unk}
     if declared.bos is None and not declared.ends:
         ids["bos"] = tokenizer.eot
     if declared.unk is None:

@@ -1,8 +1,9 @@
 """Define a family of models: how its config.json and its tensors correspond to a GPTConfig and to a GPT's tensors."""
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gptlab.errors import UserError, require
@@ -71,21 +72,18 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class Family:
-    """A kind of model of Hugging Face; `names` says which modules of theirs make up one of ours, row below row."""
+class Naming:
+    """The names of tensors in a format; `names` says which modules of theirs make up one of ours, row below row."""
 
     model_type: str
-    architecture: str
-    read: Callable[[Fields], GPTConfig]
-    write: Callable[[GPTConfig], dict[str, Any]]
-    names: Mapping[str, tuple[str, ...]]
-    root: str = "model."
-    stack: str = "layers"
-    head: str = "lm_head"
-    transposed: bool = False  # weights of layers are (in, out)
-    interleaved: bool = False  # query, key and value of one head below those of the head before
-    first_position: int = 0  # rows of the position embedding before that of position 0
-    halves: tuple[str, ...] = ()  # modules of ours that are one of theirs together
+    names: Mapping[str, tuple[str, ...]] = field(kw_only=True)
+    root: str = field(default="model.", kw_only=True)
+    stack: str = field(default="layers", kw_only=True)
+    head: str = field(default="lm_head", kw_only=True)
+    transposed: bool = field(default=False, kw_only=True)  # weights of layers are (in, out)
+    interleaved: bool = field(default=False, kw_only=True)  # query, key and value of one head below those before
+    first_position: int = field(default=0, kw_only=True)  # rows of the position embedding before that of position 0
+    halves: tuple[str, ...] = field(default=(), kw_only=True)  # modules of ours that are one of theirs together
 
     def theirs(self, name: str) -> list[str]:
         """Return the tensors that make up our tensor `name`, without the root before their names."""
@@ -103,15 +101,37 @@ class Family:
         return name.startswith(f"{self.head}.")
 
 
+@dataclass(frozen=True)
+class Family(Naming):
+    """A kind of model of Hugging Face."""
+
+    architecture: str
+    read: Callable[[Fields], GPTConfig]
+    write: Callable[[GPTConfig], dict[str, Any]]
+
+
 ROPE = ("linear", "dynamic", "llama3", "yarn")
+LONGROPE = ("longrope", "su")  # its old name
 MEANINGLESS = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
 
 
-def rope_from(fields: Fields, block_size: int, fraction: float = 1.0, kinds: Collection[str] = ROPE) -> dict[str, Any]:
-    """Return our fields of rotary positions; transformers 5 writes them otherwise than 4, and both are read."""
+def rope_from(
+    fields: Fields,
+    block_size: int,
+    fraction: float = 1.0,
+    kinds: Collection[str] = ROPE,
+    original: int | None = None,
+) -> dict[str, Any]:
+    """Return our fields of rotary positions; transformers 5 writes them otherwise than 4, and both are read.
+
+    `original` is the original context where a family has it beside them, which counts there.
+    """
     old = {"rope_theta": fields.get("rope_theta"), **(fields.get("rope_scaling") or {})}
     share = fields.get("partial_rotary_factor")
-    return rope_of({**old, **(fields.get("rope_parameters") or {})}, block_size, share or fraction, kinds)
+    found = {**old, **(fields.get("rope_parameters") or {})}
+    if original is not None and (found.get("rope_type") or found.get("type") or "default") != "default":
+        found["original_max_position_embeddings"] = original
+    return rope_of(found, block_size, share or fraction, kinds)
 
 
 def rope_of(rope: Mapping[str, Any], block_size: int, fraction: float, kinds: Collection[str]) -> dict[str, Any]:
@@ -119,6 +139,7 @@ def rope_of(rope: Mapping[str, Any], block_size: int, fraction: float, kinds: Co
     kind = rope.get("rope_type") or rope.get("type") or "default"
     known = ("default", *kinds)
     require(kind in known, "rope_type", kind, "is not known here", f"it can be {', '.join(known)}")
+    kind = "longrope" if kind in LONGROPE else kind
     theta = float(rope.get("rope_theta") or 10000.0)
     base = {"rope_base": theta, "rope_fraction": float(rope.get("partial_rotary_factor") or fraction)}
     read = {
@@ -128,6 +149,7 @@ def rope_of(rope: Mapping[str, Any], block_size: int, fraction: float, kinds: Co
         "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
         "yarn": {"factor", "beta_slow", "beta_fast", "original_max_position_embeddings", "attention_factor"}
         | {"mscale", "mscale_all_dim", "truncate"},
+        "longrope": {"factor", "short_factor", "long_factor", "original_max_position_embeddings", "attention_factor"},
     }[kind]
     for key in sorted(set(rope) - read - MEANINGLESS):
         known_value = rope[key] is None or (key, rope[key]) == ("original_max_position_embeddings", block_size)
@@ -142,15 +164,20 @@ def rope_of(rope: Mapping[str, Any], block_size: int, fraction: float, kinds: Co
     if kind == "llama3":
         low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
         return {**found, "rope_low_freq": low, "rope_high_freq": high, "rope_original": original}
+    if kind == "longrope":
+        usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        magnitude = usual if rope.get("attention_factor") is None else rope["attention_factor"]
+        factors = {"rope_short": list(rope["short_factor"]), "rope_long": list(rope["long_factor"])}
+        return {**found, **factors, "rope_original": original, "rope_magnitude": float(magnitude)}
     if kind == "yarn":
         truncate = rope.get("truncate", True)
         require(bool(truncate), "rope.truncate", truncate, "is not known here", "it can be true")
 
-        def magnitude(scale: float) -> float:
+        def stretched(scale: float) -> float:
             return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
 
         both = rope.get("mscale"), rope.get("mscale_all_dim")
-        attention = magnitude(both[0]) / magnitude(both[1]) if both[0] and both[1] else magnitude(1)
+        attention = stretched(both[0]) / stretched(both[1]) if both[0] and both[1] else stretched(1)
         if rope.get("attention_factor") is not None:
             attention = rope["attention_factor"]
         turns = {
@@ -172,6 +199,9 @@ def rope_to(config: GPTConfig) -> dict[str, Any]:
         if config.rope_type == "yarn":
             rope |= {"beta_slow": low, "beta_fast": high, "original_max_position_embeddings": original}
             rope |= {"attention_factor": config.rope_magnitude}
+        if config.rope_type == "longrope":
+            rope |= {"short_factor": config.rope_short, "long_factor": config.rope_long}
+            rope |= {"original_max_position_embeddings": original, "attention_factor": config.rope_magnitude}
     scaling = rope if config.rope_scaling else None
     share = {} if config.rope_fraction == 1 else {"partial_rotary_factor": config.rope_fraction}
     parameters = {"rope_theta": config.rope_base, **rope, **share}
@@ -196,7 +226,11 @@ def window_from(fields: Fields, n_layer: int, window: int | None, every: int) ->
     known = set(types) <= {"full_attention", "sliding_attention"}
     require(known, "layer_types", types, "is not known here", "full_attention and sliding_attention are")
     full = [each == "full_attention" for each in types[:n_layer]]
-    return {} if all(full) else {"window": window, "full_attention_every": full_every(full)}
+    if all(full):
+        return {}
+    with contextlib.suppress(UserError):  # in no such pattern
+        return {"window": window, "full_attention_every": full_every(full)}
+    return {"window": window, "window_layers": [layer for layer, each in enumerate(full) if not each]}
 
 
 def layer_types(config: GPTConfig) -> list[str]:

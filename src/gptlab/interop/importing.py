@@ -8,15 +8,15 @@ import torch
 import yaml
 from torch import Tensor
 
+from gptlab.checksums import list_files
 from gptlab.errors import UserError, reason, require
-from gptlab.files import new_folder, read_json, require_new
+from gptlab.files import new_folder, read_object, require_new
 from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_from, ours
 from gptlab.interop.peft_files import SETTINGS, AdaptedFiles, Peft
 from gptlab.interop.weight_files import WeightFiles
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
-from gptlab.runs.checkpoint_file import digest, write_checksums
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.base import panics
 from gptlab.tokenizers.directory import read_tokenizer
@@ -37,7 +37,7 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
     require_new(out)
     peft = Peft(source) if (source / SETTINGS).is_file() and not (source / "config.json").is_file() else None
     source = find(peft.base) if peft else source
-    hf = _json(source / "config.json")
+    hf = read_object("hf", source / "config.json", MOST_JSON, "give a whole directory")
     try:
         model_config = config_from(hf)
         with panics(source):
@@ -51,7 +51,7 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
         raise UserError("hf", name, why, "take a complete one") from error
     with new_folder(out) as work:
         weights = read_weights(source, hf["model_type"], model_config, peft)
-        return {**_write(work, weights, hf["model_type"], model_config, tokenizer, name), "said": said}
+        return {**write_run(work, weights, hf["model_type"], model_config, tokenizer, name), "said": said}
 
 
 def find(name: str) -> Path:
@@ -73,14 +73,21 @@ def find(name: str) -> Path:
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig, peft: Peft | None = None) -> dict[str, Tensor]:
+    """Read our tensors in fp32 from the weights of a directory, with a LoRA merged into them."""
+    family = FAMILIES[model_type]
+    return weights_from(AdaptedFiles(source, family, peft) if peft else WeightFiles(source, family), config)
+
+
+def weights_from(files: WeightFiles, config: GPTConfig) -> dict[str, Tensor]:
     """Read our tensors in fp32, each by itself, so that memory never holds a second copy of the model.
 
-    A LoRA is merged into them.
+    Raises UserError where one is missing, left over, of another shape or no tensor of floating-point numbers.
     """
+    family, todo = files.family, f"its {files.declared} must belong to its weights"
+    few = config.n_layer <= len(files.full)  # before so many layers are made
+    require(few, files.key, files.source, f"has {len(files.full)} tensors for {config.n_layer} layers", todo)
     with torch.device("meta"):
         expected = GPT(config).state_dict()
-    family = FAMILIES[model_type]
-    files = AdaptedFiles(source, family, peft) if peft else WeightFiles(source, family)
     weights: dict[str, Tensor] = {}
     for name, meta in expected.items():
         if name == "lm_head.weight" and config.tied:
@@ -88,21 +95,22 @@ def read_weights(source: Path, model_type: str, config: GPTConfig, peft: Peft | 
         tensor = ours(family, name, config, files.tensor)
         shapes = f"{list(tensor.shape)} instead of {list(meta.shape)}"
         why = f"its {family.theirs(name)[0]} is {shapes}"
-        require(tensor.shape == meta.shape, "hf", source, why, "its config.json must belong to its weights")
+        require(tensor.shape == meta.shape, files.key, files.source, why, todo)
         weights[name] = tensor.to(torch.float32).contiguous()
     if config.tied:
         weights["lm_head.weight"] = weights["wte.weight"]
         head = f"{family.head}.weight"
         same = head not in files or torch.equal(files.tensor(head).to(torch.float32), weights["wte.weight"])
-        why = f"its {head} is not its embedding, which tie_word_embeddings says"
-        require(same, "hf", source, why, "its config.json must belong to its weights")
+        why = f"its {head} is not its embedding, which {files.tie} says"
+        require(same, files.key, files.source, why, todo)
     files.finish()
     return weights
 
 
-def _write(
+def write_run(
     work: Path, weights: dict[str, Tensor], model_type: str, config: GPTConfig, tokenizer: Tokenizer, name: str
 ) -> dict[str, Any]:
+    """Write an imported model into the folder `work` as a run; returns its summary."""
     with torch.device("meta"):
         parameters = num_params(GPT(config))
     (work / "checkpoints").mkdir()
@@ -110,20 +118,11 @@ def _write(
     state = {f"gpt.{key}": tensor for key, tensor in weights.items()}
     checkpoint = work / "checkpoints/last.ckpt"
     torch.save({"model": vars(config), "state_dict": state}, checkpoint)
-    write_checksums(checkpoint.parent, {checkpoint.name: [digest(checkpoint)]})
     tokenizer.save(work / "tokenizer")
+    for folder in (checkpoint.parent, work / "tokenizer"):
+        list_files(folder)
     record = {"model": vars(config), "imported_from": name, "model_type": model_type, "sample_prompts": []}
     (work / "config.yaml").write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
     summary = {"status": "finished", "parameters": parameters, "steps": 0, "imported_from": name}
     (work / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
-
-
-def _json(path: Path) -> dict[str, Any]:
-    todo = "give a whole directory"
-    try:
-        content = read_json(path, MOST_JSON)
-    except (OSError, ValueError) as error:
-        raise UserError("hf", path, f"cannot be read ({type(error).__name__}: {reason(error)})", todo) from error
-    require(isinstance(content, dict), "hf", path, "does not hold keys with values", todo)
-    return dict(content)

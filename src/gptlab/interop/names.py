@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptlab.errors import UserError, require
 from gptlab.interop.families import FAMILIES
-from gptlab.interop.family import Family, Fields
+from gptlab.interop.family import Family, Fields, Naming
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.model.shape import GPTShape
@@ -35,13 +35,15 @@ def config_from(hf: dict[str, Any]) -> GPTConfig:
     return config
 
 
-def config_to(config: GPTShape, prefer: str | None = None) -> dict[str, Any]:
-    """Return the config.json of a family that is this model; `prefer` is tried first.
+def config_to(
+    config: GPTShape, prefer: str | None = None, kinds: Collection[str] = FAMILIES, whose: str = "Hugging Face"
+) -> dict[str, Any]:
+    """Return the config.json of a family, one of `kinds`, that is this model; `prefer` is tried first.
 
     Biases that a model lacks are zero in a family that has them. If no family has such a model, a UserError says why.
     """
     config = GPTConfig(**vars(config))
-    order = [prefer, *FAMILIES] if prefer in FAMILIES else list(FAMILIES)
+    order = [prefer, *kinds] if prefer in kinds else list(kinds)
     found = []
     for kind in order:
         family = FAMILIES[str(kind)]
@@ -55,7 +57,7 @@ def config_to(config: GPTShape, prefer: str | None = None) -> dict[str, Any]:
             return fitting
     hf, ((key, value), *_) = min(different, key=lambda each: len(each[1]))
     mine = getattr(config, key)
-    raise UserError(f"model.{key}", mine, "Hugging Face has no such model", f"a {hf['model_type']} has {value}")
+    raise UserError(f"model.{key}", mine, f"{whose} has no such model", f"a {hf['model_type']} has {value}")
 
 
 def differences(mine: GPTConfig, theirs: GPTConfig, zeros: bool) -> list[tuple[str, Any]]:
@@ -70,6 +72,8 @@ def differences(mine: GPTConfig, theirs: GPTConfig, zeros: bool) -> list[tuple[s
         zero = zeros and key in ("bias", "qkv_bias", "proj_bias", "head_bias") and other and not value
         scaled = key == "qk_norm_eps" and value is None
         close = isinstance(value, float) and isinstance(other, float) and math.isclose(value, other, rel_tol=1e-12)
+        if key == "full_attention_every" and mine.window_layers is not None:
+            key = "window_layers"
         if not (value == other or zero or scaled or close):
             found.append((key, getattr(theirs, key)))
     return found
@@ -84,14 +88,18 @@ def _meaning(config: GPTConfig) -> dict[str, Any]:
     without = {"dropout", "init"}
     if not c.qk_norm:
         without |= {"qk_norm_over", "qk_norm_eps"}
-    if c.window is None or c.full_attention_every > c.n_layer:
-        found["full_attention_every"] = 0
+    found["full_attention_every"] = [c.has_window(layer) for layer in range(c.n_layer)]
+    without.add("window_layers")
+    if not any(found["full_attention_every"]):
+        found["window"] = None
     if c.positions != "rope":
         without |= {key for key in found if key.startswith("rope_") or key == "no_rope_every"}
     elif c.rope_scaling is None:
-        without |= {"rope_type", "rope_low_freq", "rope_high_freq", "rope_original"}
+        without |= {"rope_type", "rope_low_freq", "rope_high_freq", "rope_original", "rope_short", "rope_long"}
     elif c.rope_type in ("linear", "dynamic"):
         without |= {"rope_low_freq", "rope_high_freq", *(("rope_original",) if c.rope_type == "linear" else ())}
+    elif c.rope_type == "longrope":
+        without |= {"rope_low_freq", "rope_high_freq", "rope_factor"}
     if c.window is None or (c.rope_base_window == c.rope_base and c.rope_scaling is None):
         found["rope_base_window"] = None
     if c.no_rope_every > c.n_layer:
@@ -99,7 +107,7 @@ def _meaning(config: GPTConfig) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key not in without}
 
 
-def ours(family: Family, name: str, config: GPTShape, tensor_of: Callable[[str], Tensor]) -> Tensor:
+def ours(family: Naming, name: str, config: GPTShape, tensor_of: Callable[[str], Tensor]) -> Tensor:
     """Return our tensor `name`, made of the tensors of theirs that `tensor_of` returns."""
     module, _, kind = name.rpartition(".")
     own = module.split(".", 2)[2] if module.startswith("blocks.") else module
@@ -151,7 +159,7 @@ def _with_root(family: Family, name: str) -> str:
     return name if family.is_head(name) else family.root + name
 
 
-def _interleaved(family: Family, config: GPTShape) -> bool:
+def _interleaved(family: Naming, config: GPTShape) -> bool:
     return family.interleaved and config.kv_heads == config.n_head
 
 

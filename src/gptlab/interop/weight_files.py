@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gptlab.errors import UserError, reason, require
 from gptlab.files import read_json
-from gptlab.interop.family import Family
+from gptlab.interop.family import Naming
 
 # in the order in which transformers looks for them
 FILES = (
@@ -23,7 +23,9 @@ FILES = (
 )
 MOST_JSON = 1 << 28  # bytes
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$|(^|\.)rotary_emb\.(original_)?inv_freq$")
+BUFFERS = re.compile(
+    r"(^|\.)((attn|attention)\.(bias|masked_bias)|att\.mask|rotary_emb\.(original_)?inv_freq)$"  # masks and angles
+)
 
 
 class WeightFiles:
@@ -32,7 +34,10 @@ class WeightFiles:
     Prefixes of torch.compile, data-parallel training and of a root that is missing or doubled do not matter.
     """
 
-    def __init__(self, source: Path, family: Family) -> None:
+    key, todo = "hf", "take a complete download"
+    declared, tie = "config.json", "tie_word_embeddings"  # what says the model's shape, and that the head is tied
+
+    def __init__(self, source: Path, family: Naming) -> None:
         self.source, self.family = source, family
         self._opened: dict[Path, dict[str, Tensor]] = {}
         self.where = self._where()  # its name in the files -> file
@@ -45,11 +50,12 @@ class WeightFiles:
     def tensor(self, name: str) -> Tensor:
         """Return a tensor; raises UserError if it is absent, or not of floating-point numbers."""
         shown = name if self.family.is_head(name) else self.family.root + name
-        require(name in self.full, "hf", self.source, f"has no tensor {shown}", "take a complete download")
+        require(name in self.full, self.key, self.source, f"has no tensor {shown}", self.todo)
         self.read.add(name)
         tensor = self._get(self.where[self.full[name]], self.full[name])
         why = f"its {shown} has the dtype {str(tensor.dtype).removeprefix('torch.')}"
-        require(tensor.dtype in FLOATS, "hf", self.source, why, "only unquantized floating-point weights can be read")
+        todo = "only unquantized floating-point weights can be read"
+        require(tensor.dtype in FLOATS, self.key, self.source, why, todo)
         return tensor
 
     def finish(self) -> None:
@@ -57,14 +63,14 @@ class WeightFiles:
         unread = sorted(set(self.full) - self.read)
         unread = [self.full[name] for name in unread if not BUFFERS.search(name)]
         some = ", ".join(unread[:3]) + (f" and {len(unread) - 3} more" if len(unread) > 3 else "")
-        why = f"has tensors that a {self.family.model_type} with its config.json does not have: {some}"
-        require(not unread, "hf", self.source, why, "it cannot be imported exactly")
+        why = f"has tensors that a {self.family.model_type} with its {self.declared} does not have: {some}"
+        require(not unread, self.key, self.source, why, "it cannot be imported exactly")
 
     def _canonical(self) -> dict[str, str]:
         """Return the name in the files of each tensor, by its name without what stands before the embedding's name."""
         anchor, head = f"{self.family.names['wte'][0]}.weight", self.family.head
         found = [name for name in self.where if f".{name}".endswith(f".{anchor}")]
-        require(bool(found), "hf", self.source, f"has no tensor {self.family.root}{anchor}", "take a complete download")
+        require(bool(found), self.key, self.source, f"has no tensor {self.family.root}{anchor}", self.todo)
         root = min(found, key=len)[: -len(anchor)]
         names = {}
         for name in self.where:
@@ -116,6 +122,22 @@ class WeightFiles:
         return self._opened[path]
 
 
+class StateDict(WeightFiles):
+    """The tensors of a state dict, read already or mapped into memory; `source` is the file that they are from."""
+
+    key, todo = "checkpoint", "take a whole checkpoint"
+
+    def __init__(self, source: Path, tensors: dict[str, Tensor], naming: Naming, declared: str) -> None:
+        self.tensors, self.declared, self.tie = tensors, declared, naming.model_type
+        super().__init__(source, naming)
+
+    def _where(self) -> dict[str, Path]:
+        return dict.fromkeys(self.tensors, self.source)
+
+    def _get(self, path: Path, name: str) -> Tensor:
+        return self.tensors[name]
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """Open a safetensors file; raises UserError if it is damaged."""
@@ -135,8 +157,8 @@ def load_pickle(path: Path) -> Any:
         raise UserError("hf", path, why, "no code of a pickle is run; give safetensors") from error
 
 
-def tensors_of(found: Any, path: Path) -> dict[str, Tensor]:
-    """Return the tensors in what a PyTorch file holds, by name; raises UserError if it is something else."""
+def tensors_of(found: Any, path: Path, key: str = "hf") -> dict[str, Tensor]:
+    """Return the tensors in what a PyTorch file holds, by name; raises UserError for `key` if it is something else."""
     named = isinstance(found, dict) and all(isinstance(value, Tensor) for value in found.values())
-    require(named, "hf", path, "does not hold tensors by name", "give a state dict")
+    require(named, key, path, "does not hold tensors by name", "give a state dict")
     return {str(name): tensor for name, tensor in found.items()}

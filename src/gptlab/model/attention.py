@@ -26,6 +26,7 @@ class CausalSelfAttention(nn.Module):
         self.proj = nn.Linear(c.n_head * c.head_dim, c.n_embd, bias=proj_bias)
         self.all_heads = c.qk_norm_over == "all"
         self.q_norm, self.k_norm = _qk_norm(c, c.n_head), _qk_norm(c, c.kv_heads)
+        self.clip = c.qkv_clip
         self.scale, self.softcap = c.attention_scale, c.attention_softcap
         self.attn_dropout = c.dropout
         self.dropout = nn.Dropout(c.dropout)
@@ -39,7 +40,8 @@ class CausalSelfAttention(nn.Module):
         layer: int = 0,
     ) -> Tensor:
         heads = (self.n_head, self.n_kv_head, self.n_kv_head)
-        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split(heads, dim=1)  # (B, H, T, D)
+        qkv = self.qkv(x) if not self.clip else self.qkv(x).clamp(-self.clip, self.clip)
+        q, k, v = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split(heads, dim=1)  # (B, H, T, D)
         q, k = self._normalized(self.q_norm, q), self._normalized(self.k_norm, k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from gptlab.errors import require
 from gptlab.model.attention import CausalSelfAttention, KVCache
 from gptlab.model.layers import MLP, norm
-from gptlab.model.positions import Rotation, alibi_bias, first_of, recent, rotation, within
+from gptlab.model.positions import Rotation, alibi_bias, first_of, lengths, recent, rotation, within
 from gptlab.model.shape import GPTShape
 
 
@@ -111,7 +111,8 @@ class GPT(nn.Module):
             x = x + self.wpe(at if documents is None else at - first_of(documents))
         elif config.positions == "rope":
             scaling, magnitude = config.rope_scaling, config.rope_magnitude
-            turn = rotation(at, config.rotated, config.rope_base, scaling, magnitude, before + T)
+            length = None if documents is None or scaling is None else lengths(documents)
+            turn = rotation(at, config.rotated, config.rope_base, scaling, magnitude, length)
         elif config.positions == "alibi":
             bias = alibi_bias(config.n_head, columns, keys)
         for more in (mask, None if documents is None else within(documents)):
@@ -152,6 +153,12 @@ class GPT(nn.Module):
         if cap := self.config.logit_softcap:
             logits = cap * torch.tanh(logits / cap)
         return logits
+
+    @property
+    def reads_again_beyond(self) -> int | None:
+        """The number of tokens beyond which all of a text is read otherwise, so that a cache of it is of no use."""
+        scaling = self.config.rope_scaling
+        return scaling.original if scaling is not None and scaling.type == "longrope" else None
 
     def new_cache(self, batch: int, size: int, padding: Tensor | None = None) -> KVCache:
         """Return an empty cache with room for `size` tokens of each row."""

@@ -11,32 +11,41 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines, (T, D/2) or (B, 1, T, D/2
 
 
 def rotation(
-    at: Tensor, width: int, base: float, scaling: RopeScaling | None, magnitude: float = 1.0, length: int = 0
+    at: Tensor,
+    width: int,
+    base: float,
+    scaling: RopeScaling | None,
+    magnitude: float = 1.0,
+    length: Tensor | None = None,
 ) -> Rotation:
-    """Return the rotations of positions `at`, (T,) or (B, T), as cosines and sines, for texts of `length` tokens.
+    """Return the rotations of positions `at`, (T,) or (B, T), as cosines and sines.
+
+    `length`, (1,), (B, 1) or (B, T), counts the tokens of the text of each; without it a row is one text up to its end.
 
     The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15), where D is the rotated `width`.
     """
+    power = -torch.arange(0, width, 2, device=at.device, dtype=torch.float32) / width
+    frequency, length = base**power, (at[..., -1:] + 1 if length is None else length)[..., None]
     if scaling is not None and scaling.type == "dynamic":
-        longer = max(length, scaling.original) / scaling.original
-        base = base * (scaling.factor * longer - (scaling.factor - 1)) ** (width / (width - 2))
-    frequency = base ** (-torch.arange(0, width, 2, device=at.device, dtype=torch.float32) / width)
-    if scaling is not None:
-        frequency = frequency * _slowed(frequency, scaling, width, base)
-    angle = at[..., None].float() * frequency
-    if at.dim() == 2:
+        longer = length.clamp(min=scaling.original) / scaling.original
+        frequency = frequency * (scaling.factor * longer - (scaling.factor - 1)) ** (power * width / (width - 2))
+    elif scaling is not None:
+        frequency = frequency * slowed(frequency, scaling, width, base, length)
+    angle = at[..., None].float() * frequency  # (T, D/2) or (B, T, D/2)
+    if angle.dim() == 3:
         angle = angle[:, None]  # the same for all heads
     cos, sin = angle.cos(), angle.sin()
     return (cos, sin) if magnitude == 1 else (magnitude * cos, magnitude * sin)
 
 
-def _slowed(frequency: Tensor, scaling: RopeScaling, width: int, base: float) -> Tensor | float:
+def slowed(frequency: Tensor, scaling: RopeScaling, width: int, base: float, length: Tensor) -> Tensor | float:
     """Return the factor of each frequency: 1 / scaling.factor for slow rotations, 1 for fast ones."""
     match scaling.type:
-        case "dynamic":
-            return 1.0
         case "linear":
             return 1 / scaling.factor
+        case "longrope":
+            short, long = (torch.tensor(each, device=frequency.device) for each in (scaling.short, scaling.long))
+            return 1 / torch.where(length > scaling.original, long, short)
         case "yarn":  # the change is linear in the number of the pair
             fast, slow = (
                 width * math.log(scaling.original / (turns * 2 * math.pi)) / (2 * math.log(base))
@@ -99,6 +108,11 @@ def within(documents: Tensor) -> Tensor:
     behind = torch.ones(T, T, dtype=torch.bool, device=documents.device).tril()
     seen = behind & (documents[:, :, None] == documents[:, None, :])
     return torch.zeros(seen.shape, device=documents.device).masked_fill(~seen, -torch.inf).unsqueeze(1)
+
+
+def lengths(documents: Tensor) -> Tensor:
+    """Return how many positions the document of each position has, (B, T); documents are numbered in order."""
+    return torch.searchsorted(documents, documents, right=True) - first_of(documents)
 
 
 def first_of(documents: Tensor) -> Tensor:

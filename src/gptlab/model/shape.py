@@ -11,7 +11,7 @@ CHOICES = {
     "residual": ("sequential", "parallel", "parallel_one_norm"),
     "feed_forward": ("gelu", "swiglu", "relu2", "gelu_exact", "relu", "silu", "geglu"),
     "qk_norm_over": ("head", "all"),
-    "rope_type": ("llama3", "linear", "dynamic", "yarn"),
+    "rope_type": ("llama3", "linear", "dynamic", "yarn", "longrope"),
     "init": ("gpt2", "zero", "torch"),
 }
 
@@ -25,6 +25,7 @@ class RopeScaling:
     With `linear`, all rotations are slowed down by `factor`. With `llama3` (Llama 3.1) and `yarn` (Peng et al. 2023)
     slow ones are, and fast ones are kept: `low_freq` and `high_freq` count turns within `original` positions, and
     between the two the change is gradual. `dynamic` raises the base for texts of more than `original` tokens.
+    `longrope` (Ding et al. 2024) slows each rotation by a factor of its own, of `long` for such texts, else of `short`.
     """
 
     factor: float
@@ -32,6 +33,8 @@ class RopeScaling:
     high_freq: float
     original: int
     type: str = "llama3"
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
 
 
 @dataclass
@@ -60,6 +63,8 @@ class GPTShape:
     attention_softcap: float = 0.0  # c tanh(scores / c); 0: off
     window: int | None = None  # tokens that a position attends to, itself included; null: all before it
     full_attention_every: int = 0  # each such layer attends to all tokens in spite of the window; 0: none
+    window_layers: list[int] | None = None  # those with the window, from 0; null: as full_attention_every says
+    qkv_clip: float = 0.0  # queries, keys and values are kept between -c and c; 0: off
     bias: bool = True  # of linear layers and layer norms
     qkv_bias: bool | None = None  # of queries, keys and values; null: as `bias`
     proj_bias: bool | None = None  # of the output of attention; null: as `bias`
@@ -75,12 +80,14 @@ class GPTShape:
     rope_fraction: float = 1.0  # the share of each head that is rotated
     no_rope_every: int = 0  # each such layer has no positions; 0: none
     rope_base_window: float | None = None  # base of the layers with a window, unscaled; null: as all
-    rope_type: str = "llama3"  # llama3 | linear | dynamic | yarn: the kind of scaling, if rope_factor is not 1
+    rope_type: str = "llama3"  # llama3 | linear | dynamic | yarn | longrope: scaling, if rope_factor is not 1
     rope_factor: float = 1.0  # above 1: scaling to a longer context, with the three below
     rope_magnitude: float = 1.0  # multiplies rotated queries and keys
     rope_low_freq: float = 1.0
     rope_high_freq: float = 4.0
     rope_original: int = 8192
+    rope_short: list[float] | None = None  # longrope: divide the frequencies in texts of up to rope_original tokens
+    rope_long: list[float] | None = None  # and in longer ones
 
     def __post_init__(self) -> None:
         for key in (
@@ -112,7 +119,7 @@ class GPTShape:
         require(self.vocab_size >= 0, "vocab_size", self.vocab_size, "is negative", "0 takes the tokenizer's")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "is not in [0, 1)", "0.0 turns it off")
         require(0 < self.rope_fraction <= 1, "rope_fraction", self.rope_fraction, "is not in (0, 1]", "1.0 rotates all")
-        for key in ("logit_softcap", "attention_softcap", "full_attention_every", "no_rope_every"):
+        for key in ("logit_softcap", "attention_softcap", "qkv_clip", "full_attention_every", "no_rope_every"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "is negative", "0 turns it off")
         for key in (
             *("norm_eps", "rope_base", "rope_factor", "rope_magnitude", "residual_scale", "embedding_scale"),
@@ -122,6 +129,13 @@ class GPTShape:
             require(value is None or value > 0, key, value, "is not above 0", f"{usual or 'null'} is usual")
         parallel = self.residual != "sequential" and self.norm_at != "before"
         require(not parallel, "norm_at", self.norm_at, f"has no meaning with residual={self.residual}", "before has")
+        if self.rope_scaling is not None and self.rope_type == "longrope":
+            for key in ("rope_short", "rope_long"):
+                each, count = getattr(self, key) or [], self.rotated // 2
+                fits = len(each) == count and min(each) > 0
+                require(fits, key, getattr(self, key), f"are not {count} factors above 0", "give one for each pair")
+        beyond = [layer for layer in self.window_layers or [] if not 0 <= layer < self.n_layer]
+        require(not beyond, "window_layers", beyond, f"are none of {self.n_layer} layers", "the first is 0")
         require(self.rope_low_freq < self.rope_high_freq, "rope_low_freq", self.rope_low_freq, "is not the lower", "1")
 
     @property
@@ -142,6 +156,8 @@ class GPTShape:
     def has_window(self, layer: int) -> bool:
         """Tell whether a layer attends to the last `window` tokens only."""
         every = self.full_attention_every
+        if self.window_layers is not None:
+            return self.window is not None and layer in self.window_layers
         return self.window is not None and not (every and (layer + 1) % every == 0)
 
     def has_positions(self, layer: int) -> bool:
@@ -156,8 +172,8 @@ class GPTShape:
     @property
     def rope_scaling(self) -> RopeScaling | None:
         """The scaling of rotary positions; None where there is none."""
-        if self.rope_factor == 1:
+        if self.rope_factor == 1 and self.rope_type != "longrope":
             return None
-        return RopeScaling(
-            self.rope_factor, self.rope_low_freq, self.rope_high_freq, self.rope_original, self.rope_type
-        )
+        factors = tuple(self.rope_short or ()), tuple(self.rope_long or ())
+        bounds = self.rope_low_freq, self.rope_high_freq
+        return RopeScaling(self.rope_factor, *bounds, self.rope_original, self.rope_type, *factors)

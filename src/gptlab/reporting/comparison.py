@@ -8,19 +8,22 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from gptlab.errors import printable
-from gptlab.evaluation.comparison import Comparison, Scored, compared
-from gptlab.evaluation.example_comparison import ExampleComparison
+from gptlab.evaluation.compared import Comparison
+from gptlab.evaluation.comparison import Scored, compared
+from gptlab.evaluation.example_comparison import ExampleScores
 from gptlab.evaluation.statistics import LEVEL
 from gptlab.metrics import HIGHER, shown_in
 
 
-def found_table(found: Comparison | ExampleComparison, width: int) -> Table:
+def found_table(found: Comparison, width: int) -> Table:
     """Return the scores of all runs that were compared as a table."""
-    if isinstance(found, Comparison):
-        return comparison_table(found.every, found.result["perplexity_refused"] is None, width)
-    shown = [row for row in shown_in("evaluate") if row.quantity in found.every[0].scores]
+    by_documents = [each for each in found.every if isinstance(each, Scored)]
+    if by_documents:
+        return comparison_table(by_documents, found.result["perplexity_refused"] is None, width)
+    by_examples = [each for each in found.every if isinstance(each, ExampleScores)]
+    shown = [row for row in shown_in("evaluate") if row.quantity in by_examples[0].scores]
     table = Table("", "run", *(row.head for row in shown), box=box.SIMPLE_HEAD, pad_edge=False)
-    for each in found.every:
+    for each in by_examples:
         scores = (row.text(each.scores[row.quantity], precise=True) for row in shown)
         table.add_row(each.side, Text(printable(each.name), overflow="ellipsis"), *scores)
     return table

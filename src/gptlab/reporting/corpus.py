@@ -4,6 +4,8 @@ from typing import Any
 
 from rich.table import Table
 
+from gptlab.metrics import counted
+
 
 def size_table(result: dict[str, Any]) -> Table:
     """Return the sizes of a corpus (`Corpus.sizes`) as a table; `?` stands for a size that was not counted."""
@@ -23,7 +25,7 @@ def audit_lines(result: dict[str, Any]) -> list[str]:
         f"{common['ngrams']:,} ({common['ngrams_seen'] / max(1, common['ngrams']):.2%}), in "
         f"{common['documents_seen']:,} of {common['documents']:,} documents",
         f"ids: {ids['used']:,} of {ids['n_vocab']:,} are used; {ids['out_of_range']:,} tokens are out of range",
-        f"characters that are not in the vocabulary: {result['unspelled']:,}",
+        f"not in the vocabulary: {counted(result['unspelled'], result['characters'], 'characters')}",
         f"characters that are not one token: {hard['different']:,} different ones, {hard['share']:.3%} of the text"
         + "".join(f"\n  {c['character']!r} {c['times']:,} times, {c['tokens']} tokens" for c in hard["worst"]),
         "longest documents:" + "".join(f"\n  {d['tokens']:>12,} tokens  {d['begins']!r}" for d in result["longest"]),

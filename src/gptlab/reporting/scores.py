@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from gptlab.metrics import shown_in
+from gptlab.metrics import counted, shown_in
 
 
 def score_table(result: dict[str, Any]) -> Table:
@@ -19,5 +19,7 @@ def score_table(result: dict[str, Any]) -> Table:
 
 def unspelled_line(result: dict[str, Any]) -> str | None:
     """Return what is to be said of text that the tokens do not spell; None where they spell all of it."""
-    lost = result.get("unspelled", 0)
-    return f"{lost:,} characters are not in the tokenizer's vocabulary: bits per byte is not defined" if lost else None
+    if not result.get("unspelled"):
+        return None
+    lost = counted(result["unspelled"], result["characters"], "characters")
+    return f"{lost} are not in the tokenizer's vocabulary: bits per byte is not defined"

@@ -64,7 +64,7 @@ class RunRecord:
         folder = self.path / "tokenizer"
         try:
             return fingerprint(folder) if any(folder.glob("*")) else None
-        except OSError:
+        except (OSError, UserError):
             return None
 
     @property

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
+from gptlab.checksums import SUMS, list_files, require_listed, visible_files, warn_unless_listed
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_json, require_writable, sync_files, write_atomically
+from gptlab.files import read_object, require_writable, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.runs.adapted import Base, base_model, merged, read_adapter
-from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
+from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, require_stored, verify
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
 from gptlab.runs.own_model import own_model
 from gptlab.tokenizers import Tokenizer, load_tokenizer
@@ -28,6 +29,7 @@ CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
 FOLDERS = ("checkpoints", "tokenizer", "held_out", "profile")
 WRITTEN = ("config.yaml", "summary.json", "metrics.csv", "samples.jsonl", "samples.md")
 MOST_BYTES = 1 << 30  # of any of them
+AGAIN = "take it from another copy of the run"
 HELD_OUT = {"text": "val.bin", "examples": "examples.jsonl"}  # the file of each kind of held-out data
 LARGEST = {"summary.json": 1 << 20, "held_out/manifest.json": 1 << 26}  # bytes that are read
 
@@ -47,7 +49,7 @@ class RunDir:
         save_held_out: Callable[[Path], None],
         take_over: Callable[[Path], None] = lambda run_dir: None,
     ) -> None:
-        """Write a new run's directory: config, tokenizer, held-out text, status `running`.
+        """Write a new run's directory: config, tokenizer and held-out text with their checksums, status `running`.
 
         `save_tokenizer` and `save_held_out` write into the folder that they are given; `take_over` copies into the
         run's folder the files that it takes from another run. The status comes last: a directory that a kill left
@@ -58,6 +60,7 @@ class RunDir:
         for name, save in {"tokenizer": save_tokenizer, "held_out": save_held_out}.items():
             (self.path / name).mkdir(exist_ok=True)
             save(self.path / name)
+            list_files(self.path / name)
             sync_files(self.path / name)
         take_over(self.path)
         self.write_summary({"status": "running"})
@@ -120,7 +123,7 @@ class RunDir:
         try:
             option, settings = str(saved.get("model_option", "gpt")), saved["model"]
             weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
-            _require_stored(weights)
+            require_stored(weights)
             adapted = read_adapter(saved, self.config())
             if adapted:
                 model = merged(adapted[0], self._base(adapted[1]), weights, head)
@@ -132,7 +135,9 @@ class RunDir:
             raise not_whole(self.checkpoint, error) from error
         if model is None:
             model = own_model(option, settings, weights, head, self.checkpoint, self.config())
-        return model.eval(), load_tokenizer(self.path / "tokenizer")
+        tokenizer = load_tokenizer(self.path / "tokenizer")
+        warn_unless_listed("run", *visible_files(self.path / "tokenizer"))
+        return model.eval(), tokenizer
 
     def _base(self, base: Base) -> tuple[Any, list[str]]:
         """Return the model that the run's adapter was trained on, and the names of weights that it lacks."""
@@ -155,6 +160,7 @@ class RunDir:
     def held_out_manifest(self) -> dict[str, Any]:
         """Return the manifest of the run's text, with its SHA-256; raises UserError if that is damaged."""
         manifest = self._read("held_out/manifest.json")
+        require_listed("run", AGAIN, self.path / "held_out/manifest.json")
         require("sha256" in manifest, "run", self.path, "its held_out/manifest.json has no sha256", "take another copy")
         return manifest
 
@@ -179,7 +185,7 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """Return the content of summary.json, {} if there is none; raises UserError if it cannot be read."""
-        return self._read("summary.json") if (self.path / "summary.json").exists() else {}
+        return self._read("summary.json") if os.path.lexists(self.path / "summary.json") else {}
 
     def status(self) -> str:
         """Return `running`, `finished`, `stopped` or `failed`."""
@@ -213,9 +219,12 @@ class RunDir:
             linked = path.is_symlink()
             require(not linked, key, path, "is a link out of the run", "put the folder itself in its place")
             folder = path.is_dir() or not path.exists()
-            require(folder, key, path, "is not a folder", "take it from another copy of the run")
+            require(folder, key, path, "is not a folder", AGAIN)
+        for path in (*self.checkpoints.glob("*.ckpt"), self.checkpoints / SUMS):
+            folder = path.is_dir() and not path.is_symlink()  # all else is replaced
+            require(not folder, key, path, "is a folder", f"{AGAIN}, or remove it")
         for path in (self.path / name for name in WRITTEN):
-            todo = "take it from another copy of the run, or remove it"
+            todo = f"{AGAIN}, or remove it"
             regular = path.is_file() or not os.path.lexists(path)
             require(regular, key, path, "is not a regular file", todo)
             small = not regular or not path.exists() or path.stat().st_size <= MOST_BYTES
@@ -223,22 +232,7 @@ class RunDir:
 
     def _read(self, name: str) -> dict[str, Any]:
         """Return the object in one of the run's JSON files."""
-        path, todo = self.path / name, "take it from another copy of the run"
-        try:
-            found = read_json(path, LARGEST[name])
-        except (OSError, ValueError) as error:
-            raise UserError("run", path, f"cannot be read ({reason(error)})", todo) from error
-        require(isinstance(found, dict), "run", path, "does not hold keys with values", todo)
-        return dict(found)
-
-
-def _require_stored(weights: dict[str, Any]) -> None:
-    """Raise an error unless all weights are tensors as large as they say."""
-    for name, weight in weights.items():
-        if weight.layout != torch.strided or weight.is_quantized:
-            raise ValueError(f"{name} is no dense tensor")
-        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
-            raise ValueError(f"{name} has more numbers than are stored")
+        return read_object("run", self.path / name, LARGEST[name], AGAIN)
 
 
 def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:

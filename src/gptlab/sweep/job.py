@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gptlab.config.overrides import quoted
-from gptlab.errors import UserError, reason, require
-from gptlab.files import read_json, write_atomically
+from gptlab.errors import UserError, require
+from gptlab.files import read_object, write_atomically
 from gptlab.metrics import Metric, metric
 from gptlab.runs.config_file import read_config, record, write_config
 
@@ -211,13 +211,7 @@ def jobs_in(folder: Path) -> list[Job]:
 
 
 def _note_in(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raises UserError where it is none."""
-    try:
-        found = read_json(path, MOST_BYTES)
-    except (OSError, ValueError) as error:
-        raise UserError("resume_sweep", path, f"cannot be read ({reason(error)})", MEND) from error
-    require(isinstance(found, dict), "resume_sweep", path, "does not hold keys with values", MEND)
-    return dict(found)
+    return read_object("resume_sweep", path, MOST_BYTES, MEND)
 
 
 def score_of(result: dict[str, Any]) -> float | None:

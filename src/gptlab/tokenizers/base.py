@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from gptlab.checksums import require_listed, visible_files
 from gptlab.errors import UserError, reason
 from gptlab.files import read_bounded, read_json
 from gptlab.registry import options
@@ -63,6 +64,7 @@ class Tokenizer(ABC):
 
     n_vocab: int
     eot: int
+    eot_is_text: bool = False  # whether `eot` is a token of texts too: a text then has no end of its own
     unknown: int | None = None  # stands for every character that the vocabulary does not have
     declared: Declared = Declared()
     first_differs: bool = False  # whether the first token of a text is spelled in another way than elsewhere
@@ -114,13 +116,13 @@ class Tokenizer(ABC):
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The ids that end a text, where a model draws them: those declared, else `eot`."""
-        return self.declared.ends or (self.eot,)
+        """The ids that end a text, where a model draws them: those declared, else `eot`, if no text has it."""
+        return self.declared.ends or (() if self.eot_is_text else (self.eot,))
 
     @property
     def end_of_document(self) -> int | None:
         """The id behind a document that another one follows; None where `eot` alone stands between the two."""
-        return None if self.eot in self.ends else self.ends[0]
+        return None if self.eot in self.ends or not self.ends else self.ends[0]
 
     @property
     def start(self) -> list[int]:
@@ -134,7 +136,7 @@ class Tokenizer(ABC):
     @property
     def special_tokens(self) -> dict[str, int]:
         """The ids of the special tokens by their names."""
-        return {EOT: self.eot}
+        return {} if self.eot_is_text else {EOT: self.eot}
 
     def unspelled(self, text: str, ids: Ids) -> int:
         """Return how many characters of a text its ids do not spell."""
@@ -175,12 +177,16 @@ class TokenizerConfig(Protocol):
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load the tokenizer that `save` wrote into a folder; raises UserError if it is damaged or of unknown kind."""
+    """Load the tokenizer that `save` wrote into a folder; raises UserError if it is damaged or of unknown kind.
+
+    Its files are compared with the list of checksums beside them, if there is one.
+    """
     try:
         saved = read_json(folder / "tokenizer.json", MOST_BYTES)
         kind, declared = str(saved.pop("kind")), Declared.read(saved.pop("declared", {}))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise _unreadable(folder, error) from error
+    _require_listed(folder)
     loader = _loader(kind)
     if loader is None:
         todo = "enable the package that has it"
@@ -209,12 +215,21 @@ def panics(folder: Any) -> Iterator[None]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of a saved tokenizer: of its files in the order of their names, hidden ones left out."""
+    """Return the SHA-256 of a saved tokenizer: of its files in the order of their names, hidden ones left out.
+
+    Raises UserError where they are not as the list of checksums beside them says, and OSError where one is too large.
+    """
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            digest.update(read_bounded(path, MOST_BYTES))
+    for path in visible_files(folder):
+        digest.update(read_bounded(path, MOST_BYTES))
+    _require_listed(folder)
     return digest.hexdigest()
+
+
+def _require_listed(folder: Path) -> None:
+    paths = [path for path in visible_files(folder) if path.stat().st_size <= MOST_BYTES]  # loading refuses the others
+    if paths:
+        require_listed("tokenizer", "take it from another copy of the run", *paths)
 
 
 def _loader(kind: str) -> type[Tokenizer] | None:

@@ -68,25 +68,33 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class CharTokenizer(Tokenizer, kind="char"):
-    """A tokenizer with one id per character; a character not in `characters` becomes UNKNOWN and decodes to U+FFFD."""
+    """A tokenizer with one id per character; a character not in `characters` becomes UNKNOWN and decodes to U+FFFD.
 
-    unknown: int
+    A `closed` one has the ids of the characters alone, as a model has that was trained without any others: unknown
+    characters are left out, a line's end (or else the first character) stands before a text, and nothing ends one.
+    """
 
-    def __init__(self, characters: str) -> None:
-        self.characters = characters
+    def __init__(self, characters: str, closed: bool = False) -> None:
+        self.characters, self.closed, n = characters, closed, len(characters)
         self.ids = {c: i for i, c in enumerate(characters)}
-        self.eot, self.unknown = len(characters), len(characters) + 1
-        self.n_vocab = len(characters) + 2
-        self.pieces = [*characters, EOT, "\ufffd"]
+        self.n_vocab, self.eot_is_text = (n if closed else n + 2), closed
+        self.eot, self.unknown = (self.ids.get("\n", 0), None) if closed else (n, n + 1)
+        self.pieces = [*characters, *([] if closed else [EOT, "\ufffd"])]
         points = np.array([ord(c) for c in characters], np.int64)
-        self.table = np.full(0x110000, self.unknown, np.uint32)  # code point -> id
-        self.table[points] = np.arange(len(characters))
+        self.table = np.full(0x110000, n + 1, np.uint32)  # code point -> id
+        self.table[points] = np.arange(n)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.unknown is None:
+            return [[self.ids[c] for c in text if c in self.ids] for text in texts]
         return [[self.ids.get(c, self.unknown) for c in text] for text in texts]
 
     def encode_array(self, text: str) -> Ids:
-        return self.table[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
+        found = self.table[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
+        return found[found < self.n_vocab]
+
+    def unspelled(self, text: str, ids: Ids) -> int:
+        return len(text) - len(ids) if self.closed else super().unspelled(text, ids)
 
     def last_cut(self, text: str) -> int:
         return len(text)
@@ -98,20 +106,23 @@ class CharTokenizer(Tokenizer, kind="char"):
         from tokenizers import Regex, decoders, models, pre_tokenizers
         from tokenizers import Tokenizer as HFTokenizer
 
-        ids = self.ids | {EOT: self.eot, UNKNOWN: self.unknown}
-        hf = HFTokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+        if self.closed:
+            hf = HFTokenizer(models.BPE(self.ids, []))  # which leaves out what is not in the vocabulary
+        else:
+            ids = self.ids | {EOT: self.eot, UNKNOWN: len(self.characters) + 1}
+            hf = HFTokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+            hf.add_special_tokens([EOT, UNKNOWN])
         hf.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         hf.decoder = decoders.Fuse()
-        hf.add_special_tokens([EOT, UNKNOWN])
         definition: str = hf.to_str()
         return definition
 
     def special_token(self, token: int) -> str | None:
-        return {self.eot: EOT, self.unknown: UNKNOWN}.get(token)
+        return None if self.closed else {self.eot: EOT, self.unknown: UNKNOWN}.get(token)
 
     def state(self) -> dict[str, Any]:
-        return {"characters": self.characters}
+        return {"characters": self.characters, **({"closed": True} if self.closed else {})}
 
     @classmethod
     def load(cls, folder: Path, state: dict[str, Any]) -> "CharTokenizer":
-        return cls(state["characters"])
+        return cls(state["characters"], state.get("closed", False))

@@ -97,6 +97,8 @@ class ChatTemplate:
             found.ids.extend(ids)
             found.counts.extend([counts] * len(ids))
         if pieces and pieces[-1][1] and found.ids[-1] not in self.special.values():
+            why, todo = "ends no turn, and the tokenizer declares no end", "take another template or tokenizer"
+            require(bool(self.tokenizer.ends), "template", "of the tokenizer", why, todo)
             found.ids.append(self.tokenizer.ends[0])
             found.counts.append(True)
         return found
@@ -152,7 +154,7 @@ class ChatTemplate:
         """Return the names of the special tokens, as templates have them."""
         tokenizer, declared = self.tokenizer, self.tokenizer.declared
         bos = tokenizer.eot if declared.bos is None else declared.bos
-        ids = {"bos": bos, "eos": tokenizer.ends[0], "pad": declared.pad, "unk": declared.unk}
+        ids = {"bos": bos, "eos": next(iter(tokenizer.ends), None), "pad": declared.pad, "unk": declared.unk}
         names = {key: None if i is None else tokenizer.special_token(i) for key, i in ids.items()}
         return {f"{key}_token": name for key, name in names.items() if name is not None}
 
@@ -224,7 +226,8 @@ def chat_template(name: str, tokenizer: Tokenizer) -> ChatTemplate:
     require(name in BUILT_IN, "task.template", name, "no such template", f"choose one of {', '.join(known)}")
     built_in, special = BUILT_IN[name], tokenizer.special_tokens
     why, todo = "needs the name of the token that ends a text, and the tokenizer has none", "take another tokenizer"
-    named = built_in.stop in special or tokenizer.special_token(tokenizer.ends[0]) is not None
+    ends = tokenizer.ends[:1]
+    named = built_in.stop in special or any(tokenizer.special_token(i) is not None for i in ends)
     require(named, "task.template", name, why, todo)
     start = "{{ bos_token }}" if tokenizer.start else ""
     start = f"{{{{ '{built_in.start}' }}}}" if built_in.start in special else start

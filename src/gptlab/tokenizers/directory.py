@@ -2,27 +2,20 @@
 
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_bounded, read_json
+from gptlab.files import read_bounded, read_object
 from gptlab.tokenizers.base import EOT, MOST_BYTES, Declared, Tokenizer
 from gptlab.tokenizers.bpe import BytePairTokenizer, from_gpt2_vocab
+from gptlab.tokenizers.classes import BACKEND, CLASSES, OF_TWO_FILES, Definition, class_of, rebuild
 from gptlab.tokenizers.hf import JSONTokenizer
 from gptlab.tokenizers.letters import byte_of_letter
 from gptlab.tokenizers.torture import same_ids
 
-NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
-AS_IT_STANDS = ("", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-GPT2_END = {"bos_token": EOT, "eos_token": EOT, "unk_token": EOT}
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-Definition = dict[str, Any]
+# as transformers orders them, which numbers those that a vocabulary lacks
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def read_tokenizer(source: Path, hf: dict[str, Any]) -> tuple[Tokenizer, list[str]]:
@@ -31,12 +24,13 @@ def read_tokenizer(source: Path, hf: dict[str, Any]) -> tuple[Tokenizer, list[st
     Returns also lines that are to be said of it. Raises UserError where it cannot be read exactly.
     """
     settings = _settings(source)
-    definition, named = _definition(source, hf, settings)
+    said: list[str] = []
+    definition, named = _definition(source, hf, settings, said)
     made, text = _with_added_tokens(source, definition, settings, named)
+    made, text = _within(hf["vocab_size"], made, text, said)
     n_vocab = max(made.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     why = f"its tokenizer has {n_vocab} tokens, its model {hf['vocab_size']}"
     require(n_vocab <= hf["vocab_size"], "hf", source, why, "take the tokenizer that belongs to it")
-    said: list[str] = []
     declared = _declared(source, hf, made, named, said)
     declared = _templates(source, settings, declared)
     eot = declared.bos if declared.bos is not None else next(iter(declared.ends), None)
@@ -65,91 +59,75 @@ def _settings(source: Path) -> dict[str, Any]:
     settings = _object(source / "tokenizer_config.json")
     if "added_tokens_decoder" not in settings:
         settings |= _object(source / "special_tokens_map.json")
+        why, todo = "adds tokens in a way that only older versions of transformers write", "save it with a newer one"
+        require(not _object(source / "added_tokens.json"), "hf", source / "added_tokens.json", why, todo)
     why, todo = "its tokenizer is a program (auto_map), which is not run", "save it as tokenizer.json"
     require("auto_map" not in settings, "hf", source, why, todo)
     return settings
 
 
-def _definition(source: Path, hf: dict[str, Any], settings: dict[str, Any]) -> tuple[Definition, dict[str, str | None]]:
+def _definition(
+    source: Path, hf: dict[str, Any], settings: dict[str, Any], said: list[str]
+) -> tuple[Definition, dict[str, str | None]]:
     """Return the tokenizer.json by which text is encoded, and the names of the special tokens.
 
     Some classes of transformers take the vocabulary from the file, and all else from what the class itself is.
     """
-    usual = "GPT2Tokenizer" if hf["model_type"] == "gpt2" else ""
-    name = str(settings.get("tokenizer_class") or hf.get("tokenizer_class") or usual).removesuffix("Fast")
     path, read = source / "tokenizer.json", None
     if path.is_file():
         read = _object(path)
         why, todo = "is not a tokenizer.json", "give one that `tokenizers` has written"
         require(isinstance(read.get("model"), dict), "hf", path, why, todo)
-        if name == "LlamaTokenizer" and '"ByteLevel"' in json.dumps(read):
-            name = ""  # Llama 3 names the class of Llama 2, and is not one
-    elif name == "GPT2Tokenizer" and (source / "vocab.json").is_file():
+    byte_level = read is not None and '"ByteLevel"' in json.dumps(read)
+    declared = str(settings.get("tokenizer_class") or hf.get("tokenizer_class") or "")
+    name = class_of(declared, str(hf["model_type"]), byte_level)
+    if read is None and name in OF_TWO_FILES and (source / "vocab.json").is_file():
         read = {"model": {"vocab": _object(source / "vocab.json"), "merges": _merges(source / "merges.txt")}}
     todo = "give a directory with its tokenizer; AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
     if read is None:
         raise UserError("hf", source, "has no tokenizer.json", todo)
-    if name in AS_IT_STANDS or name + "Fast" in AS_IT_STANDS:
-        return read, {key: _name(settings.get(key)) for key in NAMED}
+    if not name:
+        return read, _names(settings, {})
     if name not in CLASSES:
         raise UserError("tokenizer_class", name, "is not known here", "save its tokenizer as a PreTrainedTokenizerFast")
-    parts, names = CLASSES[name](settings)
-    made = {**read["model"], **parts.pop("model")}
-    empty: Definition = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": []}
-    rebuilt = {**empty, "post_processor": read.get("post_processor"), **parts, "model": made}
+    rebuilt, names = rebuild(read, name, settings)
+    if path.is_file() and not _same(read, rebuilt):
+        said.append(f"transformers 5 reads its tokenizer as a {name}, which gives other ids than its tokenizer.json")
     settings.setdefault("added_tokens_decoder", {str(t["id"]): t for t in read.get("added_tokens") or []})
-    return rebuilt, {key: _name(settings.get(key, names.get(key))) for key in NAMED}
+    return rebuilt, _names(settings, names)
 
 
-def _bpe(**options: Any) -> dict[str, Any]:
-    plain = {"dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": ""}
-    return {"type": "BPE", **plain, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, **options}
+def read_alike(definition: str, model_type: str) -> bool:
+    """Tell whether transformers gives the ids of a tokenizer.json beside a model, whatever class is declared."""
+    name, read = class_of(BACKEND, model_type, byte_level=True), json.loads(definition)
+    return not name or _same(read, rebuild(read, name, {})[0])
 
 
-def _gpt2(settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
-    before = {**BYTE_LEVEL, "add_prefix_space": bool(settings.get("add_prefix_space"))}
-    return {"normalizer": None, "pre_tokenizer": before, "decoder": BYTE_LEVEL, "model": _bpe()}, GPT2_END
+def _same(a: Definition, b: Definition) -> bool:
+    """Tell whether two tokenizer.json give the same ids, special tokens being text; not if one cannot be read."""
+    from tokenizers import Tokenizer as HFTokenizer
+
+    try:
+        encoders = [HFTokenizer.from_str(json.dumps({**each, "added_tokens": []})) for each in (a, b)]
+        first, second = (lambda text, by=by: by.encode(text, add_special_tokens=False).ids for by in encoders)
+        return same_ids(first, second)
+    except Exception:  # the library raises bare ones
+        return False
 
 
-def _qwen2(settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
-    split = {"type": "Split", "pattern": {"Regex": QWEN2_SPLIT}, "behavior": "Isolated", "invert": False}
-    after = {**BYTE_LEVEL, "add_prefix_space": bool(settings.get("add_prefix_space")), "use_regex": False}
-    before = {"type": "Sequence", "pretokenizers": [split, after]}
-    parts = {"normalizer": {"type": "NFC"}, "pre_tokenizer": before, "decoder": BYTE_LEVEL, "model": _bpe()}
-    return parts, {"eos_token": EOT, "pad_token": EOT, "unk_token": EOT}
-
-
-def _llama(settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
-    prefix = settings.get("add_prefix_space") is not False
-    scheme = "never" if not prefix else "always" if settings.get("legacy") else "first"
-    steps: list[dict[str, Any]] = [
-        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-    ]
-    if prefix:
-        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    parts = {
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False},
-        "decoder": {"type": "Sequence", "decoders": steps},
-        "model": _bpe(fuse_unk=True, byte_fallback=True),
-    }
-    return parts, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-
-
-CLASSES: dict[str, Callable[[dict[str, Any]], tuple[Definition, dict[str, str]]]] = {
-    "GPT2Tokenizer": _gpt2,
-    "LlamaTokenizer": _llama,
-    "Qwen2Tokenizer": _qwen2,
-}
+def _names(settings: dict[str, Any], usual: dict[str, str]) -> dict[str, str | None]:
+    """Return the names of the special tokens, also of those that a model has beside the usual ones."""
+    more = [key for key in settings if key.endswith("_token") and isinstance(settings[key], str) and key not in NAMED]
+    extra = settings.get("extra_special_tokens")
+    found = {key: _name(settings.get(key, usual.get(key))) for key in (*NAMED, *more)}
+    return found | ({key: _name(each) for key, each in extra.items()} if isinstance(extra, dict) else {})
 
 
 def _with_added_tokens(
     source: Path, definition: Definition, settings: dict[str, Any], named: dict[str, str | None]
 ) -> tuple[Any, str]:
     """Return the tokenizer with the tokens that tokenizer_config.json adds, and its definition as text."""
-    from tokenizers import AddedToken
+    from tokenizers import AddedToken, processors
     from tokenizers import Tokenizer as HFTokenizer
 
     text = json.dumps(definition, ensure_ascii=False)
@@ -168,12 +146,33 @@ def _with_added_tokens(
                 more.append(AddedToken(name, special=True, normalized=False))
         if more:
             made.add_tokens(more)
-            text = made.to_str()
+        if not (source / "tokenizer.json").is_file():  # whose post-processor would say it
+            bos, eos = (named[f"{key}_token"] if settings.get(f"add_{key}_token") else None for key in ("bos", "eos"))
+            ids = [(each, made.token_to_id(each)) for each in dict.fromkeys((bos, eos)) if each]
+            template = " ".join(each for each in (bos, "$A", eos) if each)
+            made.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+        text = made.to_str()
         made.no_truncation()
         made.no_padding()
     except Exception as error:  # the library raises bare ones
         why = f"its tokenizer cannot be read ({reason(error)})"
         raise UserError("hf", source, why, "give a directory whose tokenizer `tokenizers` can load") from error
+    return made, text
+
+
+def _within(vocab_size: int, made: Any, text: str, said: list[str]) -> tuple[Any, str]:
+    """Leave out special tokens beyond the model's vocabulary, which no text has, such as Gemma 3's of an image."""
+    beyond = {i: each for i, each in made.get_added_tokens_decoder().items() if i >= vocab_size}
+    if not beyond or not all(each.special for each in beyond.values()):
+        return made, text
+    names = ", ".join(each.content for each in beyond.values())
+    said.append(f"its files name {names}, which the model's vocabulary of {vocab_size} lacks")
+    definition = json.loads(text)
+    definition["added_tokens"] = [each for each in definition["added_tokens"] if each["id"] not in beyond]
+    text = json.dumps(definition, ensure_ascii=False)
+    made = type(made).from_str(text)
+    made.no_truncation()
+    made.no_padding()
     return made, text
 
 
@@ -275,14 +274,7 @@ def _several(ids: Any) -> list[int]:
 
 def _object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, {} where there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        found = read_json(path, MOST_BYTES)
-    except (OSError, ValueError) as error:
-        raise UserError("hf", path, f"cannot be read ({reason(error)})", "give a whole directory") from error
-    require(isinstance(found, dict), "hf", path, "does not hold keys with values", "give a whole directory")
-    return dict(found)
+    return read_object("hf", path, MOST_BYTES, "give a whole directory") if path.exists() else {}
 
 
 def _bytes(path: Path) -> bytes:

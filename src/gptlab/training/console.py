@@ -108,7 +108,7 @@ def _unspelled(data: Data) -> str:
     """Tell how much of the text is not in the vocabulary: bits per byte of that part is then not defined."""
     found = data.corpus.unspelled if data.corpus else {}
     names = {"train": "training", "val": "held-out"}
-    said = [f"{count:,} characters of the {names[part]} text are unknown" for part, count in found.items() if count]
+    said = [f"{lost} of the {names[part]} text are unknown" for part, lost in found.items() if lost]
     return "".join(f"; {each}, so its bits per byte is not defined" for each in said)
 
 

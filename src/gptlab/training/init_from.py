@@ -9,6 +9,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from gptlab.checksums import digest
 from gptlab.errors import UserError, require
 from gptlab.files import cache_dir, short
 from gptlab.interop.importing import import_directory
@@ -17,7 +18,7 @@ from gptlab.model.config import ModelConfig, build_model
 from gptlab.model.heads import parameters_beside, trunk_of
 from gptlab.registry import option_of
 from gptlab.runs.adapted import Base, weights_sha256
-from gptlab.runs.checkpoint_file import digest, read_checkpoint
+from gptlab.runs.checkpoint_file import read_checkpoint
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Task
 from gptlab.tasks.saved import task_of

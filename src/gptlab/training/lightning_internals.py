@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.migration.utils import _pl_migrate_checkpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -240,6 +241,21 @@ def load_weights_and_optimizer(trainer: L.Trainer, path: Path, read: Callable[[d
     trainer.strategy.load_model_state_dict({"state_dict": checkpoint.get("state_dict", {})})
     trainer.strategy.load_optimizer_state_dict(checkpoint)
     return int(checkpoint["global_step"])
+
+
+def migrated(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a checkpoint as Lightning's present version has it; what it raises for one that it cannot read is its own.
+
+    The given one is left as it is, but for what is within its values.
+    """
+    return dict(_pl_migrate_checkpoint(dict(checkpoint), path))
+
+
+def named_states(trainer: L.Trainer) -> dict[str, dict[str, Any]]:
+    """Return the state of each part of Lightning's that a checkpoint has under the name of its class: the scaler."""
+    plugin = trainer.precision_plugin
+    state = plugin.state_dict()
+    return {type(plugin).__qualname__: state} if state else {}
 
 
 def write_failure(trainer: L.Trainer) -> str | None:

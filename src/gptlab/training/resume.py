@@ -54,6 +54,8 @@ def _step_of(path: Path) -> int:
     missing = [key for key, kind in STATE.items() if not isinstance(saved.get(key), kind)]
     if missing:
         raise not_whole(path, ValueError(f"it has no {missing[0]}"))
+    if saved["global_step"] < 0:
+        raise not_whole(path, ValueError(f"its global_step is {saved['global_step']}"))
     return int(saved["global_step"])
 
 

@@ -1,5 +1,6 @@
 """Train a model: start, build, fit, finish."""
 
+import contextlib
 import functools
 import signal
 from pathlib import Path
@@ -13,8 +14,9 @@ from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.build import Parts, build
 from gptlab.training.callbacks.checkpointing import go_on_from
-from gptlab.training.callbacks.graceful_stop import requeue
+from gptlab.training.callbacks.graceful_stop import ended_by_signals, requeue
 from gptlab.training.callbacks.samples import keep_until
+from gptlab.training.checkpoint_state import require_state
 from gptlab.training.config import TrainConfig
 from gptlab.training.console import header
 from gptlab.training.finish import finish, measure_end, not_finite, stopped, summarise, unwritable
@@ -33,16 +35,20 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     """
     silence_advice()
     console = Console(quiet=early_rank() != 0)
-    begun = start(config, console)
-    try:
-        parts = build(begun, console)
+    with contextlib.ExitStack() as before_fit:
+        before_fit.enter_context(ended_by_signals())
+        begun = start(config, console)
         try:
-            open_run(begun, parts, console)  # from here on something is written
-            return fit(begun, parts, console)
-        except OSError as error:
-            raise unwritable(begun, error) from error
-    finally:
-        begun.release()
+            parts = build(begun, console)
+            require_state(begun, parts)
+            try:
+                open_run(begun, parts, console)  # from here on something is written
+                before_fit.close()
+                return fit(begun, parts, console)
+            except OSError as error:
+                raise unwritable(begun, error) from error
+        finally:
+            begun.release()
 
 
 def fit(begun: Start, parts: Parts, console: Console) -> dict[str, Any] | None:

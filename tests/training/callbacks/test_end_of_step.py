@@ -1,5 +1,6 @@
 """A run that is stopped or killed at any instant, and resumed, equals one that never was."""
 
+import functools
 import itertools
 import json
 import shutil
@@ -14,12 +15,12 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from gptlab.config import compose
 from gptlab.runs.checkpoint_file import is_whole
-from gptlab.training import run as training
+from gptlab.training.config import TrainConfig
 from gptlab.training.loggers import Monitor
-from gptlab.training.peak_flops import PeakFlops
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
-from tests.faults.instants import HOOKS, Instant, in_fork, instants_of, left_by_kills, signalled
+from tests.faults.instants import HOOKS, Instant, instants_of, left_by_kills, make_runs_quick, signalled
+from tests.forked import in_fork
 from tests.training.test_resume import rows
 
 # averages, accumulation of three, dropout; steps that log, validate and save fall together at some steps only
@@ -28,21 +29,26 @@ ASK = [
     *("data.val_fraction=0.03", "logger=csv", "logger.every_n_steps=3", "optimizer.lr=0.01"),
     *("trainer.val_every_n_steps=4", "sample_prompts=[the cat,a bird]", "checkpoint.keep_last=1"),
 ]
+Beginning = Callable[..., Callable[[], None]]
 EVERY = {"together": 4, "apart": 3}  # steps from one checkpoint to the next
 USUAL_KILLS = {(EVERY["apart"], "resume"), (EVERY["together"], "auto")}
 NOT_COMPARED = {"seconds", "tokens_per_second", "run_dir"}
 
 
 @pytest.fixture
-def begin(texts: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Start a run: begin(folder, steps between checkpoints, *overrides)."""
-    monkeypatch.setattr(training, "peak_flops", lambda device, bf16: PeakFlops(1e12, "a test"))  # saves measuring it
+def beginning(texts: str, monkeypatch: pytest.MonkeyPatch) -> Beginning:
+    """Return what starts a run: beginning(folder, steps between checkpoints, *overrides)()."""
+    make_runs_quick(monkeypatch)
 
-    def begin(folder: str, every: int, *more: str) -> None:
-        ask = [*tiny_overrides(texts), *ASK, f"checkpoint.every_n_steps={every}", f"run_dir={folder}", *more]
-        train(compose("train", ask))
+    @functools.cache
+    def config(*ask: str) -> TrainConfig:
+        return compose("train", [*tiny_overrides(texts), *ASK, *ask])
 
-    return begin
+    def beginning(folder: str, every: int, *more: str) -> Callable[[], None]:
+        composed = config(f"checkpoint.every_n_steps={every}", f"run_dir={folder}", *more)
+        return lambda: train(composed)
+
+    return beginning
 
 
 def go_on(folder: str, *more: str) -> None:
@@ -92,7 +98,7 @@ def is_finished(folder: Path) -> bool:
     return summary.exists() and json.loads(summary.read_text())["status"] == "finished"
 
 
-def check_kills(begin: Callable[..., None], states: list[tuple[str, Path]], every: int, way: str) -> None:
+def check_kills(beginning: Beginning, states: list[tuple[str, Path]], every: int, way: str) -> None:
     """Put each state back as the run's directory, go on, and compare with what the uninterrupted run has left."""
     wrong = []
     for name, state in states:
@@ -101,7 +107,7 @@ def check_kills(begin: Callable[..., None], states: list[tuple[str, Path]], ever
         shutil.rmtree("run", ignore_errors=True)
         shutil.copytree(state, "run")
         if way == "auto" or not (state / "config.yaml").exists():
-            code, said = in_fork(lambda: begin("run", every, *(["resume=auto"] if way == "auto" else [])))
+            code, said = in_fork(beginning("run", every, *(["resume=auto"] if way == "auto" else [])))
         else:
             code, said = in_fork(lambda: go_on("run"))
         found = [said.strip()] if code else differences(Path("whole"), Path("run"))
@@ -110,11 +116,11 @@ def check_kills(begin: Callable[..., None], states: list[tuple[str, Path]], ever
     assert not wrong, "\n".join(f"killed {name}: {found[0]}, {len(found)} in all" for name, found in wrong)
 
 
-def test_a_run_that_is_compared(begin: Callable[..., None]) -> None:
+def test_a_run_that_is_compared(beginning: Beginning) -> None:
     """The comparison finds what there is to find: another seed of dropout changes all that is compared."""
-    assert in_fork(lambda: begin("one", 3))[0] == in_fork(lambda: begin("two", 3))[0] == 0
+    assert in_fork(beginning("one", 3))[0] == in_fork(beginning("two", 3))[0] == 0
     assert differences(Path("one"), Path("two")) == []
-    assert in_fork(lambda: begin("three", 3, "seed=7"))[0] == 0
+    assert in_fork(beginning("three", 3, "seed=7"))[0] == 0
     found = " ".join(differences(Path("one"), Path("three")))
     for what in ("metrics.csv", "samples.md", "samples.jsonl", "summary: train_loss", "summary: val_loss"):
         assert what in found
@@ -131,28 +137,28 @@ SOME_STOPS = [
 
 
 @pytest.mark.parametrize("some", [SOME_STOPS[:5], SOME_STOPS[5:]], ids=["early", "late"])
-def test_a_stop_at_some_instants(some: list[Instant], begin: Callable[..., None]) -> None:
-    check_stops(begin, some, 3)
+def test_a_stop_at_some_instants(some: list[Instant], beginning: Beginning) -> None:
+    check_stops(beginning, some, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
-def test_a_stop_at_every_instant(every: int, begin: Callable[..., None]) -> None:
+def test_a_stop_at_every_instant(every: int, beginning: Beginning) -> None:
     """At the first, a middle and the last of each hook; the signals take turns."""
-    found = instants_of(lambda: begin("listed", every))
+    found = instants_of(beginning("listed", every))
     by_name = {name: [count for other, count in found if other == name] for name, _ in found}
     chosen = [(name, n) for name, counts in by_name.items() for n in sorted({1, (len(counts) + 1) // 2, len(counts)})]
     assert len(by_name) == 2 * len(HOOKS) and len(chosen) > 50
-    check_stops(begin, chosen, every)
+    check_stops(beginning, chosen, every)
 
 
-def check_stops(begin: Callable[..., None], instants: list[Instant], every: int) -> None:
-    assert in_fork(lambda: begin("whole", every)) == (0, "")
+def check_stops(beginning: Beginning, instants: list[Instant], every: int) -> None:
+    assert in_fork(beginning("whole", every)) == (0, "")
     numbers = itertools.cycle([signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
     wrong, stopped = [], 0
     for instant, number in zip(instants, numbers, strict=False):
         shutil.rmtree("run", ignore_errors=True)
-        code = signalled(instant, number, lambda: begin("run", every))
+        code = signalled(instant, number, beginning("run", every))
         # 128 + n: it has stopped by itself; -n: the training was over, and the signal has ended the process
         found = [] if code in (128 + number, -number, 0) else [f"exit {code}"]
         stopped += code == 128 + number
@@ -164,54 +170,54 @@ def check_stops(begin: Callable[..., None], instants: list[Instant], every: int)
     assert stopped >= len(instants) // 2  # the others were in the last step or after it
 
 
-def test_a_kill_at_some_instants(begin: Callable[..., None]) -> None:
-    states = left_by_kills(Path("whole"), lambda: begin("whole", 3))
-    check_kills(begin, states[4::9], 3, "resume")
+def test_a_kill_at_some_instants(beginning: Beginning) -> None:
+    states = left_by_kills(Path("whole"), beginning("whole", 3))
+    check_kills(beginning, states[4::9], 3, "resume")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["resume", "auto"])
 @pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
-def test_a_kill_at_every_instant(every: int, way: str, begin: Callable[..., None], pytestconfig: pytest.Config) -> None:
+def test_a_kill_at_every_instant(every: int, way: str, beginning: Beginning, pytestconfig: pytest.Config) -> None:
     """Before and after each hook and each change of a file; `resume=auto` repeats the line that started the run.
 
     Without --faults=200, each way and each distance of checkpoints comes once.
     """
     if (every, way) not in USUAL_KILLS and pytestconfig.getoption("faults") < 200:
         pytest.skip("is a part of --faults=200")
-    states = left_by_kills(Path("whole"), lambda: begin("whole", every))
+    states = left_by_kills(Path("whole"), beginning("whole", every))
     assert len(states) > 60
-    check_kills(begin, states, every, way)
+    check_kills(beginning, states, every, way)
 
 
 @pytest.mark.slow
-def test_a_kill_at_every_instant_of_a_run_that_goes_on(begin: Callable[..., None]) -> None:
+def test_a_kill_at_every_instant_of_a_run_that_goes_on(beginning: Beginning) -> None:
     """Killed in a row, resumed, and killed again: while its files are put back, and later."""
-    assert in_fork(lambda: begin("whole", 3)) == (0, "")
-    assert signalled(("after samples", 1), signal.SIGKILL, lambda: begin("again", 3)) == -signal.SIGKILL
+    assert in_fork(beginning("whole", 3)) == (0, "")
+    assert signalled(("after samples", 1), signal.SIGKILL, beginning("again", 3)) == -signal.SIGKILL
     states = left_by_kills(Path("again"), lambda: go_on("again"))
-    check_kills(begin, states, 3, "resume")
+    check_kills(beginning, states, 3, "resume")
 
 
 @pytest.mark.parametrize(
     "instant", [("before training batch", 14), ("after checkpoint", 2), ("before best", 1)], ids=str
 )
-def test_sigkill(instant: Instant, begin: Callable[..., None]) -> None:
+def test_sigkill(instant: Instant, beginning: Beginning) -> None:
     """A kill leaves what the copies of the tests above hold."""
-    assert in_fork(lambda: begin("whole", 3)) == (0, "")
-    assert signalled(instant, signal.SIGKILL, lambda: begin("run", 3)) == -signal.SIGKILL
+    assert in_fork(beginning("whole", 3)) == (0, "")
+    assert signalled(instant, signal.SIGKILL, beginning("run", 3)) == -signal.SIGKILL
     assert in_fork(lambda: go_on("run")) == (0, "")
     assert differences(Path("whole"), Path("run")) == []
 
 
-def test_a_kill_after_a_callback_has_ended_the_run(begin: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_after_a_callback_has_ended_the_run(beginning: Beginning, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resumed it is at its end, as it was; asked again when it has finished, it goes on."""
     monkeypatch.setattr(Monitor, "build", lambda self: [EarlyStopping("val/loss", stopping_threshold=1e9)])
-    assert in_fork(lambda: begin("whole", 3)) == (0, "")
+    assert in_fork(beginning("whole", 3)) == (0, "")
     assert json.loads(Path("whole/summary.json").read_text())["steps"] == 4  # its first validation
     for instant in (("before summary", 1), ("after checkpoint", 2), ("after samples", 1)):
         shutil.rmtree("run", ignore_errors=True)
-        assert signalled(instant, signal.SIGKILL, lambda: begin("run", 3)) == -signal.SIGKILL
+        assert signalled(instant, signal.SIGKILL, beginning("run", 3)) == -signal.SIGKILL
         assert in_fork(lambda: go_on("run")) == (0, "")
         assert differences(Path("whole"), Path("run")) == []
     assert in_fork(lambda: go_on("run")) == (0, "")

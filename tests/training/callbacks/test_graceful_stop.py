@@ -14,9 +14,11 @@ import torch
 
 from gptlab.commands.main import main
 from gptlab.config import compose
+from gptlab.data.tokens import encode
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import Stopped, UserError
 from gptlab.runs.run_dir import LAYOUT, RunDir
+from gptlab.tokenizers.bpe import BytePairTokenizer
 from gptlab.training.callbacks import graceful_stop as stopping
 from gptlab.training.callbacks.graceful_stop import GracefulStop
 from gptlab.training.config import TrainConfig
@@ -54,6 +56,46 @@ def test_signals(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Monk
     assert asked == ([["scontrol", "requeue", "17"]] if name == "SIGUSR1" else [])
     resumed(tmp_path / "run")
     assert same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("when", ["section", "tokenizer", "run directory"])
+def test_a_signal_before_training_leaves_nothing_half_written(
+    when: str, name: str, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Under Slurm its warning asks for the queue again: what is prepared is in the cache, and the rest goes on there."""
+    owner, called = {"section": (encode, "_write_section"), "tokenizer": (BytePairTokenizer, "save")}.get(
+        when, (RunDir, "write_config")
+    )
+    whole, asked = getattr(owner, called), list[object]()
+    monkeypatch.setattr(stopping, "requeue", lambda: asked.append(name))
+
+    def with_signal(*args: object, **kwargs: object) -> object:
+        result = whole(*args, **kwargs)
+        os.kill(os.getpid(), getattr(signal, name))
+        return result
+
+    before = {number: signal.getsignal(number) for number in GracefulStop.SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    monkeypatch.setattr(owner, called, with_signal)
+    command = [
+        "train",
+        *tiny_overrides(texts),
+        "tokenizer=bpe",
+        "tokenizer.vocab_size=300",
+        "run_dir=run",
+        "budget.steps=1",
+    ]
+    assert main(command) == 128 + getattr(signal, name)
+    said = capfd.readouterr().err.splitlines()
+    assert said[-1] == "stopped before training began: the same command goes on with what is prepared"
+    assert asked == ([name] if name == "SIGUSR1" else [])
+    assert signal.getsignal(signal.SIGTERM) is before[signal.SIGTERM]
+    left = [path for path in tmp_path.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
+    assert left == [] and not Path("run/summary.json").exists()
+    monkeypatch.setattr(owner, called, whole)
+    assert main(command) == 0
+    signal.signal(signal.SIGHUP, before[signal.SIGHUP])
 
 
 def test_a_warning_before_the_first_step(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

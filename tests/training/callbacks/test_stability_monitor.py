@@ -35,7 +35,8 @@ from gptlab.training.run import train
 from gptlab.training.trainer import TrainerConfig
 from tests.conftest import tiny_overrides
 from tests.data.batches.test_foreign import Mine
-from tests.faults.instants import in_fork, signalled
+from tests.faults.instants import signalled
+from tests.forked import in_fork
 from tests.training.callbacks.test_end_of_step import differences
 from tests.training.test_resume import RUN, resumed, same, weights
 

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
+from gptlab.checksums import warn_unless_listed
 from gptlab.data.batches.datamodule import KnownData, WatchedLoader, loader_of
 from gptlab.data.batches.order import Ints, Order, OrderByLength
 from gptlab.data.batches.sampler import EvalBatches, MicroBatch, TrainBatches
 from gptlab.data.config import ExampleData, Record
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_bounded, read_json, write_atomically
+from gptlab.files import read_bounded, read_object, write_atomically
 from gptlab.registry import name_of
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.base import TokenizerConfig
@@ -95,8 +96,9 @@ def held_out_records(folder: Path) -> tuple[list[Record], dict[str, Any]]:
     Raises UserError where a file is missing, damaged or not what was written.
     """
     path, todo = folder / RECORDS, "take it from another copy of the run"
+    manifest = read_object("data", folder / MANIFEST, MOST_MANIFEST, todo)
+    warn_unless_listed("data", folder / MANIFEST)
     try:
-        manifest = read_json(folder / MANIFEST, MOST_MANIFEST)
         content, expected = read_bounded(path, MOST_BYTES), manifest["val"]["sha256"]
         records = [json.loads(line) for line in content.decode().splitlines()]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:

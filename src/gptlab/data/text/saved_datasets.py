@@ -2,13 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
-from gptlab.errors import UserError, reason, require
-from gptlab.files import read_json
+from gptlab.errors import require
+from gptlab.files import read_object
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 MOST = 1 << 24  # bytes of a list of files
+AGAIN = "copy the folder again"
 
 
 def is_saved(folder: Path) -> bool:
@@ -22,7 +22,7 @@ def saved_files(folder: Path, key: str, split: str | None = None) -> list[Path]:
     Raises UserError where the folder holds several splits and none is chosen, or is not whole.
     """
     if (folder / SPLITS).is_file():
-        names = _read(folder / SPLITS, key).get("splits")
+        names = read_object(key, folder / SPLITS, MOST, AGAIN).get("splits")
         known = isinstance(names, list) and all(isinstance(name, str) and _is_name(name) for name in names)
         require(known, key, folder / SPLITS, "does not list its splits", "save it again")
         assert isinstance(names, list)
@@ -31,7 +31,7 @@ def saved_files(folder: Path, key: str, split: str | None = None) -> list[Path]:
         why = f"has no split {split!r} but {', '.join(names)}"
         require(split in names, key, folder, why, "choose one of them")
         return saved_files(folder / str(split), key)
-    state = _read(folder / STATE, key)
+    state = read_object(key, folder / STATE, MOST, AGAIN)
     listed = state.get("_data_files")
     names = [each.get("filename") if isinstance(each, dict) else None for each in listed or []]
     known = isinstance(listed, list) and all(isinstance(name, str) and _is_name(name) for name in names)
@@ -41,19 +41,9 @@ def saved_files(folder: Path, key: str, split: str | None = None) -> list[Path]:
     require(split is None or own in (None, split), key, folder, why, f"give data.split={own}, if it is meant")
     paths = [folder / str(name) for name in names]
     for path in paths:
-        require(path.is_file(), key, path, "is listed in state.json and is not there", "copy the folder again")
+        require(path.is_file(), key, path, "is listed in state.json and is not there", AGAIN)
     return paths
 
 
 def _is_name(name: str) -> bool:
     return name not in ("", ".", "..") and os.path.basename(name) == name
-
-
-def _read(path: Path, key: str) -> dict[str, Any]:
-    try:
-        found = read_json(path, MOST)
-    except (OSError, ValueError) as error:
-        raise UserError(key, path, f"cannot be read ({reason(error)})", "copy the folder again") from error
-    require(isinstance(found, dict), key, path, "is no JSON object", "copy the folder again")
-    assert isinstance(found, dict)
-    return found

@@ -90,6 +90,7 @@ def encode(job: Job, tokenizer: Tokenizer) -> Done:
     than it begins one, such as </s> before <s>, the end counts instead, and no model has to predict the beginning.
     """
     arrays, starts, mask, at, size, target_bytes, unspelled = [], [], list[Mask](), 0, 0, 0, 0
+    characters = sum(map(len, job.texts))
     before, first, end = job.before, job.first, tokenizer.end_of_document
     dtype = dtype_for(tokenizer.n_vocab)
     for text, begins, counts in zip(job.texts, job.begins, job.counts, strict=True):
@@ -110,7 +111,7 @@ def encode(job: Job, tokenizer: Tokenizer) -> Done:
     every, masked = np.concatenate(arrays).tobytes(), end is not None or not all((job.before, *job.counts))
     loss_mask = np.concatenate(mask) if masked else None
     lost = unspelled if unspelled or tokenizer.unknown is not None else None
-    return Done(job.part, every, np.array(starts, np.uint32), size, loss_mask, target_bytes, lost)
+    return Done(job.part, every, np.array(starts, np.uint32), size, loss_mask, target_bytes, characters, lost)
 
 
 def write_sections(

@@ -26,6 +26,7 @@ from gptlab.errors import require
 from gptlab.files import cache_dir, new_folder, short, sync_files, write_atomically
 from gptlab.registry import name_of
 from gptlab.tokenizers import Tokenizer, TokenizerConfig, fingerprint, load_tokenizer
+from gptlab.tokenizers.unspelled import Unspelled
 
 LAYOUT = 2  # raise when the meaning of a cached folder changes
 PARTS = ("train", "val")
@@ -55,7 +56,7 @@ class Corpus:
         return found
 
     @functools.cached_property
-    def unspelled(self) -> dict[str, int]:
+    def unspelled(self) -> dict[str, Unspelled]:
         """The characters of each part that its tokens do not spell."""
         streams = {"train": self.train, "val": [self.val]}
         return {part: unspelled(self.manifest[part], streams[part], self.tokenizer) for part in PARTS}
@@ -264,11 +265,12 @@ def target_counts(part: dict[str, Any]) -> tuple[int, Any]:
     return part.get("targets", part["tokens"]), part.get("target_bytes", part["bytes"])
 
 
-def unspelled(part: dict[str, Any], streams: Sequence[TokenStream], tokenizer: Tokenizer) -> int:
+def unspelled(part: dict[str, Any], streams: Sequence[TokenStream], tokenizer: Tokenizer) -> Unspelled:
     """Return how many characters of a manifest's part its tokens do not spell, unknown ones among them."""
     if "unspelled" in part or tokenizer.unknown is None:
-        return int(part.get("unspelled", 0))
-    return sum(int((block == tokenizer.unknown).sum()) for stream in streams for block in stream.blocks())
+        return Unspelled(int(part.get("unspelled", 0)), part.get("characters"))
+    count = sum(int((block == tokenizer.unknown).sum()) for stream in streams for block in stream.blocks())
+    return Unspelled(count, part.get("characters"))
 
 
 def _totals(records: list[dict[str, Any]]) -> dict[str, int]:
@@ -276,6 +278,8 @@ def _totals(records: list[dict[str, Any]]) -> dict[str, int]:
     totals = {key: sum(record[key] for record in records) for key in COUNTS}
     if any("targets" in record for record in records):
         totals["targets"], totals["target_bytes"] = map(sum, zip(*map(target_counts, records), strict=True))
+    if all("characters" in record for record in records):
+        totals["characters"] = sum(record["characters"] for record in records)
     if any("unspelled" in record for record in records):
         totals["unspelled"] = sum(record.get("unspelled", 0) for record in records)
     return totals

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from gptlab.checksums import require_listed, warn_unless_listed
 from gptlab.errors import UserError, reason, require
-from gptlab.files import cache_dir, read_json, short, write_atomically
+from gptlab.files import cache_dir, read_json, read_object, short, write_atomically
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
 MOST_MANIFEST = 1 << 26  # bytes
 BLOCK = 1 << 22  # tokens read at once
+AGAIN = "take it from another copy of the run"
 MASK = ".mask.bin"  # ends the name of a loss mask
 
 
@@ -159,11 +161,12 @@ def held_out_stream(folder: Path) -> tuple[TokenStream, int]:
 
     Raises UserError if a file is missing, damaged or of another size.
     """
+    manifest = read_object("data", folder / "manifest.json", MOST_MANIFEST, AGAIN)
+    require_listed("data", AGAIN, folder / "manifest.json")
     try:
-        manifest = read_json(folder / "manifest.json", MOST_MANIFEST)
         dtype, part = manifest["dtype"], manifest["val"]
         tokens, size = part["tokens"], part.get("target_bytes", part["bytes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise damaged(folder / "manifest.json", f"cannot be read ({type(error).__name__}: {reason(error)})") from error
     known = dtype in ("uint16", "uint32") and all(type(n) is int and n >= 0 for n in (tokens, size))
     require(known, "data", folder / "manifest.json", "does not say what val.bin is", "copy it again")
@@ -172,6 +175,7 @@ def held_out_stream(folder: Path) -> tuple[TokenStream, int]:
     mask = mask_path(path) if "targets" in part else None
     if mask is not None:
         require_size(mask, tokens)
+    warn_unless_listed("data", path, *([mask] if mask else []))
     return TokenStream([Shard(path, dtype, tokens, mask=mask)]), size
 
 

@@ -142,9 +142,11 @@ def unsigned(dtype: np.dtype[Any]) -> str:
 def spelled(stream: TokenStream, tokenizer: Tokenizer, targets_only: bool = False) -> Iterator[bytes]:
     """Yield the bytes of the text, in pieces; separators and ids outside the tokenizer spell nothing."""
     every = itertools.repeat(np.True_) if not targets_only else (block != 0 for block in stream.mask_blocks())
+    silent = [] if tokenizer.eot_is_text else [tokenizer.eot]
+    silent += [] if tokenizer.end_of_document is None else tokenizer.ends
     begins = True
     for block, counts in zip(stream.blocks(), every, strict=False):
-        edges = np.isin(block, [tokenizer.eot, *([] if tokenizer.end_of_document is None else tokenizer.ends)])
+        edges = np.isin(block, silent)
         keep = ~edges & (block < tokenizer.n_vocab) & counts
         if not tokenizer.first_differs:
             yield tokenizer.decode_bytes(block[keep].tolist())

@@ -25,6 +25,7 @@ class Done(NamedTuple):
     bytes: int  # of text
     mask: Mask | None  # 0 for each id that is not a target; None: all count
     target_bytes: int  # of the text that counts
+    characters: int  # of text
     unspelled: int | None = None  # characters of the text that the ids do not spell, where there can be any
 
 
@@ -33,7 +34,7 @@ class ShardWriter:
 
     def __init__(self, path: Path, dtype: str, files: contextlib.ExitStack) -> None:
         self.path, self.files, self.width = path, files, np.dtype(dtype).itemsize
-        self.counts = {"documents": 0, "bytes": 0, "tokens": 0}
+        self.counts = {"documents": 0, "bytes": 0, "tokens": 0, "characters": 0}
         self.targets = self.target_bytes = 0
         self.unspelled: int | None = None
         self._ids = _HashedFile(files.enter_context(path.open("wb")))
@@ -55,6 +56,7 @@ class ShardWriter:
         self.counts["documents"] += len(done.starts)
         self.counts["bytes"] += done.bytes
         self.counts["tokens"] += tokens
+        self.counts["characters"] += done.characters
         self.targets += tokens if done.mask is None else int(done.mask.sum())
         self.target_bytes += done.target_bytes
         if done.unspelled is not None:

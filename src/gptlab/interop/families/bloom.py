@@ -47,4 +47,6 @@ def _write(config: GPTConfig) -> dict[str, Any]:
     }
 
 
-FAMILIES = [Family("bloom", "BloomForCausalLM", _read, _write, NAMES, "transformer.", "h", interleaved=True)]
+FAMILIES = [
+    Family("bloom", "BloomForCausalLM", _read, _write, names=NAMES, root="transformer.", stack="h", interleaved=True)
+]

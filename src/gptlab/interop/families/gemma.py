@@ -89,12 +89,12 @@ def _write_gemma3(config: GPTConfig) -> dict[str, Any]:
     full = rope_to(config)["rope_parameters"]
     rope = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
     every = config.full_attention_every or config.n_layer + 1
-    local_rope = {"rope_local_base_freq": local, "sliding_window_pattern": every}
-    return {**_write_gemma2(config), "rope_parameters": rope, **local_rope}
+    pattern = {} if config.window_layers is not None else {"sliding_window_pattern": every}
+    return {**_write_gemma2(config), "rope_parameters": rope, "rope_local_base_freq": local, **pattern}
 
 
 FAMILIES = [
-    Family("gemma", "GemmaForCausalLM", _read_gemma, _write, NAMES),
-    Family("gemma2", "Gemma2ForCausalLM", _read_gemma2, _write_gemma2, GEMMA2_NAMES),
-    Family("gemma3_text", "Gemma3ForCausalLM", _read_gemma3, _write_gemma3, GEMMA3_NAMES),
+    Family("gemma", "GemmaForCausalLM", _read_gemma, _write, names=NAMES),
+    Family("gemma2", "Gemma2ForCausalLM", _read_gemma2, _write_gemma2, names=GEMMA2_NAMES),
+    Family("gemma3_text", "Gemma3ForCausalLM", _read_gemma3, _write_gemma3, names=GEMMA3_NAMES),
 ]

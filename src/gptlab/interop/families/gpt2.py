@@ -65,9 +65,12 @@ def _write_bigcode(config: GPTConfig) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family("gpt2", "GPT2LMHeadModel", _read_gpt2, _write, NAMES, "transformer.", "h", transposed=True),
+    Family("gpt2", "GPT2LMHeadModel", _read_gpt2, _write, names=NAMES, root="transformer.", stack="h", transposed=True),
     Family(
-        *("gpt_bigcode", "GPTBigCodeForCausalLM", _read_bigcode, _write_bigcode, NAMES, "transformer.", "h"),
+        *("gpt_bigcode", "GPTBigCodeForCausalLM", _read_bigcode, _write_bigcode),
+        names=NAMES,
+        root="transformer.",
+        stack="h",
         interleaved=True,
     ),
 ]

@@ -62,5 +62,14 @@ def _write(config: GPTConfig) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family("gpt_neox", "GPTNeoXForCausalLM", _read, _write, NAMES, "gpt_neox.", head="embed_out", interleaved=True)
+    Family(
+        "gpt_neox",
+        "GPTNeoXForCausalLM",
+        _read,
+        _write,
+        names=NAMES,
+        root="gpt_neox.",
+        head="embed_out",
+        interleaved=True,
+    )
 ]

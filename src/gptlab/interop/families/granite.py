@@ -27,4 +27,4 @@ def _write(config: GPTConfig) -> dict[str, Any]:
     return write_llama(config, head_dim=width, **own, **bias)
 
 
-FAMILIES = [Family("granite", "GraniteForCausalLM", _read, _write, NAMES)]
+FAMILIES = [Family("granite", "GraniteForCausalLM", _read, _write, names=NAMES)]

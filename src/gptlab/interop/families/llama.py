@@ -88,4 +88,4 @@ def _write(config: GPTConfig) -> dict[str, Any]:
     return write_llama(config, attention_bias=attention_bias(config), mlp_bias=config.bias)
 
 
-FAMILIES = [Family("llama", "LlamaForCausalLM", _read, _write, NAMES)]
+FAMILIES = [Family("llama", "LlamaForCausalLM", _read, _write, names=NAMES)]

@@ -16,4 +16,4 @@ def _write(config: GPTConfig) -> dict[str, Any]:
     return write_llama(config, sliding_window=config.window)
 
 
-FAMILIES = [Family("mistral", "MistralForCausalLM", _read, _write, NAMES)]
+FAMILIES = [Family("mistral", "MistralForCausalLM", _read, _write, names=NAMES)]

@@ -16,13 +16,14 @@ OLMO2_NAMES = {
 
 
 def _read_olmo(f: Fields) -> GPTConfig:
-    f.expect("clip_qkv", None)
     own: dict[str, Any] = {"norm": "plain_layer", "norm_eps": 1e-5, "head_size": head_size(f)}
+    own["qkv_clip"] = float(f.get("clip_qkv") or 0)
     return read_llama(f, **own, **biases(f, mlp=False))
 
 
 def _write_olmo(config: GPTConfig) -> dict[str, Any]:
-    return write_llama(config, attention_bias=attention_bias(config), rms_norm_eps=..., head_dim=...)
+    own = {"attention_bias": attention_bias(config), "clip_qkv": config.qkv_clip or None}
+    return write_llama(config, **own, rms_norm_eps=..., head_dim=...)
 
 
 def _read_olmo2(f: Fields) -> GPTConfig:
@@ -42,6 +43,6 @@ def _write_olmo2(config: GPTConfig) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family("olmo", "OlmoForCausalLM", _read_olmo, _write_olmo, NAMES),
-    Family("olmo2", "Olmo2ForCausalLM", _read_olmo2, _write_olmo2, OLMO2_NAMES),
+    Family("olmo", "OlmoForCausalLM", _read_olmo, _write_olmo, names=NAMES),
+    Family("olmo2", "Olmo2ForCausalLM", _read_olmo2, _write_olmo2, names=OLMO2_NAMES),
 ]

@@ -53,4 +53,4 @@ def _write(config: GPTConfig) -> dict[str, Any]:
     }
 
 
-FAMILIES = [Family("opt", "OPTForCausalLM", _read, _write, NAMES, "model.decoder.", first_position=2)]
+FAMILIES = [Family("opt", "OPTForCausalLM", _read, _write, names=NAMES, root="model.decoder.", first_position=2)]

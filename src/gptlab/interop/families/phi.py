@@ -3,7 +3,7 @@
 from typing import Any
 
 from gptlab.interop.families.llama import NAMES, head_size, read_llama, write_llama
-from gptlab.interop.family import ACTIVATIONS, UNGATED, Family, Fields, rope_from
+from gptlab.interop.family import ACTIVATIONS, LONGROPE, UNGATED, Family, Fields, rope_from
 from gptlab.model.config import GPTConfig
 
 PHI_NAMES = {
@@ -43,16 +43,18 @@ def _write_phi(config: GPTConfig) -> dict[str, Any]:
 def _read_phi3(f: Fields) -> GPTConfig:
     size = f.get("max_position_embeddings", 4096)
     own = {"window": f.get("sliding_window"), "head_size": head_size(f), "bias": False}
-    rope = rope_from(f, size, kinds=())
-    f.known.add("original_max_position_embeddings")  # of the scaling that is refused
+    original = f.get("original_max_position_embeddings", 4096)
+    rope = rope_from(f, size, kinds=LONGROPE, original=original)
     return read_llama(f, 4096, 1e-5, **own, **rope)
 
 
 def _write_phi3(config: GPTConfig) -> dict[str, Any]:
-    return write_llama(config, head_dim=..., sliding_window=config.window)
+    original = config.rope_original if config.rope_scaling else config.block_size
+    own = {"sliding_window": config.window, "original_max_position_embeddings": original}
+    return write_llama(config, head_dim=..., **own)
 
 
 FAMILIES = [
-    Family("phi", "PhiForCausalLM", _read_phi, _write_phi, PHI_NAMES),
-    Family("phi3", "Phi3ForCausalLM", _read_phi3, _write_phi3, PHI3_NAMES, halves=("mlp.gate", "mlp.fc")),
+    Family("phi", "PhiForCausalLM", _read_phi, _write_phi, names=PHI_NAMES),
+    Family("phi3", "Phi3ForCausalLM", _read_phi3, _write_phi3, names=PHI3_NAMES, halves=("mlp.gate", "mlp.fc")),
 ]

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from gptlab.errors import require
 from gptlab.interop.families.llama import NAMES, attention_bias, biases, head_size, read_llama, write_llama
 from gptlab.interop.family import Family, Fields, layer_types, window_from
 from gptlab.model.config import GPTConfig
@@ -15,8 +14,8 @@ def _window(f: Fields) -> dict[str, Any]:
     window = f.get("sliding_window", 4096)
     if not f.get("use_sliding_window", False) or (f.get("layer_types") is None and first >= n_layer):
         window = None
-    if window is not None and f.get("layer_types") is None:
-        require(first == 0, "max_window_layers", first, "are layers without a window", "only all or none can be read")
+    if window is not None and f.get("layer_types") is None and first:
+        return {"window": window, "window_layers": list(range(first, n_layer))}
     return window_from(f, n_layer, window, 0)
 
 
@@ -31,8 +30,10 @@ def _read_qwen3(f: Fields) -> GPTConfig:
 
 
 def _windows(config: GPTConfig) -> dict[str, Any]:
-    types = {} if config.window is None else {"layer_types": layer_types(config), "max_window_layers": 0}
-    return {"use_sliding_window": config.window is not None, "sliding_window": config.window, **types}
+    types = layer_types(config)
+    first = types.index("sliding_attention") if "sliding_attention" in types else len(types)
+    which = {"layer_types": types, "max_window_layers": first}
+    return {"use_sliding_window": first < len(types), "sliding_window": config.window, **which}
 
 
 def _write_qwen2(config: GPTConfig) -> dict[str, Any]:
@@ -45,6 +46,6 @@ def _write_qwen3(config: GPTConfig) -> dict[str, Any]:
 
 
 FAMILIES = [
-    Family("qwen2", "Qwen2ForCausalLM", _read_qwen2, _write_qwen2, NAMES),
-    Family("qwen3", "Qwen3ForCausalLM", _read_qwen3, _write_qwen3, QWEN3_NAMES),
+    Family("qwen2", "Qwen2ForCausalLM", _read_qwen2, _write_qwen2, names=NAMES),
+    Family("qwen3", "Qwen3ForCausalLM", _read_qwen3, _write_qwen3, names=QWEN3_NAMES),
 ]

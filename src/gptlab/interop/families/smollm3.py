@@ -28,4 +28,4 @@ def _write(config: GPTConfig) -> dict[str, Any]:
     return write_llama(config, attention_bias=attention_bias(config), mlp_bias=config.bias, **own)
 
 
-FAMILIES = [Family("smollm3", "SmolLM3ForCausalLM", _read, _write, NAMES)]
+FAMILIES = [Family("smollm3", "SmolLM3ForCausalLM", _read, _write, names=NAMES)]

@@ -12,10 +12,11 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from gptlab.checksums import checksums, digest, write_checksums
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import UserError, reason
 from gptlab.files import UNFINISHED, sync, sync_folder
-from gptlab.runs.checkpoint_file import checksums, digest, read_checkpoint, write_checksums
+from gptlab.runs.checkpoint_file import read_checkpoint
 from gptlab.training.lightning_internals import from_rank_0, write_failure
 
 

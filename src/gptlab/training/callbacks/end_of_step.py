@@ -54,10 +54,11 @@ class EndOfStep(Checkpoint):
         return {"best": self.best, "metrics": self.metrics, "regular": regular, "ended": self.ended}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        best = state_dict["best"]
-        self.best = None if best is None else (best[0], best[1])
-        self.metrics = dict(state_dict["metrics"])
-        self.checkpoints.regular, self.ended = state_dict.get("regular"), state_dict.get("ended", False)
+        best, regular = state_dict["best"], state_dict.get("regular")
+        self.best = None if best is None else (float(best[0]), None if best[1] is None else int(best[1]))
+        self.metrics = {str(name): float(value) for name, value in state_dict["metrics"].items()}
+        self.checkpoints.regular = None if regular is None else [int(step) for step in regular]
+        self.ended = bool(state_dict.get("ended", False))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step, self.complete = trainer.global_step, True

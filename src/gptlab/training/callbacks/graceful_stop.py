@@ -4,9 +4,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -14,6 +15,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from gptlab.distributed.ranks import Ranks
+from gptlab.errors import Stopped
+from gptlab.training.lightning_internals import early_rank
 
 TIME_LIMIT = "trainer.max_minutes"
 
@@ -71,18 +74,49 @@ class GracefulStop(Callback):
         return bool(number)
 
     def _take(self, *signals: signal.Signals) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may set handlers
-        for number in signals:
-            ignored = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
-            if not ignored:  # nohup ignores SIGHUP
-                self._handlers[number] = signal.signal(number, self._ask)
+        for number in _heeded(signals):
+            self._handlers[number] = signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if self._alone and name == self.why == "SIGINT":
             raise KeyboardInterrupt
         self.why = name
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let the signals that stop a run end this process while there is nothing to save yet.
+
+    What is being written is taken away, and what the cache has already stays: preparing the text goes on there. So
+    SIGUSR1 puts a Slurm job back into the queue here, too. Raises Stopped, in the main thread.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    earlier = {number: signal.signal(number, end) for number in _heeded(GracefulStop.SIGNALS)}
+    try:
+        yield
+    except Stopped as stop:
+        for number in earlier:  # a second one would end what is being cleaned up
+            signal.signal(number, signal.SIG_IGN)
+        if early_rank() == 0:
+            line = "stopped before training began: the same command goes on with what is prepared"
+            print(line, file=sys.stderr)
+            if stop.signal_number == signal.SIGUSR1:
+                requeue()
+        raise
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _heeded(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Return those of some signals that this thread may handle: only the main one may, and nohup ignores SIGHUP."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [number for number in signals if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def requeue() -> None:

@@ -73,7 +73,8 @@ class StabilityMonitor(Callback):
         return {"last": list(self.spikes.last), "skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.spikes, self.skipped = Spikes(self.spikes.sigmas, state_dict["last"]), list(state_dict["skipped"])
+        self.spikes = Spikes(self.spikes.sigmas, [float(loss) for loss in state_dict["last"]])
+        self.skipped = [int(step) for step in state_dict["skipped"]]
 
     def skipped_step(self, trainer: L.Trainer, module: GPTModule) -> bool:
         """Return whether the gradient of the last step was not finite, and deal with it."""

@@ -44,8 +44,8 @@ class ThroughputMonitor(Callback):
         return {"seconds": self.seconds, "tokens": self.tokens, "all_seconds": self.all_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds, self.tokens = state_dict["seconds"], state_dict["tokens"]
-        self._earlier_seconds = state_dict["all_seconds"]
+        self.seconds, self.tokens = float(state_dict["seconds"]), int(state_dict["tokens"])
+        self._earlier_seconds = float(state_dict["all_seconds"])
         self._last_log = (self.seconds, self.tokens, self.waited())
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
