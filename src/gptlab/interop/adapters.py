@@ -17,7 +17,7 @@ from gptlab.model.adapters import DoRA, LoRA
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.registry import name_of
-from gptlab.runs.adapted import Base, read_adapter
+from gptlab.runs.adapted import read_adapter
 from gptlab.runs.checkpoint_file import read_checkpoint
 from gptlab.runs.run_dir import RunDir
 
@@ -30,10 +30,9 @@ def export_adapter(run: RunDir, out: Path) -> dict[str, Any]:
     Returns the number of parameters; raises UserError where the run has no LoRA, or peft has no such adapter.
     """
     saved = read_checkpoint(run.checkpoint)
-    found = read_adapter(saved, run.config())
     todo = "leave adapter out, to export the whole model"
-    require(found is not None, "run", run.path, "has no adapter", todo)
-    adapter, base = found or (LoRA(), Base("", ""))
+    require("adapter" in saved, "run", run.path, "has no adapter", todo)
+    adapter, base = read_adapter(saved, run.config())
     why = f"was trained with adapter={name_of(adapter)}, which peft does not have"
     if not isinstance(adapter, LoRA):
         raise UserError("run", run.path, why, todo)

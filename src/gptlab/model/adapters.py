@@ -99,7 +99,7 @@ class LastN:
 @option("adapter", "bitfit")
 @dataclass
 class BitFit:
-    """All biases, also those of norms (Ben Zaken et al. 2022)."""
+    """The biases of all layers, norms among them (Ben Zaken et al. 2022)."""
 
     lr_ratio: float = 10.0  # multiplies optimizer.lr
 

@@ -33,14 +33,12 @@ def describe(adapter: Adapter, base: Base) -> dict[str, Any]:
     return {"option": name_of(adapter), "values": asdict(adapter), "base": asdict(base)}
 
 
-def read_adapter(saved: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Adapter, Base] | None:
-    """Return what `describe` has put into a checkpoint; None where it holds a whole model.
+def read_adapter(saved: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Adapter, Base]:
+    """Return what `describe` has put into a checkpoint.
 
     Raises UserError where the adapter is not an option here, by the run's config, and others where it is damaged.
     """
-    found = saved.get("adapter")
-    if found is None:
-        return None
+    found = saved["adapter"]
     kind = registry.options("adapter").get(found["option"])
     if kind is None:
         todo = plugins.how_to_enable(config)

@@ -18,7 +18,7 @@ from gptlab.errors import UserError, reason, require
 from gptlab.files import read_object, require_writable, sync_files, write_atomically
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
-from gptlab.runs.adapted import Base, base_model, merged, read_adapter
+from gptlab.runs.adapted import base_model, merged, read_adapter
 from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, require_stored, verify
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
 from gptlab.runs.own_model import own_model
@@ -124,30 +124,32 @@ class RunDir:
             option, settings = str(saved.get("model_option", "gpt")), saved["model"]
             weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
             require_stored(weights)
-            adapted = read_adapter(saved, self.config())
-            if adapted:
-                model = merged(adapted[0], self._base(adapted[1]), weights, head)
-            else:
-                model = _gpt(settings, weights, head) if option == "gpt" else None
-        except UserError:
-            raise
+            model = _gpt(settings, weights, head) if option == "gpt" and "adapter" not in saved else None
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise not_whole(self.checkpoint, error) from error
-        if model is None:
+        if "adapter" in saved:
+            model = self._adapted(saved, weights, head)
+        elif model is None:
             model = own_model(option, settings, weights, head, self.checkpoint, self.config())
         tokenizer = load_tokenizer(self.path / "tokenizer")
         warn_unless_listed("run", *visible_files(self.path / "tokenizer"))
         return model.eval(), tokenizer
 
-    def _base(self, base: Base) -> tuple[Any, list[str]]:
-        """Return the model that the run's adapter was trained on, and the names of weights that it lacks."""
+    def _adapted(self, saved: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:
+        """Return the model that the run's adapter was trained on, with the adapter merged."""
         try:
-            run = RunDir.find(base.path)
-            verify(run.checkpoint)
-        except UserError as error:
-            why = f"the model that its adapter was trained on is not whole ({error.value}: {error.why})"
-            raise UserError("run", self.path, why, f"put it back at {base.path}") from error
-        return base_model(run.checkpoint, run.config(), base, self.path)
+            adapter, base = read_adapter(saved, self.config())
+            try:
+                run = RunDir.find(base.path)
+                verify(run.checkpoint)
+            except UserError as error:
+                why = f"the model that its adapter was trained on is not whole ({error.value}: {error.why})"
+                raise UserError("run", self.path, why, f"put it back at {base.path}") from error
+            return merged(adapter, base_model(run.checkpoint, run.config(), base, self.path), weights, head)
+        except UserError:
+            raise
+        except Exception as error:  # whatever damaged values make of the code that reads them
+            raise not_whole(self.checkpoint, error) from error
 
     def holds_out(self, kind: str) -> bool:
         """Return whether the run keeps held-out data of a kind, `text` or `examples`."""

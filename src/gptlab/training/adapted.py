@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gptlab.errors import UserError
 from gptlab.model.adapters import Adapter
 from gptlab.model.lora import LoRALinear
 from gptlab.runs.adapted import Base, describe, read_adapter, require_base
@@ -29,11 +28,9 @@ class Adapted:
         checkpoint["adapter"] = describe(self.adapter, self.base)
 
     def complete(self, checkpoint: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
-        """Add the weights that are not trained; raises UserError where those of the checkpoint had another base."""
-        found = read_adapter(checkpoint, {})
-        if found is None:
-            raise UserError("adapter", "given", "the checkpoint is of a run without one", "start a new run")
-        require_base(self.base.sha256, Base(self.base.path, found[1].sha256), "init_from", self.base.path)
+        """Add the weights that are not trained; raises UserError where the checkpoint's base is another one."""
+        before = read_adapter(checkpoint, {})[1]
+        require_base(self.base.sha256, Base(self.base.path, before.sha256), "init_from", self.base.path)
         for key in ("state_dict", "current_model_state"):
             if key in checkpoint:
                 checkpoint[key] = {**weights, **checkpoint[key]}
