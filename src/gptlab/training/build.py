@@ -140,6 +140,7 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
         GracefulStop(ranks, config.trainer.max_minutes),
         config.trainer.val_every_n_steps,
         goes_on_after_end=before is not None and (not begun.in_place or before.status() == "finished"),
+        val_at_start=config.trainer.val_at_start,
     )
 
 

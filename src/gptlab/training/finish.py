@@ -45,6 +45,7 @@ def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
         "seconds": throughput.all_seconds,
         "tokens_per_second": throughput.tokens_per_second,
         **{metric.key: _finite(values.get(metric.name)) for metric in in_summary(config.task.metrics)},
+        **{name.replace("/", "_"): _finite(value) for name, value in values.items() if name.count("/") == 2},
         "budget": config.budget.fixed(),
         "protocol": begun.data.module.protocol(),
         "tokenizer_hash": fingerprint(run_dir / "tokenizer"),

@@ -81,7 +81,7 @@ class GPTModule(L.LightningModule):
         self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or that checkpoint
         self._gradients: dict[str, Any] = {}  # norm and rate of the last step, from clipping
         self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last check
-        self._sums: list[Sums] = []  # of this rank's held-out batches
+        self._sums: dict[int, list[Sums]] = {}  # of this rank's batches, by the number of the held-out set
         hparams = {name: settings(part) for name, part in self._parts().items()}
         plain = {"steps": steps, "val_bytes": val_bytes, "clip_norm": clip_norm, "seed": seed, "on_nan": on_nan}
         rest = {"log_every_n_steps": log_every_n_steps, "bytes_per_target": bytes_per_target}
@@ -135,8 +135,9 @@ class GPTModule(L.LightningModule):
         self._losses.append(loss.detach())
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._sums.append(self.task.measure(self.loss.figures(*tensors(batch)), batch))
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        sums = self.task.measure(self.loss.figures(*tensors(batch)), batch)
+        self._sums.setdefault(dataloader_idx, []).append(sums)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -193,24 +194,30 @@ class GPTModule(L.LightningModule):
         return torch.cat([self._earlier_losses, reduced(self.trainer, losses, "mean").cpu()])
 
     def on_validation_epoch_end(self) -> None:
-        """Publish the scores of the held-out text."""
-        scores = self._scores()
-        publish(self.trainer, {f"val/{name}": value for name, value in scores.items()}, self.global_step)
+        """Publish the scores of the held-out text, and of the parts of it that are scored by themselves."""
+        sizes: dict[str, Any] = getattr(datamodule_of(self.trainer), "val_bytes", {})
+        found = {f"val/{name}": value for name, value in self._scores(0, self.val_bytes).items()}
+        curves = self.curves
+        for number, (part, n_bytes) in enumerate(sizes.items(), 1):
+            scores = self._scores(number, n_bytes if self.val_bytes is not None else None)
+            found |= {f"val/{part}/{name}": value for name, value in scores.items()}
+        self.curves = curves
+        publish(self.trainer, found, self.global_step)
 
     def on_test_epoch_end(self) -> None:
         """Log the same scores as `test/...`, which Trainer.test returns."""
-        self.log_dict({f"test/{name}": value for name, value in self._scores().items()})
+        self.log_dict({f"test/{name}": value for name, value in self._scores(0, self.val_bytes).items()})
 
-    def _scores(self) -> dict[str, float]:
-        """Score the held-out text exactly over all ranks: sums are summed, never means averaged."""
+    def _scores(self, number: int, n_bytes: float | None) -> dict[str, float]:
+        """Score a held-out set exactly over all ranks: sums are summed, never means averaged."""
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         sums: Sums = {}
-        for name in sorted(self._sums[0]):
-            own = torch.stack([batch[name] for batch in self._sums]).cpu().double().sum(0).to(self.device, exact)
+        batches = self._sums.pop(number)
+        for name in sorted(batches[0]):
+            own = torch.stack([batch[name] for batch in batches]).cpu().double().sum(0).to(self.device, exact)
             sums[name] = reduced(self.trainer, own, "sum").cpu().double()
-        self._sums.clear()
         self.curves = {f"val/{name}": curve for name, curve in self.task.curves(sums).items()}
-        return self.task.scores(sums, self.val_bytes)
+        return self.task.scores(sums, n_bytes)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer.build(self.gpt)

@@ -9,6 +9,7 @@ from filelock import BaseFileLock
 from rich.console import Console
 
 from gptlab.data.batches.build import Data, build_data
+from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig
@@ -20,6 +21,7 @@ from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
 from gptlab.training.init_from import Initial, initial, located, source_of
 from gptlab.training.lightning_internals import early_rank
+from gptlab.training.replay import with_replay
 from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
 
 Model = TypeVar("Model", bound=ModelConfig)
@@ -77,6 +79,11 @@ def start(config: TrainConfig, console: Console) -> Start:
     needed = config.adapter is not None or not (before and before.has_checkpoint())  # a checkpoint has the whole model
     if config.adapter is not None and config.init_from:
         config = dataclasses.replace(config, init_from=located(source_of(config.init_from)))
+    if isinstance(config.data, DataConfig) and config.data.replay:
+        require(
+            bool(config.init_from), "data.replay", config.data.replay, "has no run to take text of", "give init_from"
+        )
+        config = dataclasses.replace(config, data=with_replay(config.data, source_of(str(config.init_from))))
     first, tokenizer = initial_model(config) if needed else (None, config.tokenizer)
     block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
