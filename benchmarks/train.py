@@ -290,7 +290,7 @@ def wall_times(run: Path) -> dict[int, float]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
-    return {event.step: event.wall_time for event in events.Scalars("train/loss")}
+    return {event.step: event.wall_time for event in events.Scalars("loss/train")}
 
 
 def write_tokens(work: Workload, folder: Path) -> None:

@@ -12,6 +12,7 @@ import gptlab
 from gptlab.data.text.sources import Files
 from gptlab.decoding.decoders import Beam, Greedy, TopK
 from gptlab.errors import UserError
+from gptlab.files import followed
 from gptlab.model.config import GPTConfig
 from gptlab.optim.schedules import Constant
 from gptlab.runs.config_file import read_config
@@ -110,7 +111,7 @@ def test_the_page_says_what_works(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("".join(path.read_text() for path in _texts(tmp_path)))
     done = subprocess.run([sys.executable, "-c", "\n".join(snippets)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert read_config(Path("outputs/latest/config.yaml"))["parts"]["optimizer"]
+    assert read_config(followed(Path("outputs/latest/config.yaml")))["parts"]["optimizer"]
 
 
 def _texts(folder: Path) -> list[Path]:

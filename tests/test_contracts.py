@@ -530,7 +530,7 @@ def conf(tmp_path: Path) -> Path:
 
 @contextmanager
 def composed(conf: Path, *overrides: str) -> Iterator[Any]:
-    with hydra_internals.composed(str(conf), "main", [*overrides, f"hydra.searchpath=[file://{conf}]"]) as (cfg, _):
+    with hydra_internals.composed(str(conf), "main", [*overrides, f"hydra.searchpath=[file://{conf}]"]) as (cfg, _, _):
         yield cfg
 
 

@@ -64,7 +64,7 @@ ONLY_IN = {
     "rich": {"commands", "reporting", "sweep", "training", "data/progress", "data/tokens/progress"},
     "torch": {
         *("commands", "data/batches", "decoding", "distributed", "evaluation", "interop", "metrics", "model", "optim"),
-        *("runs/adapted", "runs/own_model", "runs/run_dir", "runs/checkpoint_file", "tasks", "training"),
+        *("runs/adapted", "runs/own_model", "runs/stored_model", "runs/checkpoint_file", "tasks", "training"),
     },
     "jinja2": {"tokenizers"},
     "tiktoken": {"tokenizers"},

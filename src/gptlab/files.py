@@ -15,6 +15,7 @@ from typing import IO, Any
 from gptlab.errors import UserError, reason, require
 
 UNFINISHED = ".unfinished"  # suffix of temporary files
+LATEST = "latest"  # a file that names a directory beside it
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -174,3 +175,18 @@ def read_json(path: Path, most: int) -> Any:
         return json.loads(read_bounded(path, most))
     except RecursionError as error:
         raise ValueError("is nested too deep") from error
+
+
+def followed(path: Path) -> Path:
+    """Return a path in which a file named `latest`, such as outputs/latest, stands for the directory that it names.
+
+    It is a file, not a link, because TensorBoard follows links and would show that run twice; older ones are links.
+    """
+    for part in (path, *path.parents):
+        if part.name == LATEST and part.is_file():
+            try:
+                named = os.fsdecode(read_bounded(part, 1 << 16)).strip()
+            except OSError:
+                return path
+            return part.parent / named / path.relative_to(part) if named and "\0" not in named else path
+    return path

@@ -15,7 +15,7 @@ LOWER, HIGHER = "lower", "higher"
 class Metric:
     """A quantity that is logged or reported; `better` is None where neither direction is."""
 
-    name: str  # as in metrics.csv and TensorBoard: group/quantity
+    name: str  # as in metrics.csv: group/quantity
     head: str  # its column's heading
     unit: str
     format: str  # for one run
@@ -129,6 +129,14 @@ _TABLE = {
         ),
     ]
 }  # fmt: skip
+
+
+def tensorboard_tag(name: str) -> str:
+    """Return the name of a metric in TensorBoard, which shows groups by the alphabet: losses come first."""
+    group, _, rest = name.partition("/")
+    if group in ("train", "val") and rest == "loss":
+        return f"loss/{group}"
+    return f"norms/{name}" if group in ("grad_norm", "weight_norm") else name
 
 
 def register(metric: Metric) -> Metric:

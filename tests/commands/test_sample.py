@@ -11,6 +11,7 @@ from gptlab.commands.sample import sample
 from gptlab.config import compose
 from gptlab.decoding.generate import loglikelihood
 from gptlab.errors import UserError
+from gptlab.files import followed
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import PADDED, raise_padding
@@ -97,7 +98,7 @@ def test_explain_shows_what_each_token_was_chosen_from(run: None, capsys: pytest
         assert step["token"] == token and step["kept"] == 7 and step["rank"] <= 7
         chosen = next(other for other in step["alternatives"] if other["token"] == token)
         assert chosen["raw"] == pytest.approx(math.exp(logprob), rel=1e-4) and chosen["final"] >= chosen["raw"]
-    page = Path("outputs/latest/explain.html").read_text()
+    page = followed(Path("outputs/latest/explain.html")).read_text()
     assert "&lt;b&gt;&amp;" in page and "<b>" not in page  # nothing of the text is taken for the page's own
     assert "http" not in page.replace("http-equiv", "")  # self-contained
     assert "rank" in capsys.readouterr().out
@@ -119,7 +120,7 @@ def test_a_sweep_becomes_one_table(run: None) -> None:
     nats = -sum(found["logprob"] for found in samples)  # type: ignore[attr-defined]
     assert drawn["perplexity"] == pytest.approx(math.exp(nats / tokens))
     assert isinstance(greedy["longest_copy"], int)
-    folder = Path("outputs/latest")
+    folder = followed(Path("outputs/latest"))
     assert json.loads((folder / "frontier.json").read_text()) == rows
     assert (folder / "frontier.html").read_text().count("<circle") == 3
 

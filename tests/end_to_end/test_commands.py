@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gptlab import load
+from gptlab.files import followed
 from tests.conftest import ROOT, start, tiny_overrides, write_texts
 from tests.forked import gptlab
 
@@ -59,7 +60,7 @@ def test_train_sample_evaluate_from_any_folder(trained: Done) -> None:
     sampled = json.loads(gptlab("sample", "prompt=the cat", "max_new_tokens=5", "json=true").stdout)
     assert set(sampled["samples"][0]) == {"prompt", "text", "ids", "logprob", "logprobs"}
     scored = json.loads(gptlab("evaluate", "run=outputs/latest", "json=true").stdout)
-    summary = json.loads(Path("outputs/latest/summary.json").read_text())
+    summary = json.loads(followed(Path("outputs/latest/summary.json")).read_text())
     assert scored["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
 
 
@@ -69,13 +70,13 @@ def test_a_sweep_of_decoders_ends_in_one_table() -> None:
     greedy, drawn, summary = json.loads(done.stdout)["runs"]
     assert (greedy["decoder"], drawn["decoder"]) == ("Greedy()", "Sample(temperature=1.0)")
     assert [row["decoder"] for row in summary["frontier"]] == ["greedy", "sample"]
-    assert "self-BLEU" in done.stderr and Path("outputs/latest/frontier.html").is_file()
+    assert "self-BLEU" in done.stderr and followed(Path("outputs/latest/frontier.html")).is_file()
 
 
 def test_train_prints_one_json_object_and_its_config_repeats_it(texts: str) -> None:
     done = gptlab("train", *tiny_overrides(texts), "decoder=greedy", "json=true")
     first = json.loads(done.stdout)
-    assert first == json.loads(Path("outputs/latest/summary.json").read_text())
+    assert first == json.loads(followed(Path("outputs/latest/summary.json")).read_text())
     assert "val loss" in done.stderr
     saved = ["--config-dir", first["run_dir"], "--config-name", "config", "json=true"]
     second = json.loads(gptlab("train", *saved).stdout)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gptlab.files import followed
 from tests.conftest import tiny_overrides
 from tests.forked import gptlab
 
@@ -19,7 +20,7 @@ def test_sweep_report_compare(texts: str) -> None:
     assert len(folders) == 4 and len({f.parent for f in folders}) == 1
     for folder in folders:
         assert (folder / "summary.json").exists() and len(folder.name) < 200
-    assert Path("outputs/latest").resolve() == Path(runs[-1]["run_dir"])
+    assert followed(Path("outputs/latest")).resolve() == Path(runs[-1]["run_dir"])
 
     reported = gptlab("report", "json=true")
     answer = json.loads(reported.stdout)

@@ -9,6 +9,7 @@ import gptlab
 from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.files import followed
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import PADDED, raise_padding, save_by_hand
@@ -32,7 +33,7 @@ def test_every_token_of_a_text_by_its_surprise(tiny: Callable[..., TrainConfig],
             nats.append(-gpt(torch.tensor([ids[start:t]]))[0, -1].double().log_softmax(-1)[ids[t]].item())
     assert result["tokens"] == len(nats)
     assert result["loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-4)
-    page = (tmp_path / "outputs/latest/surprise.html").read_text()
+    page = followed(tmp_path / "outputs/latest/surprise.html").read_text()
     assert page.count('class="t"') == len(nats) and f"{nats[0]:.2f} nats" in page
     assert "<i>" not in page and "&lt;" in page
 

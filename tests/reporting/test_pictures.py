@@ -1,4 +1,5 @@
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,30 +81,33 @@ def test_a_run_that_has_logged_nothing(make_run: MakeRun, figures: list[Any]) ->
     assert pictures.best_so_far(found) is None and pictures.swept(found) is None
 
 
-def test_best_so_far_in_the_order_of_starting(make_run: MakeRun, figures: list[Any]) -> None:
+def test_best_so_far_in_the_order_of_starting(make_run: MakeRun, figures: list[Any], tmp_path: Path) -> None:
+    """The order is that of the times, not that of the paths."""
     for i, loss in enumerate([3.0, 4.0, 2.5, 2.75]):
         make_run(f"{8 + i}", loss, optimizer__lr=loss)
     make_run("12", 0.5, "failed")
+    for number, started in {8: 300.0, 9: 400.0, 10: 100.0, 11: 200.0}.items():
+        path = tmp_path / f"runs/{number}/summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"started": started}))
     assert pictures.best_so_far(tabulate(find_runs(["runs"])))
     (panel,) = figures[0].axes
-    assert list(panel.lines[0].get_ydata()) == [3.0, 3.0, 2.5, 2.5]
-    assert [list(point) for point in panel.collections[0].get_offsets()] == [[1, 3], [2, 4], [3, 2.5], [4, 2.75]]
+    assert list(panel.lines[0].get_ydata()) == [2.5, 2.5, 2.5, 2.5]
+    assert [list(point) for point in panel.collections[0].get_offsets()] == [[1, 2.5], [2, 2.75], [3, 3], [4, 4]]
     assert panel.get_title() == "lowest: 2.5000 with lr=2.5"
 
 
 def test_final_loss_against_what_was_varied(make_run: MakeRun, figures: list[Any]) -> None:
     found = report(make_run, 12)
-    assert list(found.keys) == ["name", "optimizer.lr", "seed"]
+    assert list(found.keys) == ["optimizer.lr", "seed", "model"] and found.varied == ["optimizer.lr", "seed"]
     assert pictures.swept(found)
-    names, rates = figures[0].axes[:2]
-    assert rates.get_xscale() == "log" and rates.get_xlabel() == "optimizer.lr" and names.get_xlabel() == "name"
+    (rates,) = figures[0].axes
+    assert rates.get_xscale() == "log" and rates.get_xlabel() == "optimizer.lr"
     lines = [container.lines[0] for container in rates.containers]
     assert [list(line.get_xdata()) for line in lines] == [[0.1, 0.3, 1.0]] * 2
     assert [list(line.get_ydata()) for line in lines] == [[2.5, 4.5, 6.5], [8.5, 10.5, 12.5]]  # means over two seeds
     (bars,) = rates.containers[0].lines[2]
     assert bars.get_segments()[0][:, 1].tolist() == [2.0, 3.0]  # mean 2.5, standard error 0.5
-    assert [text.get_text() for text in rates.get_legend().get_texts()] == ["name=x", "name=y"]
-    assert [tick.get_text() for tick in names.get_xticklabels()] == ["x", "y"]
+    assert [text.get_text() for text in rates.get_legend().get_texts()] == ["x", "y"]
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ def test_mean_and_standard_error_over_seeds(make_run: MakeRun) -> None:
     make_run("6", None, seed=8, rows=["10,nan,512,nan,nan"])
     found = report()
     assert [row.run.name for row in found.rows] == ["3", "4", "0", "1", "2", "5", "6"]
+    assert found.label(found.rows[2]) == "lr=0.001" and found.label(found.rows[-1], seed=True) == "lr=0.001, seed=8"
     assert [row.group for row in found.rows] == [0, 0, 1, 1, 1, 1, 1]
     for row in found.rows:
         values = np.array(better if row.group == 0 else worse, np.float64)
@@ -104,3 +105,11 @@ def test_the_same_budget(budgets: list[dict[str, Any]], note: str, make_run: Mak
     found = report()
     assert found.notes == [f"All have the same budget: {note}."] and found.keys == {"seed": "seed"}
     assert found.rows[0].seeds == 2
+
+
+def test_a_seed_that_was_run_again_counts_once(make_run: MakeRun) -> None:
+    for i, (loss, seed) in enumerate([(2.0, 1), (2.0, 1), (3.0, 2)]):
+        make_run(f"{i}", loss, seed=seed)
+    row = report().rows[0]
+    assert (row.seeds, row.mean) == (2, 2.5) and row.error == pytest.approx(np.std([2.0, 3.0], ddof=1) / np.sqrt(2))
+    assert [report().label(row, seed=True) for row in report().rows] == ["seed=1, run=0", "seed=1, run=1", "seed=2"]

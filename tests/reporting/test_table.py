@@ -23,15 +23,14 @@ def report(make_run: MakeRun) -> Report:
 def test_markdown(report: Report) -> None:
     lines = table.markdown(report).splitlines()
     assert lines[0] == (
-        "| run | lr | seed | status | steps | tokens | FLOPs | time | val loss | perplexity | bits/byte | tokens/s "
-        "| mean val loss ± s.e. (seeds) |"
+        "| run | val loss ± s.e. (seeds) | steps | tokens | FLOPs | time | val loss | perplexity | bits/byte | tokens/s "
+        "| status | lr | seed |"
     )
     assert lines[2] == (
-        "| 2-optimizer.lr=0.3,a-long-name\\|with-a-bar | 0.3 | 2 | finished | 10 | 1,280 | 1.28e+06 | 0:04 | 2.0000 | 7.40 "
-        "| 1.0000 | 512 | 2.0000 (1) |"
+        "| lr=0.3, seed=2 | 2.0000 (1) | 10 | 1,280 | 1.28e+06 | 0:04 | 2.0000 | 7.40 | 1.0000 | 512 | finished | 0.3 | 2 |"
     )
-    assert lines[3].endswith("| not finite | 7.40 | not finite | 512 |  |")
-    assert lines[4].endswith("| 2.6250 ± 0.1250 (2) |") and lines[5].endswith("|  |")
+    assert lines[3].startswith("| lr=0.3, seed=3 |  | 10 |") and "| not finite | 7.40 | not finite | 512 |" in lines[3]
+    assert lines[4].startswith("| lr=0.1, seed=0 | 2.6250 ± 0.1250 (2) |")
     assert lines[7] == "All have the same budget: steps=10."
 
 
@@ -48,20 +47,46 @@ def test_plain_values_are_json(report: Report) -> None:
     assert json.loads(text)[2]["mean_val_loss"] == 2.625
 
 
-@pytest.mark.parametrize("width", [80, 100, 160])
-def test_a_terminal_s_table_fits_and_keeps_what_matters(report: Report, width: int) -> None:
+def printed(report: Report, width: int, terminal: bool = True) -> list[str]:
     out = io.StringIO()
-    table.show(Console(file=out, width=width, force_terminal=True, color_system=None), report)
-    lines = out.getvalue().splitlines()
-    assert all(cell_len(line.rstrip()) <= width for line in lines if line.strip() and "same budget" not in line)
-    assert "2.6250 ± 0.1250 (2)" in out.getvalue() and "not finite" in out.getvalue()
-    assert ("tokens/s" in out.getvalue()) == (width == 160)
+    table.show(Console(file=out, width=width, force_terminal=terminal, color_system=None), report)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 160])
+def test_a_terminal_s_table_fits_and_has_the_results_first(report: Report, width: int) -> None:
+    lines = printed(report, width)
+    rows = [line.split() for line in lines if "lr=" in line]
+    assert all(cell_len(line) <= width for line in lines[: lines.index("All have the same budget: steps=10.")])
+    assert rows[0][:3] == ["lr=0.3", "2.0000", "(1)"] and rows[1][:5] == ["lr=0.1", "2.6250", "±", "0.1250", "(2)"]
+    assert len(rows) == 2 and ("not finite" in "\n".join(lines))  # a run that diverged is never left unsaid
+
+
+def test_columns_that_are_the_same_everywhere_or_do_not_matter_are_left_out(make_run: MakeRun) -> None:
+    for i, loss in enumerate([2.0, 3.0, 4.0]):
+        make_run(f"{i}", loss, optimizer__lr=i / 10, callbacks={"norms": i == 1}, trainer={"val_every_n_steps": i})
+    found = tabulate(find_runs(["runs"]))
+    heads = " ".join(printed(found, 200)[:3])
+    assert "bits/byte" in heads and not {"steps", "tokens", "status", "norms", "val_every_n_steps"} & set(heads.split())
+    assert list(found.keys) == ["optimizer.lr"]
+
+
+def test_many_settings_do_not_crowd_out_the_results(make_run: MakeRun) -> None:
+    for i in range(3):
+        more = {f"data__{key * 5}": f"{key}{i}" * 5 for key in "abcdefgh"}
+        make_run(f"outputs-{i}", 2.0 + i, name=f"experiment_{i}", optimizer__lr=i / 7, **more)
+    found = tabulate(find_runs(["runs"]))
+    lines = printed(found, 80)
+    assert all(cell_len(line) <= 80 for line in lines[:8]) and len(found.keys) == 10
+    assert [line.split()[:2] for line in lines if "experiment_" in line] == [
+        [f"experiment_{i}", f"{2 + i}.0000"] for i in range(3)
+    ]
+    assert any("report.csv" in line for line in lines)
 
 
 def test_a_file_gets_the_whole_table(report: Report) -> None:
-    out = io.StringIO()
-    table.show(Console(file=out, width=20), report)
-    assert "tokens/s" in out.getvalue() and "2.6250 ± 0.1250 (2)" in out.getvalue()
+    heads = " ".join(printed(report, 20, terminal=False)[:3])
+    assert "perplexity" not in heads and "bits/byte" in heads and "lr" in heads  # which is one value
 
 
 @pytest.mark.parametrize(
@@ -73,7 +98,7 @@ def test_settings_in_few_characters(value: object, text: str) -> None:
 
 
 def test_markdown_holds_no_markup_of_a_stranger(make_run: MakeRun) -> None:
-    make_run("<b> [x](http:y) `z`", optimizer__lr="<script>|")
+    make_run("<b>", name="<b> [x](http:y) `z`", optimizer__lr="<script>|")
     make_run("other")
     text = table.markdown(tabulate(find_runs(["runs"])))
     assert "<" not in text and "\\[x\\](http:y) \\`z\\`" in text and "&lt;script>\\|" in text

@@ -8,6 +8,7 @@ import gptlab
 from gptlab.commands.sample import sample
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.runs.reader import find_runs
 from gptlab.runs.run_dir import CHOSEN, RunDir, default_run_dir
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
@@ -30,6 +31,25 @@ def test_latest_is_the_newest(tiny: Tiny, tmp_path: Path) -> None:
     for name in ("a", "b"):
         train(tiny(f"run_dir={tmp_path}/{name}", "budget.steps=1"))
         assert RunDir.find("latest").path.resolve() == tmp_path / name
+
+
+def test_latest_is_a_file_that_stands_for_its_run(tiny: Tiny, tmp_path: Path) -> None:
+    """TensorBoard finds each run once; links of an older gptlab are followed, and replaced by the next run."""
+    train(tiny(f"run_dir={tmp_path}/outputs/a", "budget.steps=1"))
+    latest = tmp_path / "outputs/latest"
+    assert latest.read_text() == "a\n" and len(find_runs([str(tmp_path / "outputs")])) == 1
+    found = RunDir.find("outputs/latest/checkpoints/best.ckpt")
+    assert found.path == Path("outputs/a") and found.checkpoint == Path("outputs/a/checkpoints/best.ckpt")
+    assert [run.path for run in find_runs(["latest"])] == [tmp_path / "outputs/a"]
+    assert gptlab.compose("train", [], run="outputs/latest").budget.steps == 1
+    latest.unlink()
+    latest.symlink_to("a")
+    assert RunDir.find("latest").path.resolve() == tmp_path / "outputs/a"
+    train(tiny(f"run_dir={tmp_path}/b", "budget.steps=1"))
+    assert not latest.is_symlink() and latest.read_text() == f"{tmp_path}/b\n"
+    latest.write_text("nothing\n")
+    with pytest.raises(UserError, match="there is no run yet"):
+        RunDir.find("latest")
 
 
 def test_a_run_without_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_exit_code_tells() -> None:
         ([{"flops": 1e15}, {"flops": 2e15}], "no budget, the jobs differ in it"),
         ([{"steps": 5}, {"tokens": 5}], "no budget, the jobs differ in it"),
         ([], "nothing, no job has begun"),
-        ([{"steps": None}], "budget.steps=900, the default"),
+        ([{"steps": None}], "budget.steps=900"),
         ([{"minutes": 2, "seconds_per_step": s} for s in (0.25, 0.5)], "budget.minutes=2"),
     ],
 )

@@ -1,6 +1,8 @@
 """W&B without a network, MLflow in a local database, and what is said where they are missing."""
 
 import json
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,3 +140,41 @@ def test_wandb_has_a_run_for_each(tiny: Tiny, tmp_path: Path, monkeypatch: pytes
     assert wandb.run is None
     assert len(list((tmp_path / "1/wandb").glob("offline-run-*"))) == 1
     assert json.loads((tmp_path / "1/summary.json").read_text())["status"] == "finished"
+
+
+def test_trackio_goes_on_with_its_run(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run and its continuation have one name; each is given the settings, the metrics by step, and its end."""
+    told: list[tuple[Any, ...]] = []
+
+    class Run:
+        def log(self, metrics: dict[str, float], step: int | None = None) -> None:
+            told.append(("log", step, "val/loss" in metrics))
+
+        def finish(self) -> None:
+            told.append(("finish",))
+
+    def init(project: str, name: str, config: dict[str, Any], resume: str, **how: bool) -> Run:
+        told.append(("init", project, name, resume, config.get("optimizer.lr")))
+        return Run()
+
+    fake = types.ModuleType("trackio")
+    fake.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    monkeypatch.setattr("gptlab.training.loggers.find_spec", lambda name: True)
+    train(tiny("logger=trackio", "logger.project=words", "optimizer.lr=0.0125", "schedule=constant"))
+    more = [f"run_dir={tmp_path}/run", f"resume={tmp_path}/run", "budget.steps=9"]
+    train(compose("train", more, run=tmp_path / "run"))
+    begun = [each for each in told if each[0] == "init"]
+    assert len(begun) == 2 and begun[0] == begun[1] and begun[0][1] == "words" and begun[0][3:] == ("allow", 0.0125)
+    assert [each[1] for each in told if each[0] == "log" and each[2]] == [3, 6, 9]
+    assert told[-1] == ("finish",) and told.count(("finish",)) == 2
+
+
+def test_trackio_is_not_installed(
+    texts: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptlab.training.loggers.find_spec", lambda name: None)
+    assert main(["train", *tiny_overrides(texts), "run_dir=run", "logger=trackio"]) == 2
+    assert capfd.readouterr().err.startswith(
+        "error: logger.trackio=true: is not installed; pip install 'gptlab[trackio]'"
+    )

@@ -103,7 +103,7 @@ def test_stopped_within_an_accumulation(
     assert same(tmp_path / "whole", tmp_path / "run")
     assert rows(tmp_path / "run")[-3:] == rows(tmp_path / "whole")[-3:]
     events = EventAccumulator(str(tmp_path / "run")).Reload()
-    assert [e.step for e in events.Scalars("val/loss")] == [3, 6, 9, 12]
+    assert [e.step for e in events.Scalars("loss/val")] == [3, 6, 9, 12]
 
 
 def test_a_crash_loses_nothing_that_was_logged(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ from gptlab.tokenizers.bpe import BPE
 class AuditConfig:
     """Look into a data set: sizes, copies, overlap of the splits, long documents, ids and hard characters."""
 
-    data: DataConfig = field(default_factory=Bundled)
-    tokenizer: TokenizerConfig = field(default_factory=BPE)
+    data: DataConfig = field(default_factory=Bundled)  # what is looked into
+    tokenizer: TokenizerConfig = field(default_factory=BPE)  # how text becomes tokens
     ngram: int = 13  # tokens in a row that count as overlap (13 words in Brown et al. 2020)
     near: bool = False  # also look for documents that are nearly copies of others (needs gptlab[near])
-    json: bool = False
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(self.ngram >= 1, "ngram", self.ngram, "must be at least 1", "13 is usual")

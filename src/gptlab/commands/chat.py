@@ -21,12 +21,12 @@ FORGET = "/forget"  # begins a new conversation
 class ChatConfig:
     """Talk with the model of a run in the terminal; each line of standard input is a message."""
 
-    decoder: Decoder = field(default_factory=TopP)
-    run: str = "latest"
+    decoder: Decoder = field(default_factory=TopP)  # how the next token is chosen
+    run: str = "latest"  # a run directory, one of its checkpoints, or latest
     system: str | None = None  # what the system says first
     max_new_tokens: int = 256  # of an answer
-    seed: int = 1337
-    json: bool = False
+    seed: int = 1337  # of the draws
+    json: bool = False  # print one JSON object, the conversation, and nothing else
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "must be at least 1", "try 256")

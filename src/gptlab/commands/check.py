@@ -13,6 +13,10 @@ def check(config: TrainConfig) -> dict[str, Any]:
     Takes the config of `train`, and runs its own model on its own data, on this machine. Raises RunFailed if a check
     fails.
     """
+    from gptlab.training.preflight import require_possible
+
+    require_possible(config)
+
     from gptlab.commands.checks import run_checks
 
     return run_checks(config)

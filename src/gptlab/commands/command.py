@@ -23,19 +23,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.text import Text
 from yaml import YAMLError
 
 from gptlab import registry
-from gptlab.commands.flags import by_config, flags_first, require_no_run_config, resumed, split_flags
-from gptlab.commands.mistakes import explain
+from gptlab.commands.flags import by_config, flags_first, require_no_run_config, resumed, split_flags, without_cfg_job
+from gptlab.commands.mistakes import UNKNOWN, explain, in_our_words
 from gptlab.commands.streams import Output
-from gptlab.commands.usage import usage
+from gptlab.commands.usage import ASKS, usage
 from gptlab.config.hydra_internals import run_command_line
 from gptlab.config.overrides import quote_values, quoted
 from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
 from gptlab.errors import RunFailed, UserError, one_line, reason, require
 from gptlab.plugins import enable_all
+from gptlab.runs.config_file import as_yaml, record
 from gptlab.sweep.cluster import run_one
 from gptlab.sweep.job import follow_the_sweep
 from gptlab.sweep.sweep import Sweep, exit_code
@@ -50,9 +53,8 @@ def run_command(verb: str, program: list[str], argv: list[str]) -> int:
 
     `program` is the command line before `argv`.
     """
-    if {"-h", "--help"}.intersection(argv):
-        print(usage(verb))
-        return 0
+    if set(ASKS).intersection(argv):
+        return show_help(verb, argv)
     as_json = any(re.fullmatch(r"\+{0,2}json=(true|yes|on|1)", arg, re.IGNORECASE) for arg in argv)
     processes = ProcessGroup(place() if verb == "train" else None)
     command = _Run(registry.find_command(verb), program, argv, processes)
@@ -78,6 +80,24 @@ def run_command(verb: str, program: list[str], argv: list[str]) -> int:
         if as_json and (command.answers or sweep) and processes.rank == 0:
             print(json.dumps(answer), file=out)
     return command.code
+
+
+def show_help(verb: str, argv: list[str]) -> int:
+    """Print the help that a command line asks for; of a command line with a mistake, what is wrong beside the rest."""
+    console, mistake = Console(), None
+    text: Text | None
+    width = console.width if console.is_terminal else 80
+    try:
+        text = usage(verb, argv, width)
+    except (*MISTAKES, OSError) as error:
+        mistake = one_line(explain(error, argv))
+        of_help = isinstance(error, UserError) and error.key == "--help"
+        text = None if of_help else usage(verb, ["--help"], width)
+    if text is not None:
+        console.print(text, soft_wrap=True)
+    if mistake is not None:
+        print(f"error: {mistake}", file=sys.stderr)
+    return 0 if mistake is None else 2
 
 
 @dataclass
@@ -110,12 +130,17 @@ class _Run:
         """Compose one job, or those of a sweep, and do each of them."""
         try:
             with sweep.running() if sweep else contextlib.nullcontext():
-                flags, overrides = split_flags(self.argv)
+                argv, shows = without_cfg_job(self.argv)
+                flags, overrides = split_flags(argv)
                 if flags is None:
                     self._run_by_hydra()
                 else:
                     folder = Path(flags["dir"]) if "dir" in flags else None
-                    self._do(compose(self.command.name, overrides, None, folder, flags.get("name")))
+                    config = compose(self.command.name, overrides, None, folder, flags.get("name"))
+                    if shows:
+                        print(as_yaml(record(config)), end="")
+                    else:
+                        self._do(config)
             for line in sweep.refused if sweep else ():
                 self._say(line, code=2)
         except (*MISTAKES, OSError) as error:
@@ -196,7 +221,10 @@ class _Run:
             where = f"{error.filename}: " if error.filename else ""
             self._say(f"{where}{error.strerror or reason(error)}", code=2 if about_a_name else 1)
         else:
-            self._say(explain(error, self.argv), code=2)
+            line = explain(error, self.argv)
+            if not isinstance(error, UserError) or error.why.startswith(UNKNOWN):
+                line = in_our_words(line, self.command.name, self.argv)
+            self._say(line, code=2)
 
     def _say(self, line: str, code: int = 1) -> None:
         """Print and note in one line what has ended the command, or one of its jobs."""

@@ -25,15 +25,15 @@ class CompareConfig:
     """Two runs, or the seeds of two configs, on the same held-out documents."""
 
     a: str | list[str] | None = None  # a run, or several seeds of one config: [RUN,RUN], or with *
-    b: str | list[str] | None = None
+    b: str | list[str] | None = None  # as `a`: what it is compared with
     data: BatchConfig | None = None  # null: the documents that all of them hold out
-    metric: str | None = None  # null: bits per byte, or the task's own; perplexity needs one tokenizer and one protocol
-    batch_size: int = 16
+    metric: str | None = None  # null: bits per byte, or the task's own
+    batch_size: int = 16  # windows that are scored at once
     block_size: int | None = None  # tokens per window; null: the context each model was trained with
-    resamples: int = 10_000  # of the bootstrap
-    seed: int = 1337  # of the bootstrap
+    resamples: int = 10_000  # draws of the bootstrap
+    seed: int = 1337  # of the draws of the bootstrap
     out: str | None = None  # a JSON file; null: A/compare/B.json
-    json: bool = False
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         for side in SIDES:
@@ -63,17 +63,19 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from gptlab.runs.reader import expand
+
+    if config.out:
+        require_file("out", Path(config.out).expanduser())
+    sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
+
     from gptlab.evaluation.compared import Asked
     from gptlab.evaluation.comparison import compare_runs
     from gptlab.evaluation.example_comparison import by_example, compare_examples
     from gptlab.evaluation.statistics import require_scipy
     from gptlab.reporting.comparison import found_table, sentences
-    from gptlab.runs.reader import expand
 
     require_scipy()
-    if config.out:
-        require_file("out", Path(config.out).expanduser())
-    sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}
     compare = compare_examples if by_example(sides, config.data) else compare_runs
     size, batch_size = config.block_size, config.batch_size
     found = compare(sides, Asked(config.data, config.metric, size, batch_size, config.resamples, config.seed))

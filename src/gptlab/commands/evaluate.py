@@ -13,13 +13,13 @@ from gptlab.registry import command
 class EvaluateConfig:
     """Score the model of a run on held-out text: the run's own, or that of another `data`."""
 
-    data: BatchConfig | None = None
-    run: str = "latest"
-    batch_size: int = 16
+    data: BatchConfig | None = None  # null: the held-out part of the run; else the held-out part of this
+    run: str = "latest"  # a run directory, one of its checkpoints, or latest
+    batch_size: int = 16  # windows that are scored at once
     block_size: int | None = None  # tokens per window; null: the context the model was trained with
     explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
-    text: str | None = None  # a file
-    json: bool = False
+    text: str | None = None  # the file that `explain` reads
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
@@ -37,14 +37,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from gptlab.runs.run_dir import RunDir
+
+    run, console = RunDir.find(config.run), Console()  # before torch is imported
+
     from gptlab.evaluation.model import load_language_model
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.evaluation.surprise import file_surprises
     from gptlab.reporting.scores import score_table, unspelled_line
     from gptlab.reporting.surprise import write_surprise_page
-    from gptlab.runs.run_dir import RunDir
 
-    run, console = RunDir.find(config.run), Console()
     if config.text is None:
         result = score(run, config.data, config.block_size, config.batch_size)
         console.print(score_table(result))

@@ -22,10 +22,10 @@ class ExportConfig:
 
     out: str | None = None  # a new directory, or a new file for gguf
     adapter: str = "merge"  # of a run with one: merge: the whole model | true: it alone, as peft loads it
-    run: str = "latest"
-    format: str = "hf"
-    dtype: str = "f32"
-    json: bool = False
+    run: str = "latest"  # a run directory, one of its checkpoints, or latest
+    format: str = "hf"  # hf: a directory of transformers | gguf: a file of llama.cpp
+    dtype: str = "f32"  # f32 | f16 | bf16: of the matrices in a gguf
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR, or out=FILE with format=gguf")
@@ -41,16 +41,18 @@ class ExportConfig:
 @command
 def export(config: ExportConfig) -> dict[str, Any]:
     """Turn a run into a directory of transformers or of peft, or a file of llama.cpp."""
-    from gptlab.interop.adapters import export_adapter
-    from gptlab.interop.exporting import export_run
-    from gptlab.interop.gguf_file import export_gguf
     from gptlab.runs.run_dir import RunDir
-    from gptlab.tasks.saved import task_of
 
     assert config.out
     out = Path(config.out)
     require_new(out, kind="file" if config.format == "gguf" else "directory")
-    run = RunDir.find(config.run)
+    run = RunDir.find(config.run)  # before torch is imported
+
+    from gptlab.interop.adapters import export_adapter
+    from gptlab.interop.exporting import export_run
+    from gptlab.interop.gguf_file import export_gguf
+    from gptlab.tasks.saved import task_of
+
     task: Any = task_of(run.config())
     templates = {"chat_template": task.chat_template} if hasattr(task, "chat_template") else {}
     if config.adapter == "true":

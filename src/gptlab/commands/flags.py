@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -19,6 +20,11 @@ _VALUES: dict[str, tuple[str, ...] | None] = {
     **dict.fromkeys(("--cfg", "-c"), _SHOWN),
     **dict.fromkeys(("--info", "-i"), _INFO),
 }
+
+
+def is_flag(arg: str) -> bool:
+    """Return whether an argument, without a value, is one of the flags."""
+    return arg in _VALUES or arg in ("-h", "--help")
 
 
 def flags_first(argv: list[str]) -> list[str]:
@@ -55,6 +61,19 @@ def split_flags(argv: list[str]) -> tuple[dict[str, str] | None, list[str]]:
     """Return the flags that name a config, and the overrides; None where a line asks for more than one run."""
     flags, rest = _config_flags(argv)
     return (None, argv) if any(arg.startswith("-") for arg in rest) else (flags, rest)
+
+
+def without_cfg_job(argv: list[str]) -> tuple[list[str], bool]:
+    """Return a command line without `--cfg job`, and whether it asks for that alone: to show the config of one run.
+
+    What else can be shown is Hydra's.
+    """
+    flags = [arg for arg in argv if arg.startswith("-")]
+    job = any(flag in ("--cfg", "-c") and value == "job" for flag, value in itertools.pairwise(argv))
+    if not job or set(flags) - {"--cfg", "-c", "--resolve", *CONFIG_FLAGS}:
+        return argv, False
+    at = next(i for i, arg in enumerate(argv) if arg in ("--cfg", "-c"))
+    return [arg for arg in (*argv[:at], *argv[at + 2 :]) if arg != "--resolve"], True
 
 
 def by_config(argv: list[str]) -> list[str]:

@@ -16,11 +16,11 @@ class ImportConfig:
     state dict of the GPTModel of Build a Large Language Model (From Scratch), which needs n_head: it does not tell it.
     """
 
-    hf: str | None = None
-    checkpoint: str | None = None
-    n_head: int | None = None
+    hf: str | None = None  # a Hugging Face directory, or OWNER/NAME on the hub
+    checkpoint: str | None = None  # another trainer's checkpoint, instead of hf
+    n_head: int | None = None  # heads of the model, where a checkpoint does not say
     out: str | None = None  # a new directory
-    json: bool = False
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         some = self.hf or self.checkpoint

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 
 from gptlab import registry
@@ -29,6 +30,8 @@ def answer(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     verb = argv[0] if argv else "--help"
+    if verb in ("-h", "--help") and len(argv) > 1 and argv[1] in registry.verbs():
+        verb, argv = argv[1], [argv[1], "--help", *argv[2:]]  # gptlab --help VERB
     if verb in ("-h", "--help"):
         print("gptlab VERB key=value ...\n")
         for name, what in registry.verbs().items():
@@ -39,11 +42,26 @@ def answer(argv: list[str]) -> int:
     if verb in ("-sc", "--shell-completion"):
         return complete(argv)
     if verb not in registry.verbs():
+        if told := in_our_words(argv):
+            print(f"error: {verb}: no such verb; type: {told}", file=sys.stderr)
+            return 2
         print(f"error: {verb}: no such verb; choose one of {', '.join(registry.verbs())}", file=sys.stderr)
         return 2
     if verb == "new" and len(argv) > 1 and argv[1][:1] != "-" and "=" not in argv[1]:
         argv = [verb, f"dir={argv[1]}", *argv[2:]]  # gptlab new DIR
     return run(verb, argv[1:], [sys.argv[0], verb])
+
+
+def in_our_words(argv: list[str]) -> str | None:
+    """Return the command line to type where another tool's verb is given, or none; None where it is not known."""
+    from gptlab.commands.habits import advice, verb_for
+
+    verb = verb_for(argv[0])
+    if (verb is None and "=" in argv[0]) or argv[0].startswith("--"):
+        return advice("train", argv, given=False)
+    if verb is None or len(argv) == 1:
+        return verb and f"gptlab {verb}"
+    return advice(verb, argv[1:]) or f"gptlab {verb} {shlex.join(argv[1:])}"
 
 
 def complete(argv: list[str]) -> int:

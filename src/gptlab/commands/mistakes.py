@@ -2,10 +2,12 @@
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 
 from hydra.errors import OverrideParseException
 from yaml import MarkedYAMLError
 
+from gptlab.commands import habits
 from gptlab.config.hydra_internals import KeyMistake, key_mistake, misfit, overridden_key, unknown_option
 from gptlab.config.tree import RECORDED
 from gptlab.errors import UserError
@@ -16,6 +18,25 @@ EXTRAS = {
     "hydra/launcher=submitit_slurm": "slurm",
     "hydra/launcher=submitit_local": "slurm",
 }
+
+
+# begin what is said of words that are not gptlab's
+UNKNOWN = (
+    "no such key",
+    "no such config",
+    "no such option",
+    "no such flag",
+    "needs a value",
+    "takes no value",
+    "is not key=value",
+    "its bracket",
+)
+
+
+def in_our_words(line: str, verb: str, argv: Sequence[str]) -> str:
+    """Return a mistake's line with the command line to type, where gptlab knows how another tool spells it."""
+    told = habits.advice(verb, argv, line.partition("=")[0].partition(":")[0])
+    return line if told is None else f"{line.rpartition('; ')[0] or line}; type: {told}"
 
 
 def explain(error: Exception, argv: list[str]) -> str:

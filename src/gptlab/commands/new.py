@@ -16,7 +16,7 @@ class NewConfig:
     """Write a project for your own parts: `gptlab new my_lab`."""
 
     dir: str = ""  # a new directory, whose name the package gets
-    json: bool = False
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(bool(self.dir), "dir", "''", "is needed", "give a new directory: gptlab new my_lab")

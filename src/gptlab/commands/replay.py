@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class ReplayConfig:
     """Rebuild the batch of one step of a run: its windows, their text, and the loss that the model has on them now."""
 
-    step: int | None = None  # 1, 2, ...
-    run: str = "latest"
+    step: int | None = None  # the step whose batch is rebuilt: 1, 2, ...
+    run: str = "latest"  # a run directory, or latest
     out: str | None = None  # a new file for the tensors x and y, (B, T) each
-    json: bool = False
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(self.step is not None, "step", "null", "is needed", "give step=N")
@@ -41,6 +41,13 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
 
     Prints and returns the windows of the step, with their text and the loss of each under the run's checkpoint.
     """
+    from gptlab.runs.run_dir import RunDir
+
+    out = Path(config.out).expanduser() if config.out else None
+    if out:
+        require_new(out, kind="file")
+    run = RunDir.find(config.run)  # before torch is imported
+
     import torch
 
     from gptlab.config.record import read_typed
@@ -49,14 +56,9 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     from gptlab.data.tokens.prepare import prepare
     from gptlab.data.tokens.progress import watching
     from gptlab.evaluation.model import require_next_tokens
-    from gptlab.runs.run_dir import RunDir
 
     assert config.step is not None
     console = Console()
-    out = Path(config.out).expanduser() if config.out else None
-    if out:
-        require_new(out, kind="file")
-    run = RunDir.find(config.run)
     require_next_tokens(run)
     before = read_typed(run.path / "config.yaml")
     why, todo = "was not trained on windows of text", "replay knows no other batches"

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from gptlab.errors import require
-from gptlab.files import require_writable, write_atomically
+from gptlab.files import followed, require_writable, write_atomically
 from gptlab.registry import command
 
 
@@ -18,8 +18,8 @@ class ReportConfig:
 
     runs: str | list[str] = "outputs"  # a folder or several, [DIR,DIR], also with *; or latest
     out: str | None = None  # a folder; null: `report` in the folder of the runs
-    pictures: bool = True
-    json: bool = False
+    pictures: bool = True  # draw curves as files too (needs gptlab[report])
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(bool(self.folders) and all(self.folders), "runs", self.runs, "is empty", "give a folder, or [DIR,DIR]")
@@ -63,7 +63,8 @@ def _beside(names: list[str]) -> Path:
     from gptlab.runs.reader import expand
     from gptlab.runs.run_dir import LATEST
 
-    folders = [(LATEST if name == "latest" else Path(name).expanduser()).absolute() for name in expand(names)]
+    given = (LATEST if name == "latest" else Path(name).expanduser() for name in expand(names))
+    folders = [followed(path).absolute() for path in given]
     common = Path(os.path.commonpath(folders)) / "report"
     relative = os.path.relpath(common)
     return common if relative.startswith("..") else Path(relative)

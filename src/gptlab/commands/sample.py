@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 class SampleConfig:
     """Continue a prompt with the model of a run."""
 
-    decoder: Decoder | Beam = field(default_factory=TopK)
-    run: str = "latest"
+    decoder: Decoder | Beam = field(default_factory=TopK)  # how the next token is chosen
+    run: str = "latest"  # a run directory, one of its checkpoints, or latest
     prompt: str | None = None  # null: the run's first sample prompt; with start=eot none
     prompts: list[str] = field(default_factory=list)  # several, in one batch
     start: str | None = None  # eot: the prompt comes after the token that begins a document
     chat: bool = False  # answer the prompt, in the chat template of the run
     system: str | None = None  # what the system says first; with chat=true
-    max_new_tokens: int = 100
-    num_samples: int = 1  # for each prompt
+    max_new_tokens: int = 100  # the most tokens of a text
+    num_samples: int = 1  # texts for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
     overflow: str = "crop"  # when the context is full: crop (forget the oldest tokens) | refuse
     logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans
-    precision: str = "32-true"  # 32-true | bf16-true
+    precision: str = "32-true"  # 32-true | bf16-true: of the computation
     explain: bool = False  # print and write RUN/explain.html: the alternatives to each token
-    seed: int = 1337
-    json: bool = False
+    seed: int = 1337  # of the draws
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         todo = 'give some text, e.g. prompt="Once upon"'
@@ -74,7 +74,7 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
     run, console = RunDir.find(results[0]["run"]), Console()
     rows, page = frontier_rows(run, results), run.path / "frontier.html"
     console.print(frontier_table(rows))
-    write_frontier_page(page, rows)
+    write_frontier_page(page, rows, results)
     write_atomically(run.path / "frontier.json", (json.dumps(rows, indent=2) + "\n").encode())
     console.print(f"the page is {page}", markup=False, soft_wrap=True)
     return {"frontier": rows, "page": str(page)}
@@ -87,6 +87,10 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     Prints the texts and returns {"samples": [{"prompt", "text", "ids", "logprob", "logprobs"}]}: each new text, its
     ids, and the log-probability in nats, under the model, of the whole text and of each id.
     """
+    from gptlab.runs.run_dir import RunDir
+
+    run = RunDir.find(config.run)  # before torch is imported
+
     import torch
 
     from gptlab.decoding.context import Limits
@@ -96,11 +100,9 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.evaluation.chat import first_messages, template_of
     from gptlab.evaluation.model import load_language_model
     from gptlab.model.config import GPTConfig
-    from gptlab.runs.run_dir import RunDir
     from gptlab.tokenizers.chat_templates import ChatCodec
     from gptlab.tokenizers.unspelled import Unspelled
 
-    run = RunDir.find(config.run)
     usual = "" if config.start else next(iter(run.sample_prompts()), "")
     prompts = config.prompts or [config.prompt or usual]
     todo = 'give one, e.g. prompt="Once upon", or start=eot'

@@ -17,12 +17,12 @@ from gptlab.tokenizers.bpe import BPE
 class TokenizeConfig:
     """Turn text into token shards, as the first training on it would, and say how well the tokenizer fits."""
 
-    data: DataConfig = field(default_factory=Bundled)
-    tokenizer: TokenizerConfig = field(default_factory=BPE)
+    data: DataConfig = field(default_factory=Bundled)  # what is turned into tokens
+    tokenizer: TokenizerConfig = field(default_factory=BPE)  # how text becomes tokens
     out: str | None = None  # a new folder; null: the cache, where `train` finds them
     processes: int | None = None  # null: one per core
     shard_mb: int = 256  # millions of characters of text per shard
-    json: bool = False
+    json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
         require(

@@ -1,4 +1,4 @@
-"""The verb `train`."""
+"""The verb `train`; torch is imported when nothing is left that is wrong without it."""
 
 from typing import Any
 
@@ -9,6 +9,10 @@ from gptlab.training.config import TrainConfig
 @command
 def train(config: TrainConfig) -> dict[str, Any] | None:
     """Train a model; everything about the run is written into one run directory."""
+    from gptlab.training.preflight import require_possible
+
+    require_possible(config)
+
     from gptlab.training.run import train
 
     return train(config)

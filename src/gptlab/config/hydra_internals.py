@@ -77,8 +77,8 @@ def silence_advice() -> None:
 @contextmanager
 def composed(
     folder: str, name: str, overrides: list[str], config_dir: Path | None = None
-) -> Iterator[tuple[DictConfig, str]]:
-    """Yield the config that Hydra composes, and its run directory, as its command line would.
+) -> Iterator[tuple[DictConfig, str, dict[str, str | None]]]:
+    """Yield the config that Hydra composes, its run directory, and the option of each group, as its command line would.
 
     `config_dir` is a folder of further configs, as --config-dir gives it: those of `folder` go first.
     `compose` in Python gives the same as the command: `${hydra:...}` is looked up in the composed config, and a process
@@ -94,10 +94,10 @@ def composed(
         cfg = hydra.compose(name, overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     try:
-        run_dir = str(cfg.hydra.run.dir)
+        run_dir, choices = str(cfg.hydra.run.dir), {str(k): v for k, v in cfg.hydra.runtime.choices.items()}
         with open_dict(cfg):
             del cfg["hydra"]
-        yield cfg, run_dir
+        yield cfg, run_dir, choices
     finally:
         HydraConfig.instance().cfg = None
 

@@ -12,6 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from gptlab import registry
 from gptlab.config.hydra_internals import VALUE_FLAGS, in_quotes, parsed
 from gptlab.config.schema import field_types, part_fields
+from gptlab.errors import UserError
 
 _OVERRIDE = re.compile(r"(?P<mark>\+{0,2})(?P<key>[\w$][\w$./@:-]*)=(?P<value>.*)", re.DOTALL)
 
@@ -55,6 +56,8 @@ def _quote(arg: str, config_type: type, multirun: bool) -> str:
             return f"~{key}"  # Hydra has no null for a group on the command line
         return f"{mark}{key}={_option(value, multirun)}"
     kinds = field_types(key, config_type)
+    if _are_lists(kinds) and value.startswith("[") and "]" not in value and not multirun:
+        raise UserError(key, value, "its bracket is not closed", f"close it: {key}={value}]")
     return f"{mark}{key}={_swept(value, kinds) if multirun else _single(value, kinds)}"
 
 

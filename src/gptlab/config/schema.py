@@ -11,6 +11,7 @@ import functools
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Union
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
@@ -52,24 +53,42 @@ def schema_of(config_type: type) -> type:
     return dataclasses.make_dataclass(config_type.__name__, fields, namespace={"original": config_type})
 
 
-def to_typed(node: Any) -> Any:
-    """Return a composed node as plain objects at every depth; an error in a part is reported by its full key."""
+def checked(config_type: type, values: dict[str, Any]) -> Any:
+    """Make a config of its values; raises UserError for values that it refuses."""
+    _require_finite(values, config_type)
+    return config_type(**values)
+
+
+def unchecked(config_type: type, values: dict[str, Any]) -> Any:
+    """Make a config of its values, also of those that it refuses: such as a run that has to be named, and is not."""
+    try:
+        return checked(config_type, values)
+    except UserError:
+        config: Any = object.__new__(config_type)
+        vars(config).update(values)
+        return config
+
+
+def to_typed(node: Any, made: Callable[[type, dict[str, Any]], Any] = checked) -> Any:
+    """Return a composed node as plain objects at every depth; an error in a part is reported by its full key.
+
+    `made` makes an object of a config's class and values.
+    """
     if isinstance(node, ListConfig):
-        return [to_typed(each) for each in node]
+        return [to_typed(each, made) for each in node]
     if not isinstance(node, DictConfig):
         return node
     values: dict[str, Any] = {}
     for key in map(str, node):
         require(not OmegaConf.is_missing(node, key), key, "???", "is needed", f"give {key}=...")
         try:
-            values[key] = to_typed(node[key])
+            values[key] = to_typed(node[key], made)
         except UserError as error:
             raise error.within(key) from error
     config_type = getattr(OmegaConf.get_type(node), "original", None)
     if config_type is None:
         return values
-    _require_finite(values, config_type)
-    return config_type(**values)
+    return made(config_type, values)
 
 
 def _require_finite(values: dict[str, Any], config_type: type) -> None:

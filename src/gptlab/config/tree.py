@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from gptlab import plugins, registry
 from gptlab.config import hydra_internals
 from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.record import read_nodes
-from gptlab.config.schema import part_fields, require_known, schema_of, to_typed
+from gptlab.config.schema import part_fields, require_known, schema_of, to_typed, unchecked
 from gptlab.errors import require
+from gptlab.files import followed
 
 RECORDED = "as_recorded"  # the option, in each group, that holds the values of a run's config.yaml
 
@@ -26,6 +29,7 @@ def _slug(text: str) -> str:
 
 # here, not in register(): a job on another machine starts by importing this module
 hydra_internals.register_resolver("slug", _slug)
+hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
 hydra_internals.silence_advice()
 
@@ -71,6 +75,8 @@ def register_run(verb: str, path: Path) -> str:
     for group, node in parts.items():
         store(RECORDED, node, group)
     own = {str(key): value for key, value in _plain(rest).items() if key not in parts}
+    if isinstance(recorded := own.get("preset"), str) and re.fullmatch(r"[\w-]+", recorded):
+        own["preset"] = f"${{chosen:${{hydra:runtime.choices.model}},{recorded}}}"
     none = [group for group in part_fields(registry.find_command(verb).config_type) if group not in parts]
     chosen: list[dict[str, str | None]] = [{group: RECORDED} for group in parts]
     chosen += [{group: None} for group in (*none, "experiment", "debug")]
@@ -87,7 +93,7 @@ def primary(verb: str, argv: list[str]) -> tuple[str, list[str]]:
     asked = [arg.partition("=")[2] for arg in argv if arg.startswith("config=")]
     if not asked or not takes_run_configs(verb):
         return register(verb), argv
-    path = Path(unquoted(asked[-1])).expanduser()
+    path = followed(Path(unquoted(asked[-1])).expanduser())
     path = path / "config.yaml" if path.is_dir() else path
     require(path.is_file(), "config", asked[-1], "no such file", "give the config.yaml of a run")
     return register_run(verb, path), [arg for arg in argv if not arg.startswith("config=")]
@@ -110,6 +116,28 @@ def compose(
     `run` is a run's directory or config.yaml, over which the overrides go; `config_dir` a folder of further options and
     primary configs, and `config_name` a primary config; `config` is always that of a run.
     """
+    with _composed(verb, overrides, run, config_dir, config_name) as (cfg, run_dir, _):
+        return typed_config(cfg, str(Path(run_dir).absolute()))
+
+
+def compose_unchecked(
+    verb: str, overrides: list[str], config_dir: Path | None = None, config_name: str | None = None
+) -> tuple[Any, dict[str, str | None]]:
+    """Return the config of a verb as `compose`, but with what it would refuse, and the option that each group has."""
+    with _composed(verb, overrides, None, config_dir, config_name) as (cfg, _, choices):
+        require_known(cfg)
+        return to_typed(cfg, unchecked), choices
+
+
+@contextmanager
+def _composed(
+    verb: str,
+    overrides: list[str] | None,
+    run: str | Path | None,
+    config_dir: Path | None,
+    config_name: str | None,
+) -> Iterator[tuple[DictConfig, str, dict[str, str | None]]]:
+    """Yield what Hydra composes: the config, its run directory, and the option of each group."""
     if config_dir and config_name == "config":  # a run's own config, which Hydra must not compose
         run, config_dir, config_name = config_dir, None, None
     given = [*([f"config={quoted(str(run))}"] if run else []), *(overrides or [])]
@@ -119,8 +147,8 @@ def compose(
     if (presets := search_path()) and "hydra.searchpath" not in " ".join(given):
         given.append(presets)
     given = quote_values(given, registry.find_command(verb).config_type)
-    with hydra_internals.composed(str(conf_dir()), config_name or name, given, config_dir) as (cfg, run_dir):
-        return typed_config(cfg, str(Path(run_dir).absolute()))
+    with hydra_internals.composed(str(conf_dir()), config_name or name, given, config_dir) as composed:
+        yield composed
 
 
 def search_path() -> str | None:

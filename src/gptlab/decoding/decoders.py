@@ -42,7 +42,7 @@ class Greedy:
 class Sample:
     """The model's own distribution, sharpened (temperature < 1) or flattened (> 1)."""
 
-    temperature: float = 1.0
+    temperature: float = 1.0  # divides the logits: below 1 bolder, above 1 more varied
 
     def __post_init__(self) -> None:
         known = 0 <= self.temperature < float("inf")
@@ -62,7 +62,7 @@ class Sample:
 class TopK(Sample):
     """The k most probable tokens, exactly k of them, renormalized (Fan et al. 2018)."""
 
-    k: int = 50
+    k: int = 50  # only the k most probable tokens are drawn
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +78,7 @@ class TopK(Sample):
 class TopP(Sample):
     """The nucleus: the smallest set of most probable tokens whose mass reaches p (Holtzman et al. 2020)."""
 
-    p: float = 0.9
+    p: float = 0.9  # only the most probable tokens that together have this probability are drawn
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +102,7 @@ class TopP(Sample):
 class MinP(Sample):
     """Tokens at least `min_p` times as probable as the most probable one (Nguyen et al. 2024)."""
 
-    min_p: float = 0.05
+    min_p: float = 0.05  # only tokens at least this share as probable as the most probable one are drawn
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,7 +121,7 @@ class Typical(Sample):
     These are the smallest set of tokens whose surprise is nearest to the entropy, and whose mass reaches `mass`.
     """
 
-    mass: float = 0.95
+    mass: float = 0.95  # only the most typical tokens that together have this probability are drawn
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,8 +150,8 @@ class Beam:
     2016 penalize in a similar way). A search, not a distribution: `beam_search` carries it out.
     """
 
-    beams: int = 4
-    length_penalty: float = 1.0
+    beams: int = 4  # texts that are kept at each step
+    length_penalty: float = 1.0  # a score is divided by the length to this power: above 1 favours long texts
 
     def __post_init__(self) -> None:
         require(self.beams >= 1, "beams", self.beams, "must be at least 1", "4 is usual, 1 is greedy")

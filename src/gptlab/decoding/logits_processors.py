@@ -19,7 +19,7 @@ STEPS = ("repetition", "presence", "frequency", "banned", "no_repeat_ngram")
 class LogitsProcessors:
     """Penalties and bans; by default each does nothing."""
 
-    order: list[str] = field(default_factory=lambda: list(STEPS))  # first to last
+    order: list[str] = field(default_factory=lambda: list(STEPS))  # the order in which these are applied
     repetition: float = 1.0  # divides positive logits of tokens seen in prompt or text, multiplies negative ones
     presence: float = 0.0  # subtracted from the logit of each token of the text
     frequency: float = 0.0  # subtracted once for each time it occurs in the text

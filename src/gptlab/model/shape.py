@@ -41,53 +41,53 @@ class RopeScaling:
 class GPTShape:
     """The shape of a GPT; the defaults are GPT-2 small."""
 
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    block_size: int = 1024
-    vocab_size: int = 50257  # 0: as many as the tokenizer has; a few more are padding, which is never drawn
+    n_layer: int = 12  # blocks, each attention and a feed-forward
+    n_head: int = 12  # heads of attention in each block
+    n_embd: int = 768  # width of the residual stream
+    block_size: int = 1024  # context: tokens that the model reads at once
+    vocab_size: int = 50257  # 0: as many as the tokenizer has; more are padding, never drawn
     n_kv_head: int | None = None  # key-value heads; null: n_head
     n_inner: int | None = None  # width of the feed-forward; null: 4 n_embd
     head_size: int | None = None  # width of a head; null: n_embd / n_head
     positions: str = "learned"  # learned | rope | alibi | none
     norm: str = "layer"  # layer | rms | zero_centered_rms (Gemma's: weights around 0) | plain_layer (no weights)
-    norm_eps: float = 1e-5
-    norm_at: str = "before"  # attention and feed-forward, or after them, or both
+    norm_eps: float = 1e-5  # added to the variance in a norm
+    norm_at: str = "before"  # before attention and feed-forward | after them | both
     residual: str = "sequential"  # sequential | parallel (attention and feed-forward read x) | parallel_one_norm
     residual_scale: float = 1.0  # multiplies what each layer adds
     feed_forward: str = "gelu"  # gelu | swiglu | relu2 | gelu_exact | relu | silu | geglu
-    qk_norm: bool = False
-    qk_norm_over: str = "head"  # normalize each head by itself, or all of them together
+    qk_norm: bool = False  # normalize queries and keys
+    qk_norm_over: str = "head"  # head: each head by itself | all: all of them together
     qk_norm_eps: float | None = None  # null: the epsilon of the number format
     attention_scale: float | None = None  # multiplies the scores; null: 1 / sqrt(width of a head)
-    attention_softcap: float = 0.0  # c tanh(scores / c); 0: off
+    attention_softcap: float = 0.0  # c in c tanh(scores / c); 0: off
     window: int | None = None  # tokens that a position attends to, itself included; null: all before it
     full_attention_every: int = 0  # each such layer attends to all tokens in spite of the window; 0: none
     window_layers: list[int] | None = None  # those with the window, from 0; null: as full_attention_every says
     qkv_clip: float = 0.0  # queries, keys and values are kept between -c and c; 0: off
-    bias: bool = True  # of linear layers and layer norms
-    qkv_bias: bool | None = None  # of queries, keys and values; null: as `bias`
-    proj_bias: bool | None = None  # of the output of attention; null: as `bias`
+    bias: bool = True  # biases of linear layers and layer norms
+    qkv_bias: bool | None = None  # biases of queries, keys and values; null: as `bias`
+    proj_bias: bool | None = None  # bias of attention's output; null: as `bias`
     tied: bool = True  # the head shares the token embedding (Press & Wolf 2017)
-    head_bias: bool = False
+    head_bias: bool = False  # a bias in the head, which gives the logits
     embedding_norm: bool = False  # a norm behind the token embedding
     embedding_scale: float = 1.0  # multiplies the token embedding
-    logit_divisor: float = 1.0
-    logit_softcap: float = 0.0  # c tanh(logits / c); 0: off
-    dropout: float = 0.0
-    init: str = "gpt2"  # of residual projections: gpt2 (scaled) | zero; torch: PyTorch's own for all
-    rope_base: float = 10000.0
+    logit_divisor: float = 1.0  # divides the logits
+    logit_softcap: float = 0.0  # c in c tanh(logits / c); 0: off
+    dropout: float = 0.0  # share of activations that are zeroed in training
+    init: str = "gpt2"  # first weights of residual projections: gpt2 (scaled) | zero; torch: PyTorch's own for all
+    rope_base: float = 10000.0  # base of the wavelengths of rotary positions
     rope_fraction: float = 1.0  # the share of each head that is rotated
     no_rope_every: int = 0  # each such layer has no positions; 0: none
     rope_base_window: float | None = None  # base of the layers with a window, unscaled; null: as all
     rope_type: str = "llama3"  # llama3 | linear | dynamic | yarn | longrope: scaling, if rope_factor is not 1
-    rope_factor: float = 1.0  # above 1: scaling to a longer context, with the three below
+    rope_factor: float = 1.0  # above 1: scaling to a longer context, with the settings below
     rope_magnitude: float = 1.0  # multiplies rotated queries and keys
-    rope_low_freq: float = 1.0
-    rope_high_freq: float = 4.0
-    rope_original: int = 8192
+    rope_low_freq: float = 1.0  # rotations over the old context, below which a wave is slowed down entirely
+    rope_high_freq: float = 4.0  # rotations over the old context, above which a wave stays as it is
+    rope_original: int = 8192  # the old context, in tokens
     rope_short: list[float] | None = None  # longrope: divide the frequencies in texts of up to rope_original tokens
-    rope_long: list[float] | None = None  # and in longer ones
+    rope_long: list[float] | None = None  # longrope: divide the frequencies in longer texts
 
     def __post_init__(self) -> None:
         for key in (

@@ -23,8 +23,8 @@ class OptimizerConfig(Protocol):
 class Decaying:
     """The settings of all optimizers: a learning rate, and weight decay on matrices only, as in GPT-2 and GPT-3."""
 
-    lr: float = 6e-4
-    weight_decay: float = 0.1
+    lr: float = 6e-4  # peak learning rate; a preset suits it to the width of the model
+    weight_decay: float = 0.1  # pulls matrices towards 0; biases and norms are left alone
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", self.lr, "is not above 0", "try 0.001 for a small model")
@@ -49,10 +49,10 @@ class Decaying:
 class AdamW(Decaying):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    fused: bool = True
+    beta1: float = 0.9  # decay of the average of gradients
+    beta2: float = 0.95  # decay of the average of squared gradients
+    eps: float = 1e-8  # added to the root of the average of squared gradients
+    fused: bool = True  # one kernel for all weights
 
     def build(self, gpt: nn.Module) -> Optimizer:
         from torch import optim
@@ -84,8 +84,8 @@ class SGD(Decaying):
 
     lr: float = 0.1
     weight_decay: float = 0.0
-    momentum: float = 0.9
-    nesterov: bool = False
+    momentum: float = 0.9  # decay of the sum of gradients
+    nesterov: bool = False  # look ahead along the momentum
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,8 +105,8 @@ class Lion(Decaying):
 
     lr: float = 1e-4
     weight_decay: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.99
+    beta1: float = 0.9  # weight of the average of gradients in a step
+    beta2: float = 0.99  # decay of the average of gradients
 
     def build(self, gpt: nn.Module) -> Optimizer:
         try:
@@ -139,7 +139,7 @@ class Muon(AdamW):
     Updates are scaled to the size of AdamW's (Liu et al. 2025), so that one rate serves both.
     """
 
-    momentum: float = 0.95
+    momentum: float = 0.95  # decay of the sum of gradients of the matrices
 
     def build(self, gpt: nn.Module) -> Optimizer:
         from torch import optim

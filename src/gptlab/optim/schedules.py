@@ -19,8 +19,8 @@ class Schedule(Protocol):
 class Constant:
     """A linear warm-up, over a number of steps or a share of the run, then the full rate."""
 
-    warmup_steps: int = 0
-    warmup_share: float | None = None  # of all steps; instead of warmup_steps
+    warmup_steps: int = 0  # steps over which the rate rises from 0 to optimizer.lr
+    warmup_share: float | None = None  # share of all steps; instead of warmup_steps
 
     def __post_init__(self) -> None:
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "is negative", "0 turns it off")
@@ -45,7 +45,7 @@ class Cosine(Constant):
     """A warm-up, then half a cosine from 1 down to `min_ratio` at the last step (Loshchilov & Hutter 2017)."""
 
     warmup_steps: int = 50
-    min_ratio: float = 0.1
+    min_ratio: float = 0.1  # rate at the end, as a share of optimizer.lr
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,7 +60,7 @@ class Cosine(Constant):
 class Linear(Cosine):
     """A warm-up, then a straight line from 1 down to `min_ratio` at the last step."""
 
-    min_ratio: float = 0.0
+    min_ratio: float = 0.0  # rate at the end, as a share of optimizer.lr
 
     def after(self, step: int, last: int) -> float:
         return 1 + (self.min_ratio - 1) * min(1.0, step / last)
@@ -71,8 +71,8 @@ class Linear(Cosine):
 class WSD(Cosine):
     """A warm-up, a flat part, then decay to `min_ratio` over the last `decay_share` of the run (Hu et al. 2024)."""
 
-    min_ratio: float = 0.0
-    decay_share: float = 0.2
+    min_ratio: float = 0.0  # rate at the end, as a share of optimizer.lr
+    decay_share: float = 0.2  # share of all steps, at the end, over which the rate falls
     shape: str = "linear"  # linear | sqrt: 1 - sqrt of the way (Haegele et al. 2024)
 
     def __post_init__(self) -> None:

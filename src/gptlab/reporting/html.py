@@ -8,22 +8,30 @@ from pathlib import Path
 from gptlab.files import write_atomically
 
 STYLE = """
-body { font: 16px/1.7 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+:root { color-scheme: light dark; --page: #fff; --text: #222; --soft: #555; --line: #bbb; --raised: #fff;
+  --hover: #f2f6fa }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #16181c; --text: #ddd; --soft: #9aa; --line: #444b55; --raised: #23262c; --hover: #22272f }
+}
+html { overflow-x: clip }
+body { font: 16px/1.7 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: var(--text);
+  background: var(--page) }
 h1 { font-size: 1.3rem }
-.what { color: #555 }
-.text { white-space: pre-wrap; font: 15px/1.9 ui-monospace, monospace; margin-top: 1rem }
-.t { position: relative; border-radius: 3px; padding: 1px 0; cursor: default }
-.t:hover, .t:focus { outline: 2px solid #333 }
-.more { display: none; position: absolute; left: 0; top: 1.8em; z-index: 1; white-space: pre; font-size: 13px;
-  line-height: 1.5; background: #fff; border: 1px solid #999; border-radius: 4px; padding: .4rem .6rem;
-  box-shadow: 0 2px 8px #0003 }
+.what { color: var(--soft) }
+.text { white-space: pre-wrap; font: 15px/1.9 ui-monospace, monospace; margin-top: 1rem; overflow-wrap: anywhere }
+.t { border-radius: 3px; padding: 1px 0; cursor: default; color: #222 }
+.t:hover, .t:focus { outline: 2px solid var(--text) }
+.more { display: none; position: absolute; z-index: 1; white-space: pre-wrap; font-size: 13px; line-height: 1.5;
+  color: var(--text); background: var(--raised); border: 1px solid var(--line); border-radius: 4px;
+  padding: .4rem .6rem; margin-top: 1.6em; max-width: min(24rem, 90vw); box-shadow: 0 2px 8px #0003 }
 .t:hover .more, .t:focus .more { display: block }
 table { border-collapse: collapse; font-size: 13px; margin-top: 1.5rem }
 th, td { padding: .15rem .6rem; text-align: right }
-th { border-bottom: 1px solid #999 }
+th { border-bottom: 1px solid var(--line) }
 .l { text-align: left; font-family: ui-monospace, monospace; white-space: pre }
-tr.chosen td { font-weight: bold; border-top: 1px solid #ddd }
-.scale span { padding: 2px 8px }
+tr.chosen td { font-weight: bold; border-top: 1px solid var(--line) }
+.scale span { padding: 2px 8px; color: #222 }
+.scroll { overflow-x: auto }
 """
 
 
@@ -72,14 +80,21 @@ def table(heads: Sequence[str], rows: Iterable[tuple[bool, Sequence[object]]]) -
         + "</tr>"
         for chosen, cells in rows
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def write(path: Path, title: str, what: str, *parts: str) -> None:
-    """Write a whole page; `what` is the line under its title."""
+def write(path: Path, title: str, what: str, *parts: str, style: str = "", script: str = "") -> None:
+    """Write a whole page, which loads nothing from anywhere; `what` is the line under its title.
+
+    `style` and `script` are more of the page's own CSS and JavaScript; a page without a script can run none.
+    """
     name = html.escape(title)
+    allowed = "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:"
+    allowed += "; script-src 'unsafe-inline'" if script else ""
+    ended = f"<script>{script}</script>" if script else ""
     page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>
-<body><h1>{name}</h1><p class="what">{html.escape(what)}</p>{"".join(parts)}</body></html>
+<meta http-equiv="Content-Security-Policy" content="{allowed}">
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}{style}</style></head>
+<body><h1>{name}</h1><p class="what">{html.escape(what)}</p>{"".join(parts)}{ended}</body></html>
 """
     write_atomically(path, page.encode("utf-8", "replace"))

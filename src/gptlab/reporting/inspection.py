@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -18,13 +19,19 @@ def inspection_table(sample: dict[str, Any], spell: Spell) -> Table:
     """Return a table of a sample, whose `steps` come from gptlab.decoding.inspect."""
     title = Text("after ") + Text(repr(sample["prompt"]), style="bold")
     heads = ("token", "nats", "rank", "entropy", "kept", "likely", "raw", "temp.", "final")
-    shown = Table(*(Column(name, no_wrap=True) for name in heads), title=title, show_lines=True)
+    narrow = ("token", "likely")  # a narrow terminal cuts these, never a figure
+    columns = [Column(name, no_wrap=name not in narrow) for name in heads]
+    shown = Table(*columns, title=title, show_lines=True, box=box.HORIZONTALS, pad_edge=False, collapse_padding=True)
     for step in sample["steps"]:
         likely = step["alternatives"][:3]
         names = "\n".join(repr(spell(other["token"])) for other in likely)
-        columns = ("\n".join(f"{other[kind]:.3f}" for other in likely) for kind in KINDS)
-        shown.add_row(Text(repr(spell(step["token"]))), *_figures(step), Text(names), *columns)
+        shares = ("\n".join(f"{other[kind]:.3f}" for other in likely) for kind in KINDS)
+        shown.add_row(_cut(repr(spell(step["token"]))), *_figures(step), _cut(names), *shares)
     return shown
+
+
+def _cut(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def write_inspection_page(path: Path, decoder: str, samples: Sequence[dict[str, Any]], spell: Spell) -> None:

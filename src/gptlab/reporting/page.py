@@ -1,4 +1,7 @@
-"""Write a report as one self-contained web page: table, pictures, and texts of each prompt side by side."""
+"""Write a report as one self-contained web page: table, charts, settings that differ, and texts side by side.
+
+The charts are interactive where plotly is installed, and pictures elsewhere. The page loads nothing.
+"""
 
 import base64
 import html
@@ -7,29 +10,12 @@ from pathlib import Path
 
 from gptlab.reporting import html as pages
 from gptlab.reporting import table
-from gptlab.reporting.rows import Report
+from gptlab.reporting.interactive import has_plotly, library, own_file, packed, page_data
+from gptlab.reporting.names import shown
+from gptlab.reporting.rows import Report, Row
 from gptlab.runs.reader import RunRecord
 
 AT_MOST = 4  # checkpoints of a run side by side
-STYLE = """<style>
-body { max-width: 84rem }
-h2 { font-size: 1.1rem; margin-top: 2.5rem }
-img { max-width: 100%; height: auto; display: block }
-.wide { overflow-x: auto }
-.wide table { font-size: 12px }
-.wide td, .wide th { padding: .15rem .45rem }
-.wide td { white-space: nowrap }
-.wide th { vertical-align: bottom }
-.wide td.l, .wide th.l { max-width: 14rem; overflow: hidden; text-overflow: ellipsis }
-.wide tr:hover td { background: #f2f6fa }
-.samples { table-layout: fixed; width: 100%; min-width: 48rem }
-.samples td { vertical-align: top; text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
-  font: 12px/1.5 ui-monospace, monospace; border-top: 1px solid #ddd }
-.samples th { text-align: left }
-.samples td:first-child, .samples th:first-child { width: 11rem; font-family: system-ui, sans-serif }
-.step { color: #777; display: block }
-summary { cursor: pointer; margin-top: 1rem }
-</style>"""
 # file -> (heading, explanation)
 CAPTIONS = {
     "curves": (
@@ -44,24 +30,100 @@ CAPTIONS = {
         "Dots are means over seeds with their standard error; a line joins runs that differ in this variable alone.",
     ),
 }
+CURVES = """<h2>Curves</h2><div class="controls">
+<label>show <select id="metric"></select></label><label>over <select id="axis"></select></label>
+<label>smooth <input type="range" id="smooth" min="0" max="0.98" step="0.02" value="0"></label>
+<label><input type="checkbox" id="seeds" checked>mean and standard error of seeds</label>
+<label><input type="checkbox" id="logx">log x</label><label><input type="checkbox" id="logy">log y</label></div>
+<div class="chart" id="curves"></div>
+<p class="what">Tokens and FLOPs are steps times those of a step. Time is training time, without validation, samples and
+checkpoints. Drag to enlarge; click twice to see all again.</p>"""
+FINAL = """<div><h2>Final score against what was varied</h2>
+<div class="controls"><label>by <select id="varied"></select></label></div>
+<div class="chart low" id="final"></div><p class="what">Means over seeds with their standard error; a line joins runs
+that differ in this variable alone.</p></div>"""
+BEST = """<div><h2>Best so far</h2><div class="controls">&nbsp;</div><div class="chart low" id="best"></div>
+<p class="what">Each dot is a finished run.</p></div>"""
+DIFFERENCES = """<h2>What differs between two runs</h2><div class="controls"><label><select id="first"></select></label>
+<label>and <select id="second"></select></label></div>
+<div class="wide"><table class="differ" id="differ"></table></div>"""
+CONTROLS = """<div class="controls"><label>filter <input type="search" id="filter" placeholder="nano lr=0.001"></label>
+<label><input type="checkbox" id="unfold">each seed</label><span>chosen:
+<button id="best8">best 8</button> <button id="shown">those shown</button> <button id="all">all</button>
+<button id="none">none</button></span></div>"""
 
 
 def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
-    """Write the whole page; `pictures` are PNG, by their names in CAPTIONS."""
-    rows = [(False, line) for line in table.lines(report)]
-    parts = [STYLE, f'<div class="wide">{pages.table(table.heads(report), rows)}</div>']
+    """Write the whole page; `pictures` are PNG, by their names in CAPTIONS, for a page without plotly."""
+    drawn = has_plotly()
+    parts = [CONTROLS, f'<div class="wide">{_table(report)}</div>']
     parts += [f'<p class="what">{html.escape(note)}</p>' for note in report.notes]
-    for name, png in pictures.items():
-        heading, caption = CAPTIONS[name]
-        data = base64.b64encode(png).decode()
-        parts.append(f'<h2>{heading}</h2><p class="what">{html.escape(caption)}</p>')
-        width = int.from_bytes(png[16:20]) / 1.6  # CSS pixels, for high-resolution screens
-        parts.append(f'<img alt="{html.escape(heading)}" width="{width:.0f}" src="data:image/png;base64,{data}">')
+    if drawn:
+        final = FINAL if any(key != "seed" for key in report.varied) else ""
+        parts += [CURVES, f'<div class="pair">{final}{BEST}</div>']
+    else:
+        parts += [_picture(name, png) for name, png in pictures.items()]
+    parts.append(DIFFERENCES)
     if samples := _samples(report):
-        what = "The same prompts at a run's validations: the first, the last, and some between."
+        what = "The same prompts at a run's validations: the first, the last, and some between; of the chosen runs."
         parts += ["<h2>Samples</h2>", f'<p class="what">{what}</p>', *samples]
+    held = {"data": page_data(report)} | ({"library": library()} if drawn else {})
+    parts += [f'<script type="text/plain" id="{name}">{packed(content)}</script>' for name, content in held.items()]
     n, finished = len(report.rows), sum(row.run.status == "finished" for row in report.rows)
-    pages.write(path, "Report", f"{n} run{'s' * (n != 1)}, {finished} finished", *parts)
+    what = f"{n} run{'s' * (n != 1)}, {finished} finished"
+    pages.write(path, "Report", what, *parts, style=own_file("page.css"), script=own_file("page.js"))
+
+
+def _table(report: Report) -> str:
+    """Return the table: a row for each group, and folded below it one for each of its seeds."""
+    names = table.heads(report)
+    head = "".join(
+        f'<th{" class=l" if i == 0 else ""} data-sort tabindex="0">{html.escape(name)}</th>'
+        for i, name in enumerate(names)
+    )
+    body = []
+    for group in report.groups():
+        body.append(_row(report, group, group[0], len(group)))
+        if len(group) > 1:
+            body += [_row(report, [row], row, 0) for row in group]
+    return f'<table id="runs"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _row(report: Report, rows: Sequence[Row], first: Row, seeds: int) -> str:
+    """Return the row of a group with as many seeds, or that of one of them where `seeds` is 0."""
+    figures = {key: table.of_group(report, rows, key) for key in report.figures}
+    cells: list[tuple[str, object]] = []
+    if seeds:
+        cells.append((table.score_cell(report, rows), first.mean))
+    else:
+        cells.append(("", first.figures[report.score.key]))
+    cells += [(figure.text(figures[key]), figures[key]) for key, figure in report.figures.items()]
+    cells.append((table.group_status(report, rows) if seeds else first.status, ""))
+    for key in report.keys:
+        text = ", ".join(dict.fromkeys(shown(row.asked[key]) for row in rows))
+        cells.append((text, text))
+    name = html.escape(report.label(first, seed=seeds < 2))
+    if seeds:
+        fold = '<button class="fold" aria-label="its seeds">▸</button>' if seeds > 1 else '<span class="fold"></span>'
+        checked = " checked" if first.group < 8 else ""
+        box = f'<input type="checkbox" class="choose" data-group="{first.group}" aria-label="chosen"{checked}>'
+        name = f'{fold}{box}<span class="dot" data-group="{first.group}"></span>{name}'
+    values = "".join(f'<td data-value="{_value(value)}">{html.escape(text)}</td>' for text, value in cells)
+    kind, label = "group" if seeds else "seed", _value(report.label(first, seed=True))
+    return f'<tr class="{kind}" data-group="{first.group}"><td class="l" data-value="{label}">{name}</td>{values}</tr>'
+
+
+def _value(value: object) -> str:
+    """Return what a cell is sorted by."""
+    return "" if value is None else html.escape(str(value))
+
+
+def _picture(name: str, png: bytes) -> str:
+    heading, caption = CAPTIONS[name]
+    data = base64.b64encode(png).decode()
+    width = int.from_bytes(png[16:20]) / 1.6  # CSS pixels, for high-resolution screens
+    image = f'<img alt="{html.escape(heading)}" width="{width:.0f}" src="data:image/png;base64,{data}">'
+    return f'<h2>{heading}</h2><p class="what">{html.escape(caption)}</p>{image}'
 
 
 def _samples(report: Report) -> list[str]:
@@ -84,7 +146,8 @@ def _samples(report: Report) -> list[str]:
                 for step in spread([step for step, blocks in steps.items() if number < len(blocks)])
             ]
             label = html.escape(report.label(row, seed=True))
-            body.append(f"<tr><td>{label}</td>{''.join(cells)}{'<td></td>' * (AT_MOST - len(cells))}</tr>")
+            cells += ["<td></td>"] * (AT_MOST - len(cells))
+            body.append(f'<tr data-group="{row.group}"><td>{label}</td>{"".join(cells)}</tr>')
         if body:
             opened = " open" if not found else ""
             rows = "".join(body)

@@ -10,7 +10,9 @@ from typing import Any
 from gptlab.errors import UserError
 from gptlab.reporting.curves import AXES
 from gptlab.reporting.figures import in_training
-from gptlab.reporting.rows import Report, Row, shown
+from gptlab.reporting.names import shown
+from gptlab.reporting.rows import Report, Row
+from gptlab.runs.origin import by_start
 from gptlab.runs.reader import natural
 
 # colours that colour-blind readers can distinguish (Okabe & Ito 2008, without the yellow)
@@ -85,7 +87,7 @@ def best_so_far(report: Report) -> bytes | None:
     rows = [row for row in _scored(report) if row.run.status == "finished"]
     if len(rows) < 2:
         return None
-    rows.sort(key=lambda row: natural(str(row.run.path)))
+    rows.sort(key=lambda row: by_start(row.run))
     scores = [_score(report, row) for row in rows]
     best = list(itertools.accumulate(scores, lambda a, b: report.score.best([a, b])))
     at = list(range(1, len(rows) + 1))
@@ -104,8 +106,11 @@ def best_so_far(report: Report) -> bytes | None:
 
 
 def swept(report: Report) -> bytes | None:
-    """Draw the final score against each variable but the seed; lines join runs that differ in this variable alone."""
-    keys = [key for key in report.keys if key != "seed"][:MOST_PANELS]
+    """Draw the final score against each variable but the seed; lines join runs that differ in this variable alone.
+
+    A variable is what varies within a sweep or an experiment; only the runs of those in which it does are drawn.
+    """
+    keys = [key for key in report.varied if key != "seed"][:MOST_PANELS]
     rows = [row for row in _scored(report) if row.run.status == "finished"]
     if not keys or not rows:
         return None
@@ -119,17 +124,17 @@ def swept(report: Report) -> bytes | None:
     return _png(figure)
 
 
-def _sweep_panel(panel: Any, report: Report, rows: Sequence[Row], key: str) -> None:
+def _sweep_panel(panel: Any, report: Report, every: Sequence[Row], key: str) -> None:
+    rows = where_varied(every, key)
     values = sorted({shown(row.asked[key]) for row in rows}, key=natural)
     numbers = [row.asked[key] for row in rows]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers)
     place: dict[str, float] = {value: i for i, value in enumerate(values)}
     if numeric:
         place = {shown(v): float(v) for v in sorted(numbers)}
-    others = [each for each in report.keys if each not in (key, "seed")]
     series: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        told = ", ".join(f"{report.keys[each]}={shown(row.asked[each])}" for each in others)
+        told = report.label_without(row, key)
         series.setdefault(told, {}).setdefault(shown(row.asked[key]), []).append(_score(report, row))
     few = 1 < len(series) <= len(COLOURS) and max(map(len, series)) < 45
     for number, (told, points) in enumerate(sorted(series.items(), key=lambda item: natural(item[0]))):
@@ -156,6 +161,14 @@ def _sweep_panel(panel: Any, report: Report, rows: Sequence[Row], key: str) -> N
     panel.set_ylabel(f"final held-out {report.score.axis}")
     if few:
         panel.legend(frameon=False, fontsize=8)
+
+
+def where_varied(rows: Sequence[Row], key: str) -> list[Row]:
+    """Return the rows of those experiments and sweeps in which a setting varies; all rows if it does in none."""
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        values.setdefault(row.name.family, set()).add(shown(row.asked[key]))
+    return [row for row in rows if len(values[row.name.family]) > 1] or list(rows)
 
 
 def _scored(report: Report) -> list[Row]:

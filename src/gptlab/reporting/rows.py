@@ -4,6 +4,7 @@ A run's task says which metrics it has, and by which of them it is ranked; gptla
 """
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import statistics
@@ -11,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptlab.errors import UserError, printable
+from gptlab.errors import UserError
 from gptlab.metrics import Metric, metric
 from gptlab.reporting.curves import Curves, read_curves
 from gptlab.reporting.figures import Figure, figures_of
+from gptlab.reporting.names import Name, names_of, short, shown, tell_apart, varied_keys
 from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.differences import differences, same_but_seed
 from gptlab.runs.reader import SILENT, RunRecord
@@ -30,6 +32,7 @@ class Row:
     """A run with its figures, as far as there are any; `mean` and `error` are of its seeds' scores."""
 
     run: RunRecord
+    name: Name
     curves: Curves
     asked: dict[str, Any]  # the settings that differ between the runs
     figures: dict[str, float | None]  # by their keys in the report's figures; NaN if the run diverged
@@ -49,7 +52,8 @@ class Report:
     """The rows of a report, best group first; `score` is the metric by which they are ranked."""
 
     rows: list[Row]
-    keys: dict[str, str]  # the settings that differ: dotted key -> its short name
+    keys: dict[str, str]  # the settings that differ: dotted key -> its short name; the varied ones come first
+    varied: list[str]  # the keys that vary within a sweep, or between the runs of an experiment
     figures: dict[str, Figure]
     score: Metric
     notes: list[str]
@@ -62,27 +66,39 @@ class Report:
         return list(found.values())
 
     def label(self, row: Row, seed: bool = False) -> str:
-        """Return the settings that distinguish a row's group from the others, or the row itself."""
-        keys = [key for key in self.keys if seed or key != "seed"]
-        told = [f"{self.keys[key]}={shown(row.asked[key])}" for key in keys if row.asked[key] is not None]
-        return ", ".join(told) or row.run.name
+        """Return the name of a row's group, its experiment or sweep and what differs in it, or that of the row."""
+        return row.name.text(self.keys, seed) or row.run.name
+
+    def label_without(self, row: Row, key: str) -> str:
+        """Return the name of a row's group without one of the settings in it, and with all others that vary."""
+        more = {each: shown(row.asked[each]) for each in self.varied if each not in row.name.told}
+        told = {name: value for name, value in (row.name.told | more).items() if name != key}
+        return dataclasses.replace(row.name, told=told).text(self.keys, seed=False)
 
 
 def tabulate(runs: Sequence[RunRecord]) -> Report:
     """Return the report on some runs; only finished ones count for a group's mean and rank."""
-    differing = _by_budget(runs, differences(runs))
-    left_out = len(differing) - MOST_KEYS
-    differing = dict(itertools.islice(differing.items(), MOST_KEYS))
+    every = _by_budget(runs, differences(runs))
+    names = names_of(runs, every)
+    varied = varied_keys(names, every)
+    left_out = len(every) - MOST_KEYS
+    ordered = dict.fromkeys([*varied, *every])
+    differing = {key: every[key] for key in itertools.islice(ordered, MOST_KEYS)}
     tokenizers, texts = {run.tokenizer for run in runs} - {None}, {run.data_hash for run in runs} - {None}
     tasks = _tasks(runs) or [CausalLM()]
     figures = figures_of({name for task in tasks for name in task.metrics})
     score = _score(tasks[0], figures, len(tokenizers))
-    rows = [_row(run, {key: values[i] for key, values in differing.items()}, figures) for i, run in enumerate(runs)]
+    rows = [
+        _row(run, names[i], {key: values[i] for key, values in differing.items()}, figures)
+        for i, run in enumerate(runs)
+    ]
     by_run = {id(row.run): row for row in rows}
     groups = [[by_run[id(run)] for run in group] for group in same_but_seed(runs)]
     for group in groups:
-        every = [row.figures[score.key] for row in group if row.run.status == "finished"]
-        values = [value for value in every if value is not None and math.isfinite(value)]
+        group.sort(key=lambda row: -len(row.name.told))  # a group is called as its sweep calls it
+    tell_apart([[(row.name, row.run) for row in group] for group in groups])
+    for group in groups:
+        values = scores_of_seeds(group, score)
         for row in group:
             row.seeds = len(values)
             row.mean = statistics.mean(values) if values else None
@@ -96,15 +112,18 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
         notes.insert(0, f"There are {len(tasks)} tasks: runs are ranked by {score.head}, and compare only within one.")
     if left_out > 0:
         notes.append(f"{left_out:,} more settings differ; the table shows the first {MOST_KEYS}.")
-    return Report([row for group in groups for row in group], _short(list(differing)), figures, score, notes)
+    rows = [row for group in groups for row in group]
+    return Report(rows, short(list(differing)), [key for key in varied if key in differing], figures, score, notes)
 
 
-def shown(value: Any) -> str:
-    """Return a setting in few characters."""
-    if value is None:
-        return "-"
-    text = printable(f"{value:.4g}" if isinstance(value, float) else str(value))
-    return text if len(text) <= 40 else text[:18] + " ... " + text[-18:]
+def scores_of_seeds(rows: Sequence[Row], score: Metric) -> list[float]:
+    """Return the final scores of the finished runs, one of each seed: the mean where a seed was run again."""
+    by_seed: dict[str, list[float]] = {}
+    for row in rows:
+        value = row.figures[score.key]
+        if row.run.status == "finished" and value is not None and math.isfinite(value):
+            by_seed.setdefault(repr(row.run.config.get("seed")), []).append(value)
+    return [statistics.fmean(values) for values in by_seed.values()]
 
 
 def finite(value: float | None) -> float | None:
@@ -131,7 +150,7 @@ def _score(task: Task, figures: dict[str, Figure], tokenizers: int) -> Metric:
     return next((each for each in others if each.per != "token"), own)
 
 
-def _row(run: RunRecord, asked: dict[str, Any], shown: dict[str, Figure]) -> Row:
+def _row(run: RunRecord, name: Name, asked: dict[str, Any], shown: dict[str, Figure]) -> Row:
     curves = read_curves(run)
     steps = int(run.figure("steps") or curves.steps)
     tokens = int(run.figure("tokens") or steps * curves.tokens_per_step)
@@ -143,7 +162,7 @@ def _row(run: RunRecord, asked: dict[str, Any], shown: dict[str, Figure]) -> Row
     }
     otherwise |= {key: curves.last(each.metric.name) for key, each in shown.items() if each.metric}
     figures = {key: run.figure(key, otherwise[key]) for key in shown}
-    return Row(run, curves, asked, figures | {"steps": steps, "tokens": tokens})
+    return Row(run, name, curves, asked, figures | {"steps": steps, "tokens": tokens})
 
 
 def _notes(rows: Sequence[Row], figures: dict[str, Figure], tokenizers: int, texts: int) -> list[str]:
@@ -182,10 +201,3 @@ def _by_budget(runs: Sequence[RunRecord], differing: dict[str, list[Any]]) -> di
         return differing
     others = {key: values for key, values in differing.items() if key not in units}
     return {**others, "budget": [_budget(run) for run in runs]}
-
-
-def _short(keys: list[str]) -> dict[str, str]:
-    """Return each key by its last word, unless another ends in it; a budget's is the head of a figure, too."""
-    last = [printable(key.rpartition(".")[2]) for key in keys]
-    alone = [last.count(word) == 1 and not key.startswith("budget.") for key, word in zip(keys, last, strict=True)]
-    return {key: word if clear else printable(key) for key, word, clear in zip(keys, last, alone, strict=True)}

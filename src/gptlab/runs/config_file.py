@@ -32,8 +32,9 @@ def record(config: Any) -> dict[str, Any]:
 
     Raises UserError if a part is not registered, or a text has `${` in it, which no reader would take literally.
     """
-    values = {**dataclasses.asdict(config), "resume": None}
-    del values["run_dir"]
+    values = dataclasses.asdict(config)
+    values |= {"resume": None} if "resume" in values else {}
+    values.pop("run_dir", None)
     for key, value in flat(values).items():
         held = "${" in str(value)
         require(not held, key, value, "has ${ in it, which config.yaml cannot hold", "give it another name")
@@ -43,7 +44,13 @@ def record(config: Any) -> dict[str, Any]:
 
 def write_config(path: Path, values: dict[str, Any]) -> None:
     """Write what `record` returned, whole or not at all."""
-    write_atomically(path, yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True).encode())
+    write_atomically(path, as_yaml(values).encode())
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """Return what `record` returned as the text of config.yaml."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -84,6 +91,8 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     The default of a new field is what earlier versions did.
     """
     completed = dict(config)
+    if isinstance(budget := config.get("budget"), dict):  # its default was not written down
+        completed["budget"] = {**budget, **fixed_budget(budget)}
     for key, name in sorted(config["parts"].items()):  # a part before those in it
         *above, last = key.split(".")
         kind, holder = registry.options(key.partition(".")[0]).get(name), completed

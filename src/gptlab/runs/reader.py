@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.errors import UserError, printable, require
-from gptlab.files import read_bounded, read_json
+from gptlab.files import followed, read_bounded, read_json
 from gptlab.runs.config_file import flat, read_config, values_of
 from gptlab.runs.run_dir import HELD_OUT, LARGEST, LATEST
 from gptlab.tokenizers import fingerprint
@@ -102,7 +102,7 @@ def find_runs(names: Sequence[str]) -> list[RunRecord]:
     """
     found: dict[Path, None] = {}
     for name in expand(names):
-        top = (LATEST if name == "latest" else Path(name).expanduser()).resolve()
+        top = followed(LATEST if name == "latest" else Path(name).expanduser()).resolve()
         require(top.is_dir(), "runs", name, "no such directory", "give folders that hold runs, such as runs=outputs")
         for folder, inner, files in os.walk(top):
             if "config.yaml" in files:

@@ -5,23 +5,18 @@ import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from gptlab.checksums import SUMS, list_files, require_listed, visible_files, warn_unless_listed
 from gptlab.errors import UserError, reason, require
-from gptlab.files import read_object, require_writable, sync_files, write_atomically
-from gptlab.model.config import GPTConfig
-from gptlab.model.gpt import GPT
-from gptlab.runs.adapted import base_model, merged, read_adapter
-from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, require_stored, verify
+from gptlab.files import followed, read_object, require_writable, sync_files, write_atomically
 from gptlab.runs.config_file import LAYOUT, read_config, write_config
-from gptlab.runs.own_model import own_model
 from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
@@ -94,7 +89,7 @@ class RunDir:
     @classmethod
     def find(cls, name: str, without_checkpoint: bool = False) -> "RunDir":
         """Return the run for `latest`, a run directory, or a checkpoint in one."""
-        given = LATEST if name == "latest" else Path(name).expanduser()
+        given = followed(LATEST if name == "latest" else Path(name).expanduser())
         checkpoint = given if given.suffix == ".ckpt" else None
         path = given.parent.parent if checkpoint else given
         if name == "latest":
@@ -117,39 +112,12 @@ class RunDir:
 
         `head` gives the model the head of the run's task (`Task.head`).
         """
-        if note := verify(self.checkpoint):
-            print(f"warning: {note}", file=sys.stderr)
-        saved = read_checkpoint(self.checkpoint)
-        try:
-            option, settings = str(saved.get("model_option", "gpt")), saved["model"]
-            weights = {k.removeprefix("gpt."): v for k, v in saved["state_dict"].items()}
-            require_stored(weights)
-            model = _gpt(settings, weights, head) if option == "gpt" and "adapter" not in saved else None
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise not_whole(self.checkpoint, error) from error
-        if "adapter" in saved:
-            model = self._adapted(saved, weights, head)
-        elif model is None:
-            model = own_model(option, settings, weights, head, self.checkpoint, self.config())
+        from gptlab.runs.stored_model import load_model
+
+        model = load_model(self.checkpoint, head, self.config, RunDir.find)
         tokenizer = load_tokenizer(self.path / "tokenizer")
         warn_unless_listed("run", *visible_files(self.path / "tokenizer"))
-        return model.eval(), tokenizer
-
-    def _adapted(self, saved: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:
-        """Return the model that the run's adapter was trained on, with the adapter merged."""
-        try:
-            adapter, base = read_adapter(saved, self.config())
-            try:
-                run = RunDir.find(base.path)
-                verify(run.checkpoint)
-            except UserError as error:
-                why = f"the model that its adapter was trained on is not whole ({error.value}: {error.why})"
-                raise UserError("run", self.path, why, f"put it back at {base.path}") from error
-            return merged(adapter, base_model(run.checkpoint, run.config(), base, self.path), weights, head)
-        except UserError:
-            raise
-        except Exception as error:  # whatever damaged values make of the code that reads them
-            raise not_whole(self.checkpoint, error) from error
+        return model, tokenizer
 
     def holds_out(self, kind: str) -> bool:
         """Return whether the run keeps held-out data of a kind, `text` or `examples`."""
@@ -194,8 +162,8 @@ class RunDir:
         return str(self.summary().get("status"))
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write summary.json and return its content: the summary, and its layout."""
-        summary = {**summary, "layout": LAYOUT}
+        """Write summary.json and return its content: the summary, when the run was first started, and its layout."""
+        summary = {**summary, "started": self._started(), "layout": LAYOUT}
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return summary
 
@@ -232,24 +200,17 @@ class RunDir:
             small = not regular or not path.exists() or path.stat().st_size <= MOST_BYTES
             require(small, key, path, f"is larger than {MOST_BYTES:,} bytes", todo)
 
+    def _started(self) -> float:
+        """Return when the run was first started, in seconds since 1970; now, unless its summary knows it."""
+        known = None
+        with contextlib.suppress(UserError):  # a damaged summary is written again
+            known = self.summary().get("started")
+        usable = isinstance(known, int | float) and not isinstance(known, bool)
+        return float(known) if known is not None and usable else round(time.time(), 3)
+
     def _read(self, name: str) -> dict[str, Any]:
         """Return the object in one of the run's JSON files."""
         return read_object("run", self.path / name, LARGEST[name], AGAIN)
-
-
-def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any], Any]) -> Any:
-    """Return the GPT of a checkpoint, with a head; raises ValueError and others where it is damaged."""
-    config = GPTConfig(**settings)
-    if config.n_layer > len(weights):  # before so many layers are made
-        raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
-    with torch.device("meta"):
-        gpt = GPT(config)
-        model = head(gpt)
-        tied = getattr(getattr(gpt, "lm_head", None), "weight", None) is gpt.wte.weight
-    model.load_state_dict(weights, assign=True)
-    if tied:
-        gpt.tie()
-    return model
 
 
 def default_run_dir(name: str) -> Path:
@@ -268,14 +229,10 @@ def default_run_dir(name: str) -> Path:
 
 
 def _point_latest_to(path: Path) -> None:
-    """Let `outputs/latest` point to the run, replaced in one step; where that cannot be, say so."""
-    link = LATEST.with_name(f".latest-{os.getpid()}")
+    """Let `outputs/latest` name the run, replaced in one step; where that cannot be, say so."""
     beside = os.path.relpath(path, LATEST.parent)
+    named = str(path.absolute()) if beside.startswith("..") else beside
     try:
-        LATEST.parent.mkdir(exist_ok=True)
-        link.symlink_to(path.absolute() if beside.startswith("..") else beside)
-        os.replace(link, LATEST)
+        write_atomically(LATEST, os.fsencode(named + "\n"))
     except OSError as error:  # a run elsewhere does not need this folder
-        with contextlib.suppress(OSError):
-            link.unlink()
         print(f"{LATEST} cannot point to this run ({reason(error)}): name it as run={path}", file=sys.stderr)

@@ -18,7 +18,7 @@ from gptlab.config.overrides import quoted, unquoted
 from gptlab.errors import UserError, require
 from gptlab.files import require_writable
 from gptlab.metrics import metric
-from gptlab.runs.config_file import fixed_budget, given_budget, read_config
+from gptlab.runs.config_file import fixed_budget, read_config
 from gptlab.sweep import stored
 from gptlab.sweep.job import jobs_in, score_of, score_text
 
@@ -128,7 +128,7 @@ class Sweep:
         if len(held) != 1:
             return "no budget, the jobs differ in it" if held else "nothing, no job has begun"
         unit, amount = held.pop()
-        return f"budget.{unit}={amount:,}" + ("" if given_budget(budgets[0]) else ", the default")
+        return f"budget.{unit}={amount:,}"
 
 
 def exit_code(results: list[dict[str, Any]]) -> int:

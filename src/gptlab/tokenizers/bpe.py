@@ -28,7 +28,7 @@ _WORD_END = re.compile(r"[^\W\d_](?=[ \n。，])")
 class BPE:
     """Byte-pair encoding trained on the text (Sennrich et al. 2016); `vocab_size` counts the special token."""
 
-    vocab_size: int = 2048
+    vocab_size: int = 2048  # tokens, with the 256 bytes and the end of a document
     max_bytes: int = 1_000_000_000  # bytes of training text, evenly spaced over all of it
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ class Char:
 class NanoGPT:
     """The characters of nanoGPT's meta.pkl, which is beside the train.bin and val.bin of its character data."""
 
-    file: str = ""
+    file: str = ""  # the meta.pkl that nanoGPT's prepare.py wrote
     sha256: str = ""  # of the file; filled in
 
     def __post_init__(self) -> None:

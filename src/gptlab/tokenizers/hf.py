@@ -20,8 +20,8 @@ from gptlab.tokenizers.spelling import spelling
 class JSONFile:
     """A Hugging Face tokenizer.json, unchanged; `eot` names its token between documents."""
 
-    file: str = ""
-    eot: str = EOT
+    file: str = ""  # a tokenizer.json
+    eot: str = EOT  # the token that ends a document
     sha256: str = ""  # of the file; filled in
 
     def __post_init__(self) -> None:

@@ -14,8 +14,8 @@ from gptlab.tokenizers.base import Tokenizer, fingerprint, load_tokenizer
 class Saved:
     """The tokenizer of an existing run; `sha256` is of its files."""
 
-    folder: str = ""
-    sha256: str = ""
+    folder: str = ""  # RUN/tokenizer, or another folder of one
+    sha256: str = ""  # of its files; filled in
 
     def __post_init__(self) -> None:
         if self.folder:

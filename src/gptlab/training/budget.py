@@ -5,19 +5,19 @@ import math
 from dataclasses import dataclass
 
 from gptlab.errors import UserError, require
-from gptlab.runs.config_file import fixed_budget, given_budget
+from gptlab.runs.config_file import STEPS, fixed_budget, given_budget
 
 
 @dataclass
 class Budget:
     """The length of a training run, given in one of these units."""
 
-    steps: int | None = None  # optimizer steps
-    tokens: float | None = None
+    steps: int | None = None  # optimizer steps; 900 where no unit is given
+    tokens: float | None = None  # tokens of training, repeated ones counted each time
     epochs: float | None = None  # passes over all training windows
     flops: float | None = None  # floating-point operations of training
-    tokens_per_param: float | None = None  # 20 is Chinchilla's (Hoffmann et al. 2022)
-    minutes: float | None = None  # of training steps on this machine
+    tokens_per_param: float | None = None  # tokens for each parameter; 20 is Chinchilla's (Hoffmann et al. 2022)
+    minutes: float | None = None  # minutes of training steps on this machine
     seconds_per_step: float | None = None  # converts minutes to steps; null: timed before the first step
 
     def __post_init__(self) -> None:
@@ -30,6 +30,10 @@ class Budget:
         if len(names) > 1:
             key, other = names[-1], names[0]
             raise UserError(key, getattr(self, key), f"and budget.{other} are given", f"add budget.{other}=null")
+
+    def given(self) -> "Budget":
+        """Return the budget with the unit and the amount that it has where none is given."""
+        return self if given_budget(dataclasses.asdict(self)) else dataclasses.replace(self, steps=STEPS)
 
     def fixed(self) -> dict[str, float]:
         """Return the unit that is held fixed, and its amount."""

@@ -80,7 +80,9 @@ def build(begun: Start, console: Console) -> Parts:
     callbacks = [
         ConfigCheck(record(config)),
         throughput,
-        TensorBoardLayout(record(config), config.search_metric or config.task.better, begun.run_dir),
+        TensorBoardLayout(
+            record(config), record(TrainConfig()), config.search_metric or config.task.better, begun.run_dir
+        ),
         *config.callbacks.build(),
         end_of_step.stability,
         end_of_step.bar,

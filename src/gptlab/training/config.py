@@ -27,9 +27,9 @@ ON_NAN = ("stop", "skip", "rewind")
 class Checkpoint:
     """The checkpoints besides the one at the end: how often, and how many are kept; best.ckpt has its own rule."""
 
-    every_n_steps: int | None = 200
-    every_n_minutes: float | None = None
-    keep_last: int = 2
+    every_n_steps: int | None = 200  # steps from one checkpoint to the next; null: none but by time
+    every_n_minutes: float | None = None  # minutes from one checkpoint to the next, besides those by steps
+    keep_last: int = 2  # checkpoints that are kept, besides best.ckpt
 
     def __post_init__(self) -> None:
         for key, try_ in {"every_n_steps": 200, "keep_last": 2}.items():
@@ -53,37 +53,39 @@ def prompts() -> list[str]:
 class TrainConfig:
     """Train a model; everything about the run is written into one run directory."""
 
-    model: ModelConfig = field(default_factory=nano)
-    data: BatchConfig = field(default_factory=Bundled)
-    tokenizer: TokenizerConfig = field(default_factory=BPE)
-    optimizer: OptimizerConfig = field(default_factory=AdamW)
-    schedule: Schedule = field(default_factory=Cosine)
+    model: ModelConfig = field(default_factory=nano)  # the network, or a preset of its sizes
+    data: BatchConfig = field(default_factory=Bundled)  # what is trained on
+    tokenizer: TokenizerConfig = field(default_factory=BPE)  # how text becomes tokens
+    optimizer: OptimizerConfig = field(default_factory=AdamW)  # how a gradient changes the weights
+    schedule: Schedule = field(default_factory=Cosine)  # how the learning rate rises and falls
     decoder: Decoder = field(default_factory=TopK)  # draws the samples in training
-    task: Task = field(default_factory=CausalLM)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: Loggers = field(default_factory=Loggers)
+    task: Task = field(default_factory=CausalLM)  # what is learned
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # devices, precision, validation
+    logger: Loggers = field(default_factory=Loggers)  # where metrics go
     callbacks: Monitor = field(default_factory=Monitor)  # further monitors
     adapter: Adapter | None = None  # what is trained of the model that init_from names; null: all of it
-    budget: Budget = field(default_factory=Budget)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    sample_prompts: list[str] = field(default_factory=prompts)
-    name: str = "run"
+    budget: Budget = field(default_factory=Budget)  # how long to train; give one of its units
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)  # what is kept besides the end of the run
+    sample_prompts: list[str] = field(default_factory=prompts)  # continued at every validation
+    name: str = "run"  # ends the name of the run directory, and is shown in reports
+    preset: str | None = None  # the preset of the model, by which reports name it
     run_dir: str | None = None  # a new directory; null: outputs/DATE/TIME-NAME
     resume: str | None = None  # a run to continue in place, by its own config and these overrides; or auto
     resume_sweep: str | None = None  # the directory of a sweep, whose missing jobs are run
-    compile: bool = False  # torch.compile
+    compile: bool = False  # torch.compile: slower to begin, faster after
     loss: str = "full"  # full | chunked: the logits of 1,024 positions at a time; less memory, more time
     ema: float | None = None  # decay of averaged weights, e.g. 0.999; the average is then validated and saved
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
     spike_sigmas: float = 8.0  # report steps whose loss is this many robust standard deviations up; 0: off
     init_from: str | None = None  # a run, or a Hugging Face directory: its model, weights and tokenizer are used
-    search_metric: str | None = None  # the metric that a search (hydra/sweeper=optuna) improves; null: the task's own
-    seed: int = 1337
-    json: bool = False
+    search_metric: str | None = None  # the metric that a search improves; null: the task's own
+    seed: int = 1337  # of the first weights, the order of the data, dropout and samples
+    json: bool = False  # print one JSON object, the summary of the run, and nothing else
 
     def __post_init__(self) -> None:
         require_model_config(self.model)
         self.search_metric = self.search_metric or self.task.better
+        self.budget = self.budget.given()
         known = f"choose one of {', '.join(self.task.metrics)}"
         known_metric = self.search_metric in self.task.metrics
         require(known_metric, "search_metric", self.search_metric, "no such metric of the task", known)

@@ -22,8 +22,7 @@ from gptlab.runs.checkpoint_file import read_checkpoint
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Task
 from gptlab.tasks.saved import task_of
-
-HUB = ("config.json", "adapter_config.json")  # of directories in the hub's formats
+from gptlab.training.preflight import HUB, in_hub_format
 
 
 @dataclass
@@ -39,6 +38,12 @@ class Initial:
     def config(self) -> ModelConfig:
         config: ModelConfig = self.gpt.config
         return config
+
+    @property
+    def preset(self) -> str | None:
+        """The preset that the model of the other run was made from, where it says so."""
+        found = self.run.config().get("preset")
+        return found if isinstance(found, str) else None
 
     def with_head(self, task: Task) -> tuple[nn.Module, list[str]]:
         """Return the model with the head of a task, and the names of those weights that are new.
@@ -78,7 +83,7 @@ def source_of(name: str) -> RunDir:
     The latter is kept in the cache, by the content of the directory.
     """
     folder = Path(name).expanduser()
-    if not any((folder / each).is_file() for each in HUB) or (folder / "config.yaml").is_file():
+    if not in_hub_format(name):
         return RunDir.find(name)
     out = cache_dir() / "imported" / short("\n".join(_content(folder)))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from gptlab.distributed.sharding import load_whole_optimizer_state, load_whole_weights
+from gptlab.metrics import tensorboard_tag
 
 # warnings whose advice does not apply here
 ADVICE = (
@@ -195,12 +196,19 @@ def profiler(folder: Path) -> PyTorchProfiler:
 def tensorboard_logger(run_dir: Path, first_step: int | None) -> TensorBoardLogger:
     """Return a logger that writes only events, right in the run directory: config.yaml has the config.
 
+    Metrics have their names in TensorBoard (`gptlab.metrics.tensorboard_tag`).
+
     When a run is resumed, its earlier events from `first_step` on are dropped.
     """
 
     class Events(TensorBoardLogger):
+        """A logger of events alone, with the names of TensorBoard."""
+
         def save(self) -> None:
             self.experiment.flush()
+
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            super().log_metrics({tensorboard_tag(name): value for name, value in metrics.items()}, step)
 
     return Events(run_dir, name="", version="", default_hp_metric=False, purge_step=first_step)
 

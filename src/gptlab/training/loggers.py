@@ -27,16 +27,17 @@ CALLBACKS, LOGGERS = "lightning.pytorch.callbacks", "lightning.pytorch.loggers"
 @option("logger", "tensorboard")
 @dataclass
 class Loggers:
-    """The loggers: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow."""
+    """The loggers: TensorBoard events and metrics.csv in the run directory, Weights & Biases, MLflow, trackio."""
 
-    tensorboard: bool = True
-    csv: bool = True
-    wandb: bool = False
-    mlflow: bool = False
-    project: str = "gptlab"  # the project of W&B, the experiment of MLflow
+    tensorboard: bool = True  # TensorBoard events in the run directory
+    csv: bool = True  # metrics.csv in the run directory
+    wandb: bool = False  # Weights & Biases (needs gptlab[wandb])
+    mlflow: bool = False  # MLflow (needs gptlab[mlflow])
+    trackio: bool = False  # trackio, without a network (needs gptlab[trackio])
+    project: str = "gptlab"  # the project of W&B and trackio, the experiment of MLflow
     mlflow_uri: str | None = None  # null: MLFLOW_TRACKING_URI, or the file outputs/mlflow.db
-    every_n_steps: int = 10
-    others: dict[str, Any] = field(default_factory=dict)  # +logger.others.NAME._target_=CLASS
+    every_n_steps: int = 10  # steps from one row of training metrics to the next
+    others: dict[str, Any] = field(default_factory=dict)  # further ones: +logger.others.NAME._target_=CLASS
 
     def __post_init__(self) -> None:
         require(self.every_n_steps >= 1, "every_n_steps", self.every_n_steps, "must be at least 1", "10 is usual")
@@ -48,7 +49,7 @@ class Loggers:
 
         for name, each in self.others.items():
             require_arguments(each, LOGGERS, "logger", f"logger.others.{name}")
-        for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow}.items():
+        for package, wanted in {"wandb": self.wandb, "mlflow": self.mlflow, "trackio": self.trackio}.items():
             missing = wanted and find_spec(package) is None
             require(not missing, f"logger.{package}", "true", "is not installed", f"pip install 'gptlab[{package}]'")
         if self.wandb:
@@ -81,6 +82,11 @@ class Loggers:
             loggers.append(wandb_logger)
         if self.mlflow:
             loggers.append(self._mlflow(run_dir, title))
+        if self.trackio:
+            from gptlab.training.trackio_logger import TrackioLogger
+
+            known = _kept(run_dir / "trackio_run_id", lambda: secrets.token_hex(4))
+            loggers.append(TrackioLogger(self.project, f"{title}-{known}"))
         return loggers
 
     def close(self, good: bool) -> None:
@@ -133,8 +139,8 @@ def _known(note: Path) -> str | None:
 class Monitor:
     """The monitors of the model besides the metrics."""
 
-    norms: bool = False  # of gradients (before clipping) and weights, by layer, with the training metrics
-    histograms: bool = False  # of every weight, at each validation, in TensorBoard
+    norms: bool = False  # norms of gradients (before clipping) and weights, by layer
+    histograms: bool = False  # histograms of every weight, at each validation, in TensorBoard
     others: dict[str, Any] = field(default_factory=dict)  # +callbacks.others.NAME._target_=CLASS or .option=NAME
 
     def __post_init__(self) -> None:

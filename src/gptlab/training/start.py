@@ -89,7 +89,8 @@ def start(config: TrainConfig, console: Console) -> Start:
     with watching(console) as watch:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
     model = first.config if first else with_vocabulary(config.model, data.tokenizer.n_vocab)
-    config = dataclasses.replace(config, model=model, tokenizer=tokenizer, task=data.task)
+    preset = first.preset if first else config.preset
+    config = dataclasses.replace(config, model=model, preset=preset, tokenizer=tokenizer, task=data.task)
     if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
     if before and not before.is_begun() and before.path.resolve() == config.path.resolve():

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 class TrainerConfig:
     """The settings of Lightning's Trainer that a run may choose; names and meanings are Lightning's."""
 
-    accelerator: str = "auto"
-    devices: Any = "auto"  # on each machine: a number, a list, or auto: all, or those that torchrun or srun has started
-    num_nodes: int = 1
+    accelerator: str = "auto"  # auto | cpu | gpu | mps | tpu: the kind of device
+    devices: Any = "auto"  # on each machine: a number, a list, or auto: all, or as torchrun or srun says
+    num_nodes: int = 1  # machines, on each of which torchrun or srun has started the run
     strategy: str = "auto"  # Lightning's, or fsdp: weights, gradients and optimizer state sharded over the devices
     precision: str = "32-true"  # bf16-mixed | 16-mixed | bf16-true: the latter with fp32 master weights
     activation_checkpointing: bool = False  # the backward pass computes the blocks again: less memory, more time
     gradient_clip_val: float = 1.0  # largest global norm of gradients; 0 turns it off
-    val_every_n_steps: int = 150
+    val_every_n_steps: int = 150  # steps from one validation to the next; samples are drawn then too
     val_at_start: bool = False  # validate before the first step, too
     max_minutes: float | None = None  # after this time the run stops, and can be resumed
-    detect_anomaly: bool = False
+    detect_anomaly: bool = False  # name the operator whose gradient is not finite; slow
     profile: bool = False  # RUN/profile: a Chrome trace of a few steps, and a table of their slowest operators
-    deterministic: bool = False
-    enable_progress_bar: bool = True
+    deterministic: bool = False  # refuse operators whose results vary from run to run
+    enable_progress_bar: bool = True  # a bar for the whole run, in a terminal
 
     def __post_init__(self) -> None:
         self.precision = str(self.precision)

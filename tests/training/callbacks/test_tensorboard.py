@@ -51,13 +51,23 @@ def test_what_was_asked_is_in_hparams_and_as_text(tiny: Tiny, tmp_path: Path) ->
     kept = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
     asked = metadata.parse_session_start_info_plugin_data(kept).hparams
     assert asked["optimizer.lr"].number_value == 0.0125 and asked["on_nan"].string_value == "stop"
-    assert not [key for key in asked if key.startswith(("run_dir", "logger", "resume", "json"))]
+    assert not [
+        key for key in asked if key.startswith(("run_dir", "logger", "resume", "json", "callbacks", "checkpoint"))
+    ]
+    assert asked["compile"].WhichOneof("kind") == "bool_value" and not asked["compile"].bool_value
+    assert asked["model.bias"].bool_value is True
     ended = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
     assert metadata.parse_session_end_info_plugin_data(ended).status == 1  # success
     about = events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
-    metrics = [info.name.tag for info in metadata.parse_experiment_plugin_data(about).metric_infos]
-    assert metrics[0] == "val/loss" and set(metrics) <= set(events.Tags()["scalars"])
-    assert all(math.isfinite(event.value) for event in events.Scalars("val/loss"))
+    experiment = metadata.parse_experiment_plugin_data(about)
+    kinds = {info.name: info.type for info in experiment.hparam_infos}
+    assert (kinds["compile"], kinds["optimizer.lr"], kinds["on_nan"]) == (2, 3, 1)  # a switch, a number, a word
+    differ = {info.name for info in experiment.hparam_infos if info.differs}
+    assert {"optimizer.lr", "model.n_layer"} <= differ and not {"compile", "optimizer.beta1"} & differ
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    assert metrics[0] == "loss/val" and set(metrics) <= set(events.Tags()["scalars"])
+    assert all(math.isfinite(event.value) for event in events.Scalars("loss/val"))
+    assert min(events.Tags()["scalars"]).startswith("loss/")  # what the first tab begins with
     shown = yaml.safe_load("\n".join(line[4:] for line in text_of(events, "config").splitlines()))
     assert (
         shown
@@ -87,13 +97,15 @@ def test_no_chart_is_empty(tiny: Tiny, tmp_path: Path) -> None:
         chart for category in Layout.FromString(layout.tensor_proto.string_val[0]).category for chart in category.chart
     ]
     assert {chart.title for chart in charts} >= {
-        "loss",
-        "perplexity",
-        "bits per byte",
+        "loss: train",
+        "loss: val",
+        "perplexity: train",
+        "bits per byte: val",
         "learning rate",
         "gradient norm",
     }
     tags = [tag for chart in charts for tag in chart.multiline.tag]
+    assert all(len(chart.multiline.tag) == 1 for chart in charts)  # of one run all would have the same colour
     assert tags and set(tags) <= set(events.Tags()["scalars"])
     assert not [tag for tag in events.Tags()["scalars"] if "epoch" in tag or "hp_metric" in tag]
 
@@ -102,7 +114,8 @@ def test_training_is_scored_as_validation_is(tiny: Tiny, tmp_path: Path) -> None
     config = tiny()
     train(config)
     events = board(tmp_path / "run")
-    last = {name: events.Scalars(f"train/{name}")[-1].value for name in ("loss", "perplexity", "bits_per_byte")}
+    last = {name: events.Scalars(f"train/{name}")[-1].value for name in ("perplexity", "bits_per_byte")}
+    last["loss"] = events.Scalars("loss/train")[-1].value
     manifest = prepare(config.data, config.tokenizer).manifest["train"]
     assert last["perplexity"] == pytest.approx(math.exp(last["loss"]), rel=1e-5)
     expected = last["loss"] / math.log(2) * manifest["tokens"] / manifest["bytes"]
@@ -179,8 +192,8 @@ def test_monitor_shows_norms_and_weights(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny("callbacks=monitor", "trainer.gradient_clip_val=0.01", "logger.every_n_steps=1"))
     events = board(tmp_path / "run")
     gpt, _ = RunDir.find(str(tmp_path / "run")).load()
-    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("grad_norm/")]
-    assert "grad_norm/blocks.01" in tags
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("norms/grad_norm/")]
+    assert "norms/grad_norm/blocks.01" in tags
     for i, whole in enumerate(events.Scalars("optim/grad_norm")):
         assert math.hypot(*(events.Scalars(tag)[i].value for tag in tags)) == pytest.approx(whole.value, rel=1e-4)
     shown = {tag.removeprefix("weights/") for tag in events.Tags()["histograms"] if tag.startswith("weights/")}

@@ -28,14 +28,14 @@ class DataConfig(BatchConfig):
 
     gives: ClassVar[str] = TEXT
 
-    val_fraction: float = 0.1  # of the text, held out by documents (by position where documents are too few)
+    val_fraction: float = 0.1  # share of the text that is held out: documents, or an end where they are too few
     packing: str = "stream"  # windows cut a stream of all documents | documents: they begin where documents begin
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
     repack: bool = False  # windows are cut from the documents in a new order each epoch
     mask_documents: bool = False  # no position attends to another document of its window
     replay: float = 0.0  # share of the text of the run that init_from names, which is mixed in
     repeat_steps: int | None = None  # repeat the batches of this many first steps: can the model overfit them?
-    num_workers: int = 0
+    num_workers: int = 0  # processes that prepare batches; 0: the training process itself
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,10 +73,10 @@ class TextData(DataConfig, ABC):
 class Readable(TextData):
     """Text in files: plain, JSON, CSV, TSV, Parquet, Arrow, also `.gz` or `.zst`; a document a file or record."""
 
-    column: str = "text"  # of a record
+    column: str = "text"  # the field of a record that holds its text
     separator: str | None = None  # text between the documents of one plain file, e.g. <|endoftext|>
     errors: str = "strict"  # strict | replace: bytes that are not UTF-8 become U+FFFD
-    format: str = "auto"  # auto: as a file's name says | text | json | csv | tsv | parquet | arrow: all files are this
+    format: str = "auto"  # auto (by a file's name) | text | json | csv | tsv | parquet | arrow
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,7 +112,7 @@ class Bundled(TextData):
 class Files(Readable):
     """Your own text, by paths and globs from the current folder: data.files=[book.txt,more/*.txt]."""
 
-    files: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)  # paths and globs, e.g. [book.txt] or [texts/*.txt]
     val_files: list[str] = field(default_factory=list)  # held-out files; none: a part of `files`
 
     def __post_init__(self) -> None:
@@ -153,8 +153,8 @@ class Files(Readable):
 class Download(Readable):
     """One file from a URL, downloaded once and accepted only if its SHA-256 is the given one."""
 
-    url: str = ""
-    sha256: str = ""
+    url: str = ""  # the address of the file
+    sha256: str = ""  # of the file, as sha256sum prints it
 
     def chunks(self) -> Iterator[Chunk]:
         require(bool(self.url), "data.url", "", "is empty", "give the text's address")
@@ -183,12 +183,12 @@ class Hub(TextData):
 
     path: str = ""  # OWNER/NAME
     name: str | None = None  # the configuration, if there are several
-    split: str = "train"
+    split: str = "train"  # the split to train on
     val_split: str | None = None  # the held-out split; null: a part of `split`
     revision: str | None = None  # a commit, so that the text never changes
     max_documents: int | None = None  # only the first documents of `split`
     joined: bool = False  # the records are lines of one text
-    column: str = "text"
+    column: str = "text"  # the field of a record that holds its text
 
     def __post_init__(self) -> None:
         super().__post_init__()

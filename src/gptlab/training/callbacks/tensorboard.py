@@ -10,52 +10,46 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.plugins.hparams.api_pb2 import DATA_TYPE_BOOL
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from gptlab.distributed.sharding import full_tensor
-from gptlab.metrics import in_summary, metrics
+from gptlab.metrics import in_summary, metrics, tensorboard_tag
 from gptlab.runs.config_file import flat
+from gptlab.runs.differences import WITHOUT_EFFECT
 from gptlab.training.lightning_internals import grad_scaler, unscales_itself
 from gptlab.training.metrics_file import MetricsFile
 from gptlab.training.module import GPTModule
 
 BINS = 30  # the number that TensorBoard draws, so that it does not resample
-NOT_ASKED = (
-    "parts",
-    "gptlab",
-    "run_dir",
-    "resume",
-    "resume_sweep",
-    "json",
-    "logger",
-    "sample_prompts",
-)  # keys that are not settings of the model or its training
+NOT_ASKED = ("parts.", "gptlab.", "logger.", "checkpoint.", "callbacks.", "decoder.")  # they change no number of a run
 
 
 class TensorBoardLayout(Callback):
     """The config of a run for its loggers (`config`, as in config.yaml), and TensorBoard's layout of the run.
 
-    Runs are compared by `first`, then by the other metrics of a summary; the keys that a sweep has chosen come first.
+    Runs are compared by `first`, then by the other metrics of a summary. Of the keys those come first that a sweep has
+    chosen, or else those whose values are not the usual ones.
     """
 
-    def __init__(self, config: dict[str, Any], first: str, run_dir: Path) -> None:
+    def __init__(self, config: dict[str, Any], usual: dict[str, Any], first: str, run_dir: Path) -> None:
         self.config = config
         self.metrics = list(dict.fromkeys([first, *(metric.name for metric in in_summary())]))
-        self.swept = swept(run_dir)
+        self.first = swept(run_dir) or changed(config, usual)
         self._laid_out = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         import yaml
 
         assert isinstance(pl_module, GPTModule)
-        asked = scalars({key: value for key, value in self.config.items() if key not in NOT_ASKED})
-        metrics = [name for name in self.metrics if name in pl_module.task.metrics]
+        asked = {key: value for key, value in scalars(self.config).items() if is_asked(key)}
+        metrics = [tensorboard_tag(name) for name in self.metrics if name in pl_module.task.metrics]
         for writer in writers(trainer):
             experiment, begin, _ = _session(asked, metrics)
-            _mark_differing(experiment, self.swept)
+            _mark_differing(experiment, self.first)
             _write(writer, experiment)
             _write(writer, begin)
             text = yaml.safe_dump(self.config, sort_keys=False)
@@ -87,10 +81,28 @@ class TensorBoardLayout(Callback):
                 category, title = metric.chart
                 charts.setdefault(category, {}).setdefault(title, []).append(metric.name)
         layout = {
-            category: {title: ["Multiline", tags] for title, tags in titles.items() if logged.issuperset(tags)}
+            category: dict(chart for title, names in titles.items() for chart in _charts(title, names, logged))
             for category, titles in charts.items()
         }
         writer.add_custom_scalars(layout)
+
+
+def _charts(title: str, names: list[str], logged: set[str]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the charts of some metrics, one each: on a shared one TensorBoard gives a run's curves the same colour."""
+    for name in names if logged.issuperset(names) else ():
+        own = title if len(names) == 1 else f"{title}: {name.partition('/')[0]}"
+        yield own, ["Multiline", [tensorboard_tag(name)]]
+
+
+def changed(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """Return the keys of a config whose values are not those of the usual one; both as in config.yaml."""
+    known = flat(usual)
+    return [key for key, value in flat(config).items() if value != known.get(key) and is_asked(key)]
+
+
+def is_asked(key: str) -> bool:
+    """Return whether a setting can change a number of the run."""
+    return key not in WITHOUT_EFFECT and not key.startswith(NOT_ASKED)
 
 
 def swept(run_dir: Path) -> list[str]:
@@ -168,7 +180,24 @@ def _norm(tensors: list[Tensor]) -> Tensor:
 def _session(asked: dict[str, Any], metrics: Sequence[str]) -> Any:
     """Return TensorBoard's summaries of an experiment, of the start of a run in it, and of its (good) end."""
     summaries: Any = hparams
-    return summaries(asked, dict.fromkeys(metrics, math.nan))
+    experiment, begin, end = summaries(asked, dict.fromkeys(metrics, math.nan))
+    _mark_booleans(experiment, begin, {key for key, value in asked.items() if isinstance(value, bool)})
+    return experiment, begin, end
+
+
+def _mark_booleans(experiment: Any, begin: Any, keys: set[str]) -> None:
+    """Let switches be true or false: PyTorch takes them for the numbers 1 and 0."""
+    plugin = experiment.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
+    for info in data.experiment.hparam_infos:
+        if info.name in keys:
+            info.type = DATA_TYPE_BOOL
+    plugin.content = data.SerializeToString()
+    plugin = begin.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
+    for key in keys:
+        data.session_start_info.hparams[key].bool_value = bool(data.session_start_info.hparams[key].number_value)
+    plugin.content = data.SerializeToString()
 
 
 def _mark_differing(experiment: Any, swept: Sequence[str]) -> None:

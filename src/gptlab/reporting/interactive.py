@@ -1,0 +1,116 @@
+"""Pack what the interactive page draws: curves, settings, and the library that draws them, within the page itself."""
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import Any
+
+from gptlab.metrics import metric
+from gptlab.reporting.curves import AXES
+from gptlab.reporting.figures import in_training
+from gptlab.reporting.names import shown
+from gptlab.reporting.rows import Report, Row, finite
+from gptlab.runs.origin import by_start
+
+MOST_POINTS = 200  # of a curve on the page
+MOST_CURVES = 12  # metrics on the page
+
+
+def has_plotly() -> bool:
+    """Return whether the library of interactive charts is installed."""
+    return find_spec("plotly") is not None
+
+
+def library() -> bytes:
+    """Return plotly.js, which is MIT-licensed and says so at its top."""
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs()).encode()
+
+
+def own_file(name: str) -> str:
+    """Return a file of the page's own, page.js or page.css."""
+    return (files("gptlab.reporting") / name).read_text(encoding="utf-8")
+
+
+def packed(content: bytes) -> str:
+    """Return bytes as text within a page: gzip, in base64."""
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+
+
+def page_data(report: Report) -> bytes:
+    """Return all that the page draws as JSON; the rows are numbered as in the table."""
+    curves = curve_names(report)
+    order = sorted(range(len(report.rows)), key=lambda i: by_start(report.rows[i].run))
+    every = [row.run.settings for row in report.rows]
+    keys = [key for key in dict.fromkeys(k for each in every for k in each) if _differs(key, every)]
+    data = {
+        "axes": AXES,
+        "metrics": {name: metric(name).axis for name in curves},
+        "score": {"name": report.score.name, "axis": report.score.axis, "sign": report.score.sign},
+        "training": getattr(in_training(report.score), "name", None),
+        "groups": [report.label(group[0]) for group in report.groups()],
+        "means": [[finite(g[0].mean), finite(g[0].error), g[0].seeds] for g in report.groups()],
+        "varied": {key: report.keys[key] for key in report.varied if key != "seed"},
+        "order": order,
+        "runs": [_run(report, row, curves) | {"settings": {k: shown(row.run.settings.get(k)) for k in keys}}
+                 for row in report.rows],
+    }  # fmt: skip
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).encode()
+
+
+def curve_names(report: Report) -> list[str]:
+    """Return the metrics that are drawn: the score, the same in training, then the others that runs have logged."""
+    logged = dict.fromkeys(name for row in report.rows for name in row.curves.metrics)
+    training = in_training(report.score)
+    first = [report.score.name, *([training.name] if training else [])]
+    known = sorted((name for name in logged if metric(name).chart), key=lambda name: name not in first)
+    return list(dict.fromkeys([*first, *known, *logged]))[:MOST_CURVES]
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
+    """Return at most `most` of the points, evenly spaced, including the first and the last."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+
+
+def _run(report: Report, row: Row, curves: Sequence[str]) -> dict[str, Any]:
+    drawn = {}
+    for name in curves:
+        steps, values = row.curves.over("steps", name)
+        points = thinned(list(zip(steps, values, strict=True)))
+        if points:
+            drawn[name] = [[int(x) for x, _ in points], [_short(y) for _, y in points]]
+    seconds = thinned(list(zip(*row.curves.over("seconds", "train/tokens_per_second"), strict=True)))
+    at = thinned(row.curves.metrics.get("train/tokens_per_second", []))
+    clock = [[step for step, _ in at], [_short(s) for s, _ in seconds]] if len(at) == len(seconds) else [[], []]
+    return {
+        "name": report.label(row, seed=True),
+        "group": row.group,
+        "family": row.name.family,
+        "finished": row.run.status == "finished",
+        "score": finite(row.figures[report.score.key]),
+        "asked": {key: row.asked[key] if _plain(row.asked[key]) else shown(row.asked[key]) for key in report.varied},
+        "tokens": row.curves.tokens_per_step,
+        "flops": row.curves.flops_per_token,
+        "clock": clock,
+        "curves": drawn,
+    }
+
+
+def _differs(key: str, every: Sequence[dict[str, Any]]) -> bool:
+    return len({repr(each.get(key)) for each in every}) > 1
+
+
+def _plain(value: Any) -> bool:
+    """Return whether a setting is a finite number, which has a place on an axis."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
