@@ -219,4 +219,6 @@ def test_a_run_is_named_after_the_one_that_it_begins_with(make_run: Callable[...
     assert named(f"init_from={made['second']}/checkpoints/last.ckpt") == "from-small_one"
     assert named(f"init_from={made['third']}") == "from-gpt2.xl"
     assert named(f"init_from={made['first']}", "name=mine") == "mine"
+    Path("HF/gpt2-xl").mkdir(parents=True)
+    assert named("init_from=HF/gpt2-xl/") == "from-gpt2-xl"  # Hugging Face's, which is imported when it begins
     assert named("init_from=none") == "nano"  # refused when it begins
