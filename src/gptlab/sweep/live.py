@@ -30,7 +30,7 @@ SHOWN = ("train/loss", "train/tokens_per_second")
 
 @dataclass
 class Progress:
-    """How far a job is, by its own files, and how long it goes on by the speed since it was first looked at."""
+    """The state of a job by its own files, and the time that it has left by its speed since it was first looked at."""
 
     job: Job
     score: Metric  # that a search ranks it by

@@ -10,7 +10,7 @@ STEPS = 100  # the last ones, whose mean is the time of a step
 
 
 class RemainingTime:
-    """What is left of a run of `steps`, as long as each of its parts has taken on average since it was started.
+    """An estimate of what is left of a run of `steps`, from the mean time of each of its parts since its start.
 
         steps left * seconds a step + validations left * seconds a validation + checkpoints left * seconds a checkpoint
 

@@ -118,7 +118,7 @@ def read_records(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     _require_text(path.name, key, path)
     try:
         as_array = is_array(_head(path, packing).decode("utf-8", "ignore").removeprefix("\ufeff"))
-        with _opened(path, packing) as file:
+        with opened(path, packing) as file:
             if as_array:
                 blocks = _blocks(file, Reading("", None, "strict"), key, path)
                 yield from array_items(blocks, lambda why, todo: UserError(key, path, why, todo))

@@ -84,7 +84,7 @@ class ProgressBar(Callback):
                 parts.append(f"{text} {row.head}" if "/" in row.head else f"{row.head} {text}")
         if not self.is_drawn and step < steps and (left := self.remaining.text(self.deadline)):
             parts.append(left)
-        self.console.print(" · ".join(parts), highlight=False)
+        self.console.print(" · ".join(parts), highlight=False, soft_wrap=True)
         if self.is_drawn:
             self._describe(step)
 
