@@ -139,7 +139,8 @@ def test_parts_of_a_project_are_at_work_in_every_command(lab: Path) -> None:
         models = "model=table,nano" if not more else "model=table"
         sweep = json.loads(gptlab(lab, "train", "-m", models, *OWN, *TINY, *more, "json=true").stdout)
         assert {job["status"] for job in sweep["runs"]} == {"finished"}
-    assert gptlab(lab, "report", "pictures=false").stdout.count("finished") >= 2
+    found = json.loads(gptlab(lab, "report", "pictures=false", "json=true").stdout)["runs"]
+    assert len(found) == 3 and {each["status"] for each in found} == {"finished"}
     gptlab(lab, "compare", f"a={sweep['runs'][0]['run_dir']}", f"b={sweep['runs'][1]['run_dir']}")
 
 

@@ -113,7 +113,7 @@ def test_higher_is_better_in_a_report(tiny: Tiny, tmp_path: Path, capsys: pytest
     good, bad = result["runs"]
     assert (good["optimizer.lr"], bad["optimizer.lr"]) == (0.01, 1e-5)
     assert good["val_accuracy"] == good["mean_val_accuracy"] > bad["val_accuracy"] and good["val_loss"]
-    head = "| run | lr | status | steps | tokens | FLOPs | time | val loss | accuracy | tokens/s | mean accuracy ±"
+    head = "| run | accuracy ± s.e. (seeds) | steps | tokens | FLOPs | time | val loss | accuracy | tokens/s | status | lr |"
     out = tmp_path / "outputs/report"
     assert (out / "report.md").read_text().startswith(head)
     with (out / "report.csv").open() as file:
