@@ -1,5 +1,8 @@
 """Choose the type of numbers that a model computes in, and refuse what a device does not support."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from gptlab.errors import require
@@ -31,7 +34,7 @@ def slow_precision(precision: str, device: torch.device) -> str | None:
     """
     if device.type != "cpu" or "bf16" not in precision:
         return None
-    told = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not have it
+    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not have it
     known = next((names for names in BF16.values() if any(name in told for name in names)), ())
     if not known or any(told.get(name) for name in known):
         return None
