@@ -691,6 +691,8 @@ def test_nothing_that_we_use_is_deprecated(conf: Path) -> None:
             with composed(conf) as cfg:
                 assert cfg.part.n == 1
     assert hydra_internals.is_stored("Part", "contract") and not hydra_internals.is_stored("None", "no/group")
+    hydra_internals.forget("contract")
+    assert not hydra_internals.is_stored("Part", "contract")
 
 
 # --- torch, TensorBoard, tiktoken -------------------------------------------------------------------------------------

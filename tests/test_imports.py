@@ -32,6 +32,7 @@ MAY_IMPORT = {
         "runs",
         "planning",
         "plugins",
+        "interop",
     },
     "evaluation": {"tasks", "data", "model", "optim", "decoding", "tokenizers", "distributed", "runs"},
     "reporting": {"runs", "evaluation", "planning", "tasks"},
@@ -63,8 +64,9 @@ ONLY_IN = {
     "rich": {"commands", "reporting", "sweep", "training", "data/progress", "data/tokens/progress"},
     "torch": {
         *("commands", "data/batches", "decoding", "distributed", "evaluation", "interop", "metrics", "model", "optim"),
-        *("runs/own_model", "runs/stored_model", "runs/checkpoint_file", "tasks", "training"),
+        *("runs/adapted", "runs/own_model", "runs/stored_model", "runs/checkpoint_file", "tasks", "training"),
     },
+    "jinja2": {"tokenizers"},
     "tiktoken": {"tokenizers"},
     "tiktoken_ext": {"tokenizers"},
     "tokenizers": {"tokenizers"},

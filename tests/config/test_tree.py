@@ -17,7 +17,7 @@ from gptlab.runs.config_file import record
 from gptlab.training.config import TrainConfig
 
 GROUPS = ["model", "data", "tokenizer", "optimizer", "schedule", "decoder", "trainer", "logger"]
-GROUPS += ["callbacks", "experiment", "debug"]
+GROUPS += ["adapter", "callbacks", "experiment", "debug"]
 OPTIONS = [(group, name) for group in GROUPS for name in options(group)]
 
 
@@ -38,7 +38,8 @@ def test_the_groups_hold_what_they_promise() -> None:
         assert set(options(group)) >= names
     assert set(options("callbacks")) == {"none", "monitor"}
     assert set(options("debug")) == {"fast", "overfit", "profile", "nan"}
-    assert set(options("experiment")) == {"shakespeare_char", "modern_char", "verdict", "book_ch5"}
+    assert set(options("experiment")) == {"shakespeare_char", "modern_char", "verdict", "book_ch5", "continue", "sft"}
+    assert set(options("adapter")) == {"lora", "dora", "last_n", "bitfit", "head"}
 
 
 def test_a_primary_config_in_a_folder_of_one_s_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -74,6 +75,8 @@ NEEDED = {
     "json": ["tokenizer.file=tokenizer.json"],
     "nanogpt": ["tokenizer.file=tokenizer.json"],
     "saved": ["tokenizer.folder=."],
+    "instructions": ["task=sft"],
+    **{key: ["init_from=run"] for key in ("lora", "dora", "last_n", "bitfit", "head")},
 }
 
 
@@ -91,7 +94,8 @@ def test_every_option_composes_into_something_of_its_own(group: str) -> None:
 @pytest.mark.parametrize(("group", "name"), [(g, o) for g, o in OPTIONS if g in ("data", "decoder")])
 def test_verbs_share_the_groups(group: str, name: str) -> None:
     verb = {"data": "evaluate", "decoder": "sample"}[group]
-    mine, theirs = (getattr(compose(v, [f"{group}={name}", *NEEDED.get(name, [])]), group) for v in (verb, "train"))
+    needed = {v: [each for each in NEEDED.get(name, []) if v == "train" or each != "task=sft"] for v in (verb, "train")}
+    mine, theirs = (getattr(compose(v, [f"{group}={name}", *more]), group) for v, more in needed.items())
     assert mine == theirs
 
 

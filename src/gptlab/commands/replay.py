@@ -61,7 +61,7 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     console = Console()
     require_next_tokens(run)
     before = read_typed(run.path / "config.yaml")
-    why, todo = "was trained on rows of its own data module", "replay knows windows of text only"
+    why, todo = "was not trained on windows of text", "replay knows no other batches"
     require(isinstance(before.data, DataConfig), "run", config.run, why, todo)
     with watching(console) as watch:
         corpus = prepare(before.data, before.tokenizer, watch)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gptlab.decoding.context import Limits
-    from gptlab.decoding.texts import Continuation
+    from gptlab.decoding.texts import Codec, Continuation
     from gptlab.runs.run_dir import RunDir
     from gptlab.tokenizers.base import Tokenizer
 
@@ -32,6 +32,8 @@ class SampleConfig:
     prompt: str | None = None  # null: the run's first sample prompt; with start=eot none
     prompts: list[str] = field(default_factory=list)  # several, in one batch
     start: str | None = None  # eot: the prompt comes after the token that begins a document
+    chat: bool = False  # answer the prompt, in the chat template of the run
+    system: str | None = None  # what the system says first; with chat=true
     max_new_tokens: int = 100  # the most tokens of a text
     num_samples: int = 1  # texts for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
@@ -47,6 +49,9 @@ class SampleConfig:
         require(self.start in (None, "eot"), "start", self.start, "no such option", "leave it out, or give eot")
         some = self.start is not None or (self.prompt != "" and "" not in self.prompts)
         require(some, "prompt", "", "is empty", f"{todo}, or start=eot")
+        require(not (self.chat and self.start), "start", self.start, "and chat are given", "give one of them")
+        alone = self.system is not None and not self.chat
+        require(not alone, "system", self.system, "goes with chat=true", "give both, or leave it out")
         both = self.prompt is not None and bool(self.prompts)
         require(not both, "prompts", self.prompts, "and prompt are given", "give one of them")
         require("" not in self.stop, "stop", self.stop, "has an empty string, which is everywhere", "drop it")
@@ -92,8 +97,10 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.decoding.inspect import inspect
     from gptlab.decoding.onednn import pack
     from gptlab.decoding.texts import with_ids
+    from gptlab.evaluation.chat import first_messages, template_of
     from gptlab.evaluation.model import load_language_model
     from gptlab.model.config import GPTConfig
+    from gptlab.tokenizers.chat_templates import ChatCodec
     from gptlab.tokenizers.unspelled import Unspelled
 
     usual = "" if config.start else next(iter(run.sample_prompts()), "")
@@ -105,7 +112,12 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
     if type(gpt.config) is GPTConfig:  # another model may do more with a layer than call it
         pack(gpt)
-    limits = Limits(config.max_new_tokens, gpt.config.block_size, tokenizer.ends, tokenizer.n_vocab, config.overflow)
+    codec: Codec = tokenizer
+    ends, before = tokenizer.ends, [tokenizer.eot] if config.start == "eot" else tokenizer.start
+    if config.chat:
+        template = template_of(run, tokenizer)
+        codec, ends, before = ChatCodec(template, first_messages(config.system)), template.ends, []
+    limits = Limits(config.max_new_tokens, gpt.config.block_size, ends, tokenizer.n_vocab, config.overflow)
     processors = with_ids(config.logits_processors, tokenizer)
     unknown = sum(tokenizer.unspelled(prompt, tokenizer.encode_array(prompt)) for prompt in prompts)
     lost = Unspelled(unknown, sum(map(len, prompts)))
@@ -115,10 +127,10 @@ def sample(config: SampleConfig) -> dict[str, Any]:
         print("hint: temperature and top-p both shape the distribution; change one at a time", file=sys.stderr)
     if isinstance(config.decoder, Beam):
         samples = [
-            found.record() for found in _search(config, config.decoder, gpt, tokenizer, prompts, limits, processors)
+            found.record() for found in _search(config, config.decoder, gpt, codec, prompts, limits, processors, before)
         ]
     else:
-        drawn = _draw(config, config.decoder, gpt, tokenizer, prompts, limits, processors)
+        drawn = _draw(config, config.decoder, gpt, codec, prompts, limits, processors, before)
         samples = [found.record() for found in drawn]
         if config.explain:
             for record, found in zip(samples, drawn, strict=True):
@@ -145,10 +157,11 @@ def _draw(
     config: SampleConfig,
     decoder: Decoder,
     gpt: Any,
-    tokenizer: Tokenizer,
+    codec: Codec,
     prompts: Sequence[str],
     limits: Limits,
     processors: LogitsProcessors,
+    before: Sequence[int],
 ) -> list[Continuation]:
     """Print `num_samples` texts of each prompt; a single one is printed as it is generated."""
     from rich.console import Console
@@ -167,11 +180,10 @@ def _draw(
             console.print(Text(visible(text)), end="", soft_wrap=True)
 
     if alone:
-        console.print(Text(prompts[0], style="bold"), end="", soft_wrap=True)
-    before = _start(config, tokenizer)
+        console.print(Text(prompts[0], style="bold"), end="\n" if config.chat else "", soft_wrap=True)
     keys = [draw_key(config.seed, prompt, sample) for prompt, sample in asked]
     rows = [prompt for prompt, _ in asked]
-    found = continue_prompts(gpt, tokenizer, rows, keys, decoder, limits, processors, config.stop, said, before)
+    found = continue_prompts(gpt, codec, rows, keys, decoder, limits, processors, config.stop, said, before)
     if alone:
         console.print()
     else:
@@ -183,10 +195,11 @@ def _search(
     config: SampleConfig,
     beam: Beam,
     gpt: Any,
-    tokenizer: Tokenizer,
+    codec: Codec,
     prompts: Sequence[str],
     limits: Limits,
     processors: LogitsProcessors,
+    before: Sequence[int],
 ) -> list[Continuation]:
     """Print the `num_samples` best texts that beam search finds for each prompt."""
     from rich.console import Console
@@ -196,17 +209,12 @@ def _search(
     if processors.active or config.stop:
         key = f"logits_processors.{processors.active[0]}" if processors.active else "stop"
         raise UserError(key, "given", "beam search searches the model's own distribution", "leave it out")
-    samples, before = [], _start(config, tokenizer)
+    samples = []
     for prompt in prompts:
-        found = best_continuations(gpt, tokenizer, prompt, beam, limits, config.num_samples, before)
+        found = best_continuations(gpt, codec, prompt, beam, limits, config.num_samples, before)
         _show(Console(), found)
         samples += found
     return samples
-
-
-def _start(config: SampleConfig, tokenizer: Tokenizer) -> list[int]:
-    """Return the ids before every prompt."""
-    return [tokenizer.eot] if config.start == "eot" else tokenizer.start
 
 
 def _show(console: Console, samples: Sequence[Continuation]) -> None:

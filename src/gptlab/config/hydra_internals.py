@@ -56,6 +56,11 @@ def store(name: str, node: Any, group: str | None = None) -> None:
     ConfigStore.instance().store(name=name, node=node, group=group, **_REPLACE)
 
 
+def forget(group: str) -> None:
+    """Make Hydra forget the options of a group that were stored, so that the group's name can be that of a key."""
+    ConfigStore.instance().repo.pop(group, None)
+
+
 def is_stored(name: str, group: str) -> bool:
     """Return whether Hydra knows an option already."""
     found: Any = ConfigStore.instance().repo

@@ -11,7 +11,7 @@ from hydra.errors import HydraException, OverrideParseException
 
 from gptlab import registry
 from gptlab.config.hydra_internals import VALUE_FLAGS, in_quotes, parsed
-from gptlab.config.schema import field_types
+from gptlab.config.schema import field_types, part_fields
 from gptlab.errors import UserError
 
 _OVERRIDE = re.compile(r"(?P<mark>\+{0,2})(?P<key>[\w$][\w$./@:-]*)=(?P<value>.*)", re.DOTALL)
@@ -52,6 +52,8 @@ def _quote(arg: str, config_type: type, multirun: bool) -> str:
     if "@" in key or "/" in key:
         return arg  # the name of an option
     if key in registry.groups():
+        if value == "null" and not mark and part_fields(config_type).get(key, "") is None:
+            return f"~{key}"  # Hydra has no null for a group on the command line
         return f"{mark}{key}={_option(value, multirun)}"
     kinds = field_types(key, config_type)
     if _are_lists(kinds) and value.startswith("[") and "]" not in value and not multirun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,12 +47,16 @@ def register(verb: str) -> str:
     conf/ has no file of that name. A verb without a file in conf/ gets the options of its config's defaults.
     """
     store, command = hydra_internals.store, registry.find_command(verb)
+    keys = {f.name for f in dataclasses.fields(command.config_type)} - set(part_fields(command.config_type))
     for group in registry.groups():
         for name, part in registry.options(group).items():
             if not hydra_internals.is_stored(name, f"schema/{group}"):
                 store(name, schema_of(part), f"schema/{group}")
-                if not (conf_dir() / group / f"{name}.yaml").is_file():
-                    store(name, schema_of(part), group)
+            own = (conf_dir() / group / f"{name}.yaml").is_file() or hydra_internals.is_stored(name, group)
+            if group not in keys and not own:
+                store(name, schema_of(part), group)
+        if group in keys:  # of this verb it is a key: `export adapter=true`
+            hydra_internals.forget(group)
     store(command.config, schema_of(command.config_type), "schema/command")
     if not (conf_dir() / f"{command.config}.yaml").is_file():
         defaults = [f"/schema/command/{command.config}@_here_", "/command/read", "_self_"]
@@ -72,7 +77,9 @@ def register_run(verb: str, path: Path) -> str:
     own = {str(key): value for key, value in _plain(rest).items() if key not in parts}
     if isinstance(recorded := own.get("preset"), str) and re.fullmatch(r"[\w-]+", recorded):
         own["preset"] = f"${{chosen:${{hydra:runtime.choices.model}},{recorded}}}"
-    chosen = [*({group: RECORDED} for group in parts), {"experiment": None}, {"debug": None}]
+    none = [group for group in part_fields(registry.find_command(verb).config_type) if group not in parts]
+    chosen: list[dict[str, str | None]] = [{group: RECORDED} for group in parts]
+    chosen += [{group: None} for group in (*none, "experiment", "debug")]
     defaults = [f"/schema/command/{config}@_here_", "/command/train", "_self_", *chosen]
     store(f"{config}_{RECORDED}", {"defaults": defaults, **own})
     return f"{config}_{RECORDED}"

@@ -107,12 +107,15 @@ class ExampleData(BatchConfig, ABC):
     gives: ClassVar[str] = EXAMPLES
 
     val_fraction: float = 0.1  # of the examples, held out by their content
+    by_length: bool = False  # the examples of a batch have similar lengths: less padding
     repeat_steps: int | None = None  # repeat the batches of the first steps, this many: can it overfit them?
     num_workers: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_split(self.val_fraction, self.repeat_steps, self.num_workers)
+        both = self.by_length and self.repeat_steps is not None
+        require(not both, "by_length", True, "and repeat_steps are given", "give one of them")
 
     @abstractmethod
     def examples(self) -> Iterable[Record]:

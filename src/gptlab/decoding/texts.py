@@ -18,8 +18,8 @@ from gptlab.errors import require
 class Codec(Protocol):
     """The part of a tokenizer's interface that decoding needs."""
 
-    n_vocab: int
-
+    @property
+    def n_vocab(self) -> int: ...
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
 

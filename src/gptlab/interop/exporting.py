@@ -1,7 +1,7 @@
 """Write a run as a directory that transformers loads without code of ours."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,25 @@ from gptlab.model.heads import parameters_beside
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.chat_templates import ChatTemplate
 from gptlab.tokenizers.directory import read_alike
 
 
-def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: gpt) -> dict[str, Any]:
+def export_run(
+    run: RunDir,
+    out: Path,
+    head: Callable[[GPT], Any] = lambda gpt: gpt,
+    chat_template: Callable[[Tokenizer], ChatTemplate | None] = lambda tokenizer: None,
+) -> dict[str, Any]:
     """Write model and tokenizer of a run into the new directory `out`, whole or not at all.
 
-    `head` gives the model the head of the run's task (`Task.head`). Returns the architecture and the number of
-    parameters; raises UserError if Hugging Face has no such model.
+    `head` gives the model the head of the run's task (`Task.head`), and `chat_template` the template by which the task
+    reads conversations, None where it reads none: then the tokenizer's own is written. Returns the architecture and the
+    number of parameters; raises UserError if Hugging Face has no such model.
     """
     gpt, tokenizer = loaded(run, head)
-    definition, ids = tokenizer.hf_definition(), special_ids(tokenizer)
+    definition, template = tokenizer.hf_definition(), chat_template(tokenizer)
+    ids = special_ids(tokenizer, template.ends if template else None)
     kinds = [kind for kind in FAMILIES if read_alike(definition, kind)]  # transformers reads the tokenizer by the kind
     hf = config_to(gpt.config, run.config().get("model_type"), kinds) | ids
     padding = list(range(tokenizer.n_vocab, gpt.config.vocab_size))
@@ -36,7 +44,8 @@ def export_run(run: RunDir, out: Path, head: Callable[[GPT], Any] = lambda gpt: 
         (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n", encoding="utf-8")
         (work / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
         save_file(weights_of(gpt, hf), work / "model.safetensors", metadata={"format": "pt"})
-        _write_tokenizer(work, tokenizer, definition, gpt.config.block_size)
+        jinja = template.text if template else tokenizer.declared.chat_template
+        _write_tokenizer(work, tokenizer, definition, gpt.config.block_size, jinja)
         for path in work.iterdir():
             path.chmod(0o644)
     return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
@@ -57,16 +66,21 @@ def loaded(run: RunDir, head: Callable[[GPT], Any]) -> tuple[GPT, Tokenizer]:
     return gpt, tokenizer
 
 
-def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the ids of bos, eos and pad as config.json has them: an imported tokenizer's own, else eot for both."""
-    declared, ends = tokenizer.declared, list(tokenizer.ends)
+def special_ids(tokenizer: Tokenizer, ends: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return the ids of bos, eos and pad as config.json has them: an imported tokenizer's own, else eot for both.
+
+    Each of `ends` ends a text, instead of the tokenizer's own.
+    """
+    declared, ends = tokenizer.declared, tokenizer.ends if ends is None else ends
     bos = tokenizer.eot if not declared.ends else declared.bos
-    eos = ends if len(ends) > 1 else next(iter(ends), None)
+    eos = list(ends) if len(ends) > 1 else next(iter(ends), None)
     found = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": declared.pad}
     return {key: value for key, value in found.items() if key != "pad_token_id" or value is not None}
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, definition: str, block_size: int) -> None:
+def _write_tokenizer(
+    folder: Path, tokenizer: Tokenizer, definition: str, block_size: int, template: str | dict[str, str] | None
+) -> None:
     """Write tokenizer.json, and the names of the special tokens and the chat template as transformers reads them."""
     declared = tokenizer.declared
     ids = {"bos": declared.bos, "eos": next(iter(tokenizer.ends), None), "pad": declared.pad, "unk": declared.unk}
@@ -78,7 +92,6 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, definition: str, block_
     special = {f"{key}_token": name for key, name in names.items() if name is not None}
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size, **special}
     settings["clean_up_tokenization_spaces"] = False
-    template = declared.chat_template
     if isinstance(template, dict):
         settings["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
     elif template is not None:

@@ -13,6 +13,7 @@ from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder, read_object, require_new
 from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_from, ours
+from gptlab.interop.peft_files import SETTINGS, AdaptedFiles, Peft
 from gptlab.interop.weight_files import WeightFiles
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -21,19 +22,21 @@ from gptlab.tokenizers.base import panics
 from gptlab.tokenizers.directory import read_tokenizer
 
 MOST_JSON = 1 << 28  # bytes
-FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
-PICKLED = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+FILES = ["config.json", "generation_config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json"]
+PICKLED = ["adapter_model.bin", "pytorch_model*.bin", "pytorch_model.bin.index.json"]
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "*.jinja", "chat_template.json"]
 
 
 def import_directory(name: str, out: Path) -> dict[str, Any]:
     """Write a model from a directory, or OWNER/NAME on the hub, into the run directory `out`, completely or not at all.
 
-    Returns the run's summary, and what is to be `said` of its tokenizer; raises UserError where the model cannot be
-    expressed here.
+    A directory that peft has saved becomes the model that it was trained on, with its LoRA merged. Returns the run's
+    summary, and what is to be `said` of its tokenizer; raises UserError where the model cannot be expressed here.
     """
     source = find(name)
     require_new(out)
+    peft = Peft(source) if (source / SETTINGS).is_file() and not (source / "config.json").is_file() else None
+    source = find(peft.base) if peft else source
     hf = read_object("hf", source / "config.json", MOST_JSON, "give a whole directory")
     try:
         model_config = config_from(hf)
@@ -47,7 +50,7 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
         why = f"cannot be read ({type(error).__name__}: {reason(error)})"
         raise UserError("hf", name, why, "take a complete one") from error
     with new_folder(out) as work:
-        weights = read_weights(source, hf["model_type"], model_config)
+        weights = read_weights(source, hf["model_type"], model_config, peft)
         return {**write_run(work, weights, hf["model_type"], model_config, tokenizer, name), "said": said}
 
 
@@ -69,9 +72,10 @@ def find(name: str) -> Path:
         raise UserError("hf", name, why, "give a directory") from error
 
 
-def read_weights(source: Path, model_type: str, config: GPTConfig) -> dict[str, Tensor]:
-    """Read our tensors in fp32 from the weights of a directory."""
-    return weights_from(WeightFiles(source, FAMILIES[model_type]), config)
+def read_weights(source: Path, model_type: str, config: GPTConfig, peft: Peft | None = None) -> dict[str, Tensor]:
+    """Read our tensors in fp32 from the weights of a directory, with a LoRA merged into them."""
+    family = FAMILIES[model_type]
+    return weights_from(AdaptedFiles(source, family, peft) if peft else WeightFiles(source, family), config)
 
 
 def weights_from(files: WeightFiles, config: GPTConfig) -> dict[str, Tensor]:

@@ -105,12 +105,12 @@ class WeightFiles:
     def _names(self, path: Path) -> list[str]:
         if path.suffix != ".safetensors":
             return list(self._pickled(path))
-        with _safe(path) as file:
+        with opened(path) as file:
             return list(file.keys())
 
     def _get(self, path: Path, name: str) -> Tensor:
         if path.suffix == ".safetensors":
-            with _safe(path) as file:  # closed at once, so that its pages are not held
+            with opened(path) as file:  # closed at once, so that its pages are not held
                 tensor: Tensor = file.get_tensor(name)
             return tensor
         require(name in self._pickled(path), "hf", path, f"has no tensor {name}", "take a complete download")
@@ -139,7 +139,7 @@ class StateDict(WeightFiles):
 
 
 @contextlib.contextmanager
-def _safe(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """Open a safetensors file; raises UserError if it is damaged."""
     try:
         with safe_open(path, "pt") as file:

@@ -114,7 +114,8 @@ class RunDir:
         """
         from gptlab.runs.stored_model import load_model
 
-        model, tokenizer = load_model(self.checkpoint, head, self.config), load_tokenizer(self.path / "tokenizer")
+        model = load_model(self.checkpoint, head, self.config, RunDir.find)
+        tokenizer = load_tokenizer(self.path / "tokenizer")
         warn_unless_listed("run", *visible_files(self.path / "tokenizer"))
         return model, tokenizer
 

@@ -100,18 +100,28 @@ class CausalLM:
 
 
 def continuation(
-    gpt: Any, tokenizer: Tokenizer, prompt: str, decoder: Decoder, seed: int, max_new_tokens: int = SAMPLE_TOKENS
+    gpt: Any,
+    tokenizer: Tokenizer,
+    prompt: str,
+    decoder: Decoder,
+    seed: int,
+    max_new_tokens: int = SAMPLE_TOKENS,
+    ids: Sequence[int] | None = None,
+    ends: Sequence[int] = (),
 ) -> str:
-    """Return the new text, or, if the model has diverged, a note in its place: that does not stop a run."""
+    """Return the new text, or, if the model has diverged, a note in its place: that does not stop a run.
+
+    `ids` are what the model reads, if not those of the prompt itself, and `ends` what ends the text.
+    """
     from gptlab.decoding.context import Limits
     from gptlab.decoding.generate import continue_ids, draw_key
     from gptlab.decoding.texts import decoded_after
 
-    limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.ends, tokenizer.n_vocab)
+    limits = Limits(max_new_tokens, gpt.config.block_size, ends or tokenizer.ends, tokenizer.n_vocab)
     try:
-        before = tokenizer.encode(prompt)
-        ids = continue_ids(gpt, [*tokenizer.start, *before], decoder, limits, draw_key(seed, prompt, 0))
-        return decoded_after(tokenizer, before, ids)
+        before = [*tokenizer.start, *tokenizer.encode(prompt)] if ids is None else ids
+        found = continue_ids(gpt, before, decoder, limits, draw_key(seed, prompt, 0))
+        return decoded_after(tokenizer, before, found)
     except UserError as error:
         return f" ({error.why})"
 

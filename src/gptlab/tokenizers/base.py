@@ -133,6 +133,11 @@ class Tokenizer(ABC):
         """Return how an exported vocabulary names a special token; None where it is an ordinary one."""
         return EOT if token == self.eot else None
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The ids of the special tokens by their names."""
+        return {} if self.eot_is_text else {EOT: self.eot}
+
     def unspelled(self, text: str, ids: Ids) -> int:
         """Return how many characters of a text its ids do not spell."""
         return 0 if self.unknown is None else int((ids == self.unknown).sum())
@@ -140,6 +145,10 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text."""
         return self.encode_batch([text])[0]
+
+    def encode_within(self, text: str) -> list[int]:
+        """Return the ids of a text that stands behind another one."""
+        return self.encode(text)
 
     def encode_array(self, text: str) -> Ids:
         """Return the same ids as `encode`, (N,)."""

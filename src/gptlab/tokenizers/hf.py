@@ -77,6 +77,22 @@ class JSONTokenizer(Tokenizer, kind="json"):
     def special_token(self, token: int) -> str | None:
         return self.names.get(token)
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        return {name: i for i, name in self.names.items()}
+
+    def encode_within(self, text: str) -> list[int]:
+        """Return the ids of a text behind a special token, where a first token is not spelled in its own way."""
+        anchor = next(iter(self.names.values()), None)
+        if not self.first_differs or anchor is None or any(name in text for name in self.names.values()):
+            return self.encode(text)
+        self.tokenizer.encode_special_tokens = False
+        try:
+            with panics("tokenizer.json"):
+                return self.tokenizer.encode(anchor + text, add_special_tokens=False).ids[1:]
+        finally:
+            self.tokenizer.encode_special_tokens = True
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         with panics("tokenizer.json"):
             return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]

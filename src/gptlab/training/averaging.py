@@ -24,7 +24,7 @@ class WeightAverage:
         """Add the weights after an optimizer step to the average."""
         if self.decay is None:
             return
-        weights = dict(gpt.named_parameters())
+        weights = {name: p for name, p in gpt.named_parameters() if p.requires_grad}
         if not self.average:
             self.average = {name: p.detach().clone() for name, p in weights.items()}
             return
@@ -80,4 +80,5 @@ class WeightAverage:
             return
         averaged, checkpoint["state_dict"] = checkpoint["state_dict"], trained
         if self.decay is not None:
-            self.average = {name: averaged[f"{prefix}{name}"].clone() for name, _ in gpt.named_parameters()}
+            trained_names = [name for name, p in gpt.named_parameters() if p.requires_grad]
+            self.average = {name: averaged[f"{prefix}{name}"].clone() for name in trained_names}

@@ -10,17 +10,21 @@ from typing import Any
 import lightning as L
 import torch
 from rich.console import Console
+from torch import nn
 
 from gptlab.data.batches.build import Data
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import UserError, reason, require
+from gptlab.model.adapters import adapt
 from gptlab.model.config import build_model
 from gptlab.model.gpt import num_params
 from gptlab.model.heads import trunk_of
 from gptlab.planning.flops import flops_per_token
+from gptlab.runs.adapted import adapt_with
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Reading
+from gptlab.training.adapted import Adapted, freeze_in
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.budget import Budget, Plan
 from gptlab.training.callbacks.batch_size_finder import BatchSizeFinder, micro_batches, use_micro_batches
@@ -55,14 +59,15 @@ class Parts:
     plan: Plan | None  # None until a step is timed
     parameters: int
     flops_per_token: int
+    trained: int | None = None  # of the parameters, and those that an adapter adds; None: all
 
 
 def build(begun: Start, console: Console) -> Parts:
     """Build data module, model, callbacks and trainer; raises UserError for mistakes about devices and precision."""
     config, datamodule = begun.config, begun.data.module
-    parameters = count_parameters(config)
+    parameters, trained, frozen = count_parameters(config)
     require_memory(parameters)
-    flops = flops_per_token(config.model, parameters=parameters)
+    flops = flops_per_token(config.model, parameters=parameters) - 2 * frozen
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
     if plan:
@@ -101,20 +106,26 @@ def build(begun: Start, console: Console) -> Parts:
     if device.type == "cpu":
         keep_freed_pages()
     L.seed_everything(config.seed, verbose=False)
-    module = as_module(config, _model(begun, console), begun.data, steps)  # last: mistakes must not wait for it
-    return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops)
+    model, adapted = _model(begun, console)  # last: mistakes must not wait for it
+    module = as_module(config, model, begun.data, steps, adapted)
+    return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops, trained if adapted else None)
 
 
-def _model(begun: Start, console: Console) -> Any:
-    """Return the model with the head of its task: a new one, or one with the weights of the run that it begins with."""
+def _model(begun: Start, console: Console) -> tuple[Any, Adapted | None]:
+    """Return the model with the head of its task: a new one, or one with the weights of the run that it begins with.
+
+    The latter may have an adapter.
+    """
     if begun.initial is None:
-        return begun.config.task.head(build_model(begun.config.model))
+        return begun.config.task.head(build_model(begun.config.model)), None
+    adapter = begun.config.adapter
+    base = begun.initial.base() if adapter else None
     model, new = begun.initial.with_head(begun.config.task)
     if new:
         names = ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")
         line = f"init_from={begun.config.init_from}: it has no weights for the head of this task; new: {names}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return model
+    return model, Adapted(adapter, base, adapt_with(model, adapter, new)) if adapter and base else None
 
 
 def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console) -> EndOfStep:
@@ -131,6 +142,7 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
         GracefulStop(ranks, config.trainer.max_minutes),
         config.trainer.val_every_n_steps,
         goes_on_after_end=before is not None and (not begun.in_place or before.status() == "finished"),
+        val_at_start=config.trainer.val_at_start,
     )
 
 
@@ -148,10 +160,10 @@ def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Ca
     return timed
 
 
-def as_module(config: TrainConfig, model: Any, data: Data, steps: int) -> GPTModule:
+def as_module(config: TrainConfig, model: Any, data: Data, steps: int, adapted: Adapted | None) -> GPTModule:
     """Return what Lightning trains, by the precision, sharding and compilation that are asked for.
 
-    `model` has the head of the task.
+    `model` has the head of the task, and perhaps an adapter.
     """
     trainer = config.trainer
     reading = Reading(data.module.separator, config.loss == "chunked")
@@ -159,12 +171,17 @@ def as_module(config: TrainConfig, model: Any, data: Data, steps: int) -> GPTMod
     gpt: Any = trunk_of(model)
     require_abilities(config, gpt, reading.separator is not None)
     gpt.recompute = trainer.activation_checkpointing
+    optimizer = config.optimizer
+    if adapted:
+        optimizer = dataclasses.replace(optimizer, lr=optimizer.lr * adapted.adapter.lr_ratio)  # type: ignore[type-var]
+        if dtype:
+            freeze_in(model, dtype)
     loss = Loss(config.task, model, reading, None if trainer.sharded else dtype)
     if config.compile:
         loss.compile()
     return GPTModule(
         loss,
-        config.optimizer,
+        optimizer,
         config.schedule,
         steps,
         data.corpus.val_bytes if data.corpus and not data.corpus.unspelled["val"] else None,
@@ -176,14 +193,25 @@ def as_module(config: TrainConfig, model: Any, data: Data, steps: int) -> GPTMod
         WeightAverage(config.ema),
         sharded=trainer.sharded,
         shard_dtype=dtype,
+        adapted=adapted,
     )
 
 
-def count_parameters(config: TrainConfig) -> int:
-    """Count the trainable numbers of a config's model with its task's head, where possible without memory."""
+def count_parameters(config: TrainConfig) -> tuple[int, int, int]:
+    """Count the numbers of a config's model with its task's head, where possible without memory.
 
-    def count() -> int:
-        return num_params(config.task.head(build_model(config.model)))
+    Returns all of them without an adapter's; those that are trained; and those in linear layers that are not, which
+    cost no gradient, 2 operations each.
+    """
+
+    def count() -> tuple[int, int, int]:
+        model = config.task.head(build_model(config.model))
+        every = num_params(model)
+        if config.adapter is None:
+            return every, every, 0
+        adapt(model, config.adapter)
+        linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+        return every, num_params(model), sum(w.numel() for w in linear if not w.requires_grad)
 
     try:
         with torch.device("meta"):

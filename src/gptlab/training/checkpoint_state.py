@@ -33,6 +33,7 @@ def require_state(begun: Start, parts: Parts) -> None:
         saved = migrated(read_checkpoint(path), path)
         saved["callbacks"] = dict(saved["callbacks"])
         read_older_checkpoint(saved, parts.datamodule.tokens_per_step)
+        parts.module.complete(saved)
         _require_weights(parts.module, saved)
         _require_optimizer(parts.module, saved)
         _require_others(parts, saved)

@@ -7,6 +7,7 @@ from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import Bundled
 from gptlab.decoding.decoders import Decoder, TopK
 from gptlab.errors import UserError, require
+from gptlab.model.adapters import Adapter
 from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
 from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
 from gptlab.optim.schedules import Cosine, Schedule
@@ -62,6 +63,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)  # devices, precision, validation
     logger: Loggers = field(default_factory=Loggers)  # where metrics go
     callbacks: Monitor = field(default_factory=Monitor)  # further monitors
+    adapter: Adapter | None = None  # what is trained of the model that init_from names; null: all of it
     budget: Budget = field(default_factory=Budget)  # how long to train; give one of its units
     checkpoint: Checkpoint = field(default_factory=Checkpoint)  # what is kept besides the end of the run
     sample_prompts: list[str] = field(default_factory=prompts)  # continued at every validation
@@ -75,7 +77,7 @@ class TrainConfig:
     ema: float | None = None  # decay of averaged weights, e.g. 0.999; the average is then validated and saved
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
     spike_sigmas: float = 8.0  # report steps whose loss is this many robust standard deviations up; 0: off
-    init_from: str | None = None  # a run whose model, weights and tokenizer are used instead of new ones
+    init_from: str | None = None  # a run, or a Hugging Face directory: its model, weights and tokenizer are used
     search_metric: str | None = None  # the metric that a search improves; null: the task's own
     seed: int = 1337  # of the first weights, the order of the data, dropout and samples
     json: bool = False  # print one JSON object, the summary of the run, and nothing else
@@ -99,6 +101,10 @@ class TrainConfig:
         require(there, "loss", self.loss, "no such option", "choose one of full, chunked")
         require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
         require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
+        if self.adapter is not None:
+            name, todo = name_of(self.adapter), "give init_from=RUN"
+            require(bool(self.init_from), "adapter", name, "trains a part of a model that there is already", todo)
+            require(not self.trainer.sharded, "adapter", name, "cannot be sharded by fsdp yet", "try trainer=ddp")
         if self.trainer.sharded:
             muon = isinstance(self.optimizer, Muon)
             require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")

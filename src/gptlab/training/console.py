@@ -27,7 +27,8 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
     """Show the model, the data and the devices of a run that is about to be trained, and its directory."""
     config, data, trainer, plan, model = begun.config, begun.data, parts.trainer, parts.plan, begun.config.model
     rows = {
-        "model": f"{parts.parameters:,} parameters: {_shape(model)}, context {model.block_size}",
+        "model": f"{parts.parameters:,} parameters: {_shape(model)}, context {model.block_size}"
+        + _trained(begun, parts),
         "data": "\n".join([_sizes(data), *(data.corpus.notes if data.corpus else [])]),
         "windows": data.module.describe(),
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens{_unspelled(data)}",
@@ -74,6 +75,14 @@ def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str,
     )
     lines = [f"The run is in {run}. Next:", *(f"  {command}" for command in commands)]
     console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _trained(begun: Start, parts: Parts) -> str:
+    """Tell how many parameters an adapter trains, and on which model."""
+    if parts.trained is None:
+        return ""
+    name, rate = name_of(begun.config.adapter), parts.module.optimizer.lr
+    return f"\n{name} trains {parts.trained:,}, at a rate of up to {rate:.3g}, on {begun.config.init_from}"
 
 
 def _shape(model: Any) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptlab.data.batches.batch import Batch, tensors
 from gptlab.distributed.sharding import full_tensor, shard
-from gptlab.errors import UserError
+from gptlab.errors import UserError, require
 from gptlab.model.config import build_model
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Schedule
@@ -18,6 +18,7 @@ from gptlab.randomness import random_seed
 from gptlab.registry import name_of, option_of, options
 from gptlab.tasks.base import Reading, Sums
 from gptlab.tasks.saved import USUAL
+from gptlab.training.adapted import Adapted
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.lightning_internals import (
     datamodule_of,
@@ -42,8 +43,9 @@ class NotFinite(RuntimeError):
 class GPTModule(L.LightningModule):
     """A model in training for `steps` optimizer steps.
 
-    `val_bytes` is the length of the text that the held-out targets spell, `bytes_per_target` the mean length of the
-    text of a training target. With `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
+    With `adapted` a part of the model is trained, and checkpoints hold that alone. `val_bytes` is the length of the
+    text that the held-out targets spell, `bytes_per_target` the mean length of the text of a training target. With
+    `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
     """
 
     gpt: Any  # the model, with the head of its task
@@ -64,6 +66,7 @@ class GPTModule(L.LightningModule):
         average: WeightAverage | None = None,
         sharded: bool = False,
         shard_dtype: torch.dtype | None = None,
+        adapted: Adapted | None = None,
     ) -> None:
         super().__init__()
         self.gpt, self.loss, self.task = loss.gpt, loss, loss.task
@@ -71,14 +74,14 @@ class GPTModule(L.LightningModule):
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
         self.log_every_n_steps, self.on_nan, self.bytes_per_target = log_every_n_steps, on_nan, bytes_per_target
         self.average = average or WeightAverage(None)
-        self.sharded, self.shard_dtype = sharded, shard_dtype
+        self.sharded, self.shard_dtype, self.adapted = sharded, shard_dtype, adapted
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
         self._earlier_losses = torch.empty(0)  # of steps since the last log before a checkpoint, over all ranks, (N,)
         self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or that checkpoint
         self._gradients: dict[str, Any] = {}  # norm and rate of the last step, from clipping
         self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last check
-        self._sums: list[Sums] = []  # of this rank's held-out batches
+        self._sums: dict[int, list[Sums]] = {}  # of this rank's batches, by the number of the held-out set
         hparams = {name: settings(part) for name, part in self._parts().items()}
         plain = {"steps": steps, "val_bytes": val_bytes, "clip_norm": clip_norm, "seed": seed, "on_nan": on_nan}
         rest = {"log_every_n_steps": log_every_n_steps, "bytes_per_target": bytes_per_target}
@@ -102,6 +105,8 @@ class GPTModule(L.LightningModule):
         `changes` replace what `hparams` holds. Raises UserError where a part is of a package that is not enabled.
         """
         saved = torch.load(checkpoint_path, map_location=map_location or "cpu", weights_only=True)
+        why, todo = "holds what an adapter has trained, and not the rest of the model", "take gptlab.load(RUN)"
+        require("adapter" not in saved, "checkpoint", checkpoint_path, why, todo)
         hparams = {**saved.get("hyper_parameters", {}), **changes}
         task, optimizer, schedule = (
             part(group, hparams.pop(group, None) or {"option": usual, "values": {}})
@@ -130,8 +135,9 @@ class GPTModule(L.LightningModule):
         self._losses.append(loss.detach())
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._sums.append(self.task.measure(self.loss.figures(*tensors(batch)), batch))
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        sums = self.task.measure(self.loss.figures(*tensors(batch)), batch)
+        self._sums.setdefault(dataloader_idx, []).append(sums)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -188,24 +194,30 @@ class GPTModule(L.LightningModule):
         return torch.cat([self._earlier_losses, reduced(self.trainer, losses, "mean").cpu()])
 
     def on_validation_epoch_end(self) -> None:
-        """Publish the scores of the held-out text."""
-        scores = self._scores()
-        publish(self.trainer, {f"val/{name}": value for name, value in scores.items()}, self.global_step)
+        """Publish the scores of the held-out text, and of the parts of it that are scored by themselves."""
+        sizes: dict[str, Any] = getattr(datamodule_of(self.trainer), "val_bytes", {})
+        found = {f"val/{name}": value for name, value in self._scores(0, self.val_bytes).items()}
+        curves = self.curves
+        for number, (part, n_bytes) in enumerate(sizes.items(), 1):
+            scores = self._scores(number, n_bytes if self.val_bytes is not None else None)
+            found |= {f"val/{part}/{name}": value for name, value in scores.items()}
+        self.curves = curves
+        publish(self.trainer, found, self.global_step)
 
     def on_test_epoch_end(self) -> None:
         """Log the same scores as `test/...`, which Trainer.test returns."""
-        self.log_dict({f"test/{name}": value for name, value in self._scores().items()})
+        self.log_dict({f"test/{name}": value for name, value in self._scores(0, self.val_bytes).items()})
 
-    def _scores(self) -> dict[str, float]:
-        """Score the held-out text exactly over all ranks: sums are summed, never means averaged."""
+    def _scores(self, number: int, n_bytes: float | None) -> dict[str, float]:
+        """Score a held-out set exactly over all ranks: sums are summed, never means averaged."""
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         sums: Sums = {}
-        for name in sorted(self._sums[0]):
-            own = torch.stack([batch[name] for batch in self._sums]).cpu().double().sum(0).to(self.device, exact)
+        batches = self._sums.pop(number)
+        for name in sorted(batches[0]):
+            own = torch.stack([batch[name] for batch in batches]).cpu().double().sum(0).to(self.device, exact)
             sums[name] = reduced(self.trainer, own, "sum").cpu().double()
-        self._sums.clear()
         self.curves = {f"val/{name}": curve for name, curve in self.task.curves(sums).items()}
-        return self.task.scores(sums, self.val_bytes)
+        return self.task.scores(sums, n_bytes)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer.build(self.gpt)
@@ -259,6 +271,7 @@ class GPTModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         read_older_checkpoint(checkpoint, datamodule_of(self.trainer).tokens_per_step)
         checkpoint["loops"] = restart_loops_at(self.trainer, checkpoint["global_step"])
+        self.complete(checkpoint)
         self.average.load(checkpoint, "gpt.", self.gpt)
         self._earlier_losses = torch.tensor([float(loss) for loss in checkpoint["losses"]])
 
@@ -268,6 +281,13 @@ class GPTModule(L.LightningModule):
         checkpoint["model_option"] = name_of(self.gpt.config)
         checkpoint["losses"] = list(self._step_losses())  # of steps since the last log
         self.average.save(checkpoint, "gpt.")
+        if self.adapted:
+            self.adapted.reduce(checkpoint, "gpt.")
+
+    def complete(self, checkpoint: dict[str, Any]) -> None:
+        """Add to a checkpoint the weights that an adapter does not train, which it does not hold."""
+        if self.adapted:
+            self.adapted.complete(checkpoint, self.state_dict())
 
 
 def settings(part: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from gptlab.tokenizers.saved import Saved
 from gptlab.training.config import TrainConfig
 from gptlab.training.trainer import TrainerConfig
 
+HUB = ("config.json", "adapter_config.json")  # of directories in the hub's formats
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 PRECISIONS = (
     *("32-true", "32", "64-true", "64", "16-mixed", "16", "bf16-mixed", "bf16", "bf16-true"),
@@ -26,7 +27,7 @@ def require_possible(config: TrainConfig) -> None:
     require_devices(config.trainer)
     if config.resume and config.resume != "auto":
         RunDir.find(config.resume, without_checkpoint=True)
-    if config.init_from and not config.resume:
+    if config.init_from and not config.resume and not in_hub_format(config.init_from):
         try:
             RunDir.find(config.init_from)
         except UserError as error:
@@ -36,6 +37,12 @@ def require_possible(config: TrainConfig) -> None:
         folder = config.tokenizer.folder
         there = Path(folder).expanduser().is_dir() or config.resume or config.init_from
         require(bool(there), "tokenizer.folder", folder, "no such folder", "give RUN/tokenizer")
+
+
+def in_hub_format(name: str) -> bool:
+    """Tell whether a name is a directory of Hugging Face or of peft, and no run."""
+    folder = Path(name).expanduser()
+    return any((folder / each).is_file() for each in HUB) and not (folder / "config.yaml").is_file()
 
 
 def require_devices(trainer: TrainerConfig) -> None:

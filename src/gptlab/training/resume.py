@@ -13,8 +13,8 @@ from gptlab.training.callbacks.checkpointing import by_step
 
 # fields that a continuation must not change; of `data` all but how batches are computed, of the optimizer,
 # whose state is kept, all but its rate
-FIXED = ("task", "model", "tokenizer", "data", "optimizer", "seed")
-FREE = {"optimizer.lr", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
+FIXED = ("task", "model", "adapter", "tokenizer", "data", "optimizer", "seed")
+FREE = {"optimizer.lr", "adapter.lr_ratio", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
 UNSAID = ("gptlab", "parts", "resume", "run_dir", "json")  # of what a continuation changes
 STATE: dict[str, type] = {  # of a checkpoint that a run goes on from
     **{"state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict},

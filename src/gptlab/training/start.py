@@ -9,6 +9,7 @@ from filelock import BaseFileLock
 from rich.console import Console
 
 from gptlab.data.batches.build import Data, build_data
+from gptlab.data.text.sources import DataConfig
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig
@@ -18,8 +19,9 @@ from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import TrainConfig
-from gptlab.training.init_from import Initial, initial
+from gptlab.training.init_from import Initial, initial, located, source_of
 from gptlab.training.lightning_internals import early_rank
+from gptlab.training.replay import with_replay
 from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
 
 Model = TypeVar("Model", bound=ModelConfig)
@@ -32,7 +34,7 @@ class Start:
 
     config: TrainConfig  # resolved, as in config.yaml
     data: Data
-    initial: Initial | None  # the model that `init_from` names, for a run that has no checkpoint
+    initial: Initial | None  # the model that `init_from` names, for a run that has no checkpoint or an adapter
     resumed_from: RunDir | None
     checkpoint: Path | None = None  # of that run; None if it was killed before its first one and begins again
     step: int = 0  # of that checkpoint
@@ -74,7 +76,15 @@ def start(config: TrainConfig, console: Console) -> Start:
     config.logger.require_usable()
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
-    first, tokenizer = (None, config.tokenizer) if before and before.has_checkpoint() else initial_model(config)
+    needed = config.adapter is not None or not (before and before.has_checkpoint())  # a checkpoint has the whole model
+    if config.adapter is not None and config.init_from:
+        config = dataclasses.replace(config, init_from=located(source_of(config.init_from)))
+    if isinstance(config.data, DataConfig) and config.data.replay:
+        require(
+            bool(config.init_from), "data.replay", config.data.replay, "has no run to take text of", "give init_from"
+        )
+        config = dataclasses.replace(config, data=with_replay(config.data, source_of(str(config.init_from))))
+    first, tokenizer = initial_model(config) if needed else (None, config.tokenizer)
     block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
@@ -96,7 +106,7 @@ def initial_model(config: TrainConfig) -> tuple[Initial | None, TokenizerConfig]
     """Return the model and the tokenizer that `init_from` names; without it None, and the config's own tokenizer."""
     if not config.init_from:
         return None, config.tokenizer
-    source = RunDir.find(config.init_from)
+    source = source_of(config.init_from)
     return initial(source), Saved(str(source.path / "tokenizer"))
 
 

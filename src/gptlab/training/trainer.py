@@ -29,6 +29,7 @@ class TrainerConfig:
     activation_checkpointing: bool = False  # the backward pass computes the blocks again: less memory, more time
     gradient_clip_val: float = 1.0  # largest global norm of gradients; 0 turns it off
     val_every_n_steps: int = 150  # steps from one validation to the next; samples are drawn then too
+    val_at_start: bool = False  # validate before the first step, too
     max_minutes: float | None = None  # after this time the run stops, and can be resumed
     detect_anomaly: bool = False  # name the operator whose gradient is not finite; slow
     profile: bool = False  # RUN/profile: a Chrome trace of a few steps, and a table of their slowest operators

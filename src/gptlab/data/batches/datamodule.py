@@ -110,7 +110,11 @@ class TextDataModule(KnownData):
             for number, stream in enumerate(corpus.train)
         ]
         self.val = held_out(corpus.val, block_size, eot, by_documents)
-        for name, streams in {"training": corpus.train, "held-out": [corpus.val]}.items():
+        parts = corpus.val_parts if getattr(config, "by_part", False) else {}
+        self.val_parts = {name: held_out(val, block_size, eot, by_documents) for name, (val, _) in parts.items()}
+        self.val_bytes = {name: n_bytes for name, (_, n_bytes) in parts.items()}
+        of_parts = [val for val, _ in parts.values()]
+        for name, streams in {"training": corpus.train, "held-out": [corpus.val, *of_parts]}.items():
             for stream in streams:
                 why = f"the {name} split has {len(stream)} tokens, less than one window"
                 todo = "lower it, give more text, or change data.val_fraction"
@@ -187,14 +191,19 @@ class TextDataModule(KnownData):
         self.loader = self._loader(windows, batches)
         return self.loader
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        trainer: Any = self.trainer
-        ranks = trainer.global_rank, trainer.world_size
-        size = min(self.micro_batch_size, -(-len(self.val) // trainer.world_size))
-        return self._loader(self.val, EvalBatches(len(self.val), size, *ranks))
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Return the held-out batches; several loaders where the parts of a mixture are scored by themselves, too."""
+        loaders = [self._held_out(windows) for windows in (self.val, *self.val_parts.values())]
+        return loaders if len(loaders) > 1 else loaders[0]
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self.val_dataloader()
+        return self._held_out(self.val)
+
+    def _held_out(self, windows: Windows) -> DataLoader[Batch]:
+        trainer: Any = self.trainer
+        ranks = trainer.global_rank, trainer.world_size
+        size = min(self.micro_batch_size, -(-len(windows) // trainer.world_size))
+        return self._loader(windows, EvalBatches(len(windows), size, *ranks))
 
     def examples(self, windows: Any) -> Any:
         """Return windows, of training or held out, as the examples of a task; one with batches of its own wraps them.

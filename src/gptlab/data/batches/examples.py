@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from gptlab.checksums import warn_unless_listed
 from gptlab.data.batches.datamodule import KnownData, WatchedLoader, loader_of
-from gptlab.data.batches.order import Ints, Order
+from gptlab.data.batches.order import Ints, Order, OrderByLength
 from gptlab.data.batches.sampler import EvalBatches, MicroBatch, TrainBatches
 from gptlab.data.config import ExampleData, Record
 from gptlab.errors import UserError, reason, require
@@ -136,7 +136,8 @@ class ExampleDataModule(KnownData):
             targets = int(examples.targets.sum())
             require(targets > 0, "data", name_of(config), f"no {name} example has a target", "give some that do")
         period = config.repeat_steps and config.repeat_steps * config.batch_size
-        self.order = Order([len(train)], [1.0], seed, period)
+        by_length = OrderByLength(train.lengths, config.batch_size, seed) if config.by_length else None
+        self.order = by_length or Order([len(train)], [1.0], seed, period)
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -166,11 +167,12 @@ class ExampleDataModule(KnownData):
 
     def describe(self) -> str:
         """Return how many examples an epoch has, and how long they are."""
-        lengths, notes = self.train.lengths, self.train.describe()
+        lengths, notes = self.train.lengths, [self.train.describe()]
+        notes += [f"held out: {said}" for said in [self.val.describe()] if said]
         found = (
             f"{len(lengths):,} examples an epoch, of {lengths.mean():,.1f} tokens on average, at most {lengths.max():,}"
         )
-        return found + (f"; {notes}" if notes else "")
+        return "; ".join([found, *filter(None, notes)])
 
     def protocol(self) -> dict[str, Any]:
         """Return in words how the held-out examples are read."""

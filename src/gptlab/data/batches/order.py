@@ -9,6 +9,7 @@ from gptlab.errors import require
 from gptlab.randomness import Words, round_keys
 
 ROUNDS = 8
+MIXED = 32  # batches among which examples are sorted by length
 BLOCK = 1024  # positions in which the sources of a mixture have their shares
 
 Ints = np.ndarray[Any, np.dtype[Any]]
@@ -114,3 +115,27 @@ class Order:
     def _keys(self, epoch: int, source: int) -> Words:
         """Return the keys of an epoch of a source; the number after the last source means a block of the mixture."""
         return round_keys(self.seed, "order", epoch, source, rounds=ROUNDS)
+
+
+class OrderByLength(Order):
+    """An order in which the examples of a batch have similar lengths, so that little of it is padding.
+
+    The examples of every 32 batches are sorted by length, and these batches are mixed again: each example is read as
+    often as without. `lengths` (N,) are those of the examples.
+    """
+
+    def __init__(self, lengths: Ints, batch_size: int, seed: int) -> None:
+        super().__init__([len(lengths)], [1.0], seed)
+        self.sizes, self.batch_size = lengths, batch_size
+
+    def arrays(self, positions: range) -> tuple[Ints, Ints]:
+        """Return the sources, which are 0, and the examples at N consecutive positions, (N,) int64 each."""
+        size = MIXED * self.batch_size
+        first, last = positions.start // size, -(-positions.stop // size)
+        found = [np.zeros(0, np.int64)]
+        for block in range(first, last):
+            number = super().arrays(range(block * size, (block + 1) * size))[1]
+            batches = number[np.argsort(-self.sizes[number], kind="stable")].reshape(MIXED, self.batch_size)
+            found.append(batches[permute(np.arange(MIXED), MIXED, self._keys(block, 1))].ravel())
+        every = np.concatenate(found)[positions.start - first * size :][: len(positions)]
+        return np.zeros(len(positions), np.int64), every

@@ -39,8 +39,8 @@ def _language_reference() -> list[str]:
     return [text for _, text in sorted(topics.items())]
 
 
-def _docstrings(stdlib: Path) -> Iterator[str]:
-    """Return a document for each module: all its docstrings, in the order of the source."""
+def modules(stdlib: Path) -> Iterator[tuple[Path, ast.Module]]:
+    """Yield the path and the syntax tree of each module of the standard library but its tests."""
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
     for path in sorted(stdlib.rglob("*.py")):
         if left_out.intersection(path.relative_to(stdlib).parts):
@@ -51,6 +51,12 @@ def _docstrings(stdlib: Path) -> Iterator[str]:
                 tree = ast.parse(path.read_bytes())
             except (SyntaxError, ValueError):
                 continue  # lib2to3 has files for other Python versions
+        yield path, tree
+
+
+def _docstrings(stdlib: Path) -> Iterator[str]:
+    """Return a document for each module: all its docstrings, in the order of the source."""
+    for _, tree in modules(stdlib):
         if text := "\n\n".join(_docstrings_of(tree)):
             yield text
 

@@ -93,7 +93,8 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
                 for where, record in array_items(_blocks(file, reading, key, path), mistake):
                     yield from _record(record, where, reading, key, path)
             elif kind == "json":
-                yield from _json_lines(file, reading, key, path)
+                for where, record in _json_lines(file, reading.errors, key, path):
+                    yield from _record(record, where, reading, key, path)
             elif kind in ("csv", "tsv"):
                 delimiter = "," if kind == "csv" else "\t"
                 rows = delimited_rows(file, reading.column, delimiter, reading.errors, mistake)
@@ -104,6 +105,29 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
                 for i, text in enumerate(_blocks(file, reading, key, path)):
                     yield Chunk(text, begins=i == 0)
     except (OSError, EOFError, zlib.error) as error:  # a damaged archive, a disk that fails
+        raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
+    except ImportError as error:
+        raise UserError(key, path, f"needs {error.name}", "pip install 'gptlab[files]'") from error
+
+
+def read_records(path: Path, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield each value of a file of JSON lines, or of one JSON array, with where it stands; .gz and .zst are unpacked.
+
+    Raises UserError, as `key=path`, where the file is damaged or something else.
+    """
+    kind, packing = format_of(path.name)
+    todo = "give JSON lines, or one JSON array"
+    require(kind in ("json", "text"), key, path, f"holds {kind}, which is not read as records", todo)
+    _require_text(path.name, key, path)
+    try:
+        as_array = is_array(_head(path, packing).decode("utf-8", "ignore").removeprefix("\ufeff"))
+        with _opened(path, packing) as file:
+            if as_array:
+                blocks = _blocks(file, Reading("", None, "strict"), key, path)
+                yield from array_items(blocks, lambda why, todo: UserError(key, path, why, todo))
+                return
+            yield from _json_lines(file, "strict", key, path)
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
     except ImportError as error:
         raise UserError(key, path, f"needs {error.name}", "pip install 'gptlab[files]'") from error
@@ -231,20 +255,21 @@ def _end(text: str, begins: bool) -> Iterator[Chunk]:
         yield Chunk(text, begins)
 
 
-def _json_lines(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[Chunk]:
+def _json_lines(file: IO[bytes], errors: str, key: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the value of each line that is not empty, with where it stands."""
     offset = 0
     for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
         why = f"line {number} is longer than {LONGEST:,} bytes"
         require(len(line) <= LONGEST, key, path, why, "divide its text, or give it as a file of plain text")
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         try:
-            record = json.loads(line.decode("utf-8", reading.errors)) if line.strip() else {reading.column: None}
+            if line.strip():
+                yield f"line {number}", json.loads(line.decode("utf-8", errors))
         except UnicodeDecodeError as error:
             raise _not_utf8(key, path, f"byte {offset + error.start}") from error
         except (ValueError, RecursionError) as error:
             raise UserError(key, path, f"line {number} is not JSON ({reason(error)})", "mend or drop it") from error
         offset += len(line)
-        yield from _record(record, f"line {number}", reading, key, path)
 
 
 def _documents(rows: Iterator[Row], reading: Reading, key: str, path: Path) -> Iterator[Chunk]:

@@ -33,6 +33,7 @@ class DataConfig(BatchConfig):
     stride: int | None = None  # tokens from one window of the stream to the next; null: block_size, so none overlap
     repack: bool = False  # windows are cut from the documents in a new order each epoch
     mask_documents: bool = False  # no position attends to another document of its window
+    replay: float = 0.0  # share of the text of the run that init_from names, which is mixed in
     repeat_steps: int | None = None  # repeat the batches of this many first steps: can the model overfit them?
     num_workers: int = 0  # processes that prepare batches; 0: the training process itself
 
@@ -42,6 +43,7 @@ class DataConfig(BatchConfig):
         todo = f"choose one of {', '.join(PACKINGS)}"
         require(self.packing in PACKINGS, "packing", self.packing, "no such option", todo)
         require(self.stride is None or self.stride >= 1, "stride", self.stride, "must be at least 1", "leave it out")
+        require(0 <= self.replay < 1, "replay", self.replay, "is not in [0, 1)", "0.1 is usual")
         packed = self.stride is not None and self.packing != "stream"
         require(not packed, "stride", self.stride, "documents are packed without overlap", "leave it out")
 
@@ -224,6 +226,7 @@ class Mixture(DataConfig):
 
     parts: dict[str, Any] = field(default_factory=dict)  # +data@data.parts.NAME=OPTION
     weights: dict[str, float] = field(default_factory=dict)  # +data.weights.NAME=2; a part that is not named weighs 1
+    by_part: bool = False  # validations also score what each part holds out: val/NAME/loss
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -44,6 +44,10 @@ class Corpus:
     val: TokenStream
     folders: list[Path]  # of shards, one per source
     notes: list[str] = field(default_factory=list)  # what should be said before it is used
+    val_parts: dict[str, tuple[TokenStream, int]] = field(
+        default_factory=dict
+    )  # of a mixture: what each holds out, and
+    # the bytes that its targets spell
 
     def sizes(self) -> dict[str, dict[str, int | None]]:
         """Return the documents, bytes and tokens of each part."""
@@ -213,7 +217,10 @@ def _corpus(folders: list[Path], names: list[str], weights: list[float], tokeniz
             check(masks(shards[part][-1]), None, masked)
     manifest = manifests[0] if len(manifests) == 1 else _combined(manifests, names, weights)
     val = TokenStream([shard for each in shards["val"] for shard in each])
-    return Corpus(tokenizer, manifest, [TokenStream(each) for each in shards["train"]], weights, val, folders)
+    each_val = zip(names, shards["val"], manifests, strict=True)
+    parts = {name: (TokenStream(found), target_counts(one["val"])[1]) for name, found, one in each_val if name}
+    train = [TokenStream(each) for each in shards["train"]]
+    return Corpus(tokenizer, manifest, train, weights, val, folders, val_parts=parts)
 
 
 def _combined(manifests: list[dict[str, Any]], names: list[str], weights: list[float]) -> dict[str, Any]:

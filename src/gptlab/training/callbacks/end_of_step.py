@@ -39,10 +39,12 @@ class EndOfStep(Checkpoint):
         stop: GracefulStop,
         val_every_n_steps: int,
         goes_on_after_end: bool = False,
+        val_at_start: bool = False,
     ) -> None:
         self.throughput, self.stability, self.samples = throughput, stability, samples
         self.checkpoints, self.bar, self.stop = checkpoints, bar, stop
         self.val_every_n_steps, self.goes_on_after_end = val_every_n_steps, goes_on_after_end
+        self.val_at_start = val_at_start
         self.best: tuple[float, int | None] | None = None  # (score, step); runs of gptlab 0.1 do not know the step
         self.metrics: dict[str, float] = {}  # the last value of each metric
         self.ended = False  # whether a callback has ended the run before its last step
@@ -66,6 +68,11 @@ class EndOfStep(Checkpoint):
         self.complete_checkpoint(trainer)
         # killed between its last checkpoint and its summary
         trainer.should_stop = from_rank_0(trainer, self.ended and not self.goes_on_after_end)
+        if self.val_at_start and self._step == 0:
+            with self.throughput.paused():
+                validate(trainer)
+                self._remember(trainer)
+                self.bar.validated(0, trainer.max_steps, self.metrics)
 
     def complete_checkpoint(self, trainer: L.Trainer) -> None:
         """Finish what a kill may have left undone after the checkpoint that a run continues from was written.

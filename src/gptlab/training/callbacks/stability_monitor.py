@@ -138,7 +138,12 @@ def rewind(trainer: L.Trainer, module: GPTModule, path: Path) -> int:
     """Load weights, their average and the optimizer from a checkpoint but keep the current rates; returns its step."""
     groups = trainer.optimizers[0].param_groups
     rates = [group["lr"] for group in groups]
-    step = load_weights_and_optimizer(trainer, path, lambda saved: module.average.load(saved, "gpt.", module.gpt))
+
+    def read(saved: dict[str, Any]) -> None:
+        module.complete(saved)
+        module.average.load(saved, "gpt.", module.gpt)
+
+    step = load_weights_and_optimizer(trainer, path, read)
     for group, rate in zip(groups, rates, strict=True):
         group["lr"] = rate
     return step

@@ -1,0 +1,69 @@
+"""Read conversations from records of the usual forms: prompt and completion, Alpaca's fields, messages with roles."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gptlab.errors import UserError
+
+ROLES = ("system", "user", "assistant")
+FORMS = "messages, a prompt with its completion, or an instruction with its output"
+
+Mistake = Callable[[str, str], UserError]  # of a record: why it is no conversation, and what to do
+
+
+def conversation(record: Any, mistake: Mistake) -> dict[str, Any]:
+    """Return a record as `{"messages": [{"role", "content"}, ...]}`.
+
+    A user's message may have an `input` of its own, as Alpaca's records do. Fields that say nothing of the
+    conversation, such as an id, are left out. Raises what `mistake` returns where the record has no such form, an
+    unknown role, or no answer of the assistant, from which alone something is learned.
+    """
+    if not isinstance(record, Mapping):
+        raise mistake("is no object", f"give {FORMS}")
+    if record.get("tools") or record.get("functions"):
+        raise mistake("has tools, which no template here is given", "drop it")
+    if "messages" in record:
+        messages = _messages(record["messages"], mistake)
+    elif "prompt" in record or "completion" in record:
+        prompt, completion = (_text(record, key, "prompt and completion", mistake) for key in ("prompt", "completion"))
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    elif "instruction" in record or "output" in record:
+        asked, answer = (_text(record, key, "instruction and output", mistake) for key in ("instruction", "output"))
+        more = _text(record, "input", "input", mistake) if record.get("input") else ""
+        user = {"role": "user", "content": asked, **({"input": more} if more else {})}
+        messages = [user, {"role": "assistant", "content": answer}]
+    else:
+        raise mistake(f"has the fields {', '.join(map(str, record)) or 'of nothing'}", f"give {FORMS}")
+    if not any(each["role"] == "assistant" and each["content"].strip() for each in messages):
+        raise mistake("has no answer of the assistant: all of its tokens are masked", "give one, or drop it")
+    return {"messages": messages}
+
+
+def _messages(found: Any, mistake: Mistake) -> list[dict[str, str]]:
+    if not isinstance(found, list) or not found:
+        raise mistake("has messages that are no list of some", 'give [{"role": "user", "content": "..."}, ...]')
+    messages = []
+    for number, each in enumerate(found, 1):
+        if not isinstance(each, Mapping) or not {"role", "content"} <= set(each):
+            raise mistake(f"has a message {number} without role and content", "give it both")
+        role = each["role"]
+        if role not in ROLES:
+            raise mistake(f"has a message {number} of the role {role!r}", f"choose one of {', '.join(ROLES)}")
+        if each.get("tool_calls"):
+            raise mistake(f"has a message {number} that calls tools", "drop it")
+        messages.append({"role": role, "content": _text(each, "content", f"message {number}", mistake)})
+    return messages
+
+
+def _text(record: Mapping[str, Any], key: str, form: str, mistake: Mistake) -> str:
+    """Return the text of a field."""
+    if key not in record:
+        raise mistake(f"has no {key}", f"give {form}" if " and " in form else f"give {FORMS}")
+    value = record[key]
+    if not isinstance(value, str):
+        raise mistake(f"has a {key} that is no text ({type(value).__name__})", "give a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can hold a lone surrogate
+        raise mistake(f"has half a character in its {key} (at {error.start})", "mend it") from error
+    return value

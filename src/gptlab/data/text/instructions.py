@@ -1,0 +1,54 @@
+"""Define the data option of instructions with answers: a user's own conversations, or questions about Python."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gptlab.data.config import ExampleData, Record
+from gptlab.data.text import questions
+from gptlab.data.text.conversations import conversation
+from gptlab.data.text.readers import read_records
+from gptlab.data.text.sources import listed, matching
+from gptlab.errors import UserError
+from gptlab.registry import option
+
+
+@option("data", "instructions")
+@dataclass
+class Instructions(ExampleData):
+    """Conversations to learn answers from: JSON lines with messages, prompt and completion, or Alpaca's fields.
+
+    Without files they are questions about the standard library, answered by its own docstrings.
+    """
+
+    files: list[str] = field(default_factory=list)  # paths and globs; none: questions about Python's library
+    val_files: list[str] = field(default_factory=list)  # held-out files; none: a part of `files`
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.files, self.val_files = listed(self.files), listed(self.val_files)
+
+    def examples(self) -> Iterator[Record]:
+        """Return the conversations of `files`, in their order."""
+        if not self.files:
+            return (conversation(each, _unexpected) for each in questions.about_python())
+        return _read(self.files, "data.files")
+
+    def held_out(self) -> Iterator[Record] | None:
+        """Return the conversations of `val_files`, if there are some."""
+        return _read(self.val_files, "data.val_files") if self.val_files else None
+
+
+def _read(patterns: list[str], key: str) -> Iterator[Record]:
+    for path in matching(patterns, key):
+        for where, record in read_records(path, key):
+            yield conversation(record, lambda why, todo: _mistake(key, path, where, why, todo))  # noqa: B023
+
+
+def _mistake(key: str, path: Path, where: str, why: str, todo: str) -> UserError:
+    return UserError(key, path, f"{where} {why}", todo)
+
+
+def _unexpected(why: str, todo: str) -> Any:
+    return UserError("data", "instructions", f"a bundled question {why}", todo)

@@ -1,0 +1,30 @@
+"""Find the chat template in which the model of a run answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from gptlab.errors import UserError
+from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.saved import task_of
+from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.chat_templates import AUTO, ChatTemplate, chat_template
+
+
+def template_of(run: RunDir, tokenizer: Tokenizer) -> ChatTemplate:
+    """Return the template of a run's task, such as sft, or the one that its tokenizer came with.
+
+    Raises UserError where there is neither.
+    """
+    task: Any = task_of(run.config())
+    if hasattr(task, "chat_template"):
+        found: ChatTemplate = task.chat_template(tokenizer)
+        return found
+    if tokenizer.declared.chat_template is None:
+        why, todo = "neither its task nor its tokenizer has a chat template", "fine-tune it first: task=sft"
+        raise UserError("run", run.path, why, todo)
+    return chat_template(AUTO, tokenizer)
+
+
+def first_messages(system: str | None) -> Sequence[dict[str, str]]:
+    """Return the messages that a conversation begins with."""
+    return [] if system is None else [{"role": "system", "content": system}]
