@@ -58,7 +58,7 @@ def test_a_primary_config_in_a_folder_of_one_s_own(tmp_path: Path, capfd: pytest
     assert main(["train", *flags, "budget.tokens=1"]) == 2  # found and composed
     assert "budget.tokens=1.0: and budget.steps are given" in capfd.readouterr().err
     (folder / "train.yaml").write_text("budget: {steps: 8}")  # conf/ goes first
-    assert compose("train", config_dir=folder, config_name="train").budget.steps is None
+    assert compose("train", config_dir=folder, config_name="train").budget.steps == 900
 
 
 def test_no_file_only_repeats_a_registration() -> None:
