@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "model": set(),
     "optim": set(),
     "decoding": set(),
-    "config": {"runs/config_file", "plugins"},  # which imports nothing but the ground
+    "config": {"runs/config_file", "runs/run_dir", "plugins"},
     "metrics": set(),
     "errors": set(),
     "files": set(),

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from gptlab import registry
 from gptlab.commands.main import main
 from gptlab.config import compose
+from gptlab.config.logger_list import each_logger
 from gptlab.errors import UserError
 from gptlab.training.config import TrainConfig
 from gptlab.training.dashboards import require_wandb_login
@@ -178,3 +180,40 @@ def test_trackio_is_not_installed(
     assert capfd.readouterr().err.startswith(
         "error: logger.trackio=true: is not installed; pip install 'gptlab[trackio]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("listed", "on"),
+    [
+        ("[tensorboard,wandb]", {"tensorboard", "csv", "wandb"}),
+        ("['mlflow', trackio]", {"csv", "mlflow", "trackio"}),
+        ("[csv]", {"csv"}),
+        ("[tensorboard]", {"tensorboard", "csv"}),
+    ],
+)
+def test_a_list_of_loggers_has_these_alone(listed: str, on: set[str]) -> None:
+    switches = ("tensorboard", "csv", "wandb", "mlflow", "trackio")
+    found = compose("train", [f"logger={listed}", "logger.project=words"]).logger
+    assert {name for name in switches if getattr(found, name)} == on and found.project == "words"
+
+
+def test_a_list_with_the_logger_of_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._OPTIONS["logger"], "neptune", registry.options("decoder")["greedy"])
+    found = each_logger(["seed=1", "logger=[wandb,neptune]", "logger.project=a"])
+    assert found[0] == "seed=1" and found[-2:] == ["+logger.others.neptune.option=neptune", "logger.project=a"]
+    assert {"logger=tensorboard", "logger.wandb=true", "logger.tensorboard=false"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("listed", "why"),
+    [
+        ("[]", "names no logger; give e.g. logger=[tensorboard,wandb], or logger=none"),
+        ("[tensorboard,comet]", "comet is no logger; choose some of tensorboard, csv, wandb, mlflow, trackio"),
+        ("[none,csv]", "none is no logger; choose some of tensorboard, csv, wandb, mlflow, trackio"),
+        ("[csv,]", "(nothing) is no logger; choose some of tensorboard, csv, wandb, mlflow, trackio"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
+def test_a_list_with_a_mistake(listed: str, why: str, sweep: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *sweep, f"logger={listed}"]) == 2
+    assert capfd.readouterr().err == f"error: logger={listed}: {why}\n" and not Path("outputs").exists()

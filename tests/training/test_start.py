@@ -1,19 +1,25 @@
 """A run starts, goes on or is refused; a refusal changes nothing."""
 
+import itertools
 import json
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from gptlab.commands.main import main
 from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.runs.run_dir import RunDir
+from gptlab.runs.samples import read_samples
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
+from gptlab.training.start import sample_prompts
 from tests.conftest import tiny_overrides
 from tests.faults.instants import fingerprint, left_by_kills, signalled
 from tests.forked import in_fork
@@ -165,3 +171,54 @@ def test_a_branch_begins_whole(tiny: Tiny, texts: str, tmp_path: Path) -> None:
     assert resumed(Path("run"))["steps"] == 5
     assert same(Path("whole"), Path("run")) and rows(Path("whole")) == rows(Path("run"))
     assert Path("whole/samples.md").read_text() == Path("run/samples.md").read_text()
+
+
+def test_own_text_is_continued_from_its_own_held_out_documents(tiny: Tiny, texts: str, tmp_path: Path) -> None:
+    """The prompts are recorded: a resumed run has the same, even when its text looks otherwise by then."""
+    train(tiny("sample_prompts=null", "schedule=constant"))
+    config = RunDir(tmp_path / "run").config()
+    held_out = decoded_documents(tmp_path / "run/held_out")
+    prompts = config["sample_prompts"]
+    assert len(prompts) == 2 and all(any(text.startswith(prompt) for text in held_out) for prompt in prompts)
+    resumed(tmp_path / "run", "budget.steps=9")
+    assert RunDir(tmp_path / "run").config()["sample_prompts"] == prompts
+    assert [sample.prompt for sample in read_samples(tmp_path / "run")] == 3 * prompts
+
+
+def decoded_documents(folder: Path) -> list[str]:
+    """Return the held-out documents of a run as texts, by the bytes in its file: 256 begins a document."""
+    ids = np.fromfile(folder / "val.bin", np.uint16)
+    ends = [*np.flatnonzero(ids == 256), len(ids)]
+    return [bytes(ids[a + 1 : b].astype(np.uint8)).decode() for a, b in itertools.pairwise(ends)]
+
+
+def test_prompts_that_are_given_win_and_those_of_the_bundled_text_stay(tiny: Tiny) -> None:
+    unread: Any = None
+    assert sample_prompts(tiny("sample_prompts=[]"), unread) == []
+    assert sample_prompts(tiny("sample_prompts=[a b]"), unread) == ["a b"]
+    data: Any = SimpleNamespace(corpus=object())
+    assert sample_prompts(TrainConfig(), data) == ["The function returns", "A class is"]
+
+
+def test_a_run_is_named_after_the_one_that_it_begins_with(make_run: Callable[..., Path]) -> None:
+    def named(*overrides: str) -> str:
+        config = compose("train", list(overrides))
+        assert str(config.run_dir).endswith(f"-{config.name}")
+        return config.name
+
+    made = {
+        "first": make_run("first", name="a/small one"),
+        "second": make_run("second", name="from-small_one"),
+        "third": make_run("third", name=None, imported_from="gpt2-owner/gpt2.xl"),
+    }
+    for path in made.values():
+        (path / "checkpoints").mkdir()
+        (path / "checkpoints/last.ckpt").touch()
+    assert named("model=micro") == "micro"
+    assert named(f"init_from={made['first']}", "model=micro") == "from-small_one"
+    assert named(f"init_from={made['second']}/checkpoints/last.ckpt") == "from-small_one"
+    assert named(f"init_from={made['third']}") == "from-gpt2.xl"
+    assert named(f"init_from={made['first']}", "name=mine") == "mine"
+    Path("HF/gpt2-xl").mkdir(parents=True)
+    assert named("init_from=HF/gpt2-xl/") == "from-gpt2-xl"  # Hugging Face's, which is imported when it begins
+    assert named("init_from=none") == "nano"  # refused when it begins

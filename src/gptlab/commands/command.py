@@ -33,6 +33,7 @@ from gptlab.commands.mistakes import UNKNOWN, explain, in_our_words
 from gptlab.commands.streams import Output
 from gptlab.commands.usage import ASKS, usage
 from gptlab.config.hydra_internals import run_command_line
+from gptlab.config.logger_list import each_logger
 from gptlab.config.overrides import quote_values, quoted
 from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
@@ -113,7 +114,7 @@ class _Run:
 
     def prepare(self) -> Sweep | None:
         """Name the run that a command line repeats or resumes by its config; returns the sweep if it names one."""
-        self.argv = flags_first(self.argv)
+        self.argv = each_logger(flags_first(self.argv))
         if takes_run_configs(self.command.name):
             self.argv = flags_first(resumed(by_config(self.argv)))
         require_no_run_config(self.argv)

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from rich.console import Console
+
+from gptlab.distributed.processes import declared_rank
 from gptlab.registry import command
 from gptlab.training.config import TrainConfig
+from gptlab.training.waiting import waiting
 
 
 @command
@@ -12,7 +16,7 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
     from gptlab.training.preflight import require_possible
 
     require_possible(config)
-
-    from gptlab.training.run import train
+    with waiting(Console(quiet=declared_rank() != 0), "loading torch"):
+        from gptlab.training.run import train
 
     return train(config)

@@ -13,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from gptlab import plugins, registry
 from gptlab.config import hydra_internals
+from gptlab.config.logger_list import each_logger
 from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.record import read_nodes
 from gptlab.config.schema import part_fields, require_known, schema_of, to_typed, unchecked
-from gptlab.errors import require
+from gptlab.errors import UserError, require
 from gptlab.files import followed
 
 RECORDED = "as_recorded"  # the option, in each group, that holds the values of a run's config.yaml
@@ -27,8 +28,24 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.,=+-]+", "_", text)[:150]
 
 
+def _named(model: str, init_from: Any) -> str:
+    """Return the name of a run that was given none: its model's, or `from-NAME` where it begins with another run's."""
+    if not init_from:
+        return model
+    from gptlab.runs.run_dir import RunDir
+
+    try:
+        title = RunDir.find(str(init_from)).title()
+    except UserError:  # a directory of Hugging Face, or a mistake, which is said when the run begins
+        title = Path(str(init_from)).expanduser().resolve().name
+        if not Path(str(init_from)).expanduser().is_dir():
+            return model
+    return _slug(title if title.startswith("from-") else f"from-{title}")
+
+
 # here, not in register(): a job on another machine starts by importing this module
 hydra_internals.register_resolver("slug", _slug)
+hydra_internals.register_resolver("named", _named)
 hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
 hydra_internals.silence_advice()
@@ -141,6 +158,7 @@ def _composed(
     if config_dir and config_name == "config":  # a run's own config, which Hydra must not compose
         run, config_dir, config_name = config_dir, None, None
     given = [*([f"config={quoted(str(run))}"] if run else []), *(overrides or [])]
+    given = each_logger(given)
     name, given = primary(verb, given)
     if config_dir:
         require(config_dir.is_dir(), "--config-dir", config_dir, "no such directory", "give a folder of options")

@@ -38,6 +38,12 @@ def place(env: Mapping[str, str] = os.environ) -> ProcessInfo | None:
     return None
 
 
+def declared_rank(env: Mapping[str, str] = os.environ) -> int:
+    """Return the rank that the environment declares, before Lightning is imported, which looks there too."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return next((int(env[name]) for name in names if env.get(name, "").isdecimal()), 0)
+
+
 def cluster_environment() -> "ClusterEnvironment":
     """Return Lightning's view of the processes.
 

@@ -44,6 +44,7 @@ class RunDir:
         save_tokenizer: Callable[[Path], None],
         save_held_out: Callable[[Path], None],
         take_over: Callable[[Path], None] = lambda run_dir: None,
+        planned_steps: int | None = None,
     ) -> None:
         """Write a new run's directory: config, tokenizer and held-out text with their checksums, status `running`.
 
@@ -59,7 +60,7 @@ class RunDir:
             list_files(self.path / name)
             sync_files(self.path / name)
         take_over(self.path)
-        self.write_summary({"status": "running"})
+        self.begin(planned_steps)
         _point_latest_to(self.path)
 
     @property
@@ -81,10 +82,14 @@ class RunDir:
         there = (self.path / "summary.json").exists()
         require(not there, "run_dir", self.path, "holds a run already", "give a new directory")
 
-    def go_on(self, config: dict[str, Any]) -> None:
+    def begin(self, planned_steps: int | None) -> None:
+        """Set the status to `running`, and say how many steps there will be, where that is known."""
+        self.write_summary({"status": "running", **({"planned_steps": planned_steps} if planned_steps else {})})
+
+    def go_on(self, config: dict[str, Any], planned_steps: int | None = None) -> None:
         """Resume a run: its status becomes `running` again, and its config the given one."""
         self.write_config(config)
-        self.write_summary({"status": "running"})
+        self.begin(planned_steps)
         _point_latest_to(self.path)
 
     @classmethod
@@ -142,6 +147,12 @@ class RunDir:
     def write_config(self, values: dict[str, Any]) -> None:
         """Write a config that `gptlab.runs.config_file.record` returned."""
         write_config(self.path / "config.yaml", values)
+
+    def title(self) -> str:
+        """Return what the run is called: its name, or what it was imported from, without a path."""
+        config = self.config()
+        named = config.get("name") or config.get("imported_from")
+        return Path(str(named)).name if named else self.path.name
 
     def sample_prompts(self) -> Iterable[str]:
         """Return the prompts that the run continued while it was trained."""

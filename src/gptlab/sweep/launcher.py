@@ -9,12 +9,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig
+from rich.console import Console
 
 from gptlab.config.hydra_internals import complete_job, prepare_job, start_launcher
 from gptlab.config.tree import typed_config
 from gptlab.distributed.devices import gpus
 from gptlab.errors import require
 from gptlab.sweep.job import GRACE, Devices, Job, RunConfig, score_text
+from gptlab.sweep.live import Board
 
 Explain = Callable[[Exception, list[str]], str]  # formats a mistake in one line
 
@@ -116,22 +118,32 @@ def threads(processes: int) -> dict[str, str]:
 def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
     """Run the jobs in order, as many at once as there are places; Ctrl-C ends them all."""
     running: list[Job] = []
+    board = Board([job for job, _ in waiting], Console())
     try:
-        while waiting or running:
-            while waiting and (env := machine.take(*waiting[0])) is not None:
-                job, _ = waiting.pop(0)
-                where = os.path.relpath(job.path)
-                _say(f"job {job.num} {'goes on' if job.checkpoint else 'starts'} in {where}")
-                job.start(env)
-                running.append(job)
-            time.sleep(0.1)
-            for job in [job for job in running if not job.running()]:
-                running.remove(job)
-                machine.give_back(job)
-                _say(f"job {job.num} {_outcome(job)}")
+        with board.shown():
+            _run_all(waiting, machine, running, board)
     except BaseException:
         end_all(running)
         raise
+
+
+def _run_all(waiting: list[tuple[Job, Devices]], machine: Machine, running: list[Job], board: Board) -> None:
+    """Run the jobs in order; `running` has those whose processes are there."""
+    while waiting or running:
+        while waiting and (env := machine.take(*waiting[0])) is not None:
+            job, _ = waiting.pop(0)
+            where = os.path.relpath(job.path)
+            _say(f"job {job.num} {'goes on' if job.checkpoint else 'starts'} in {where}")
+            job.start(env)
+            running.append(job)
+            board.start(job)
+        time.sleep(0.1)
+        board.update()
+        for job in [job for job in running if not job.running()]:
+            running.remove(job)
+            machine.give_back(job)
+            board.end(job, job.result()["status"])
+            _say(f"job {job.num} {_outcome(job)}")
 
 
 def end_all(jobs: list[Job]) -> None:

@@ -44,6 +44,7 @@ from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages, require_memory
 from gptlab.training.module import GPTModule
 from gptlab.training.precision import compute_dtype, require_precision
+from gptlab.training.remaining_time import RemainingTime
 from gptlab.training.requirements import require_abilities
 from gptlab.training.start import Start
 
@@ -87,8 +88,8 @@ def build(begun: Start, console: Console) -> Parts:
         end_of_step.stability,
         end_of_step.bar,
         end_of_step.stop,
-        *([BatchSizeFinder(console)] if config.data.micro_batch_size == "auto" else []),
-        *([] if plan else [StepTimer(_timed(config, sizes), begun.step, ranks, console)]),
+        *([BatchSizeFinder(end_of_step.bar)] if config.data.micro_batch_size == "auto" else []),
+        *([] if plan else [StepTimer(_timed(config, sizes), begun.step, ranks, end_of_step.bar)]),
         end_of_step,
     ]
     trainer = config.trainer.build(steps, callbacks, begun.run_dir)
@@ -132,15 +133,17 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
     config, run_dir, tokenizer, every = begun.config, begun.run_dir, begun.data.tokenizer, begun.config.checkpoint
     folder, before = run_dir / "checkpoints", begun.resumed_from
     checkpoints = Checkpoints(folder, every.every_n_steps, every.every_n_minutes, every.keep_last, ranks)
-    last = checkpoints.last_regular
+    last, trainer = checkpoints.last_regular, config.trainer
+    remaining = RemainingTime(0, trainer.val_every_n_steps, every.every_n_steps)  # of as many steps as it comes to have
+    stop = GracefulStop(ranks, trainer.max_minutes)
     return EndOfStep(
         throughput,
         StabilityMonitor(run_dir, tokenizer, config.on_nan, config.spike_sigmas, console, last),
-        Samples(run_dir, config.task, config.sample_prompts, tokenizer, config.decoder, config.seed),
+        Samples(run_dir, config.task, config.sample_prompts or [], tokenizer, config.decoder, config.seed),
         checkpoints,
-        ProgressBar(console, config.trainer.enable_progress_bar),
-        GracefulStop(ranks, config.trainer.max_minutes),
-        config.trainer.val_every_n_steps,
+        ProgressBar(console, trainer.enable_progress_bar, remaining, stop.deadline),
+        stop,
+        trainer.val_every_n_steps,
         goes_on_after_end=before is not None and (not begun.in_place or before.status() == "finished"),
         val_at_start=config.trainer.val_at_start,
     )
@@ -151,10 +154,12 @@ def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Ca
 
     def timed(seconds_per_step: float, writes: bool) -> Plan:
         budget: Budget = dataclasses.replace(config.budget, seconds_per_step=seconds_per_step)
-        if writes:
-            RunDir(config.path).write_config(record(dataclasses.replace(config, budget=budget)))
         plan = budget.plan(*sizes)
         assert plan is not None
+        if writes:
+            run = RunDir(config.path)
+            run.write_config(record(dataclasses.replace(config, budget=budget)))
+            run.begin(plan.steps)
         return plan
 
     return timed

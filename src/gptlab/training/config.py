@@ -44,9 +44,7 @@ def nano() -> GPTConfig:
     return GPTConfig(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=0)
 
 
-def prompts() -> list[str]:
-    """Return prompts that suit the bundled text."""
-    return ["The function returns", "A class is"]
+BUNDLED_PROMPTS = ["The function returns", "A class is"]
 
 
 @dataclass
@@ -66,7 +64,7 @@ class TrainConfig:
     adapter: Adapter | None = None  # what is trained of the model that init_from names; null: all of it
     budget: Budget = field(default_factory=Budget)  # how long to train; give one of its units
     checkpoint: Checkpoint = field(default_factory=Checkpoint)  # what is kept besides the end of the run
-    sample_prompts: list[str] = field(default_factory=prompts)  # continued at every validation
+    sample_prompts: list[str] | None = None  # continued at every validation; null: beginnings of held-out documents
     name: str = "run"  # ends the name of the run directory, and is shown in reports
     preset: str | None = None  # the preset of the model, by which reports name it
     run_dir: str | None = None  # a new directory; null: outputs/DATE/TIME-NAME
@@ -95,7 +93,8 @@ class TrainConfig:
         proper = not {"", ".", ".."} & set(folders) and "\0" not in self.name
         require(proper, "name", self.name, "is no name of a folder, or of folders in each other", "try nano or a/b")
         require(self.run_dir != "", "run_dir", "", "is empty", "leave it out, or give a directory")
-        require("" not in self.sample_prompts, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
+        empty = "" in (self.sample_prompts or [])
+        require(not empty, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
         require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")
         there = self.loss in ("full", "chunked")
         require(there, "loss", self.loss, "no such option", "choose one of full, chunked")

@@ -25,6 +25,7 @@ from gptlab.training.metrics_file import metrics_until, write_rows
 from gptlab.training.module import NotFinite
 from gptlab.training.peak_flops import peak_flops
 from gptlab.training.start import Start, start
+from gptlab.training.waiting import waiting
 
 
 def train(config: TrainConfig) -> dict[str, Any] | None:
@@ -39,7 +40,8 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
         before_fit.enter_context(ended_by_signals())
         begun = start(config, console)
         try:
-            parts = build(begun, console)
+            with waiting(console, "building the model"):
+                parts = build(begun, console)
             require_state(begun, parts)
             try:
                 open_run(begun, parts, console)  # from here on something is written
@@ -53,11 +55,12 @@ def train(config: TrainConfig) -> dict[str, Any] | None:
 
 def fit(begun: Start, parts: Parts, console: Console) -> dict[str, Any] | None:
     """Attach the loggers, train, and write what it has come to."""
-    status, stop = "failed", parts.end_of_step.stop
+    status, stop, bar = "failed", parts.end_of_step.stop, parts.end_of_step.bar
     try:
-        attach_loggers(begun, parts)
-        with stop.heed_signals():
-            parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
+        with bar.shown():
+            attach_loggers(begun, parts)
+            with stop.heed_signals():
+                parts.trainer.fit(parts.module, parts.datamodule, ckpt_path=begun.checkpoint, weights_only=True)
         measure_end(parts)
         status = "finished"
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
@@ -79,15 +82,17 @@ def fit(begun: Start, parts: Parts, console: Console) -> dict[str, Any] | None:
 def open_run(begun: Start, parts: Parts, console: Console) -> None:
     """Make the run directory, or put that of a resumed run back to where its checkpoint is."""
     config, data, run = begun.config, begun.data, RunDir(begun.run_dir)
+    planned = parts.plan.steps if parts.plan else None
     if parts.trainer.is_global_zero:
         begun.lock = begun.lock or run.hold("run_dir")
         for folder in ("", "checkpoints", "tokenizer", "held_out"):
             remove_unfinished(run.path / folder)
         if begun.in_place:
             put_back(begun, run.path)
-            run.go_on(record(config))
+            run.go_on(record(config), planned)
         else:
-            run.create(record(config), data.tokenizer.save, data.save_held_out, functools.partial(put_back, begun))
+            take_over = functools.partial(put_back, begun)
+            run.create(record(config), data.tokenizer.save, data.save_held_out, take_over, planned)
         if begun.resumed_from:
             again = "there was no checkpoint yet: it begins again"
             console.print(f"going on after step {begun.step:,}" if begun.checkpoint else again)

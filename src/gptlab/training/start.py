@@ -9,7 +9,8 @@ from filelock import BaseFileLock
 from rich.console import Console
 
 from gptlab.data.batches.build import Data, build_data
-from gptlab.data.text.sources import DataConfig
+from gptlab.data.text.sources import Bundled, DataConfig
+from gptlab.data.tokens.openings import openings
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig
@@ -18,11 +19,12 @@ from gptlab.runs.run_dir import RunDir, default_run_dir
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
-from gptlab.training.config import TrainConfig
+from gptlab.training.config import BUNDLED_PROMPTS, TrainConfig
 from gptlab.training.init_from import Initial, initial, located, source_of
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.replay import with_replay
 from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
+from gptlab.training.waiting import waiting
 
 Model = TypeVar("Model", bound=ModelConfig)
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
@@ -84,13 +86,16 @@ def start(config: TrainConfig, console: Console) -> Start:
             bool(config.init_from), "data.replay", config.data.replay, "has no run to take text of", "give init_from"
         )
         config = dataclasses.replace(config, data=with_replay(config.data, source_of(str(config.init_from))))
-    first, tokenizer = initial_model(config) if needed else (None, config.tokenizer)
+    first, tokenizer = begun_from(config, console) if needed else (None, config.tokenizer)
     block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
     model = first.config if first else with_vocabulary(config.model, data.tokenizer.n_vocab)
     preset = first.preset if first else config.preset
-    config = dataclasses.replace(config, model=model, preset=preset, tokenizer=tokenizer, task=data.task)
+    prompts = sample_prompts(config, data)
+    config = dataclasses.replace(
+        config, model=model, preset=preset, tokenizer=tokenizer, task=data.task, sample_prompts=prompts
+    )
     if auto and (before := unfinished(plain(record(config)), config.path)):
         config = dataclasses.replace(config, run_dir=str(before.path))
     if before and not before.is_begun() and before.path.resolve() == config.path.resolve():
@@ -100,6 +105,23 @@ def start(config: TrainConfig, console: Console) -> Start:
             RunDir(config.path).require_new()
         return Start(config, data, first, None)
     return resumed(config, data, first, before, console)
+
+
+def sample_prompts(config: TrainConfig, data: Data) -> list[str]:
+    """Return the prompts of a run's samples: those that are given, or else some that suit its text."""
+    if config.sample_prompts is not None:
+        return config.sample_prompts
+    if data.corpus is None or isinstance(config.data, Bundled):
+        return BUNDLED_PROMPTS
+    return openings(data.corpus)
+
+
+def begun_from(config: TrainConfig, console: Console) -> tuple[Initial | None, TokenizerConfig]:
+    """Return the model and the tokenizer that a run begins with, and say what is read where it may take long."""
+    if not config.init_from:
+        return initial_model(config)
+    with waiting(console, f"reading the model of {config.init_from}"):
+        return initial_model(config)
 
 
 def initial_model(config: TrainConfig) -> tuple[Initial | None, TokenizerConfig]:

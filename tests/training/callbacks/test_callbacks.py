@@ -12,30 +12,45 @@ from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizers.byte import Byte
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
+from gptlab.training.remaining_time import RemainingTime
 
 
 def watched(terminal: bool) -> str:
     """Return the output of a run of four steps with one validation."""
     screen = io.StringIO()
-    bar = ProgressBar(Console(file=screen, force_terminal=terminal, width=120), enabled=True)
+    remaining = RemainingTime(0, 2)
+    bar = ProgressBar(Console(file=screen, force_terminal=terminal, width=120), True, remaining)
     metrics = {"train/loss": 3.25, "train/tokens_per_second": 12345.6}
-    bar.on_train_start(SimpleNamespace(max_steps=4), None)
-    bar.step(2)
-    bar.logged(metrics)
-    bar.bar.refresh()
-    bar.validated(2, 4, {"val/bits_per_byte": 1.75, "val/loss": 3.5, "val/perplexity": 33.1, **metrics})
-    bar.on_train_end(None, None)
+    with bar.shown():
+        bar.bar.refresh()
+        bar.on_train_start(SimpleNamespace(max_steps=4, global_step=0), None)
+        bar.step(1, 10.0)
+        bar.logged(metrics)
+        bar.step(2, 12.0)
+        bar.bar.refresh()
+        with bar.doing("validating"):
+            bar.bar.refresh()
+        remaining.paused("validation", 20.0)
+        bar.validated(2, 4, {"val/bits_per_byte": 1.75, "val/loss": 3.5, "val/perplexity": 33.1, **metrics})
     return screen.getvalue()
 
 
 def test_one_bar_with_loss_speed_and_time_left() -> None:
     shown = watched(terminal=True)
-    for words in ("2/4", "loss 3.250", "12,346 tokens/s", "left"):
+    for words in (
+        "starting",
+        "step 2/4",
+        "loss 3.250",
+        "12,346 tokens/s",
+        "0:00:04 left + 2 validations",
+        "validating",
+    ):
         assert words in shown
 
 
 def test_no_bar_where_nobody_watches_but_a_line_for_every_validation() -> None:
-    assert watched(terminal=False) == "step 2/4 · train loss 3.250 · val loss 3.500 · 1.750 bits/byte\n"
+    line = "step 2/4 · train loss 3.250 · val loss 3.500 · 1.750 bits/byte · 0:00:24 left\n"  # 2 steps and a validation
+    assert watched(terminal=False) == line
 
 
 def test_speed_counts_training_time_only(monkeypatch: pytest.MonkeyPatch) -> None:

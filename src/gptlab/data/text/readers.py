@@ -1,26 +1,22 @@
 """Read files as documents in chunks: plain text, JSON and tables, also compressed, in constant memory."""
 
 import codecs
-import gzip
-import io
 import itertools
 import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 from gptlab.data.text import parquet
 from gptlab.data.text.json_arrays import array_items, is_array
+from gptlab.data.text.opened import BLOCK, bytes_read, opened, tell
 from gptlab.data.text.tables import NOT_UTF8, Row, arrow_rows, column_values, delimited_rows, require_column
 from gptlab.errors import UserError, reason, require
 
-BLOCK = 1 << 20  # bytes read at once
 HEAD = 1 << 20  # bytes that tell what a file holds
 LONG = 1 << 22  # characters of a document between separators that are kept before it is yielded in chunks
-PACKED = 1 << 10  # bytes decompressed at once: a frame of zstd makes at most 128 KiB of 4 bytes
 LONGEST = 1 << 26  # bytes of a line of JSON, which is in memory as a whole
-WINDOW = 1 << 31  # bytes of a zstd frame's window: what `zstd --ultra --long=31` needs, and the most there can be
 FORMATS = {
     "json": (".json", ".jsonl", ".ndjson"),
     "csv": (".csv",),
@@ -84,11 +80,12 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
             find = parquet.arrays if kind == "parquet" else arrow_rows
             rows = column_values(find(path, reading.column, mistake), reading.errors, mistake)
             yield from _documents(rows, reading, key, path)
+            tell(path.stat().st_size)
             return
         if kind == "text" and reading.format == "auto" and reading.separator is None:
             kind = "json" if _has_json_lines(_head(path, packing), reading.column) else kind
         as_array = kind == "json" and is_array(_head(path, packing).decode("utf-8", "ignore").removeprefix("\ufeff"))
-        with _opened(path, packing) as file:
+        with opened(path, packing) as file:
             if as_array:
                 for where, record in array_items(_blocks(file, reading, key, path), mistake):
                     yield from _record(record, where, reading, key, path)
@@ -121,7 +118,7 @@ def read_records(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     _require_text(path.name, key, path)
     try:
         as_array = is_array(_head(path, packing).decode("utf-8", "ignore").removeprefix("\ufeff"))
-        with _opened(path, packing) as file:
+        with opened(path, packing) as file:
             if as_array:
                 blocks = _blocks(file, Reading("", None, "strict"), key, path)
                 yield from array_items(blocks, lambda why, todo: UserError(key, path, why, todo))
@@ -142,7 +139,7 @@ def _require_text(name: str, key: str, path: Path) -> None:
 
 
 def _head(path: Path, packing: str) -> bytes:
-    with _opened(path, packing) as file:
+    with bytes_read(None), opened(path, packing) as file:
         return file.read(HEAD)
 
 
@@ -161,52 +158,6 @@ def _is_record(line: bytes, column: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(found, dict) and isinstance(found.get(column), str)
-
-
-def _opened(path: Path, packing: str) -> IO[bytes]:
-    if packing == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if packing == ".zst":
-        return io.BufferedReader(_Zstandard(path.open("rb")), BLOCK)
-    return path.open("rb")
-
-
-class _Zstandard(io.RawIOBase):
-    """A reader of all frames of a file, which fails on an archive that is cut short; `zstandard`'s own does not."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        import zstandard
-
-        self.file, self.error = file, zstandard.ZstdError
-        self.decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
-        self.frame: Any = None
-        self.ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self.ready:
-            begun = self.frame is not None and not self.frame.eof
-            data = (b"" if begun or self.frame is None else self.frame.unused_data) or self.file.read(PACKED)
-            if not data:
-                if begun:
-                    raise EOFError("it ends in the middle")
-                return 0
-            if not begun:
-                self.frame = self.decompressor.decompressobj()
-            try:
-                self.ready = self.frame.decompress(data)
-            except self.error as error:
-                too_long = "too much memory" in str(error)
-                raise OSError(f"its window is longer than {WINDOW:,} bytes" if too_long else str(error)) from error
-        n = min(len(buffer), len(self.ready))
-        buffer[:n], self.ready = self.ready[:n], self.ready[n:]
-        return n
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
 
 
 def _blocks(file: IO[bytes], reading: Reading, key: str, path: Path) -> Iterator[str]:

@@ -64,6 +64,10 @@ class TextData(DataConfig, ABC):
     def version(self) -> Any:
         """Return a value, cheap to compute, that changes whenever the text may have changed."""
 
+    def file_bytes(self, held_out: bool = False) -> int | None:
+        """Return the bytes of the files that are read, where that is known before; those of the held-out part."""
+        return None
+
     def notes(self) -> list[str]:
         """Return what should be said of the text before it is used, in sentences."""
         return []
@@ -124,6 +128,11 @@ class Files(Readable):
         require(bool(paths), "data.files", self.files, "all of them are in data.val_files too", "name others")
         for path in paths:
             yield from read(path, self.reading, "data.files")
+
+    def file_bytes(self, held_out: bool = False) -> int | None:
+        """Return the sizes of the files on disk, compressed or not."""
+        paths = matching(self.val_files, "data.val_files") if held_out else self._training_files()[0]
+        return sum(path.stat().st_size for path in paths)
 
     def notes(self) -> list[str]:
         """Return which files are not trained on although they are named."""

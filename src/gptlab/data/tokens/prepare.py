@@ -44,6 +44,7 @@ class Corpus:
     val: TokenStream
     folders: list[Path]  # of shards, one per source
     notes: list[str] = field(default_factory=list)  # what should be said before it is used
+    val_is_cut: bool = False  # the held-out documents are ends of documents, not whole ones
     val_parts: dict[str, tuple[TokenStream, int]] = field(
         default_factory=dict
     )  # of a mixture: what each holds out, and
@@ -124,7 +125,8 @@ def prepare(
     corpus = _corpus(folders, list(sources), weights, load_tokenizer(tokenizer))
     manifests = corpus.manifest.get("sources", {"": corpus.manifest})
     notes = [note for text in surveyed for note in text.notes(manifests[text.name]["val"])]
-    return dataclasses.replace(corpus, notes=notes)
+    cut_up = any(text.found.cuts and not text.apart for text in surveyed)
+    return dataclasses.replace(corpus, notes=notes, val_is_cut=cut_up)
 
 
 def texts(data: DataConfig, corpus: Corpus) -> Iterator[str]:
@@ -264,7 +266,7 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool, is_trained_
         **parts,
     }
     notes = [f"{left_out:,} documents are also held out: they are not trained on"] if left_out else []
-    return Corpus(tokenizer, manifest, [streams["train"]], [1.0], streams["val"], [], notes)
+    return Corpus(tokenizer, manifest, [streams["train"]], [1.0], streams["val"], [], notes, val_is_cut=not data.val)
 
 
 def target_counts(part: dict[str, Any]) -> tuple[int, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from gptlab.data.text.copies import Listed, left_out
+from gptlab.data.text.opened import bytes_read
 from gptlab.data.text.readers import Chunk
 from gptlab.data.text.sources import TextData, identity
 from gptlab.data.text.splits import Survey, divide, survey
@@ -91,10 +92,10 @@ def survey_all(sources: dict[str, TextData], watch: Watch) -> list[Surveyed]:
 
 
 def counted(chunks: Iterable[Chunk], watch: Watch) -> Iterator[Chunk]:
-    """Yield chunks, and tell how many characters have gone by."""
+    """Yield chunks, and tell how many bytes have gone by."""
     for chunk in chunks:
         yield chunk
-        watch.advance(len(chunk.text))
+        watch.advance(len(chunk.text) if chunk.text.isascii() else len(chunk.text.encode()))
 
 
 def _surveyed(source: TextData, watch: Watch, apart: bool = False) -> Listed:
@@ -105,11 +106,12 @@ def _surveyed(source: TextData, watch: Watch, apart: bool = False) -> Listed:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            watch.begin("reading", 0)
-            held_out = source.held_out()
+            held_out, size = source.held_out(), source.file_bytes(apart)
+            watch.begin("reading", size or 0)
             chunks = itertools.chain(held_out or []) if apart else source.chunks()
-            with Path(f"{documents}.partial").open("wb") as file:
-                found = survey(counted(chunks, watch), 0.0 if held_out is not None else source.val_fraction, file)
+            chunks = counted(chunks, watch) if size is None else chunks
+            with Path(f"{documents}.partial").open("wb") as file, bytes_read(watch.advance if size else None):
+                found = survey(chunks, 0.0 if held_out is not None else source.val_fraction, file)
             kind = identity(source)["kind"].lower()
             require(apart or found.bytes > 0, "data", kind, "has no text", "give files with some")
             os.replace(file.name, documents)

@@ -6,10 +6,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 
 from gptlab.data.batches.batch import tensors
 from gptlab.errors import UserError
+from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.lightning_internals import all_agree, autocast, datamodule_of, device_of, set_accumulation
 from gptlab.training.module import GPTModule
 
@@ -40,8 +40,8 @@ class BatchSizeFinder(Callback):
     batch, from 1 up, until memory is short, and takes the largest that fitted on all devices.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, bar: ProgressBar) -> None:
+        self.bar = bar
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -63,7 +63,7 @@ class BatchSizeFinder(Callback):
         if device_of(trainer).type == "cuda":
             torch.cuda.empty_cache()
         use_micro_batches(trainer, data, largest)
-        self.console.print(f"{largest} of {share} sequences a forward pass fit", highlight=False)
+        self.bar.console.print(f"{largest} of {share} sequences a forward pass fit", highlight=False)
 
 
 def use_micro_batches(trainer: L.Trainer, data: Any, micro_batch_size: int) -> None:

@@ -1,5 +1,7 @@
 """Do everything that is due at the end of an optimizer step, in one written order."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -69,7 +71,7 @@ class EndOfStep(Checkpoint):
         # killed between its last checkpoint and its summary
         trainer.should_stop = from_rank_0(trainer, self.ended and not self.goes_on_after_end)
         if self.val_at_start and self._step == 0:
-            with self.throughput.paused():
+            with self._instead_of_steps("validation", "validating"):
                 validate(trainer)
                 self._remember(trainer)
                 self.bar.validated(0, trainer.max_steps, self.metrics)
@@ -105,22 +107,22 @@ class EndOfStep(Checkpoint):
         if module.logs_at(step):
             wait_for_device(module.device)
         self.throughput.step(batch.step_tokens or 0)
-        self.bar.step(step)
+        self.bar.step(step, self.throughput.seconds)
         if module.logs_at(step):
             self._log(trainer, module)
         best = self.best
         if last or trainer.should_stop or step % self.val_every_n_steps == 0:
-            with self.throughput.paused(), module.average.applied(module.gpt):
+            with self._instead_of_steps("validation", "validating"), module.average.applied(module.gpt):
                 validate(trainer)
                 self._remember(trainer)
-                self.bar.validated(step, trainer.max_steps, self.metrics)
                 self.samples.draw(trainer, module.gpt)
+            self.bar.validated(step, trainer.max_steps, self.metrics)
             self._compare(module.task.better)
         improved, self.ended = self.best != best, trainer.should_stop
         due = improved or last or self.ended or self.checkpoints.due(step)
         stop = self.stop.asked() and not last
         if due or stop:
-            with self.throughput.paused():
+            with self._instead_of_steps("checkpoint", "saving"):
                 self.samples.sync()
                 if not self.checkpoints.save(trainer, regular=due):
                     self.best = best
@@ -129,6 +131,12 @@ class EndOfStep(Checkpoint):
         self.complete = True
         if stop:
             raise Stopped(self.stop.signal_number)
+
+    @contextlib.contextmanager
+    def _instead_of_steps(self, kind: str, what: str) -> Iterator[None]:
+        """Take the time of what is no training step, and say what it is."""
+        with self.throughput.paused(), self.bar.remaining.timed(kind), self.bar.doing(what):
+            yield
 
     def _log(self, trainer: L.Trainer, module: GPTModule) -> None:
         """Log the steps since the last log, and check them."""

@@ -7,11 +7,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 
 from gptlab.data.batches.batch import Batch
 from gptlab.distributed.ranks import Ranks
 from gptlab.training.budget import Plan
+from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.throughput_monitor import wait_for_device
 from gptlab.training.lightning_internals import backward, datamodule_of, device_of, same_random_numbers, set_steps
 from gptlab.training.module import GPTModule
@@ -29,14 +29,15 @@ class StepTimer(Callback):
     `found` turns it into a plan.
     """
 
-    def __init__(self, found: Callable[[float, bool], Plan], resumed: int, ranks: Ranks, console: Console) -> None:
-        self.found, self.resumed, self.ranks, self.console = found, resumed, ranks, console
+    def __init__(self, found: Callable[[float, bool], Plan], resumed: int, ranks: Ranks, bar: ProgressBar) -> None:
+        self.found, self.resumed, self.ranks, self.bar = found, resumed, ranks, bar
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Time steps now: the model is on its devices, sharded or in DDP, with at most the weights of a checkpoint."""
         assert isinstance(pl_module, GPTModule)
-        plan = self.found(self.seconds_per_step(trainer, pl_module), trainer.is_global_zero)
-        self.console.print(f"timed: {plan}", highlight=False, soft_wrap=True)
+        with self.bar.doing("timing steps"):
+            plan = self.found(self.seconds_per_step(trainer, pl_module), trainer.is_global_zero)
+        self.bar.console.print(f"timed: {plan}", highlight=False, soft_wrap=True)
         take(trainer, pl_module, max(plan.steps, self.resumed))
 
     def seconds_per_step(self, trainer: L.Trainer, module: GPTModule) -> float:

@@ -81,17 +81,14 @@ class TensorBoardLayout(Callback):
                 category, title = metric.chart
                 charts.setdefault(category, {}).setdefault(title, []).append(metric.name)
         layout = {
-            category: dict(chart for title, names in titles.items() for chart in _charts(title, names, logged))
+            category: {
+                title: ["Multiline", [tensorboard_tag(name) for name in names]]
+                for title, names in titles.items()
+                if logged.issuperset(names)
+            }
             for category, titles in charts.items()
         }
         writer.add_custom_scalars(layout)
-
-
-def _charts(title: str, names: list[str], logged: set[str]) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the charts of some metrics, one each: on a shared one TensorBoard gives a run's curves the same colour."""
-    for name in names if logged.issuperset(names) else ():
-        own = title if len(names) == 1 else f"{title}: {name.partition('/')[0]}"
-        yield own, ["Multiline", [tensorboard_tag(name)]]
 
 
 def changed(config: dict[str, Any], usual: dict[str, Any]) -> list[str]:
