@@ -12,6 +12,7 @@ import torch
 
 from gptlab.tasks import cross_entropy
 
+pytestmark = pytest.mark.usefixtures("with_extras")  # the peers
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 

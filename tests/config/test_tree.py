@@ -51,14 +51,14 @@ def test_a_primary_config_in_a_folder_of_one_s_own(tmp_path: Path, capfd: pytest
     for name in ("mine", "mine.yaml"):
         config = compose("train", ["seed=3"], config_dir=folder, config_name=name)
         assert (config.model.n_layer, config.model.n_embd, config.budget.steps, config.seed) == (9, 128, 7, 3)
-    assert compose("train", config_dir=folder).budget.steps is None  # the verb's own, with further options
+    assert compose("train", config_dir=folder).budget.steps == 900  # the verb's own, with further options
     flags = ["--config-dir", str(folder), "--config-name", "mine"]
     assert main(["train", *flags, "--cfg", "job"]) == 0
     assert "n_layer: 9" in capfd.readouterr().out
     assert main(["train", *flags, "budget.tokens=1"]) == 2  # found and composed
     assert "budget.tokens=1.0: and budget.steps are given" in capfd.readouterr().err
     (folder / "train.yaml").write_text("budget: {steps: 8}")  # conf/ goes first
-    assert compose("train", config_dir=folder, config_name="train").budget.steps is None
+    assert compose("train", config_dir=folder, config_name="train").budget.steps == 900
 
 
 def test_no_file_only_repeats_a_registration() -> None:
@@ -111,7 +111,7 @@ def test_the_default_config_is_what_train_composes() -> None:
     """But for what conf/ chooses: the rate by the width, and the name of the model's preset."""
     composed = compose("train")
     optimizer = dataclasses.replace(composed.optimizer, lr=6e-4)
-    assert dataclasses.replace(composed, optimizer=optimizer, name="run", run_dir=None) == TrainConfig()
+    assert dataclasses.replace(composed, optimizer=optimizer, name="run", preset=None, run_dir=None) == TrainConfig()
 
 
 @pytest.mark.parametrize("verb", ["sample", "evaluate", "tokenize", "audit", "report"])

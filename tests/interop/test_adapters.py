@@ -23,7 +23,7 @@ from tests.tokenizers.directories import byte_level
 from tokenizers import Tokenizer
 
 Tiny = Callable[..., TrainConfig]
-peft = pytest.importorskip("peft")
+peft = pytest.importorskip("peft")  # in the extra `dev`
 RATE = ["optimizer.lr=0.01", "adapter.rank=3", "budget.steps=3", "task=causal_lm"]
 
 

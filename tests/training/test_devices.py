@@ -17,7 +17,7 @@ from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.callbacks import batch_size_finder as batching
 from gptlab.training.callbacks.batch_size_finder import promises
 from gptlab.training.loss import Loss
-from gptlab.training.precision import require_precision
+from gptlab.training.precision import require_precision, slow_precision
 from gptlab.training.run import train
 from gptlab.training.trainer import TrainerConfig
 from tests.conftest import ROOT, tiny_overrides
@@ -228,6 +228,52 @@ def test_a_gpu_without_bf16(precision: str, monkeypatch: pytest.MonkeyPatch) -> 
         return
     with pytest.raises(UserError, match=rf"^trainer\.precision={precision}: this GPU does not have bf16; try 16-mixed"):
         require_precision(asked.precision, torch.device("cuda"))
+
+
+# processors as torch describes them, and whether they compute in bf16; None where it does not say
+PROCESSORS = {
+    "Haswell": ({"avx2": True, "avx512_f": False, "avx512_bf16": False, "amx_bf16": False}, False),
+    "Ice Lake": ({"avx2": True, "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, False),
+    "Zen 4": ({"avx2": True, "avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, True),
+    "Sapphire Rapids": ({"avx2": True, "avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, True),
+    "Cortex-A72": ({"neon": True, "bf16": False}, False),
+    "Graviton3": ({"neon": True, "bf16": True, "sve_bf16": True}, True),
+    "POWER": ({"architecture": "ppc64le"}, None),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_a_processor_without_bf16_is_told_of(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities, able = PROCESSORS[name]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    cpu = torch.device("cpu")
+    for precision in ("bf16-true", "bf16-mixed"):
+        advice = slow_precision(precision, cpu)
+        assert (advice is not None) == (able is False), advice
+        assert slow_precision(precision, torch.device("cuda")) is None
+    assert slow_precision("32-true", cpu) is None
+
+
+def test_what_this_torch_tells_of_its_processor() -> None:
+    """The names of the capabilities are torch's own; older torch tells none, and then nothing is said."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        assert slow_precision("bf16-true", torch.device("cpu")) is None
+        return
+    told = torch.cpu.get_capabilities()
+    if told["architecture"] == "x86_64":
+        assert {"avx512_bf16", "amx_bf16"} <= told.keys()
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "32-true"])
+def test_the_advice_stands_at_the_start_of_a_run(
+    precision: str, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: PROCESSORS["Haswell"][0], raising=False)
+    train(tiny(f"trainer.precision={precision}", "budget.steps=1"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trainer.precision")]
+    why = "this processor has no instructions for bf16 (neither avx512_bf16 nor amx_bf16)"
+    todo = "it may take many times as long as 32-true"
+    assert lines == ([f"trainer.precision=bf16-true: {why}; {todo}"] if precision == "bf16-true" else [])
 
 
 REFUSED = {

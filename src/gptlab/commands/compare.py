@@ -63,8 +63,10 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from gptlab.evaluation.statistics import require_scipy
     from gptlab.runs.reader import expand
 
+    require_scipy()
     if config.out:
         require_file("out", Path(config.out).expanduser())
     sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
@@ -72,10 +74,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from gptlab.evaluation.compared import Asked
     from gptlab.evaluation.comparison import compare_runs
     from gptlab.evaluation.example_comparison import by_example, compare_examples
-    from gptlab.evaluation.statistics import require_scipy
     from gptlab.reporting.comparison import found_table, sentences
 
-    require_scipy()
     compare = compare_examples if by_example(sides, config.data) else compare_runs
     size, batch_size = config.block_size, config.batch_size
     found = compare(sides, Asked(config.data, config.metric, size, batch_size, config.resamples, config.seed))

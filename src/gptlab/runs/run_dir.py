@@ -21,6 +21,7 @@ from gptlab.tokenizers import Tokenizer, load_tokenizer
 
 LATEST = Path("outputs/latest")
 CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
+PASSING = "GPTLAB_PASSING_RUN"  # in the environment of runs that are removed at once, and are nobody's latest
 FOLDERS = ("checkpoints", "tokenizer", "held_out", "profile")
 WRITTEN = ("config.yaml", "summary.json", "metrics.csv", "samples.jsonl", "samples.md")
 MOST_BYTES = 1 << 30  # of any of them
@@ -241,6 +242,8 @@ def default_run_dir(name: str) -> Path:
 
 def _point_latest_to(path: Path) -> None:
     """Let `outputs/latest` name the run, replaced in one step; where that cannot be, say so."""
+    if PASSING in os.environ:
+        return
     beside = os.path.relpath(path, LATEST.parent)
     named = str(path.absolute()) if beside.startswith("..") else beside
     try:

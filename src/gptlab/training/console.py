@@ -19,6 +19,7 @@ from gptlab.runs.samples import visible
 from gptlab.training.build import Parts
 from gptlab.training.lightning_internals import device_of
 from gptlab.training.peak_flops import PeakFlops
+from gptlab.training.precision import slow_precision
 from gptlab.training.start import Start
 
 
@@ -41,6 +42,8 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
     for key, value in rows.items():
         grid.add_row(Text(key, style="bold"), Text(value))
     console.print(grid)
+    if advice := slow_precision(config.trainer.precision, device_of(trainer)):
+        console.print(Text(advice, style="yellow"), soft_wrap=True)
 
 
 def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str, str, str]]) -> None:

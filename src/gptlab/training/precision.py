@@ -1,8 +1,16 @@
 """Choose the type of numbers that a model computes in, and refuse what a device does not support."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from gptlab.errors import require
+
+BF16 = {  # capabilities of processors that compute in bf16, by architecture
+    "x86_64": ("avx512_bf16", "amx_bf16"),
+    "arm64": ("bf16", "sve_bf16"),
+}
 
 
 def compute_dtype(precision: str) -> torch.dtype | None:
@@ -17,3 +25,18 @@ def require_precision(precision: str, device: torch.device) -> None:
     if device.type == "cuda" and "bf16" in precision:
         there = torch.cuda.is_bf16_supported(including_emulation=False)
         require(there, "trainer.precision", precision, "this GPU does not have bf16", "try 16-mixed")
+
+
+def slow_precision(precision: str, device: torch.device) -> str | None:
+    """Return a line of advice where a CPU has no instructions for a precision, so that torch emulates them.
+
+    Nothing is said of processors about which torch does not tell.
+    """
+    if device.type != "cpu" or "bf16" not in precision:
+        return None
+    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not have it
+    known = next((names for names in BF16.values() if any(name in told for name in names)), ())
+    if not known or any(told.get(name) for name in known):
+        return None
+    why = f"this processor has no instructions for bf16 (neither {' nor '.join(known)})"
+    return f"trainer.precision={precision}: {why}; it may take many times as long as 32-true"

@@ -32,7 +32,7 @@ ASK = [
 Beginning = Callable[..., Callable[[], None]]
 EVERY = {"together": 4, "apart": 3}  # steps from one checkpoint to the next
 USUAL_KILLS = {(EVERY["apart"], "resume"), (EVERY["together"], "auto")}
-NOT_COMPARED = {"seconds", "tokens_per_second", "run_dir"}
+NOT_COMPARED = {"seconds", "tokens_per_second", "run_dir", "started"}
 
 
 @pytest.fixture
