@@ -12,9 +12,10 @@ from gptlab import registry
 from tests.faults.scratch import Scratch, asked, tiny
 
 OF_TRAINING = ("train", "check")
+WAITING = ("loading torch", "reading", "building the", "making tokens")  # what a log says before a run begins
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
-    ("trian", "trian: no such verb; choose one of audit, check, compare, evaluate, export, import, new, replay, report, "
+    ("trian", "trian: no such verb; choose one of audit, chat, check, compare, evaluate, export, import, new, replay, report, "
      "sample, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
@@ -264,6 +265,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("import checkpoint=run/checkpoints/last.ckpt out=new", "checkpoint=run/checkpoints/last.ckpt: is none that is known"),
     ("import checkpoint=run/checkpoints/last.ckpt n_head=2 out=new", "n_head=2: is for checkpoints that do not say it"),
     ("import checkpoint=file n_head=two out=new", "n_head=two"),
+    ("chat run=none", "run=none: no such directory"),
+    ("chat", "run=latest: there is no run yet"),
     ("export", "out=null: is needed"),
     ("export run=run out=new format=onnx", "format=onnx: no such option; choose one of hf, gguf"),
     ("export run=run out=new format=gguf dtype=q4", "dtype=q4: no such option; choose one of f32, f16, bf16"),
@@ -349,7 +352,8 @@ def test_a_mistake(given: str, said: str, scratch: Scratch, capfd: pytest.Captur
         assert scratch.tree() == before, "something was written or removed"
     assert answer.is_clean, answer.err
     assert answer.code == 2 and answer.err.count("\n") == 1, answer
-    assert "HYDRA" in answer.out or answer.out == ""  # which says that it launches jobs
+    if "HYDRA" not in answer.out:  # which says that it launches jobs
+        assert all(line.startswith(WAITING) for line in answer.out.splitlines()), answer.out
     line = ".*".join(map(re.escape, f"error: {said}".split(" ... ")))
     assert re.match(line, answer.err), answer.err
 

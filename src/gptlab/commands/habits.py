@@ -60,6 +60,7 @@ TRAINING = {
     "model.n_head": "n_heads num_heads num_attention_heads heads",
     "model.n_kv_head": "n_kv_heads num_key_value_heads n_query_groups",
     "model.n_embd": "d_model hidden_size embed_dim embedding_dim dim width",
+    "model.dropout": "dropout dropout_rate resid_pdrop",
     "model.n_inner": "intermediate_size d_ff ffn_dim",
     "model.block_size": "context_length max_seq_length max_seq_len seq_len seq_length sequence_length context ctx_len",
     "sample_prompts": "prompt prompts sample_prompt",

@@ -109,7 +109,7 @@ class ExampleData(BatchConfig, ABC):
     val_fraction: float = 0.1  # of the examples, held out by their content
     by_length: bool = False  # the examples of a batch have similar lengths: less padding
     repeat_steps: int | None = None  # repeat the batches of the first steps, this many: can it overfit them?
-    num_workers: int = 0
+    num_workers: int = 0  # processes that prepare batches; 0: the training process itself
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,7 +34,7 @@ class Adapter(Protocol):
 class LoRA:
     """A product of two thin matrices added to each linear layer of the blocks (Hu et al. 2022)."""
 
-    rank: int = 8
+    rank: int = 8  # width of the product
     alpha: float = 16.0  # the product is multiplied by alpha / rank
     dropout: float = 0.0  # of the product's input
     rslora: bool = False  # alpha / sqrt(rank) instead (Kalajdzievski 2023), which suits high ranks

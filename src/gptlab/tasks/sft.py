@@ -33,7 +33,7 @@ class SFT(CausalLM):
     targets: str = "completions"  # completions | all: also what the user says, and the template
     # several conversations in a row, which do not see each other; false: one a row
     packing: bool = field(default=True, compare=False)
-    # a conversation longer than the context: cut (at its end) | skip | refuse; a held-out one is never skipped
+    # a conversation longer than the context: cut | skip (not if held out) | refuse
     too_long: str = field(default="cut", compare=False)
 
     def __post_init__(self) -> None:
