@@ -55,6 +55,7 @@ def test_train_load_generate_evaluate(config: TrainConfig, tmp_path: Path) -> No
     assert gptlab.generate(run, "the cat", Greedy(), max_new_tokens=8, stop=[greedy[0][:1]]) == [""]
 
 
+@pytest.mark.slow
 def test_a_run_of_the_api_is_a_run_of_the_commands(config: TrainConfig, capfd: pytest.CaptureFixture[str]) -> None:
     from gptlab.commands.main import main
 
@@ -70,6 +71,7 @@ def test_a_run_of_the_api_is_a_run_of_the_commands(config: TrainConfig, capfd: p
     assert json.loads(capfd.readouterr().out)["steps"] == 5
 
 
+@pytest.mark.slow
 def test_hydra_is_not_needed(tmp_path: Path) -> None:
     write_texts(tmp_path / "texts")
     code = """
@@ -104,6 +106,7 @@ def test_what_cannot_be_written_down_is_refused(config: TrainConfig) -> None:
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_the_page_says_what_works(tmp_path: Path) -> None:
     """Every snippet of docs/python.md, in one process, in their order."""
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)

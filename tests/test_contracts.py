@@ -395,6 +395,7 @@ def test_what_a_checkpoint_must_have_besides_ours(tmp_path: Path) -> None:
             lightning_internals.migrated({**version, "loops": {}}, tmp_path / "a.ckpt")
 
 
+@pytest.mark.slow
 def test_the_rank_before_there_is_a_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one process writes and speaks from the first line on: its rank comes from the environment at import."""
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")

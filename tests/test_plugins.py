@@ -203,6 +203,7 @@ CALLBACK = ["+callbacks.others.stop._target_=lightning.pytorch.callbacks.EarlySt
 CALLBACK += ["+callbacks.others.stop.monitor=val/loss", "+callbacks.others.stop.patience=2"]
 
 
+@pytest.mark.slow
 def test_a_callback_by_its_class_ends_a_run_at_the_end_of_a_step(
     texts: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

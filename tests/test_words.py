@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -66,6 +68,7 @@ def test_public_parts_have_docstrings() -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_docstrings_begin_with_a_sentence() -> None:
     wrong = []
     for where, _, text in documented():

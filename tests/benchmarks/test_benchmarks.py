@@ -76,6 +76,7 @@ def test_losses_are_read_as_often_as_something_is_logged(monkeypatch: pytest.Mon
     assert sorted(clock.seconds) == clock.seconds and clock.measured()["every"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(side_by_side: Any) -> None:
     assert side_by_side.device("auto") == side_by_side.device("cpu") == "cpu"
@@ -156,7 +157,7 @@ def test_train_runs_and_the_losses_of_two_loops_agree(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_efficiency_runs(real_data: Path, tmp_path: Path) -> None:
-    lengths = "--steps", "30", "--short", "10", "--seeds", "2"
+    lengths = "--steps", "6", "--short", "3", "--seeds", "2"
     bench(
         "efficiency.py",
         "--text",
@@ -167,7 +168,7 @@ def test_efficiency_runs(real_data: Path, tmp_path: Path) -> None:
     )
     (work,) = json.loads((tmp_path / "found.json").read_text())["workloads"]
     gpt2, modern, short = (work["candidates"][name] for name in ("gpt2", "modern", "modern, short"))
-    assert (gpt2["steps"], modern["steps"], short["steps"], gpt2["of_gpt2"]) == (30, 30, 10, 1.0)
+    assert (gpt2["steps"], modern["steps"], short["steps"], gpt2["of_gpt2"]) == (6, 6, 3, 1.0)
     losses = [run["val_loss"] for run in modern["runs"]]
     assert modern["val_loss"] == pytest.approx(sum(losses) / 2) and losses[0] != losses[1]
     assert modern["standard_error"] == pytest.approx(abs(losses[0] - losses[1]) / 2)

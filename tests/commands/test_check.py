@@ -63,6 +63,7 @@ def test_a_config_that_does_not_learn_fails_by_name(texts: str, capfd: pytest.Ca
     assert "FAIL" in shown.out
 
 
+@pytest.mark.slow
 def test_the_model_of_the_run_that_a_command_names(tiny: Tiny, texts: str, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tiny("model.n_embd=8", "budget.steps=1"))
     seen: list[GPTConfig] = []

@@ -58,6 +58,7 @@ def test_cfg_job_shows_the_composed_config(capfd: pytest.CaptureFixture[str]) ->
     assert "n_embd: 768" in out and "weight_decay: 0.1" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv",
     [

@@ -33,6 +33,7 @@ def ask(*overrides: str) -> dict[str, Any]:
     return compare(compose("compare", list(overrides)))
 
 
+@pytest.mark.slow
 def test_two_runs(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs(tiny, tmp_path, one=[], two=["optimizer.lr=0.02", "budget.steps=12"])
     capsys.readouterr()
@@ -113,6 +114,7 @@ def test_several_seeds(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "The runs of a differ in more than the seed: model.n_embd, optimizer.lr." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_different_tokenizers(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs(tiny, tmp_path, bytes=[], pairs=BPE)
     capsys.readouterr()
@@ -129,6 +131,7 @@ def test_different_tokenizers(tiny: Tiny, tmp_path: Path, capsys: pytest.Capture
         ask("a=bytes", "b=pairs", "metric=perplexity")
 
 
+@pytest.mark.slow
 def test_perplexity_of_one_protocol(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs(tiny, tmp_path, short=[], long=["model.block_size=64"])
     with pytest.raises(
@@ -142,6 +145,7 @@ def test_perplexity_of_one_protocol(tiny: Tiny, tmp_path: Path, capsys: pytest.C
     assert result["unit"] == "nats per token" and "nats per token" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_with_itself_and_a_checkpoint(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs(tiny, tmp_path, one=["optimizer.lr=1", "schedule=constant", "trainer.val_every_n_steps=1"])
     same = ask("a=one", "b=one")
@@ -213,6 +217,7 @@ def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
         ask("a=one", "b=two")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved(tiny: Tiny, texts: str, tmp_path: Path) -> None:
     """A run directory is whole: nothing else is needed."""
     runs(tiny, tmp_path, one=[], two=["seed=2"])

@@ -59,6 +59,7 @@ for line in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_a_mistake_does_not_wait_for_torch(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a text\n")
     command = [sys.executable, "-c", CODE, json.dumps(MISTAKES)]

@@ -40,6 +40,7 @@ def test_real_runs(tiny: Callable[..., TrainConfig], tmp_path: Path, capsys: pyt
     assert (out / "report.html").read_text().count("data:image/png;base64,") == (0 if has_plotly() else 3)
 
 
+@pytest.mark.slow
 def test_where_it_goes(make_run: MakeRun, tmp_path: Path) -> None:
     for name in ("a/1", "b/2"):
         make_run(name)

@@ -48,6 +48,7 @@ def test_another_order_of_prompts_changes_no_text(run: None) -> None:
     assert len(set(first)) == 6
 
 
+@pytest.mark.slow
 def test_log_probabilities_sum_to_the_likelihood(run: None) -> None:
     (found,) = ask("prompt=the cat", "max_new_tokens=8", "decoder=sample")["samples"]  # type: ignore[misc]
     gpt, tokenizer = gptlab.load()
@@ -125,6 +126,7 @@ def test_a_sweep_becomes_one_table(run: None) -> None:
     assert (folder / "frontier.html").read_text().count("<circle") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
@@ -158,6 +160,7 @@ def test_ids_beyond_the_tokenizer_are_never_drawn(decoder: str, tiny: Tiny, tmp_
     assert len(new) > 5 and max(new) < 257
 
 
+@pytest.mark.slow
 def test_a_text_begins_at_the_separator(run: None) -> None:
     """start=eot is the token of evaluation before a document: without a prompt, and before one."""
     gpt, tokenizer = gptlab.load("run")

@@ -20,6 +20,7 @@ def ask(texts: str, *more: str) -> dict[str, object]:
     return tokenize(config)
 
 
+@pytest.mark.slow
 def test_a_folder_of_tokens_trains_as_its_text_does(texts: str, tiny, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     ask(texts, "out=tokens")
     fixed = ["tokenizer=bpe", "tokenizer.vocab_size=300"]

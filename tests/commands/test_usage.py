@@ -50,6 +50,7 @@ def test_the_help_of_train_is_the_run() -> None:
     assert " ".join(explanation(GPTConfig, "rope_low_freq").split()) in " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_what_is_chosen_before_help_and_after_it() -> None:
     small = values(usage("train", ["model=small", "--help", "optimizer"]).plain)
     assert float(small.pop("optimizer.lr")) == 6e-4 and set(small) == {
@@ -77,6 +78,7 @@ def test_wrapped_lines_are_aligned(capfd: pytest.CaptureFixture[str]) -> None:
     assert lines[at] == lines[at].rstrip()
 
 
+@pytest.mark.slow
 def test_what_there_is_not_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"--help=modle: no such group or key \(did you mean model\?\)"):
         usage("train", ["--help", "modle"])
@@ -89,6 +91,7 @@ def test_what_there_is_not_is_one_line(capfd: pytest.CaptureFixture[str]) -> Non
     assert values(out)["model.n_layer"] == "4"
 
 
+@pytest.mark.slow
 def test_parts_and_presets_of_a_plugin(tmp_path: Path) -> None:
     """In a process of its own, as it is started: nothing of torch, no colours in a pipe, colours in a terminal."""
     (tmp_path / "my_lab").mkdir()
@@ -129,6 +132,7 @@ def test_the_verb_may_stand_after_help(capfd: pytest.CaptureFixture[str]) -> Non
     assert "gptlab export KEY=VALUE" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_cfg_job_is_the_config_that_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """It has every value, and can be given as a config itself: what comes of it is the same."""
     assert main(["train", "model=micro", "optimizer=muon", "--cfg", "job"]) == 0

@@ -57,6 +57,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_reaches_its_key(name: str, tmp_path: Path) -> None:
     path = f"{tmp_path}/{name}"

@@ -80,6 +80,7 @@ NEEDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_composes_into_something_of_its_own(group: str) -> None:
     of_tests = {name for name, part in registry.options(group).items() if part.__module__.startswith("tests.")}

@@ -34,6 +34,7 @@ def similarity(one: str, other: str) -> float:
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
+@pytest.mark.slow
 def test_planted_copies_are_found_and_no_others() -> None:
     rng = random.Random(0)
     words = " ".join(english()).split()

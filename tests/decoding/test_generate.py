@@ -148,6 +148,7 @@ def test_draws_follow_the_distribution_and_never_leave_it() -> None:
     assert set(draw(edge.expand(500, -1), [(2, i) for i in range(500)]).tolist()) == {1}
 
 
+@pytest.mark.slow
 def test_sampled_texts_follow_the_model() -> None:
     """The frequencies of all texts of two tokens over five, against their exact probabilities."""
     model, n = gpt(5), 4000

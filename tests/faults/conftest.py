@@ -70,3 +70,10 @@ def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
     """A working directory in which commands meet mistakes: none of them changes it."""
     return made(tmp_path_factory.mktemp("mistakes"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out of the quick loop, `-m "not slow"`, what makes many small tries: it is as long as all else together."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)

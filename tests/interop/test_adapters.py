@@ -73,6 +73,7 @@ def _tokenizer(folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>").save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_what_peft_does_not_have(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny("budget.steps=1", f"run_dir={tmp_path}/base"))
     out = f"out={tmp_path}/out"
@@ -134,6 +135,7 @@ def test_a_lora_of_peft_is_what_a_run_begins_with(
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_a_hub_directory_is_what_a_run_begins_with(tiny: Tiny, tmp_path: Path) -> None:
     """Also under an adapter, whose base is then found again."""
     theirs = model_of("llama")

@@ -50,6 +50,7 @@ def exported(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_transformers_gives_the_same_logits_and_the_way_back_is_exact(shape: str, tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(*SHAPES[shape], "optimizer.lr=0.03"))
@@ -104,6 +105,7 @@ def test_the_tokenizer_goes_along(tokenizer: str, tiny: Tiny, tmp_path: Path) ->
     assert (back.n_vocab, back.eot) == (ours.n_vocab, ours.eot)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option", ["model.feed_forward=relu2", "model.qk_norm=true", "model.positions=alibi", "model.logit_softcap=9"]
 )
@@ -115,6 +117,7 @@ def test_what_stands_in_the_way_is_named(option: str, tiny: Tiny, tmp_path: Path
     assert "\n" not in str(raised.value) and not (tmp_path / "there").exists()
 
 
+@pytest.mark.slow
 def test_an_imported_model_is_trained_on(tiny: Tiny, texts: str, tmp_path: Path) -> None:
     train(tiny(f"run_dir={tmp_path}/first", "optimizer.lr=0.01", "budget.steps=30"))
     import_(compose("import", [f"hf={exported(tmp_path / 'hf')}", f"out={tmp_path}/imported"]))
@@ -146,6 +149,7 @@ def test_transformers_never_draws_padding_either(do_sample: bool, tiny: Tiny, tm
     assert all(torch.equal(a, b) for a, b in zip(gpt.state_dict().values(), back.state_dict().values(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_family_that_insists_on_its_tokenizer_has_no_other(tiny: Tiny, tmp_path: Path) -> None:
     """Transformers reads any tokenizer beside a Qwen2 as Qwen2's: the run becomes a Llama, with biases of zero."""
     qwen2 = [*ROPE, "model.bias=false", "model.qkv_bias=true"]

@@ -63,6 +63,7 @@ def logits_by_hand(run: Path, ids: list[int]) -> np.ndarray[Any, Any]:
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_it_is_trained_scored_sampled_and_compared(own: Start, texts: str, capfd: pytest.CaptureFixture[str]) -> None:
     summary = train(own("run_dir=run", "ema=0.9"))
     assert summary is not None
@@ -104,6 +105,7 @@ def test_it_is_trained_scored_sampled_and_compared(own: Start, texts: str, capfd
     assert "model.width" not in table[0] and all(row["flops"] for row in table)
 
 
+@pytest.mark.slow
 def test_resumed_it_ends_as_if_never_stopped(own: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = ["model.dropout=0.2", "data.micro_batch_size=2", "checkpoint.every_n_steps=2", "logger=csv"]
     train(own(*ask, "run_dir=whole"))
@@ -145,6 +147,7 @@ def test_a_config_that_is_none_of_a_model() -> None:
         TrainConfig(model=Unfinished())  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_it_has_besides_is_used(texts: str, tmp_path: Path) -> None:
     """A GPT of another package with logits of its own: its loss in chunks is its loss, and its blocks are Muon's."""
     more = ["loss=chunked", "trainer.activation_checkpointing=true"]
@@ -168,6 +171,7 @@ def test_what_it_has_besides_is_used(texts: str, tmp_path: Path) -> None:
     assert not (tmp_path / "hf").exists()
 
 
+@pytest.mark.slow
 def test_where_it_is_not_enabled_every_verb_says_what_would(
     own: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_config_that_is_none_is_unreadable(config: str, tmp_path: Path) -> Non
         RunDir(tmp_path).config()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "summary"),
     [

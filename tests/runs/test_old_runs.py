@@ -99,6 +99,7 @@ def test_it_is_exported_as_before(old: Path, capfd: pytest.CaptureFixture[str]) 
     assert biases and not any(each.any() for each in biases.values())
 
 
+@pytest.mark.slow
 def test_it_is_reported_and_compared_as_before(old: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = answer(capfd, "report", "runs=[old_run,old_run_dropout]", "out=page")["runs"]
     assert {row["run"]: row["val_loss"] for row in rows} == pytest.approx(LOSS, abs=1e-6)  # the best first
@@ -132,6 +133,7 @@ def test_it_goes_on_in_place_as_before(old: Path, capfd: pytest.CaptureFixture[s
     assert largest_difference(weights(old / "old_run/checkpoints/best.ckpt"), weights(last)) == 0
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_a_new_run_and_from_an_earlier_step(old: Path, capfd: pytest.CaptureFixture[str]) -> None:
     answer(capfd, "train", "resume=old_run", "budget.steps=12", "run_dir=new")
     new = weights(old / "new/checkpoints/last.ckpt")

@@ -27,12 +27,14 @@ def test_load_gives_what_was_trained(tiny: Tiny, tmp_path: Path) -> None:
     assert gpt(torch.tensor([tokenizer.encode("the cat")])).shape == (1, 7, 257)
 
 
+@pytest.mark.slow
 def test_latest_is_the_newest(tiny: Tiny, tmp_path: Path) -> None:
     for name in ("a", "b"):
         train(tiny(f"run_dir={tmp_path}/{name}", "budget.steps=1"))
         assert RunDir.find("latest").path.resolve() == tmp_path / name
 
 
+@pytest.mark.slow
 def test_latest_is_a_file_that_stands_for_its_run(tiny: Tiny, tmp_path: Path) -> None:
     """TensorBoard finds each run once; links of an older gptlab are followed, and replaced by the next run."""
     train(tiny(f"run_dir={tmp_path}/outputs/a", "budget.steps=1"))
@@ -91,6 +93,7 @@ def test_no_code_runs_from_a_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.slow
 def test_sample(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     train(tiny())
     capsys.readouterr()

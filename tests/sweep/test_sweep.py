@@ -55,6 +55,7 @@ def test_a_sweep_goes_on_with_its_own_command_line() -> None:
         Sweep.of(["resume_sweep=elsewhere"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -76,6 +77,7 @@ def test_a_mistake_in_all_of_a_sweep(
     assert not list(Path().rglob("summary.json"))
 
 
+@pytest.mark.slow
 def test_a_launcher_that_breaks_leaves_a_table(
     texts: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +93,7 @@ def test_a_launcher_that_breaks_leaves_a_table(
     assert "held fixed: budget.steps=6" in err
 
 
+@pytest.mark.slow
 def test_a_mistake_leaves_nothing_behind(texts: str) -> None:
     assert main(["train", "-m", *tiny_overrides(texts), "model=nano,huge"]) == 2
     assert not list(Path("outputs").rglob("*"))

@@ -65,6 +65,7 @@ def by_hand(run: Path, held_out: list[dict[str, str]]) -> tuple[float, float]:
     return float(np.mean(losses)), float(np.mean(right))
 
 
+@pytest.mark.slow
 def test_it_learns_from_records_and_keeps_what_it_holds_out(
     ask: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +157,7 @@ def test_equal_records_are_on_one_side_whatever_their_order() -> None:
     assert [len(side) for side in divide(many, 1.0)] == [0, 100] and len(divide(many, 0.001)[1]) == 4
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_if_never_stopped(
     ask: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +172,7 @@ def test_it_goes_on_as_if_never_stopped(
     assert same(tmp_path / "run", tmp_path / "whole") and rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_other_tasks_begin_with_its_weights(
     ask: Callable[..., TrainConfig], tiny: Callable[..., TrainConfig], tmp_path: Path, capsys: Any
 ) -> None:
@@ -213,6 +216,7 @@ def test_other_tasks_begin_with_its_weights(
     assert main(["export", "run=run", "out=exported"]) == 2 and "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_are_compared_on_the_records_that_both_hold_out(
     ask: Callable[..., TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

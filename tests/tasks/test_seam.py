@@ -61,6 +61,7 @@ def by_hand(run: Path) -> tuple[float, float]:
     return float(np.mean(losses)), float(np.mean(right))
 
 
+@pytest.mark.slow
 def test_a_metric_is_one_row_and_its_computation(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_metric_is_one_row_and_its_computation(
     assert gptlab.evaluate(run, batch_size=3)["accuracy"] == result["accuracy"]
 
 
+@pytest.mark.slow
 def test_higher_is_better_in_a_report(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for lr in (0.01, 1e-5):
         train(tiny(*LEARN, f"optimizer.lr={lr}", f"run_dir={tmp_path}/outputs/{lr}"))
@@ -140,6 +142,7 @@ def test_the_best_so_far_is_the_highest(
     assert panel.get_legend().get_texts()[0].get_text() == "highest so far"
 
 
+@pytest.mark.slow
 def test_runs_are_compared_example_by_example(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, more in {"one": ["budget.steps=2"], "two": [], "lm": ["task=causal_lm", "budget.steps=1"]}.items():
         train(tiny(*LEARN, *more, f"run_dir={tmp_path}/{name}"))
@@ -205,6 +208,7 @@ def test_what_needs_the_next_token_says_so(tiny: Tiny, tmp_path: Path) -> None:
             ask()
 
 
+@pytest.mark.slow
 def test_a_search_for_the_highest(
     texts: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

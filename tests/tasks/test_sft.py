@@ -156,6 +156,7 @@ def test_every_conversation_is_in_one_row_and_rows_are_full() -> None:
     assert re.search(r"200 conversations packed, 9[5-9]\.\d% full$", every.describe())
 
 
+@pytest.mark.slow
 def test_a_step_divides_by_its_targets(ask: Ask, tmp_path: Path) -> None:
     """Rows of one conversation each, in four micro-batches of unequal numbers of targets."""
     still = ["optimizer.lr=1e-30", "optimizer.weight_decay=0", "logger=csv", "logger.every_n_steps=1", "budget.steps=2"]
@@ -221,6 +222,7 @@ def test_batches_by_length() -> None:
     assert sorted(tops.tolist()) != tops.tolist() != sorted(tops.tolist())[::-1]
 
 
+@pytest.mark.slow
 def test_it_is_resumed_as_if_never_stopped(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = ["data.micro_batch_size=2", "model.dropout=0.1", "checkpoint.every_n_steps=2", "logger=csv", "ema=0.9"]
     more += ["data.by_length=true"]
@@ -236,6 +238,7 @@ def test_it_is_resumed_as_if_never_stopped(ask: Ask, tmp_path: Path, monkeypatch
     assert samples[0] == samples[1]
 
 
+@pytest.mark.slow
 def test_it_learns_to_answer_and_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +290,7 @@ def test_the_oldest_turns_are_forgotten() -> None:
     assert fitting(template, first, said, "next" * 99, 20) == ([], 6)
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_packing_are_compared(ask: Ask, tmp_path: Path) -> None:
     train(ask("budget.steps=1", f"run_dir={tmp_path}/a"))
     train(ask("budget.steps=8", "task.packing=false", f"run_dir={tmp_path}/b"))

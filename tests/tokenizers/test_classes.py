@@ -55,6 +55,7 @@ def same(ours: Tokenizer, theirs: Any, prefix: bool = False) -> None:
     assert ours.declared.bos == theirs.bos_token_id and ours.ends[:1] == (theirs.eos_token_id,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_import_run_and_export_have_the_ids_of_transformers(name: str, tmp_path: Path) -> None:
     make, of = PUBLISHED[name]

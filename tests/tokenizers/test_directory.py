@@ -180,6 +180,7 @@ def test_chat_templates_are_kept(where: str, tmp_path: Path) -> None:
     assert back.apply_chat_template(said, tokenize=False) == "<user>hello"
 
 
+@pytest.mark.slow
 def test_what_is_declared_stays_through_fine_tuning(tiny: Callable[..., Any], tmp_path: Path) -> None:
     """Documents are learned between <s> and </s>; template and special tokens are exported again."""
     made = metaspace()

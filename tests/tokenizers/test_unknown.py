@@ -19,6 +19,7 @@ Tiny = Callable[..., TrainConfig]
 OTHER = "the cat \U0001f408 sat \u732b on a mat. "
 
 
+@pytest.mark.slow
 def test_unknown_characters_are_said_and_bits_per_byte_is_not(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

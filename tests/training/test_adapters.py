@@ -35,6 +35,7 @@ def saved(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_what_was_trained(lora: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = train(lora("adapter.rank=2", "optimizer.lr=1e-3"))
     assert summary is not None
@@ -95,6 +96,7 @@ def test_it_goes_on_as_if_never_stopped(
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_another_base_is_refused(lora: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(lora("budget.steps=4", "checkpoint.every_n_steps=2"))
     path = tmp_path / "base/checkpoints/last.ckpt"
@@ -119,6 +121,7 @@ def test_another_base_is_refused(lora: Tiny, tmp_path: Path, capsys: pytest.Capt
     )
 
 
+@pytest.mark.slow
 def test_mistakes(tiny: Tiny, lora: Tiny, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"^adapter=lora: trains a part of a model that there is already; give init_from"
@@ -134,6 +137,7 @@ def test_mistakes(tiny: Tiny, lora: Tiny, tmp_path: Path) -> None:
         resumed(tmp_path / "run", "adapter.rank=4", "budget.steps=2")
 
 
+@pytest.mark.slow
 def test_in_bf16_the_frozen_weights_have_no_precise_copy(
     lora: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +156,7 @@ def test_in_bf16_the_frozen_weights_have_no_precise_copy(
     assert evaluate(compose("evaluate", ["run=run"]))["loss"] == pytest.approx(summary["val_loss"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_head_of_a_task_is_trained_besides(lora: Tiny, tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", records())
     ask = [*LEARN, "init_from=base", "adapter=lora", f"run_dir={tmp_path}/run", "budget.steps=20"]

@@ -55,6 +55,7 @@ def test_two_budgets_at_once() -> None:
         Budget(steps=3, tokens=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["steps", "tokens", "epochs", "flops", "tokens_per_param", "minutes", "seconds_per_step"]
 )
@@ -70,6 +71,7 @@ def test_minutes_in_steps() -> None:
     assert Budget(minutes=2).plan(**SIZES) is None  # before a step is timed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -102,6 +104,7 @@ def slow_as(seconds: float, timed: Callable[..., float]) -> Callable[..., float]
     return _time
 
 
+@pytest.mark.slow
 def test_minutes_are_timed_once(
     tiny: Callable[..., TrainConfig],
     tmp_path: Path,

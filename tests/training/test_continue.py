@@ -28,6 +28,7 @@ def source(tiny: Tiny, tmp_path: Path) -> Path:
 NEW = ["init_from=source", "experiment=continue", "data.files=[new/*.txt]", "logger=csv", "budget.steps=9"]
 
 
+@pytest.mark.slow
 def test_it_begins_at_the_loss_of_its_source(source: Path, tiny: Tiny, tmp_path: Path) -> None:
     """Before the first step, on all of the held-out text and on both parts of it, in nats and in bits per byte."""
     summary = train(tiny(*NEW, "data.replay=0.25", "data.val_fraction=0.2", "trainer.val_every_n_steps=3"))
@@ -46,6 +47,7 @@ def test_it_begins_at_the_loss_of_its_source(source: Path, tiny: Tiny, tmp_path:
     assert run.parts["old"].files == compose("train", run=source).data.files
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_if_never_stopped(
     source: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +62,7 @@ def test_it_goes_on_as_if_never_stopped(
     assert same(tmp_path / "run", tmp_path / "whole") and rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_mistakes(source: Path, tiny: Tiny) -> None:
     with pytest.raises(UserError, match=r"^data.replay=0.1: has no run to take text of; give init_from"):
         train(tiny("data.replay=0.1"))

@@ -34,6 +34,7 @@ def test_fast_is_a_few_steps_of_everything(texts: str) -> None:
     assert compose("train", ["budget.steps=null", "budget.tokens=1e6", "debug=fast"]).budget.fixed() == {"tokens": 1e6}
 
 
+@pytest.mark.slow
 def test_overfit_learns_one_batch(texts: str) -> None:
     assert main(ask(texts, "debug=overfit", "optimizer.lr=0.02", "model.dropout=0.3")) == 0
     losses = [float(row["train/loss"]) for row in rows("run") if row["train/loss"]]
@@ -54,6 +55,7 @@ def test_profile_leaves_a_trace_and_a_table(texts: str) -> None:
     assert "aten::" in table.read_text()
 
 
+@pytest.mark.slow
 def test_profile_of_a_run_whose_end_is_validated_after_training(texts: str) -> None:
     assert main(ask(texts, "debug=profile", "trainer.val_every_n_steps=7")) == 0
     assert [row["step"] for row in rows("run") if row["val/loss"]] == ["7", "8"]
@@ -69,6 +71,7 @@ def test_nan_names_the_operator(texts: str, monkeypatch: pytest.MonkeyPatch, cap
     assert "SqrtBackward0" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_in_a_debugging_mode(texts: str) -> None:
     """A recipe over the run's own config, not under it."""
     assert main(["train", *tiny_overrides(texts), "run_dir=run"]) == 0

@@ -21,6 +21,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 def test_what_one_step_frees_the_next_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernel's count of page faults."""
     if not keep_freed_pages():

@@ -23,6 +23,7 @@ def test_published_peaks(name: str, flops: float, monkeypatch: pytest.MonkeyPatc
     assert peak_flops(torch.device("cuda"), bf16=True) == (flops, f"{name}'s data sheet, bf16")
 
 
+@pytest.mark.slow
 def test_measured_where_nothing_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that advances a millisecond with every look: one product takes one."""
     now = iter(range(10_000))

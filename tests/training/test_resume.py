@@ -63,6 +63,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, batch: int, how: BaseException) -> 
     monkeypatch.setattr(GPTModule, "training_step", training_step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "documents"])
 def test_documents_in_a_new_order_each_epoch_go_on_in_that_order(
     packing: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -89,6 +90,7 @@ def test_documents_in_a_new_order_each_epoch_go_on_in_that_order(
     assert rows(tmp_path / "run")[-3:] == rows(tmp_path / "whole")[-3:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "how"), [(9, KeyboardInterrupt()), (14, KeyboardInterrupt()), (19, RuntimeError())])
 def test_stopped_within_an_accumulation(
     batch: int, how: BaseException, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +108,7 @@ def test_stopped_within_an_accumulation(
     assert [e.step for e in events.Scalars("loss/val")] == [3, 6, 9, 12]
 
 
+@pytest.mark.slow
 def test_a_crash_loses_nothing_that_was_logged(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps after the last checkpoint come again, once; those before are kept."""
     train(tiny(*RUN, f"run_dir={tmp_path}/whole"))
@@ -118,6 +121,7 @@ def test_a_crash_loses_nothing_that_was_logged(tiny: Tiny, tmp_path: Path, monke
     assert (tmp_path / "run/samples.md").read_text() == (tmp_path / "whole/samples.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_budget_can_be_lengthened(tiny: Tiny, tmp_path: Path) -> None:
     constant = ["schedule=constant", "model.dropout=0.2"]
     train(tiny(*constant, "budget.steps=9", f"run_dir={tmp_path}/whole"))
@@ -129,6 +133,7 @@ def test_a_budget_can_be_lengthened(tiny: Tiny, tmp_path: Path) -> None:
         resumed(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_decay_branches_off_a_stable_run(texts: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Stable until step 6 and then down to nothing: as one run of this schedule from the start."""
     wsd = ["schedule=wsd", "schedule.decay_share=0.5", "schedule.warmup_steps=0"]
@@ -186,6 +191,7 @@ def test_another_rate_is_taken(tiny: Tiny, tmp_path: Path, capsys: pytest.Captur
     ]
 
 
+@pytest.mark.slow
 def test_other_text_is_refused_unless_asked_for(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny("budget.steps=2"))
     path = tmp_path / "texts/00.txt"
@@ -197,6 +203,7 @@ def test_other_text_is_refused_unless_asked_for(tiny: Tiny, tmp_path: Path) -> N
     assert resumed(tmp_path / "run", "budget.steps=4", "data.other_data_ok=true")["steps"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_damaged_checkpoints(damage: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The one before is taken, to the same end, and the run says so; one line if there is none."""

@@ -88,6 +88,7 @@ def test_it_learns(tiny: Tiny) -> None:
     assert summary["val_loss"] < 3.0
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers(tiny: Tiny, tmp_path: Path) -> None:
     weights = []
     for run in ("a", "b", "c"):

@@ -133,6 +133,7 @@ def test_targets_are_counted_without_reading(tokens: TokenStream, size: int) -> 
     assert packed(tokens, size, EOT).targets.sum() == n - 1
 
 
+@pytest.mark.slow
 @FEW
 @given(documents(), documents(), SIZES, st.data())
 def test_every_micro_batch_knows_the_size_of_its_step(
@@ -171,6 +172,7 @@ def test_a_batch_of_several_sources() -> None:
     assert torch.equal(y, x + 1)
 
 
+@pytest.mark.slow
 @FEW
 @given(st.data(), st.sampled_from([8, 16, 24, 48]), st.integers(1, 7))
 def test_any_devices_before_and_after_any_restart_give_the_same_steps(data: st.DataObject, B: int, steps: int) -> None:

@@ -43,6 +43,7 @@ def test_files_of_several_kinds(tmp_path: Path) -> None:
     assert Instructions(files=["x"]).held_out() is None
 
 
+@pytest.mark.slow
 def test_questions_about_python() -> None:
     found = list(Instructions().examples())
     assert len(found) > 1000

@@ -63,6 +63,7 @@ def whole_share(texts: list[str], fraction: float) -> float:
     return held / total
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(TEXTS, FRACTIONS)
 def test_every_document_once_and_in_order(texts: list[str], fraction: float) -> None:

@@ -106,6 +106,7 @@ def streams(draw: st.DrawFn) -> tuple[Parts, dict[str, list[str]]]:
     return chunks, documents
 
 
+@pytest.mark.slow
 @FEW
 @given(streams(), st.integers(1, 60))
 def test_jobs_add_up_to_whole_documents_behind_separators(

@@ -85,6 +85,7 @@ def documents(pieces: list[tuple[str, bool, bool]]) -> list[list[tuple[str, bool
     return found
 
 
+@pytest.mark.slow
 @FEW
 @given(PIECES, st.integers(1, 20), st.sampled_from([Byte(), BPE(vocab_size=260)]))
 def test_the_mask_is_of_the_tokens_of_each_piece(
@@ -146,7 +147,7 @@ def test_unmasked_text_is_as_if_there_were_no_masks(corpus: Corpus) -> None:
     assert plain.manifest["sha256"] != corpus.manifest["sha256"]
     assert plain.folders != corpus.folders
     assert not list(plain.folders[0].glob("*.mask.bin")) and not plain.val.has_mask
-    assert set(plain.manifest["train"]) == {"documents", "bytes", "tokens", "shards"}
+    assert set(plain.manifest["train"]) == {"documents", "bytes", "characters", "tokens", "shards"}
     assert plain.val_bytes == plain.manifest["val"]["bytes"]
     ids = [np.concatenate([each.train[0][:], each.val[:]]) for each in (plain, corpus)]
     assert sorted(ids[0]) == sorted(ids[1])

@@ -113,6 +113,7 @@ def llm_c_wide(path: Path, ids: list[int]) -> None:
     llm_c(path, ids, 20240801, "<u4")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gpt2_cache")
 @pytest.mark.parametrize("write", [nano_gpt, llm_c, llm_c_wide])
 def test_tokens_that_others_wrote(tmp_path: Path, write: Callable[[Path, list[int]], None]) -> None:

@@ -133,6 +133,7 @@ def test_mistakes(tiny: Tiny) -> None:
             tiny(f"checkpoint.{key}=0")
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_saved_and_resumed(tiny: Tiny, tmp_path: Path) -> None:
     """An exponential moving average by hand, of the weights of every step."""
     every = ["schedule=constant", "checkpoint.every_n_steps=1", "checkpoint.keep_last=9"]

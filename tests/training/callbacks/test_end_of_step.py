@@ -116,6 +116,7 @@ def check_kills(beginning: Beginning, states: list[tuple[str, Path]], every: int
     assert not wrong, "\n".join(f"killed {name}: {found[0]}, {len(found)} in all" for name, found in wrong)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_compared(beginning: Beginning) -> None:
     """The comparison finds what there is to find: another seed of dropout changes all that is compared."""
     assert in_fork(beginning("one", 3))[0] == in_fork(beginning("two", 3))[0] == 0
@@ -136,6 +137,7 @@ SOME_STOPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("some", [SOME_STOPS[:5], SOME_STOPS[5:]], ids=["early", "late"])
 def test_a_stop_at_some_instants(some: list[Instant], beginning: Beginning) -> None:
     check_stops(beginning, some, 3)
@@ -170,6 +172,7 @@ def check_stops(beginning: Beginning, instants: list[Instant], every: int) -> No
     assert stopped >= len(instants) // 2  # the others were in the last step or after it
 
 
+@pytest.mark.slow
 def test_a_kill_at_some_instants(beginning: Beginning) -> None:
     states = left_by_kills(Path("whole"), beginning("whole", 3))
     check_kills(beginning, states[4::9], 3, "resume")
@@ -199,6 +202,7 @@ def test_a_kill_at_every_instant_of_a_run_that_goes_on(beginning: Beginning) -> 
     check_kills(beginning, states, 3, "resume")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "instant", [("before training batch", 14), ("after checkpoint", 2), ("before best", 1)], ids=str
 )
@@ -210,6 +214,7 @@ def test_sigkill(instant: Instant, beginning: Beginning) -> None:
     assert differences(Path("whole"), Path("run")) == []
 
 
+@pytest.mark.slow
 def test_a_kill_after_a_callback_has_ended_the_run(beginning: Beginning, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resumed it is at its end, as it was; asked again when it has finished, it goes on."""
     monkeypatch.setattr(Monitor, "build", lambda self: [EarlyStopping("val/loss", stopping_threshold=1e9)])

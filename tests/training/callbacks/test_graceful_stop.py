@@ -38,6 +38,7 @@ def _no_nohup() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_signals(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sent within step 5, the run ends there, and Slurm is asked to start it again after SIGUSR1."""
@@ -166,6 +167,7 @@ def test_two_processes_stop_together(texts: str, tmp_path: Path) -> None:
         assert same(tmp_path / "whole", tmp_path / name)
 
 
+@pytest.mark.slow
 def test_a_validation_is_not_lost_between_checkpoint_and_kill(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +189,7 @@ def again(tiny: Tiny, *more: str) -> TrainConfig:
     return tiny(*RUN, "resume=auto", *more)
 
 
+@pytest.mark.slow
 def test_auto_goes_on_with_the_newest_unfinished_run_of_the_config(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +208,7 @@ def test_auto_goes_on_with_the_newest_unfinished_run_of_the_config(
     assert third is not None and third["run_dir"].endswith("outputs/day/new") and third["steps"] == 12
 
 
+@pytest.mark.slow
 def test_auto_in_a_named_directory(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same line starts it and goes on with it, as a queue would repeat it."""
     for batch in (7, 13):
@@ -217,6 +221,7 @@ def test_auto_in_a_named_directory(tiny: Tiny, tmp_path: Path, monkeypatch: pyte
         train(again(tiny, f"run_dir={tmp_path}/job"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_still_running_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny())
     lock = RunDir(tmp_path / "run").hold()
@@ -260,6 +265,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(
     assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "stopped"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGINT"])
 def test_the_exit_code_of_a_process(name: str, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """128 + n by the command, whatever Lightning makes of the exception."""

@@ -46,6 +46,7 @@ def test_a_stop_takes_effect_at_the_end_of_a_step(tiny: Tiny, tmp_path: Path, mo
     assert checkpointing.step_of(run / "checkpoints/last.ckpt") == 3
 
 
+@pytest.mark.slow
 def test_the_best_is_the_lowest_of_all_validations(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validations are at 3, 6 and, off the grid, at the end; the best survives a resume and a move of the run."""
     losses = {3: 5.0, 6: 7.0, 7: 4.0, 9: 4.5, 12: 6.0}
@@ -67,6 +68,7 @@ def test_the_best_is_the_lowest_of_all_validations(tiny: Tiny, tmp_path: Path, m
     assert saved["callbacks"]["EndOfStep"]["best"] == (4.0, 7)
 
 
+@pytest.mark.slow
 def test_without_averaging_a_run_goes_on_from_the_trained_weights(tiny: Tiny, tmp_path: Path) -> None:
     """`resume=RUN ema=null` of a run that averages."""
     train(tiny(*RUN, "schedule=constant", "budget.steps=6"))

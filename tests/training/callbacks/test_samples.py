@@ -36,6 +36,7 @@ def test_texts_that_look_like_something_else(tmp_path: Path) -> None:
     assert [(tmp_path / name).read_bytes() for name in ("samples.jsonl", "samples.md")] == before
 
 
+@pytest.mark.slow
 def test_a_run_with_odd_prompts_goes_on(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
     """The samples of all its validations are those of a run that was not resumed."""
     prompts = [text for text in ODD if text]

@@ -102,6 +102,7 @@ def test_a_step_is_skipped(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Monke
     assert "skipped" in report(tmp_path / "run", 5)["what"]
 
 
+@pytest.mark.slow
 def test_back_to_the_last_checkpoint(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 6 goes wrong: step 7 is made from the weights and the optimizer of step 4."""
     steady = [*STEADY, "schedule=constant", "schedule.warmup_steps=0", "checkpoint.every_n_steps=4"]
@@ -123,6 +124,7 @@ def bad_step(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
     monkeypatch.setattr(GPTModule, "training_step", training_step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_nan", ["rewind", "skip"])
 def test_a_stop_before_a_bad_step_changes_nothing(
     on_nan: str, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -241,6 +243,7 @@ def test_spikes() -> None:
     assert Spikes(sigmas=6.0, last=last[:10]).see(10, 100.0) is None  # too little to know what is usual
 
 
+@pytest.mark.slow
 def test_a_spike_is_reported(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward, calls = Loss.forward, [0]
 
@@ -255,6 +258,7 @@ def test_a_spike_is_reported(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mon
     assert found["loss"] > 2 * found["usual"] > 2 and len(found["windows"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "documents"])
 def test_replay_rebuilds_the_batch(
     packing: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -144,6 +144,7 @@ def positions(config: TrainConfig, run: Path) -> torch.Tensor:
     return (total / count).nan_to_num()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "documents"])
 def test_loss_by_position(tiny: Tiny, tmp_path: Path, packing: str) -> None:
     config = tiny("model.block_size=30", f"data.packing={packing}", "optimizer.lr=0.01")
@@ -183,6 +184,7 @@ def test_a_curve_is_drawn_over_its_whole_length(tmp_path: Path, length: int) -> 
     assert sum(drawn.bucket) / BINS == pytest.approx((length - 1) / 2)
 
 
+@pytest.mark.slow
 def test_monitor_shows_norms_and_weights(tiny: Tiny, tmp_path: Path) -> None:
     """The norms of the layers come together to that of the model; the gradients' before clipping."""
     train(tiny("callbacks=monitor", "trainer.gradient_clip_val=0.01", "logger.every_n_steps=1"))
