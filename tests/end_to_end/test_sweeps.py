@@ -50,6 +50,7 @@ def wait_for(happened: Callable[[], object], seconds: int = 120) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.usefixtures("with_extras")  # Optuna needs SciPy
 def test_a_random_search_gives_both_ranks_one_config(texts: str) -> None:
     """The wrong replica: two ranks of one job that draw different rates. And a rate that ends in NaN."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
