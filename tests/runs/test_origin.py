@@ -16,10 +16,10 @@ def test_what_a_sweep_has_varied(make_run: MakeRun) -> None:
     first, second = make_run("s/0-a"), make_run("s/1-b")
     job(first, ["optimizer.lr=0.1", "+data.new=x=y", "budget.steps=3"])
     job(second, ["optimizer.lr=0.2", "+data.new=z", "budget.steps=3"])
-    assert swept(read_run(first, "0")) == {"optimizer.lr": "0.1", "data.new": "x=y"}
+    assert swept([read_run(first, "0")]) == [{"optimizer.lr": "0.1", "data.new": "x=y"}]
     damaged, alone = make_run("t/0-a"), make_run("u")
     job(damaged, 7)
-    assert swept(read_run(damaged, "0")) == swept(read_run(alone, "u")) == {}
+    assert swept([read_run(damaged, "0"), read_run(alone, "u")]) == [{}, {}]
 
 
 def test_when_a_run_was_started(make_run: MakeRun) -> None:

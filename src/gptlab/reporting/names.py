@@ -32,12 +32,13 @@ def names_of(runs: Sequence[RunRecord], differing: Mapping[str, Sequence[Any]]) 
     """Return the name of each run; those of a sweep tell what was swept, others what differs within their family."""
     families = _families(runs)
     names = [Name(family, alone=len(set(families)) == 1) for family in families]
+    chosen = swept(runs)
     for family in dict.fromkeys(families):
         members = [i for i, each in enumerate(families) if each == family]
         varied = [key for key, values in differing.items() if len({repr(values[i]) for i in members}) > 1]
         told = [key for key in varied if key != "seed"][:MOST_TOLD] + [key for key in varied if key == "seed"]
         for i in members:
-            own = _chosen(swept(runs[i]), differing)
+            own = _chosen(chosen[i], differing)
             names[i].told = own or {key: shown(differing[key][i]) for key in told if differing[key][i] is not None}
     return names
 

@@ -1,7 +1,7 @@
 """Say where a run comes from: the sweep that it is a job of, what that has varied, and when it was started."""
 
-import functools
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ def sweep_of(run: RunRecord) -> Path | None:
     return run.path.parent if (run.path / "job.json").is_file() else None
 
 
-def swept(run: RunRecord) -> dict[str, str]:
-    """Return the keys that a run's sweep has varied, with the values that it chose for this run, as texts."""
-    folder = sweep_of(run)
-    if folder is None:
-        return {}
-    jobs = _overrides_of_jobs(folder)
-    keys = dict.fromkeys(key for job in jobs.values() for key in job)
-    varied = [key for key in keys if len({job.get(key) for job in jobs.values()}) > 1]
-    own = jobs.get(run.path.name, {})
-    return {key: own[key] for key in varied if key in own}
+def swept(runs: Sequence[RunRecord]) -> list[dict[str, str]]:
+    """Return, for each run, the keys that its sweep has varied, with the values chosen for it, as texts.
+
+    There are none for a run that was started alone.
+    """
+    folders = [sweep_of(run) for run in runs]
+    chosen = {folder: _varied_in(folder) for folder in dict.fromkeys(folders) if folder is not None}
+    return [
+        {} if folder is None else chosen[folder].get(run.path.name, {})
+        for run, folder in zip(runs, folders, strict=True)
+    ]
 
 
 def started(run: RunRecord) -> float:
@@ -58,10 +59,9 @@ def by_start(run: RunRecord) -> tuple[float, list[tuple[int, str]]]:
     return started(run), natural(str(run.path))
 
 
-@functools.lru_cache(maxsize=64)
-def _overrides_of_jobs(folder: Path) -> dict[str, dict[str, str]]:
-    """Return the overrides of each job of a sweep, by the job's folder."""
-    found = {}
+def _varied_in(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the overrides that differ between the jobs of a sweep, by the jobs' folders."""
+    jobs: dict[str, dict[str, str]] = {}
     for path in sorted(folder.glob("*/job.json"))[:MOST_JOBS]:
         try:
             note: Any = read_json(path, MOST_BYTES)
@@ -69,5 +69,7 @@ def _overrides_of_jobs(folder: Path) -> dict[str, dict[str, str]]:
             continue
         told = note.get("overrides") if isinstance(note, dict) else None
         pairs = [str(each).partition("=") for each in told] if isinstance(told, list) else []
-        found[path.parent.name] = {key.lstrip("+"): value for key, equals, value in pairs if equals}
-    return found
+        jobs[path.parent.name] = {key.lstrip("+"): value for key, equals, value in pairs if equals}
+    keys = dict.fromkeys(key for job in jobs.values() for key in job)
+    varied = [key for key in keys if len({job.get(key) for job in jobs.values()}) > 1]
+    return {name: {key: job[key] for key in varied if key in job} for name, job in jobs.items()}
