@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptlab import registry
 from gptlab.errors import UserError, reason, require
 
 ENTRY_POINTS = "gptlab.plugins"
@@ -110,6 +111,27 @@ def described(modules: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return the plugins that some modules belong to, each with its version and the SHA-256 of its source."""
     names = {module.partition(".")[0] for module in modules} - {"gptlab", "__main__", "builtins"}
     return {name: {"version": _version(name), "sha256": _sha256(name)} for name in sorted(names)}
+
+
+def recorded_option(group: str, name: str, config: Mapping[str, Any], shown: str | None = None, where: str = "") -> Any:
+    """Return the class of an option that a run names; `config` is that of the run (`read_config`).
+
+    Raises UserError where it is not an option here, with how to enable it; the option is then called `shown`, and found
+    in `where`.
+    """
+    kind = registry.options(group).get(name)
+    if kind is None:
+        raise UserError(group, shown or name, f"{where}is not an option here", how_to_enable(config))
+    return kind
+
+
+def recorded_part(group: str, name: str, values: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
+    """Return an option that a run names, with its values; raises UserError if it is none here or does not take them."""
+    kind = recorded_option(group, name, config)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UserError(group, name, str(error), "take the config.yaml of a run as gptlab wrote it") from error
 
 
 def how_to_enable(config: Mapping[str, Any]) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlab import plugins, registry
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.model.adapters import Adapter, adapt
 from gptlab.model.config import build_model
 from gptlab.model.lora import merge
+from gptlab.plugins import recorded_option
 from gptlab.registry import name_of
 from gptlab.runs.checkpoint_file import read_checkpoint
 
@@ -39,10 +39,7 @@ def read_adapter(saved: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[A
     Raises UserError where the adapter is not an option here, by the run's config, and others where it is damaged.
     """
     found = saved["adapter"]
-    kind = registry.options("adapter").get(found["option"])
-    if kind is None:
-        todo = plugins.how_to_enable(config)
-        raise UserError("adapter", ascii(found["option"])[:60], "is not an option here", todo)
+    kind = recorded_option("adapter", found["option"], config, ascii(found["option"])[:60])
     base = Base(str(found["base"]["path"]), str(found["base"]["sha256"]))
     return kind(**found["values"]), base
 
@@ -96,9 +93,7 @@ def base_model(checkpoint: Path, config: Mapping[str, Any], base: Base, run: Pat
 
 
 def _empty(option: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
-    kind = registry.options("model").get(option)
-    if kind is None:
-        raise UserError("model", ascii(option)[:60], "is not an option here", plugins.how_to_enable(config))
+    kind = recorded_option("model", option, config, ascii(option)[:60])
     with torch.device("meta"):
         return build_model(kind(**settings))
 

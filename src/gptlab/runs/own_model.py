@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from gptlab import plugins, registry
 from gptlab.errors import UserError
 from gptlab.model.config import build_model
+from gptlab.plugins import recorded_option
 
 
 def own_model(
@@ -25,9 +25,7 @@ def own_model(
     it; or where the model as it is here does not take the settings or the weights.
     """
     named = option if option.isidentifier() else ascii(option)[:60]
-    kind = registry.options("model").get(option)
-    if kind is None:
-        raise UserError("model", named, f"{checkpoint}: is not an option here", plugins.how_to_enable(config))
+    kind = recorded_option("model", option, config, named, f"{checkpoint}: ")
 
     def build() -> Any:
         return head(build_model(kind(**settings)))

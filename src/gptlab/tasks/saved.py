@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gptlab import plugins, registry
-from gptlab.errors import UserError
+from gptlab.plugins import recorded_part
 from gptlab.tasks.base import Task
 
 USUAL = "causal_lm"  # runs of layout 1 and imported models name no task
@@ -17,11 +16,5 @@ def task_of(config: Mapping[str, Any]) -> Task:
     """
     parts, values = config.get("parts"), config.get("task")
     name = parts.get("task", USUAL) if isinstance(parts, Mapping) else USUAL
-    kind = registry.options("task").get(name)
-    if kind is None:
-        raise UserError("task", name, "is not an option here", plugins.how_to_enable(config))
-    try:
-        task: Task = kind(**(values if isinstance(values, Mapping) else {}))
-    except TypeError as error:
-        raise UserError("task", name, str(error), "take the config.yaml of a run as gptlab wrote it") from error
+    task: Task = recorded_part("task", name, values if isinstance(values, Mapping) else {}, config)
     return task

@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
-from gptlab import plugins, registry
 from gptlab.data.text.sources import DataConfig, Mixture, TextData
-from gptlab.errors import UserError, require
+from gptlab.errors import require
+from gptlab.plugins import recorded_part
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 
@@ -21,21 +20,9 @@ def with_replay(data: DataConfig, source: RunDir) -> Mixture:
     todo = "leave it out, or mix by hand: data=mixture"
     known = isinstance(config.get("data"), Mapping) and "data" in config.get("parts", {})
     require(known, key, share, f"{source.path} does not say what text it was trained on", todo)
-    old = _data_of(config)
+    old = recorded_part("data", config["parts"]["data"], config["data"], config)
     for what, each in {"its text": old, "the new text": data}.items():
         require(isinstance(each, TextData), key, share, f"{what}, data={name_of(each)}, is none of one kind", todo)
     fields = {f.name: getattr(data, f.name) for f in dataclasses.fields(DataConfig) if f.name != "replay"}
     parts = {"new": dataclasses.replace(data, replay=0.0), "old": old}
     return Mixture(parts=parts, weights={"new": 1 - share, "old": share}, by_part=True, **fields)
-
-
-def _data_of(config: Mapping[str, Any]) -> Any:
-    """Return the data option of a run's config (`read_config`)."""
-    name = config["parts"]["data"]
-    kind = registry.options("data").get(name)
-    if kind is None:
-        raise UserError("data", name, "is not an option here", plugins.how_to_enable(config))
-    try:
-        return kind(**config["data"])
-    except TypeError as error:
-        raise UserError("data", name, str(error), "take the config.yaml of a run as gptlab wrote it") from error
