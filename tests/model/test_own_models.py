@@ -20,7 +20,7 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import save_by_hand, tiny_overrides
 from tests.model.own_models import ModernGPT, RNNConfig, Unfinished
-from tests.training.test_resume import resumed, rows, same, stop_at
+from tests.training.test_resume import require_equal_after_a_kill, resumed
 
 Start = Callable[..., TrainConfig]
 
@@ -106,15 +106,9 @@ def test_it_is_trained_scored_sampled_and_compared(own: Start, texts: str, capfd
 
 
 @pytest.mark.slow
-def test_resumed_it_ends_as_if_never_stopped(own: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_it_ends_as_if_never_stopped(own: Start) -> None:
     ask = ["model.dropout=0.2", "data.micro_batch_size=2", "checkpoint.every_n_steps=2", "logger=csv"]
-    train(own(*ask, "run_dir=whole"))
-    with monkeypatch.context() as patch:
-        stop_at(patch, 9, RuntimeError("killed"))
-        with pytest.raises(RuntimeError, match="killed"):
-            train(own(*ask, "run_dir=run"))
-    resumed(Path("run"))
-    assert same(Path("whole"), Path("run")) and rows(Path("whole")) == rows(Path("run"))
+    require_equal_after_a_kill(own, Path(), 9, *ask)
     for other in ("model=bigram", "optimizer=adam"):
         group, _, option = other.partition("=")
         before = {"model": "rnn", "optimizer": "adamw"}[group]

@@ -30,7 +30,7 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import tiny_model
 from tests.tasks.toy_labels import Labels
-from tests.training.test_resume import resumed, rows, same, stop_at
+from tests.training.test_resume import require_equal_after_a_kill
 
 KINDS = {"fish": "swims and has fins", "bird": "flies on two wings", "cat": "purrs"}
 LEARN = ["task=labels", "data=labelled_lines", "tokenizer=byte", "data.batch_size=4", *tiny_model()]
@@ -158,18 +158,9 @@ def test_equal_records_are_on_one_side_whatever_their_order() -> None:
 
 
 @pytest.mark.slow
-def test_it_goes_on_as_if_never_stopped(
-    ask: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_as_if_never_stopped(ask: Callable[..., TrainConfig], tmp_path: Path) -> None:
     more = ["data.micro_batch_size=2", "model.dropout=0.1", "checkpoint.every_n_steps=2", "optimizer=muon"]
-    train(ask(*more, f"run_dir={tmp_path}/whole"))
-    stop_at(monkeypatch, 7, RuntimeError("killed"))
-    with pytest.raises(RuntimeError, match="killed"):
-        train(ask(*more))
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    resumed(tmp_path / "run")
-    assert same(tmp_path / "run", tmp_path / "whole") and rows(tmp_path / "run") == rows(tmp_path / "whole")
+    require_equal_after_a_kill(ask, tmp_path, 7, *more)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
 from tests.tasks.toys import Ends, labelled
-from tests.training.test_resume import resumed, rows, same, stop_at
+from tests.training.test_resume import require_equal_after_a_kill
 
 Tiny = Callable[..., TrainConfig]
 LEARN = ["task=ends", "budget.steps=40", "optimizer.lr=0.01", "trainer.val_every_n_steps=5", "data.val_fraction=0.3"]
@@ -164,18 +164,9 @@ def test_runs_are_compared_example_by_example(tiny: Tiny, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("batch", [10, pytest.param(31, marks=pytest.mark.slow)])
-def test_it_is_resumed_as_if_never_stopped(
-    batch: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_resumed_as_if_never_stopped(batch: int, tiny: Tiny, tmp_path: Path) -> None:
     more = [*LEARN, "data.micro_batch_size=2", "checkpoint.every_n_steps=3", "model.dropout=0.1", "ema=0.9"]
-    train(tiny(*more, "budget.steps=20", f"run_dir={tmp_path}/whole"))
-    stop_at(monkeypatch, batch, RuntimeError("killed"))
-    with pytest.raises(RuntimeError, match="killed"):
-        train(tiny(*more, "budget.steps=20"))
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    resumed(tmp_path / "run")
-    assert same(tmp_path / "run", tmp_path / "whole") and rows(tmp_path / "run") == rows(tmp_path / "whole")
+    require_equal_after_a_kill(tiny, tmp_path, batch, *more, "budget.steps=20")
     best = [torch.load(tmp_path / name / "checkpoints/best.ckpt", weights_only=True) for name in ("run", "whole")]
     assert best[0]["global_step"] == best[1]["global_step"]
 

@@ -32,7 +32,7 @@ from gptlab.tokenizers.chat_templates import chat_template
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import tiny_model
-from tests.training.test_resume import resumed, rows, same, stop_at
+from tests.training.test_resume import require_equal_after_a_kill, rows
 
 T = 64
 SHORT = "task.template=plain"  # of which more than one fits into the context
@@ -223,17 +223,10 @@ def test_batches_by_length() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_resumed_as_if_never_stopped(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_resumed_as_if_never_stopped(ask: Ask, tmp_path: Path) -> None:
     more = ["data.micro_batch_size=2", "model.dropout=0.1", "checkpoint.every_n_steps=2", "logger=csv", "ema=0.9"]
     more += ["data.by_length=true"]
-    train(ask(*more, f"run_dir={tmp_path}/whole"))
-    stop_at(monkeypatch, 9, RuntimeError("killed"))
-    with pytest.raises(RuntimeError, match="killed"):
-        train(ask(*more))
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    resumed(tmp_path / "run")
-    assert same(tmp_path / "run", tmp_path / "whole") and rows(tmp_path / "run") == rows(tmp_path / "whole")
+    require_equal_after_a_kill(ask, tmp_path, 9, *more)
     samples = [(tmp_path / name / "samples.jsonl").read_text() for name in ("run", "whole")]
     assert samples[0] == samples[1]
 

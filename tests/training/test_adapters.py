@@ -18,7 +18,7 @@ from gptlab.training.module import GPTModule
 from gptlab.training.run import train
 from tests.conftest import save_by_hand
 from tests.tasks.test_examples import LEARN, records, write
-from tests.training.test_resume import resumed, rows, stop_at
+from tests.training.test_resume import kill_at, resumed, rows
 
 Tiny = Callable[..., TrainConfig]
 
@@ -84,10 +84,7 @@ def test_it_goes_on_as_if_never_stopped(
     more = ["data.micro_batch_size=2", "model.dropout=0.1", "checkpoint.every_n_steps=2", f"adapter={adapter}"]
     more += [] if adapter == "dora" else ["ema=0.9"]
     train(lora(*more, f"run_dir={tmp_path}/whole"))
-    stop_at(monkeypatch, 7, RuntimeError("killed"))
-    with pytest.raises(RuntimeError, match="killed"):
-        train(lora(*more))
-    monkeypatch.undo()
+    kill_at(7, lora(*more))
     monkeypatch.chdir(tmp_path.parent)  # the base is found from any folder
     resumed(tmp_path / "run")
     first, second = saved(tmp_path / "run"), saved(tmp_path / "whole")

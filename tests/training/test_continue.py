@@ -10,7 +10,7 @@ from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
-from tests.training.test_resume import resumed, rows, same, stop_at
+from tests.training.test_resume import require_equal_after_a_kill, rows
 
 Tiny = Callable[..., TrainConfig]
 
@@ -48,18 +48,9 @@ def test_it_begins_at_the_loss_of_its_source(source: Path, tiny: Tiny, tmp_path:
 
 
 @pytest.mark.slow
-def test_it_goes_on_as_if_never_stopped(
-    source: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_goes_on_as_if_never_stopped(source: Path, tiny: Tiny, tmp_path: Path) -> None:
     ask = [*NEW, "data.replay=0.25", "checkpoint.every_n_steps=2", "data.val_fraction=0.2"]
-    train(tiny(*ask, f"run_dir={tmp_path}/whole"))
-    stop_at(monkeypatch, 5, RuntimeError("killed"))
-    with pytest.raises(RuntimeError, match="killed"):
-        train(tiny(*ask))
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    resumed(tmp_path / "run")
-    assert same(tmp_path / "run", tmp_path / "whole") and rows(tmp_path / "run") == rows(tmp_path / "whole")
+    require_equal_after_a_kill(tiny, tmp_path, 5, *ask)
 
 
 @pytest.mark.slow

@@ -63,6 +63,25 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, batch: int, how: BaseException) -> 
     monkeypatch.setattr(GPTModule, "training_step", training_step)
 
 
+def kill_at(batch: int, config: TrainConfig) -> None:
+    """Train a run that crashes within a micro-batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, batch, RuntimeError("killed"))
+        with pytest.raises(RuntimeError, match="killed"):
+            train(config)
+
+
+def require_equal_after_a_kill(config: Tiny, folder: Path, batch: int, *more: str) -> None:
+    """Train a run to its end, and another that is killed within a micro-batch and resumed: they must end alike.
+
+    `config` makes the config of a run from overrides; the runs are `folder`/whole and `folder`/run.
+    """
+    train(config(*more, f"run_dir={folder}/whole"))
+    kill_at(batch, config(*more, f"run_dir={folder}/run"))
+    resumed(folder / "run")
+    assert same(folder / "run", folder / "whole") and rows(folder / "run") == rows(folder / "whole")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "documents"])
 def test_documents_in_a_new_order_each_epoch_go_on_in_that_order(
