@@ -27,6 +27,7 @@ class Asked:
     batch_size: int = 16
     resamples: int = 10_000
     seed: int = 1337
+    max_new_tokens: int = 64  # of what is written for a task
 
 
 @dataclass(frozen=True)

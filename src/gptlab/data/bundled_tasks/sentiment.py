@@ -1,4 +1,4 @@
-"""Make the task `sentiment`: reviews from a small grammar, in which `not` turns a word round and `but` has the last say."""
+"""Make the task `sentiment`: reviews of a small grammar, in which `not` turns a word round and `but` decides."""
 
 import numpy as np
 

@@ -1,0 +1,67 @@
+"""Judge a model on summaries: it continues each prompt, and ROUGE compares that with the reference."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gptlab.decoding.context import Limits
+from gptlab.decoding.decoders import Greedy
+from gptlab.decoding.texts import continue_prompts
+from gptlab.errors import require
+from gptlab.evaluation.eval_task import SummaryItem
+from gptlab.evaluation.task_scores import Asking, ItemScores
+from gptlab.tokenizers import Tokenizer
+
+ROUGE = ("rouge1", "rouge2", "rougeL")  # of words in small letters, not stemmed; the others would need nltk's data
+STOP = "\n\n"  # ends a summary, as in lm-eval
+
+
+def score_summaries(gpt: Any, tokenizer: Tokenizer, items: Sequence[SummaryItem], asking: Asking) -> ItemScores:
+    """Return ROUGE's F-measures of what the model writes after each prompt, greedily (Lin 2004).
+
+    A text ends where the model ends it, with an empty line, or after `max_new_tokens`. Of a prompt that is too long the
+    beginning is dropped.
+    """
+    room = asking.block_size - asking.max_new_tokens - len(tokenizer.start)
+    why = f"leaves no room for a prompt in the context of {asking.block_size}"
+    require(room > 0, "max_new_tokens", asking.max_new_tokens, why, "lower it")
+    codec = _End(tokenizer, room)
+    limits = Limits(asking.max_new_tokens, asking.block_size, tokenizer.ends, tokenizer.n_vocab)
+    texts: list[str] = []
+    for at in range(0, len(items), asking.batch_size):
+        prompts = [item.prompt for item in items[at : at + asking.batch_size]]
+        keys = [(0, n) for n in range(len(prompts))]  # greedy: nothing is drawn
+        found = continue_prompts(gpt, codec, prompts, keys, Greedy(), limits, stop=[STOP], start=tokenizer.start)
+        texts += [each.text for each in found]
+    scores = [rouge(text, item.reference) for text, item in zip(texts, items, strict=True)]
+    values = {name: np.array([each[name] for each in scores]) for name in ROUGE}
+    cut = sum(len(tokenizer.encode(item.prompt)) > room for item in items)
+    return ItemScores("rougeL", values, {}, {"prompts_cut": cut}, texts)
+
+
+def rouge(text: str, reference: str) -> dict[str, float]:
+    """Return ROUGE-1, ROUGE-2 and ROUGE-L of one text, as F-measures."""
+    from torchmetrics.functional.text.rouge import rouge_score
+
+    found = rouge_score(text, reference, rouge_keys=ROUGE)
+    return {name: float(found[f"{name}_fmeasure"]) for name in ROUGE}
+
+
+@dataclass(frozen=True)
+class _End:
+    """A tokenizer for decoding that keeps the last ids of a prompt."""
+
+    tokenizer: Tokenizer
+    most: int
+
+    @property
+    def n_vocab(self) -> int:
+        return self.tokenizer.n_vocab
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)[-self.most :]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
