@@ -113,10 +113,11 @@ def _of_samples() -> list[Metric]:
 
 def _of_tasks() -> list[Metric]:
     """Return the metrics of tasks of word prediction, by lm-eval's names; gptlab.evaluation.choices computes them."""
-    heads = {"acc": "accuracy", "acc_norm": "accuracy per character", "acc_bytes": "accuracy per byte"}
+    heads = {"acc": "accuracy", "acc_norm": "accuracy per character"}
     rouge = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     shown = frozenset({"tasks"})
     found = [Metric(f"tasks/{name}", name, unit, ".3f", ".4f", HIGHER, shown=shown) for name, unit in heads.items()]
+    found.append(Metric("tasks/acc_bytes", "acc_bytes", "accuracy per byte", ".3f", ".4f", HIGHER))
     cost = Metric("tasks/bits_per_byte", "bits/byte", "bits per byte of the answer", ".3f", ".4f", LOWER, shown=shown)
     return [
         *found,

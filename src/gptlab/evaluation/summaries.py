@@ -15,14 +15,12 @@ from gptlab.evaluation.task_scores import Asking, ItemScores
 from gptlab.tokenizers import Tokenizer
 
 ROUGE = ("rouge1", "rouge2", "rougeL")  # of words in small letters, not stemmed; the others would need nltk's data
-STOP = "\n\n"  # ends a summary, as in lm-eval
 
 
 def score_summaries(gpt: Any, tokenizer: Tokenizer, items: Sequence[SummaryItem], asking: Asking) -> ItemScores:
-    """Return ROUGE's F-measures of what the model writes after each prompt, greedily (Lin 2004).
+    """Return ROUGE's F-measures of the first paragraph that the model writes after each prompt, greedily (Lin 2004).
 
-    A text ends where the model ends it, with an empty line, or after `max_new_tokens`. Of a prompt that is too long the
-    beginning is dropped.
+    It writes until it ends the text, at most `max_new_tokens`. Of a prompt that is too long the beginning is dropped.
     """
     room = asking.block_size - asking.max_new_tokens - len(tokenizer.start)
     why = f"leaves no room for a prompt in the context of {asking.block_size}"
@@ -33,8 +31,8 @@ def score_summaries(gpt: Any, tokenizer: Tokenizer, items: Sequence[SummaryItem]
     for at in range(0, len(items), asking.batch_size):
         prompts = [item.prompt for item in items[at : at + asking.batch_size]]
         keys = [(0, n) for n in range(len(prompts))]  # greedy: nothing is drawn
-        found = continue_prompts(gpt, codec, prompts, keys, Greedy(), limits, stop=[STOP], start=tokenizer.start)
-        texts += [each.text for each in found]
+        found = continue_prompts(gpt, codec, prompts, keys, Greedy(), limits, start=tokenizer.start)
+        texts += [each.text.strip().partition("\n\n")[0] for each in found]
     scores = [rouge(text, item.reference) for text, item in zip(texts, items, strict=True)]
     values = {name: np.array([each[name] for each in scores]) for name in ROUGE}
     cut = sum(len(tokenizer.encode(item.prompt)) > room for item in items)

@@ -10,6 +10,7 @@ WORDS = (
     ("dull", "clumsy", "tedious", "awful", "stale", "confusing", "shallow", "noisy", "cold", "lifeless"),
 )  # by the number of the choice
 THINGS = ("plot", "acting", "music", "dialogue", "ending", "camera work", "first half", "second half", "cast", "pace")
+NEGATED_SHARE, TURNED_SHARE = 0.15, 0.25  # of clauses, and of reviews
 SAME = ("{} and {}", "{}, and {}", "{}; besides, {}")  # both clauses say the same
 TURNED = ("{}, but {}", "although {}, {}", "{}; all the same, {}")  # the second one counts
 
@@ -25,7 +26,7 @@ def records(number: int, generator: np.random.Generator) -> list[Record]:
 
 
 def _context(label: int, generator: np.random.Generator) -> str:
-    turned = bool(generator.integers(2))
+    turned = bool(generator.random() < TURNED_SHARE)
     one, other = (THINGS[k] for k in generator.permutation(len(THINGS))[:2])
     clauses = _clause(one, label ^ turned, generator), _clause(other, label, generator)
     review = _one_of(TURNED if turned else SAME, generator).format(*clauses)
@@ -34,7 +35,7 @@ def _context(label: int, generator: np.random.Generator) -> str:
 
 def _clause(thing: str, label: int, generator: np.random.Generator) -> str:
     """Return such as `the plot was clever`, or `the plot was not dull`, for the same label."""
-    negated = bool(generator.integers(2))
+    negated = bool(generator.random() < NEGATED_SHARE)
     word = _one_of(WORDS[label ^ negated], generator)
     return f"the {thing} was {'not ' if negated else ''}{word}"
 
