@@ -53,7 +53,7 @@ def test_no_test_item_has_been_seen() -> None:
     for item in items("cloze", "test"):
         assert words(item["context"] + item["choices"][item["answer"]] + ".") not in trained_on
     for item in items("tldr", "test"):
-        assert words(item["reference"] + " " + item["prompt"].removesuffix("TL;DR:")) not in trained_on
+        assert words(item["prompt"].removesuffix("TL;DR:")) not in trained_on
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ SHORTEST, LONGEST = 15, 100  # characters of an answer
 
 
 def records(material: Material, generator: np.random.Generator) -> list[Record]:
-    """Return a question for each docstring whose first paragraph is short; each answer once."""
-    found: dict[str, str] = {}
+    """Return a question for each docstring whose first paragraph is short; each question and each answer once."""
+    answers: dict[str, str] = {}  # by their questions
     for name, kind, text in material.docstrings:
         answer = words(re.split(r"\n\s*\n", text, maxsplit=1)[0])
         if SHORTEST <= len(answer) <= LONGEST and material.is_new(answer):
-            found.setdefault(f" {answer}", f"Question: {ASKED[kind].format(name)}\nAnswer:")
-    return choices(list(found.values()), list(found), generator)
+            answers[f"Question: {ASKED[kind].format(name)}\nAnswer:"] = f" {answer}"
+    questions = {answer: question for question, answer in answers.items()}
+    return choices(list(questions.values()), list(questions), generator)

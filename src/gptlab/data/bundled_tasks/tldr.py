@@ -18,10 +18,10 @@ def records(material: Material, generator: np.random.Generator) -> list[Record]:
     found: dict[str, str] = {}
     for docstring in material.docstrings:
         first, _, rest = docstring.text.partition("\n\n")
-        summary, rest = words(first), rest.strip()
+        summary, rest = words(first), _beginning(rest.strip())
         long = len(re.findall(r"[A-Za-z]+", rest)) >= FEWEST_WORDS
-        if SHORTEST <= len(summary) <= LONGEST and long and material.is_new(docstring.text):
-            found.setdefault(f"{_beginning(rest)}\n\nTL;DR:", summary)
+        if SHORTEST <= len(summary) <= LONGEST and long and material.is_new(rest):
+            found.setdefault(f"{rest}\n\nTL;DR:", summary)
     items = [{"prompt": prompt, "reference": reference} for prompt, reference in found.items()]
     return [items[number] for number in generator.permutation(len(items)).tolist()]
 
