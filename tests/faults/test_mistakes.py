@@ -235,6 +235,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("evaluate run=run tasks=[empty.txt]", "tasks=empty.txt: has no item"),
     ("evaluate run=run tasks=[cloze] data=bundled", "tasks=['cloze']: and data are given"),
     ("evaluate run=run max_new_tokens=0", "max_new_tokens=0: must be at least 1"),
+    ("evaluate run=run chat=true", "chat=True: goes with tasks=[...]"),
+    ("compare a=run b=run chat=true", "chat=True: goes with tasks=[...]"),
     ("compare a=run b=run tasks=[sentimental]", "tasks=sentimental: no such task or file (did you mean sentiment?)"),
     ("compare a=run b=run tasks=[qa] metric=loss", "metric=loss: no such option; choose one of acc"),
     ("compare a=run b=run tasks=[qa] data=bundled", "tasks=['qa']: and data are given"),

@@ -31,6 +31,7 @@ class CompareConfig:
     # tasks of word prediction: cloze, qa, sentiment, tldr, or JSON lines of one's own
     tasks: list[str] = field(default_factory=list)
     max_new_tokens: int = 64  # the most tokens that are written for an item of a task
+    chat: bool = False  # tasks are asked in the run's chat template
     batch_size: int = 16  # windows that are scored at once
     block_size: int | None = None  # tokens per window; null: the context each model was trained with
     resamples: int = 10_000  # draws of the bootstrap
@@ -44,6 +45,8 @@ class CompareConfig:
             require(given is not None, side, "null", "is needed", f"give {side}=RUN")
             require(bool(self.runs(side)) and all(self.runs(side)), side, given, "is empty", "give a run, or [RUN,RUN]")
         require(not (self.tasks and self.data), "tasks", self.tasks, "and data are given", "give one of them")
+        alone = self.chat and not self.tasks
+        require(not alone, "chat", True, "goes with tasks=[...]", "give both, or leave it out")
         known = [each.quantity for each in (shown_in("tasks") if self.tasks else shown_in("compare"))]
         group = "tasks" if self.tasks else "val"
         ok = self.metric is None or any(each.name == f"{group}/{self.metric}" for each in metrics())
@@ -86,8 +89,9 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from gptlab.evaluation.task_comparison import compare_tasks
     from gptlab.reporting.comparison import found_table, sentences
 
-    size, most = config.block_size, config.max_new_tokens
-    asked = Asked(config.data, config.metric, size, config.batch_size, config.resamples, config.seed, most)
+    of_tasks = config.max_new_tokens, config.chat
+    size, drawn = config.block_size, (config.resamples, config.seed)
+    asked = Asked(config.data, config.metric, size, config.batch_size, *drawn, *of_tasks)
     if tasks:
         every = compare_tasks(sides, asked, tasks)
     else:

@@ -22,6 +22,7 @@ class EvaluateConfig:
     # tasks of word prediction: cloze, qa, sentiment, tldr, or JSON lines of one's own
     tasks: list[str] = field(default_factory=list)
     max_new_tokens: int = 64  # the most tokens that are written for an item of a task
+    chat: bool = False  # tasks are asked in the run's chat template
     json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
@@ -32,6 +33,8 @@ class EvaluateConfig:
         require(not (self.text and self.data), "text", self.text, "and data are given", "give one of them")
         other = "data" if self.data else "text" if self.text else None
         require(not (self.tasks and other), "tasks", self.tasks, f"and {other} are given", "give one of them")
+        alone = self.chat and not self.tasks
+        require(not alone, "chat", True, "goes with tasks=[...]", "give both, or leave it out")
         most = self.max_new_tokens
         require(most >= 1, "max_new_tokens", most, "must be at least 1", "try 64")
 
@@ -59,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from gptlab.reporting.surprise import write_surprise_page
 
     if tasks:
-        found = evaluate_tasks(run, tasks, config.block_size, config.batch_size, config.max_new_tokens)
+        found = evaluate_tasks(run, tasks, config.block_size, config.batch_size, config.max_new_tokens, config.chat)
         for table in task_tables(found):
             console.print(table)
         return {"tasks": found}

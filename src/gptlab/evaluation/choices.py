@@ -10,6 +10,7 @@ from gptlab.decoding.loglikelihood import loglikelihoods
 from gptlab.evaluation.eval_task import ChoiceItem
 from gptlab.evaluation.task_scores import Asking, ItemScores
 from gptlab.tokenizers import Tokenizer
+from gptlab.tokenizers.chat_templates import ChatTemplate
 
 Ids = list[int]
 
@@ -21,8 +22,12 @@ def score_choices(gpt: Any, tokenizer: Tokenizer, items: Sequence[ChoiceItem], a
     highest a byte; a tie counts as wrong. `bits_per_byte` is the cost of the answer alone, left out where the tokenizer
     does not spell all answers. Names and definitions are those of lm-eval 0.4.13, whose first choice wins a tie.
     """
-    texts = [after(item.context, choice) for item in items for choice in item.choices]
-    pairs = [encode_pair(tokenizer, *text) for text in texts]
+    texts = [(item.context, choice) for item in items for choice in item.choices]
+    if asking.template is None:
+        texts = [after(*text) for text in texts]
+        pairs = [encode_pair(tokenizer, *text) for text in texts]
+    else:
+        pairs = [encode_answer(asking.template, *text) for text in texts]
     asking.require_fits([len(continuation) for _, continuation in pairs], "choice", asking.block_size)
     logprobs = [logprob for logprob, _ in loglikelihoods(gpt, pairs, asking.block_size, asking.batch_size)]
     asking.require_finite(logprobs)
@@ -63,6 +68,11 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     if whole[: len(before)] == before and len(whole) > len(before):
         return before, whole[len(before) :]
     return before, tokenizer.encode_within(continuation)
+
+
+def encode_answer(template: ChatTemplate, context: str, answer: str) -> tuple[Ids, Ids]:
+    """Return the ids of a chat in which a user says the context, and those of what the assistant answers."""
+    return template.prompt([{"role": "user", "content": context}]), template.tokenizer.encode_within(answer)
 
 
 def _is_best(answer: int, scores: Any) -> bool:

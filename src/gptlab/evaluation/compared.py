@@ -28,6 +28,7 @@ class Asked:
     resamples: int = 10_000
     seed: int = 1337
     max_new_tokens: int = 64  # of what is written for a task
+    chat: bool = False  # tasks are asked in the chat template of each run
 
 
 @dataclass(frozen=True)

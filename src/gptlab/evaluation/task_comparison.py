@@ -31,7 +31,8 @@ def compare_tasks(sides: Sides, asked: Asked, tasks: Sequence[EvalTask]) -> dict
     for task in tasks:
         why = f"{len(task.items)} item is not enough to tell how sure a difference is"
         require(len(task.items) > 1, "tasks", task.name, why, "give more")
-    scored = [score_tasks(run, tasks, asked.block_size, asked.batch_size, asked.max_new_tokens, s) for s, run in runs]
+    how = asked.block_size, asked.batch_size, asked.max_new_tokens, asked.chat
+    scored = [score_tasks(run, tasks, *how, key=side) for side, run in runs]
     found = {}
     for number, task in enumerate(tasks):
         own = [each[number] for each in scored]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gptlab.evaluation.chat import template_of
 from gptlab.evaluation.choices import score_choices
 from gptlab.evaluation.eval_task import ChoiceItem, EvalTask
 from gptlab.evaluation.held_out import require_context
@@ -26,32 +27,34 @@ def score_tasks(
     block_size: int | None = None,
     batch_size: int = 16,
     max_new_tokens: int = 64,
+    chat: bool = False,
     key: str = "run",
 ) -> list[tuple[ItemScores, dict[str, Any]]]:
     """Return the figures of each task's items under the model of a run, and how they were asked.
 
-    `block_size` is the context, None the model's own. Raises UserError, which names `key`, where the run's task does
-    not predict tokens.
+    `block_size` is the context, None the model's own; with `chat` the items are what a user says in the run's chat
+    template. Raises UserError, which names `key`, where the run's task does not predict tokens.
     """
     gpt, tokenizer = load_language_model(run, key)
     size = block_size or gpt.config.block_size
     require_context(gpt.config, size)
     gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu")
+    template = template_of(run, tokenizer, key) if chat else None
     found = []
     for task in tasks:
-        asking = Asking(task.name, run.checkpoint, size, batch_size, max_new_tokens)
+        asking = Asking(task.name, run.checkpoint, size, batch_size, max_new_tokens, template)
         by_choices = isinstance(task.items[0], ChoiceItem)
         score: Any = score_choices if by_choices else score_summaries
-        protocol = {"block_size": size, **({} if by_choices else {"max_new_tokens": max_new_tokens})}
+        protocol = {"block_size": size, "chat": chat, **({} if by_choices else {"max_new_tokens": max_new_tokens})}
         found.append((score(gpt, tokenizer, task.items, asking), protocol))
     return found
 
 
 def evaluate_tasks(
-    run: RunDir, tasks: Sequence[EvalTask], block_size: int | None, batch_size: int, max_new_tokens: int
+    run: RunDir, tasks: Sequence[EvalTask], block_size: int | None, batch_size: int, max_new_tokens: int, chat: bool
 ) -> dict[str, Any]:
     """Return the scores of a run on each task by its name, and write them with those of each item into the run."""
-    results, scored = {}, score_tasks(run, tasks, block_size, batch_size, max_new_tokens)
+    results, scored = {}, score_tasks(run, tasks, block_size, batch_size, max_new_tokens, chat)
     for task, (found, protocol) in zip(tasks, scored, strict=True):
         result = {
             **found.scores(),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gptlab.errors import UserError, require
+from gptlab.tokenizers.chat_templates import ChatTemplate
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -21,6 +22,7 @@ class Asking:
     block_size: int
     batch_size: int
     max_new_tokens: int
+    template: ChatTemplate | None = None  # the items are what a user says in it
 
     def require_fits(self, lengths: Sequence[int], what: str, room: int) -> None:
         """Refuse a text that is longer than what the model reads at once."""
