@@ -32,6 +32,7 @@ class Examples(Protocol):
 
     lengths: Ints  # the number of ids that are read of each, without padding, (N,)
     targets: Ints  # the number of targets of each, (N,)
+    # perhaps longest_row: the number of ids of the longest row, where an example has several rows
 
     def __len__(self) -> int: ...
 
@@ -130,7 +131,7 @@ class ExampleDataModule(KnownData):
         self.loader: WatchedLoader | None = None
         for name, examples in {"training": train, "held-out": val}.items():
             require(len(examples) > 0, "data", name_of(config), f"has no {name} example", "give more")
-            longest, why = int(examples.lengths.max()), "cut it, or raise model.block_size"
+            longest, why = getattr(examples, "longest_row", examples.lengths.max()), "cut it, or raise model.block_size"
             fits = longest <= block_size
             require(fits, "model.block_size", block_size, f"a {name} example has {longest:,} ids", why)
             targets = int(examples.targets.sum())
