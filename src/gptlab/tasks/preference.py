@@ -57,7 +57,7 @@ class Preference(Chats):
         return ("train/loss", "val/loss", *(f"val/{name}" for name in MEANS))
 
     def examples(self, records: Sequence[Record], tokenizer: Tokenizer, block_size: int, training: bool) -> Pairs:
-        """Return pairs, `{"prompt", "chosen", "rejected"}` with a list of messages each, without log-probabilities yet."""
+        """Return pairs, `{"prompt", "chosen", "rejected"}` with messages each, which the reference has yet to read."""
         from gptlab.data.batches.pairs import pairs
 
         require_fields(records, ["prompt", "chosen", "rejected"], "task=preference learns from pairs: data=preferences")

@@ -1,7 +1,7 @@
 """Turn encoded pairs of answers into examples, with their log-probabilities under a reference model."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class Pairs:
     def __getitems__(self, indices: Sequence[int]) -> PairBatch:
         """Return pairs as a batch, padded at their ends to the longest answer; one past the end is empty."""
         batch = self.rows.__getitems__([2 * i + side for i in indices for side in (0, 1)])
-        x, y = batch.x.unflatten(0, (-1, 2)), batch.y.unflatten(0, (-1, 2))
+        x, y = (each.view(len(indices), 2, -1) for each in (batch.x, batch.y))
         usable = torch.tensor([i < len(self) and bool(self.targets[i]) for i in indices])
         reference = torch.stack([self.reference[i] if i < len(self) else torch.zeros(2) for i in indices])
         y = y.masked_fill(~usable[:, None, None], IGNORE)
@@ -77,6 +77,21 @@ def pairs(
     rows = [2 * i + side for i in np.flatnonzero(kept).tolist() for side in (0, 1)]
     cut = int((kept & longer).sum())
     return Pairs(one_a_row(found, block_size, rows), usable[kept].tolist(), cut, len(sizes) - int(kept.sum()))
+
+
+def reference_state(data: Any) -> dict[str, Any]:
+    """Return what the reference makes of a data module's pairs, for a checkpoint."""
+    return {"sha256": data.reference, "train": data.train.reference, "val": data.val.reference}
+
+
+def take_reference(data: Any, state: dict[str, Any]) -> None:
+    """Give a data module's pairs what `reference_state` has returned; raises ValueError where it is of others."""
+    for name, pairs in {"train": data.train, "val": data.val}.items():
+        found, expected = state[name], pairs.reference
+        if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(f"its reference is of shape {tuple(found.shape)}, not {tuple(expected.shape)}")
+        pairs.reference = found.clone()
+    data.reference = str(state["sha256"])
 
 
 def _differ(chosen: tuple[Ints, Ints], rejected: tuple[Ints, Ints]) -> bool:

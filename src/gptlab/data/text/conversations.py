@@ -25,7 +25,9 @@ def conversation(record: Any, mistake: Mistake) -> dict[str, Any]:
     if "messages" in record:
         messages = messages_of(record["messages"], "messages", mistake)
     elif "prompt" in record or "completion" in record:
-        prompt, completion = (text_of(record, key, "prompt and completion", mistake) for key in ("prompt", "completion"))
+        prompt, completion = (
+            text_of(record, key, "prompt and completion", mistake) for key in ("prompt", "completion")
+        )
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
     elif "instruction" in record or "output" in record:
         asked, answer = (text_of(record, key, "instruction and output", mistake) for key in ("instruction", "output"))

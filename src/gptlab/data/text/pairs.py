@@ -19,6 +19,8 @@ def pair(record: Any, mistake: Mistake) -> dict[str, Any]:
     if not isinstance(record, Mapping):
         raise mistake("is no object", f"give {FORM}")
     answers = [_messages(record, side, "assistant", mistake) for side in SIDES]
+    if answers[0] == answers[1]:
+        raise mistake("has the same answer in chosen and rejected", "give two that differ, or drop it")
     if all(each[0]["role"] != "assistant" for each in answers):
         prompt, answers = _divided(answers)
     else:
@@ -29,8 +31,6 @@ def pair(record: Any, mistake: Mistake) -> dict[str, Any]:
         said = answer and answer[-1]["role"] == "assistant" and answer[-1]["content"].strip()
         if not said:
             raise mistake(f"has no answer of the assistant in {side}: no token counts", "give one, or drop it")
-    if answers[0] == answers[1]:
-        raise mistake("has the same answer in chosen and rejected", "give two that differ, or drop it")
     return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
 
 
