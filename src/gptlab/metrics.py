@@ -113,14 +113,13 @@ def _of_samples() -> list[Metric]:
 
 def _of_pairs() -> list[Metric]:
     """Return the metrics of a model that is tuned on preferences, which gptlab.tasks.preference computes."""
-    everywhere, figures = frozenset({"panel", "evaluate", "report"}), ("preferences", "rewards and divergence")
+    everywhere, figures = frozenset({"panel", "evaluate", "report"}), ("preferences", "rewards")
     accuracy = ("share of examples", ".1%", ".2%", HIGHER, ("train and val", "accuracy"))
     return [
         Metric("val/accuracy", "accuracy", *accuracy, summary=True, shown=everywhere | {"line"}),
         Metric("val/reward_margin", "margin", "", ".3f", ".4f", HIGHER, figures, True, everywhere),
         Metric("val/chosen_reward", "chosen", "", ".3f", ".4f", None, figures, True, frozenset({"evaluate"})),
         Metric("val/rejected_reward", "rejected", "", ".3f", ".4f", None, figures, True, frozenset({"evaluate"})),
-        Metric("val/kl", "KL", "nats per answer", ".3f", ".4f", None, figures, True, everywhere),
     ]
 
 

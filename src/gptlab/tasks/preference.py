@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gptlab.tokenizers import Tokenizer
 
 MEANS = {"accuracy": "right", "reward_margin": "margin", "chosen_reward": "chosen", "rejected_reward": "rejected"}
-MEANS |= {"kl": "kl"}  # metrics, and the figures whose means over the pairs they are
+# metrics, and the figures whose means over the pairs they are
 
 
 @option("task", "preference")
@@ -86,14 +86,10 @@ class Preference(Chats):
         margin = rewards[:, 0] - rewards[:, 1]
         loss = (margin / self.beta - 1 / (2 * self.beta)) ** 2 if self.loss == "ipo" else -F.logsigmoid(margin)
         loss = torch.where(lengths.all(1), loss, 0.0)
-        return {"loss": loss, "log_probs": log_probs, "rewards": rewards, "gained": gained}
+        return {"loss": loss, "log_probs": log_probs, "rewards": rewards}
 
     def measure(self, figures: Figures, batch: Any) -> Sums:
-        """Sum over the pairs: their losses, how many are told right, rewards, and estimates of the divergence.
-
-        A margin of zero is not right. The mean of what both answers have lost estimates KL(reference || model) where
-        the reference has drawn the answers.
-        """
+        """Sum over the pairs: their losses, how many are told right, and rewards; a margin of zero is not right."""
         from gptlab.data.batches.batch import IGNORE
 
         chosen, rejected = figures["rewards"].unbind(1)
@@ -104,7 +100,6 @@ class Preference(Chats):
             "margin": (chosen - rejected).sum(),
             "chosen": chosen.sum(),
             "rejected": rejected.sum(),
-            "kl": -figures["gained"].mean(1).sum(),
         }
 
     def scores(self, sums: Mapping[str, Any], n_bytes: float | None) -> dict[str, float]:

@@ -92,7 +92,7 @@ def build(begun: Start, console: Console) -> Parts:
         end_of_step.stability,
         end_of_step.bar,
         end_of_step.stop,
-        *([Reference(_sha256(begun), end_of_step.bar)] if needs_reference(config.task) else []),
+        *([_reference(begun, end_of_step.bar)] if needs_reference(config.task) else []),
         *([BatchSizeFinder(end_of_step.bar)] if config.data.micro_batch_size == "auto" else []),
         *([] if plan else [StepTimer(_timed(config, sizes), begun.step, ranks, end_of_step.bar)]),
         end_of_step,
@@ -134,9 +134,10 @@ def _model(begun: Start, console: Console) -> tuple[Any, Adapted | None]:
     return model, Adapted(adapter, base, adapt_with(model, adapter, new)) if adapter and base else None
 
 
-def _sha256(begun: Start) -> str | None:
-    """Return the SHA-256 of the weights that a run begins with; None where they are not read."""
-    return weights_sha256(begun.initial.gpt.state_dict()) if begun.initial else None
+def _reference(begun: Start, bar: ProgressBar) -> Reference:
+    """Return the callback that asks the model which a run begins with, unless a checkpoint has its answers."""
+    sha256 = weights_sha256(begun.initial.gpt.state_dict()) if begun.initial else None
+    return Reference(begun.data, begun.config.seed, sha256, bar)
 
 
 def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console) -> EndOfStep:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from filelock import BaseFileLock
 from rich.console import Console
 
+from gptlab.data.batches.answers import Answers
 from gptlab.data.batches.build import Data, build_data
 from gptlab.data.batches.examples import ExampleDataModule
 from gptlab.data.text.sources import Bundled, DataConfig
@@ -18,6 +19,9 @@ from gptlab.model.config import ModelConfig
 from gptlab.registry import name_of
 from gptlab.runs.config_file import LAYOUT, record, with_defaults
 from gptlab.runs.run_dir import RunDir, default_run_dir
+from gptlab.tasks.base import Reading
+from gptlab.tasks.divergence import Divergence
+from gptlab.tasks.inputs import Part
 from gptlab.tasks.reference import needs_reference
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
@@ -99,6 +103,8 @@ def start(config: TrainConfig, console: Console) -> Start:
     block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
+    if needs_reference(config.task):
+        data.module.val_parts["reference"] = Part(Answers(), Divergence(), Reading(), None)  # type: ignore[attr-defined]
     if config.init_from and isinstance(data.module, ExampleDataModule) and data.module.config.old_loss:
         score_old(data, source_of(config.init_from), block_size, console)
     model = first.config if first else with_vocabulary(config.model, data.tokenizer.n_vocab)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gptlab.data.batches.answers import AnswerBatch
 from gptlab.data.batches.batch import IGNORE
 from gptlab.data.batches.chat import Rows, conversations, one_a_row
 from gptlab.data.batches.order import Ints
@@ -81,7 +82,8 @@ def pairs(
 
 def reference_state(data: Any) -> dict[str, Any]:
     """Return what the reference makes of a data module's pairs, for a checkpoint."""
-    return {"sha256": data.reference, "train": data.train.reference, "val": data.val.reference}
+    answers = data.val_parts["reference"].examples.drawn._asdict()
+    return {"sha256": data.reference, "train": data.train.reference, "val": data.val.reference, "answers": answers}
 
 
 def take_reference(data: Any, state: dict[str, Any]) -> None:
@@ -91,6 +93,7 @@ def take_reference(data: Any, state: dict[str, Any]) -> None:
         if (found.shape, found.dtype) != (expected.shape, expected.dtype):
             raise ValueError(f"its reference is of shape {tuple(found.shape)}, not {tuple(expected.shape)}")
         pairs.reference = found.clone()
+    data.val_parts["reference"].examples.drawn = AnswerBatch(**{k: v.clone() for k, v in state["answers"].items()})
     data.reference = str(state["sha256"])
 
 
