@@ -87,8 +87,8 @@ def start(config: TrainConfig, console: Console) -> Start:
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
     needed = config.adapter is not None or not (before and before.has_checkpoint())  # a checkpoint has the whole model
-    kept = config.adapter is not None or needs_reference(config.task)  # by other commands, too
-    if kept and config.init_from:
+    read_again = config.adapter is not None or needs_reference(config.task)  # by other commands, too
+    if needed and read_again and config.init_from:
         config = dataclasses.replace(config, init_from=located(source_of(config.init_from)))
     if isinstance(config.data, DataConfig) and config.data.replay:
         require(
