@@ -1,6 +1,6 @@
 """Preferences that are known: how often a tuned model's answers win against its base's, by the rule of the raters.
 
-    python benchmarks/preference.py [--loss dpo] [--beta 0.1] [--lr 1e-4] [--epochs 3] [--adapter lora] [--out results.json]
+    python benchmarks/preference.py [--loss ipo] [--beta 0.1] [--lr 1e-4] [--epochs 3] [--adapter lora] [--out FILE]
 
 A small model learns to answer questions about Python's library, and draws two answers to each of some of them. Raters
 prefer one by a rule, and err in a tenth of the cases. The model is tuned on these pairs, and tuned model and base each
@@ -69,8 +69,14 @@ def main() -> None:
             found[rule] = {**won([score(a) for a in ours], [score(b) for b in theirs]), **figures(summary)}
     heads = ("raters prefer what is", "win rate", "95% interval", "accuracy", "KL", "old loss")
     cells = [
-        [rule, f"{r['win_rate']:.1%}", f"{r['low']:.1%} to {r['high']:.1%}", f"{r['val_accuracy']:.1%}"]
-        + [f"{r['val_reference_kl']:.2f}", f"{r['first_old_loss']:.3f} to {r['val_old_loss']:.3f}"]
+        [
+            rule,
+            f"{r['win_rate']:.1%}",
+            f"{r['low']:.1%} to {r['high']:.1%}",
+            f"{r['val_accuracy']:.1%}",
+            f"{r['val_reference_kl']:.2f}",
+            f"{r['first_old_loss']:.3f} to {r['val_old_loss']:.3f}",
+        ]
         for rule, r in found.items()
     ]
     table(heads, cells)

@@ -292,7 +292,7 @@ def test_mistakes(ask: Ask, made: Path, tmp_path: Path) -> None:
     ):
         write(tmp_path / "talk.jsonl", [{"prompt": "a", "completion": "b"}] * 9)
         train(ask("data=instructions", f"data.files=[{tmp_path}/talk.jsonl]", f"run_dir={tmp_path}/run"))
-    sft = [*tiny_model(), "task=sft", "data=preferences", "data.files=[pairs.jsonl]", "tokenizer=byte"]
+    sft = [*tiny_model(), "init_from=base", "task=sft", "data=preferences", "data.files=[pairs.jsonl]"]
     with pytest.raises(UserError, match=r"^data=example 1: has no messages; task=sft learns from conversations"):
         train(compose("train", [*sft, f"run_dir={tmp_path}/run"]))
     assert not (tmp_path / "run").exists() and RunDir(made / "dpo").status() == "finished"

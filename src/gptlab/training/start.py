@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gptlab.data.batches.answers import Answers
 from gptlab.data.batches.build import Data, build_data
-from gptlab.data.batches.examples import ExampleDataModule
+from gptlab.data.config import ExampleData
 from gptlab.data.text.sources import Bundled, DataConfig
 from gptlab.data.tokens.openings import openings
 from gptlab.data.tokens.progress import watching
@@ -90,6 +90,8 @@ def start(config: TrainConfig, console: Console) -> Start:
     read_again = config.adapter is not None or needs_reference(config.task)  # by other commands, too
     if needed and read_again and config.init_from:
         config = dataclasses.replace(config, init_from=located(source_of(config.init_from)))
+    if isinstance(config.data, ExampleData) and config.data.old_loss:
+        require(bool(config.init_from), "data.old_loss", "true", "has no run whose text is old", "give init_from")
     if isinstance(config.data, DataConfig) and config.data.replay:
         require(
             bool(config.init_from), "data.replay", config.data.replay, "has no run to take text of", "give init_from"
@@ -105,8 +107,8 @@ def start(config: TrainConfig, console: Console) -> Start:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
     if needs_reference(config.task):
         data.module.val_parts["reference"] = Part(Answers(), Divergence(), Reading(), None)  # type: ignore[attr-defined]
-    if config.init_from and isinstance(data.module, ExampleDataModule) and data.module.config.old_loss:
-        score_old(data, source_of(config.init_from), block_size, console)
+    if isinstance(config.data, ExampleData) and config.data.old_loss:
+        score_old(data, source_of(str(config.init_from)), block_size, console)
     model = first.config if first else with_vocabulary(config.model, data.tokenizer.n_vocab)
     preset = first.preset if first else config.preset
     prompts = sample_prompts(config, data)

@@ -23,6 +23,7 @@ class Preferences(ExampleData):
 
     files: list[str] = field(default_factory=list)  # paths and globs; none: questions about Python's library
     val_files: list[str] = field(default_factory=list)  # held-out files; none: a part of `files`
+    old_loss: bool = True  # validations also score what the run of init_from holds out: val/old/loss
 
     def __post_init__(self) -> None:
         super().__post_init__()
