@@ -1,6 +1,6 @@
 """Estimate how far a model has moved from a reference, by answers that the reference has drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,9 @@ class Divergence(CausalLM):
 
     def losses(self, gpt: Any, x: Tensor, y: Tensor, nats: Tensor, reading: Reading) -> Figures:  # type: ignore[override]
         """Compute the divergence at each token of answers (B, T) whose costs under the reference are `nats`, (B, T)."""
-        log_ratio = nats - target_losses(gpt, x, y, reading.chunked)
-        return {"loss": log_ratio.expm1() - log_ratio}
+        now = target_losses(gpt, x, y, reading.chunked)
+        log_ratio = nats - now
+        return {"loss": log_ratio.expm1() - log_ratio, "nats": now}
 
     def measure(self, figures: Figures, batch: Any) -> Sums:
         """Sum nats, and count answers."""
@@ -48,10 +49,17 @@ class Divergence(CausalLM):
         return {}
 
 
-def draw_answers(gpt: Any, prompts: Sequence[Sequence[Message]], template: ChatTemplate, seed: int) -> AnswerBatch:
+def draw_answers(
+    gpt: Any,
+    figures: Callable[..., Figures],
+    prompts: Sequence[Sequence[Message]],
+    template: ChatTemplate,
+    seed: int,
+) -> AnswerBatch:
     """Draw an answer to each of the first prompts from a model's own distribution, with what each token costs it.
 
-    Prompts that leave no room for an answer in the context are passed over.
+    `figures` are those of `Divergence` by the model. Prompts that leave no room for an answer in the context are passed
+    over.
     """
     size, ends = gpt.config.block_size, template.ends
     asked = [ids for ids in map(template.prompt, prompts) if len(ids) <= size][:ANSWERS]
@@ -67,7 +75,8 @@ def draw_answers(gpt: Any, prompts: Sequence[Sequence[Message]], template: ChatT
     found = conversations(encoded, size, "cut", keep_all=True)
     batch = one_a_row(found, size).__getitems__(range(len(found)))
     device = next(gpt.parameters()).device
+    nats = torch.zeros(batch.x.shape)
     with torch.no_grad():
-        parts = zip(batch.x.split(AT_ONCE), batch.y.split(AT_ONCE), strict=True)  # type: ignore[no-untyped-call]
-        nats = [target_losses(gpt, x.to(device), y.to(device), chunked=False).cpu() for x, y in parts]
-    return AnswerBatch(batch.x, batch.y, torch.cat(nats))
+        for some in torch.arange(len(nats)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+            nats[some] = figures(*(each[some].to(device) for each in (batch.x, batch.y, nats)))["nats"].float().cpu()
+    return AnswerBatch(batch.x, batch.y, nats)

@@ -78,7 +78,7 @@ class GPTModule(L.LightningModule):
         self.log_every_n_steps, self.on_nan, self.bytes_per_target = log_every_n_steps, on_nan, bytes_per_target
         self.average = average or WeightAverage(None)
         self.sharded, self.shard_dtype, self.adapted = sharded, shard_dtype, adapted
-        self._part_losses = dict(enumerate(part_losses, 1))  # by the number of the held-out set; others have the loss
+        self.part_losses = dict(enumerate(part_losses, 1))  # by the number of the held-out set; others have the loss
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
         self._earlier_losses = torch.empty(0)  # of steps since the last log before a checkpoint, over all ranks, (N,)
@@ -140,7 +140,7 @@ class GPTModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        loss = self._part_losses.get(dataloader_idx, self.loss)
+        loss = self.part_losses.get(dataloader_idx, self.loss)
         sums = loss.task.measure(loss.figures(*tensors(batch)), batch)
         self._sums.setdefault(dataloader_idx, []).append(sums)
 
@@ -204,7 +204,7 @@ class GPTModule(L.LightningModule):
         found = {f"val/{name}": value for name, value in self._scores(0, self.val_bytes).items()}
         curves = self.curves
         for number, (part, n_bytes) in enumerate(sizes.items(), 1):
-            scores = self._scores(number, n_bytes if self.val_bytes is not None or self._part_losses else None)
+            scores = self._scores(number, n_bytes if self.val_bytes is not None or self.part_losses else None)
             found |= {f"val/{part}/{name}": value for name, value in scores.items()}
         self.curves = curves
         publish(self.trainer, found, self.global_step)
@@ -221,7 +221,7 @@ class GPTModule(L.LightningModule):
         for name in sorted(batches[0]):
             own = torch.stack([batch[name] for batch in batches]).cpu().double().sum(0).to(self.device, exact)
             sums[name] = reduced(self.trainer, own, "sum").cpu().double()
-        task = self._part_losses.get(number, self.loss).task
+        task = self.part_losses.get(number, self.loss).task
         self.curves = {f"val/{name}": curve for name, curve in task.curves(sums).items()}
         return task.scores(sums, n_bytes)
 

@@ -37,14 +37,16 @@ class Reference(Callback):
         with self.bar.doing("reading the pairs with the reference"), autocast(trainer):
             for examples in (data.train, data.val):
                 examples.reference = self._log_probs(trainer, pl_module, data, examples)
-            data.val_parts["reference"].examples.drawn = from_rank_0(trainer, self._answers(pl_module.gpt))
+            data.val_parts["reference"].examples.drawn = from_rank_0(trainer, self._answers(pl_module))
         pl_module.gpt.train()
         data.reference = self.sha256
 
-    def _answers(self, gpt: Any) -> AnswerBatch:
+    def _answers(self, module: GPTModule) -> AnswerBatch:
         assert isinstance(self.data.source, ExampleSet)
         prompts = [record["prompt"] for record in self.data.source.val]
-        return draw_answers(gpt, prompts, self.data.task.chat_template(self.data.tokenizer), self.seed)
+        figures = module.part_losses[1].figures  # of `reference`, the first part
+        template = self.data.task.chat_template(self.data.tokenizer)
+        return draw_answers(module.gpt, figures, prompts, template, self.seed)
 
     def _log_probs(self, trainer: L.Trainer, module: GPTModule, data: Any, examples: Any) -> torch.Tensor:
         batches = data.batches_of(examples, trainer.global_rank, trainer.world_size)
