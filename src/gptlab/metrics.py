@@ -111,6 +111,18 @@ def _of_samples() -> list[Metric]:
     return [Metric(f"samples/{name}", head, "", form, form, shown=shown) for name, (head, form) in rows.items()]
 
 
+def _of_pairs() -> list[Metric]:
+    """Return the metrics of a model that is tuned on preferences, which gptlab.tasks.preference computes."""
+    everywhere, figures = frozenset({"panel", "evaluate", "report"}), ("preferences", "rewards")
+    accuracy = ("share of examples", ".1%", ".2%", HIGHER, ("train and val", "accuracy"))
+    return [
+        Metric("val/accuracy", "accuracy", *accuracy, summary=True, shown=everywhere | {"line"}),
+        Metric("val/reward_margin", "margin", "", ".3f", ".4f", HIGHER, figures, True, everywhere),
+        Metric("val/chosen_reward", "chosen", "", ".3f", ".4f", None, figures, True, frozenset({"evaluate"})),
+        Metric("val/rejected_reward", "rejected", "", ".3f", ".4f", None, figures, True, frozenset({"evaluate"})),
+    ]
+
+
 def _of_tasks() -> list[Metric]:
     """Return the metrics of tasks of word prediction, by lm-eval's names; gptlab.evaluation.choices computes them."""
     heads = {"acc": "accuracy", "acc_norm": "accuracy per character"}
@@ -131,6 +143,7 @@ _TABLE = {
     for metric in [
         *_scores(),
         *_of_samples(),
+        *_of_pairs(),
         *_of_tasks(),
         Metric("optim/lr", "learning rate", "", ".3g", ".3g", chart=("optimizer", "learning rate")),
         Metric("optim/grad_norm", "grad norm", "", ".3f", ".4f", chart=("optimizer", "gradient norm")),

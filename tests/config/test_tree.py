@@ -38,7 +38,15 @@ def test_the_groups_hold_what_they_promise() -> None:
         assert set(options(group)) >= names
     assert set(options("callbacks")) == {"none", "monitor"}
     assert set(options("debug")) == {"fast", "overfit", "profile", "nan"}
-    assert set(options("experiment")) == {"shakespeare_char", "modern_char", "verdict", "book_ch5", "continue", "sft"}
+    assert set(options("experiment")) == {
+        "shakespeare_char",
+        "modern_char",
+        "verdict",
+        "book_ch5",
+        "continue",
+        "sft",
+        "dpo",
+    }
     assert set(options("adapter")) == {"lora", "dora", "last_n", "bitfit", "head"}
 
 
@@ -76,6 +84,8 @@ NEEDED = {
     "nanogpt": ["tokenizer.file=tokenizer.json"],
     "saved": ["tokenizer.folder=."],
     "instructions": ["task=sft"],
+    "preferences": ["task=preference", "init_from=run"],
+    "dpo": ["init_from=run"],
     **{key: ["init_from=run"] for key in ("lora", "dora", "last_n", "bitfit", "head")},
 }
 
@@ -95,7 +105,10 @@ def test_every_option_composes_into_something_of_its_own(group: str) -> None:
 @pytest.mark.parametrize(("group", "name"), [(g, o) for g, o in OPTIONS if g in ("data", "decoder")])
 def test_verbs_share_the_groups(group: str, name: str) -> None:
     verb = {"data": "evaluate", "decoder": "sample"}[group]
-    needed = {v: [each for each in NEEDED.get(name, []) if v == "train" or each != "task=sft"] for v in (verb, "train")}
+    needed = {
+        v: [each for each in NEEDED.get(name, []) if v == "train" or not each.startswith(("task=", "init_from="))]
+        for v in (verb, "train")
+    }
     mine, theirs = (getattr(compose(v, [f"{group}={name}", *more]), group) for v, more in needed.items())
     assert mine == theirs
 

@@ -110,6 +110,14 @@ def test_every_row_ends_by_itself() -> None:
     assert rows_of(steps, 4) == [free[0], free[1][:3], free[2], free[3]]
 
 
+def test_a_short_prompt_goes_on_where_a_long_one_has_ended() -> None:
+    """The columns of the long one stay in the cache, which is full before the short text has filled the context."""
+    model, prompts, limits = gpt(), [[2, 7, 1, 8, 2], [1]], Limits(T - 1, T)
+    keys = [(7, i, 0) for i in range(2)]
+    steps = generate(model, prompts, Greedy(), limits, keys, ended=lambda row, token: row == 0)
+    assert rows_of(list(steps), 2)[1] == continue_ids(model, [1], Greedy(), limits, keys[1])
+
+
 def test_ids_that_the_tokenizer_does_not_have_are_never_drawn() -> None:
     model = gpt()
     assert (

@@ -365,6 +365,15 @@ MISTAKES: list[tuple[str, str]] = [
     ("train +callbacks.others.x._target_=os.system", "callbacks.others.x._target_=os.system: is not allowed"),
     ("train +callbacks.others.x._target_=lightning.pytorch.callbacks.EarlyStopping", "callbacks.others.x="),
     ("train +callbacks.others.x.option=nosuch", "callbacks.others.x=nosuch: no such option"),
+    # preferences
+    ("train task=preference data=preferences data.files=[pairs.jsonl]", "task=preference: compares with the model that a run begins with"),
+    ("train task=preference data=preferences init_from=run data.files=[pairs.jsonl]", "data.files=pairs.jsonl: line 2 has the same answer in chosen and rejected"),
+    ("train task=preference data=preferences init_from=run data.files=[none]", "data.files=none: no such file"),
+    ("train task=preference data=preferences init_from=run data.files=[pairs.jsonl] task.loss=kto", "task.loss=kto: no such option; choose one of dpo, ipo"),
+    ("train task=preference data=preferences init_from=run data.files=[pairs.jsonl] task.beta=0", "task.beta=0.0: is not above 0"),
+    ("train task=preference init_from=run data=text data.files=[texts/*.txt]", "data=text: gives text, and task=preference"),
+    ("train task=sft data=instructions data.files=[talk.jsonl] data.old_loss=true", "data.old_loss=true: has no run whose text is old"),
+    ("evaluate run=run data=preferences", "data=preferences: gives examples, and the run's task learns from text"),
     # sweeps
     ("train -m resume=run seed=1,2", "resume="),
     ("train -m run_dir=new seed=1,2", "run_dir=new"),

@@ -10,7 +10,7 @@ from gptlab.metrics import Metric, counted, metric, shown_in
 def score_table(result: dict[str, Any]) -> Table:
     """Return what `gptlab.evaluation.perplexity.evaluate` found as a table of one row, with how the text was read."""
     scores = [row for row in shown_in("evaluate") if row.quantity in result]
-    sizes = [key for key in ("examples", "targets", "tokens", "bytes") if result.get(key) is not None]
+    sizes = [key for key in ("examples", "pairs", "targets", "tokens", "bytes") if result.get(key) is not None]
     read = ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
     table = Table(*(row.head for row in scores), *sizes, caption=read)
     table.add_row(*(row.text(result[row.quantity], precise=True) for row in scores), *(f"{result[k]:,}" for k in sizes))
