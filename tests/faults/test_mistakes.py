@@ -38,7 +38,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("evaluate --config-dir conf --config-name bare", "--config-name=?: is built on no config of a verb"),
     ("train --experimental-rerun x.pickle", "--experimental-rerun=?: no such flag"),
     ("train optimizer=null", "optimizer=null: is needed; choose one of "),
-    ("train -m ema=null,ema", "ema=null,ema: a sweep cannot leave a part out; sweep over the others, and run ema=null beside it"),
+    ("train -m adapter=null,lora", "adapter=null,lora: a sweep cannot leave a part out; sweep over the others, and run adapter=null beside it"),
     ("train -m optimizer=null,sgd", "optimizer=null,sgd: is needed; choose one of "),
     ("train nonsense", "nonsense: is not key=value"),
     ("train 5", "5: is not key=value"),
