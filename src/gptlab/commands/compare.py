@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.data.config import BatchConfig
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.files import require_file, write_atomically
 from gptlab.metrics import metrics, shown_in
 from gptlab.registry import command
 
 if TYPE_CHECKING:
     from gptlab.evaluation.compared import Comparison
-    from gptlab.runs.run_dir import RunDir
 
 SIDES = ("a", "b")
 
@@ -65,11 +64,12 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
     from gptlab.evaluation.statistics import require_scipy
     from gptlab.runs.reader import expand
+    from gptlab.runs.run_dir import RunDir
 
     require_scipy()
     if config.out:
         require_file("out", Path(config.out).expanduser())
-    sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
+    sides = {side: [RunDir.find_as(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
 
     from gptlab.evaluation.compared import Asked
     from gptlab.evaluation.comparison import compare_runs
@@ -86,15 +86,6 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     for line in [*sentences(found.result), f"all of it is in {path}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return {**found.result, "out": str(path)}
-
-
-def _find(side: str, name: str) -> RunDir:
-    from gptlab.runs.run_dir import RunDir
-
-    try:
-        return RunDir.find(name)
-    except UserError as error:
-        raise UserError(side, error.value, error.why, error.todo) from error
 
 
 def _place(found: Comparison) -> Path:

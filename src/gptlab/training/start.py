@@ -15,12 +15,12 @@ from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig
 from gptlab.runs.config_file import LAYOUT, record, with_defaults
-from gptlab.runs.run_dir import RunDir, default_run_dir
+from gptlab.runs.run_dir import RunDir, default_run_dir, located
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import BUNDLED_PROMPTS, TrainConfig
-from gptlab.training.init_from import Initial, initial, located, source_of
+from gptlab.training.init_from import Initial, initial, source_of
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.replay import with_replay
 from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished

@@ -1,0 +1,22 @@
+"""Refuse several runs that cannot be taken together."""
+
+from collections.abc import Sequence
+
+from gptlab.errors import require
+from gptlab.runs.run_dir import RunDir, located
+from gptlab.tokenizers import fingerprint
+
+
+def require_distinct(key: str, runs: Sequence[RunDir]) -> None:
+    """Refuse a run, or a checkpoint of one, that is named twice."""
+    places = [located(run) for run in runs]
+    for place in places:
+        require(places.count(place) == 1, key, place, "is named twice", "name each once")
+
+
+def require_one_tokenizer(key: str, runs: Sequence[RunDir]) -> None:
+    """Refuse runs with different tokenizers."""
+    first = fingerprint(runs[0].path / "tokenizer")
+    for run in runs:
+        same = fingerprint(run.path / "tokenizer") == first
+        require(same, key, run.path, f"has another tokenizer than {runs[0].path}", "name runs with one tokenizer")
