@@ -1,6 +1,5 @@
 """Distillation: its loss by hand in float64, its teachers, and runs that go on as if never stopped."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -21,10 +20,15 @@ from gptlab.errors import UserError
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.tasks.base import Reading
-from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.distill import Distill
+from gptlab.tasks.teachers import find_teachers
+from gptlab.tokenizers.byte import Byte
+from gptlab.tokenizers.char import Char
 from gptlab.training.config import TrainConfig
+from gptlab.training.loss import Loss
 from gptlab.training.run import train
+from tests.conftest import tiny_overrides, write_texts
+from tests.tasks import toys as toys  # registers a task that predicts no tokens
 from tests.training.test_resume import require_equal_after_a_kill, resumed, rows
 
 Tiny = Callable[..., TrainConfig]
@@ -90,12 +94,34 @@ def test_the_loss_and_its_gradient_by_hand(
     assert all(p.grad is None for teacher in teachers for p in teacher.parameters())
 
 
+def test_the_teachers_compute_in_the_precision_of_the_run() -> None:
+    x, y = torch.randint(V, (2, T)), torch.randint(V, (2, T))
+    student, rounded = model(0), model(0).bfloat16()
+    loss = Loss(taught(0.9, 2.0, [model(1)]), student, Reading(), torch.bfloat16)
+    expected = taught(0.9, 2.0, [model(1).bfloat16()]).losses(rounded, x, y, Reading())
+    figures = loss.figures(x, y)
+    assert all(torch.equal(figures[name], value) for name, value in expected.items())
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train two runs that have learned a little, of unequal sizes."""
+    folder = tmp_path_factory.mktemp("teachers")
+    base = [*tiny_overrides(write_texts(folder / "texts")), "optimizer.lr=0.01"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTLAB_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        for name, width in (("one", 16), ("two", 24)):
+            more = [f"model.n_embd={width}", f"seed={width}", f"run_dir={folder}/{name}"]
+            train(compose("train", [*base, *more]))
+    return folder
+
+
 @pytest.fixture
-def teachers(tiny: Tiny, tmp_path: Path) -> list[str]:
-    """Return two runs that have learned a little, of unequal sizes."""
-    for name, width in (("one", 16), ("two", 24)):
-        train(tiny("optimizer.lr=0.01", f"model.n_embd={width}", f"seed={width}", f"run_dir={tmp_path}/{name}"))
-    return [str(tmp_path / "one"), str(tmp_path / "two")]
+def teachers(trained: Path, tmp_path: Path) -> list[str]:
+    """Return two runs that may teach others."""
+    return [str(shutil.copytree(trained / name, tmp_path / name)) for name in ("one", "two")]
 
 
 def distilled(tiny: Tiny, teachers: list[str]) -> Tiny:
@@ -161,21 +187,36 @@ def test_a_teacher_that_has_changed_or_is_gone_is_refused(tiny: Tiny, teachers: 
 
 
 def test_mistakes(tiny: Tiny, teachers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, _ = teachers
-    for more, line in {
-        ("tokenizer=char",): rf"task.teacher={one}: has another tokenizer than this run; give tokenizer=saved tokenizer",
-        ("model.block_size=33",): rf"model.block_size=33: is more than the 32 tokens that the teacher {one} reads; give",
-        ("model.vocab_size=320",): rf"model.vocab_size=320: but the teacher {one} has 257; give model.vocab_size=257",
-        (f"task.teacher=[{one},{one}]",): rf"task.teacher={one}: is named twice; name each run once",
-        ("task.sha256=[a]",): r"task.teacher=\[.+\]: are 2 runs, and task.sha256 names the weights of 1",
-        ("task.sha256=[a,b]",): rf"task.teacher={one}: its weights have SHA-256 \w+, and those that taught",
-    }.items():
+    one, two = teachers
+    ids = Byte().build([])
+    shutil.copytree(one, tmp_path / "sorts")
+    config = (tmp_path / "sorts/config.yaml").read_text()
+    (tmp_path / "sorts/config.yaml").write_text(config.replace("task: causal_lm", "task: ends"))
+    known: list[str] = []
+    for names, sha256, tokenizer, block_size, line in [
+        (
+            [one],
+            known,
+            Char().build(["abc"]),
+            32,
+            rf"task.teacher={one}: has another tokenizer than this run; give token",
+        ),
+        ([one, two], known, ids, 33, rf"model.block_size=33: is more than the 32 tokens that the teacher {one} reads"),
+        ([one, one], known, ids, 32, rf"task.teacher={one}: is named twice; name each run once"),
+        (["sorts"], known, ids, 32, r"task.teacher=sorts: does not predict the next token; name another run"),
+        ([one, two], ["a"], ids, 32, r"task.teacher=\[.+\]: are 2 runs, and task.sha256 names the weights of 1"),
+        ([one], ["a"], ids, 32, rf"task.teacher={one}: its weights have SHA-256 \w+, and those that taught"),
+    ]:
         with pytest.raises(UserError, match=f"^{line}"):
-            train(distilled(tiny, teachers)(*more))
-        assert not (tmp_path / "run").exists()
+            find_teachers(names, sha256, tokenizer, block_size)
+    with pytest.raises(
+        UserError, match=rf"^model.vocab_size=320: but the teacher {one} has 257; give model.vocab_size"
+    ):
+        train(distilled(tiny, teachers)("model.vocab_size=320"))
+    assert not (tmp_path / "run").exists()
     capsys.readouterr()
     assert main(["train", "teacher=[one]"]) == 2
     assert "gptlab train task=distill 'task.teacher=[one]'" in capsys.readouterr().err
-    task = Distill(teacher=["one"])
+    x = torch.zeros(1, 2, dtype=torch.long)
     with pytest.raises(UserError, match=r"^task.teacher=\['one'\]: are not there"):
-        task.losses(model(0).train(), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.long), Reading())
+        Distill(teacher=["one"]).losses(model(0).train(), x, x, Reading())

@@ -48,7 +48,7 @@ def average(config: AverageConfig) -> dict[str, Any]:
 
     from gptlab.evaluation.model import load_with_task
     from gptlab.runs.alike import require_distinct, require_one_tokenizer
-    from gptlab.runs.weight_mean import holds_out_the_same, write_mean
+    from gptlab.runs.weight_mean import write_mean
 
     require_distinct("runs", runs)
     require_one_tokenizer("runs", runs)
@@ -56,8 +56,8 @@ def average(config: AverageConfig) -> dict[str, Any]:
     shares = [weight / sum(weights) for weight in weights]
     summary = write_mean(runs, lambda run: load_with_task(run)[1], shares, out)
     print(f"averaged {len(runs)} models of {summary['parameters']:,} parameters into {out}")
-    if not holds_out_the_same(runs):
-        print("it has no held-out data of its own: those of the runs differ")
+    if not RunDir(out).has_held_out():
+        print("it keeps no held-out data: the runs do not hold out the same")
     return {**summary, "run_dir": str(out)}
 
 

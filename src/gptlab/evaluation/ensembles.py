@@ -11,7 +11,7 @@ from gptlab.evaluation.held_out import HeldOutData, held_out_data
 from gptlab.evaluation.model import load_with_task, require_next_tokens
 from gptlab.evaluation.perplexity import Nats, described, scored, target_nats
 from gptlab.registry import name_of
-from gptlab.runs.alike import require_distinct, require_one_tokenizer
+from gptlab.runs.alike import holds_out_the_same, require_distinct, require_one_tokenizer
 from gptlab.runs.run_dir import RunDir, located
 from gptlab.tasks.base import Task
 
@@ -25,13 +25,15 @@ def evaluate_together(
     `members`. One model is in memory at a time. Raises UserError where the runs read the text in different ways.
     """
     _require_alike(runs)
+    if data is None:
+        _require_same_text(runs)
     first: tuple[Task, HeldOutData] | None = None
     costs: list[Nats] = []
     for run in runs:
         task, gpt, tokenizer = load_with_task(run)
         found = held_out_data(run, task, gpt.config, tokenizer, data, context)
         first = first or (task, found)
-        _require_same_text(run, found, runs[0], first[1])
+        _require_read_alike(run, found, runs[0], first[1])
         costs.append(np.concatenate([*target_nats(gpt, task, found.examples, batch_size, found.reading)]))
     assert first is not None
     task, found = first
@@ -69,9 +71,14 @@ def _of_text(task: Task) -> bool:
     return TEXT in task.learns_from
 
 
-def _require_same_text(run: RunDir, found: HeldOutData, other: RunDir, theirs: HeldOutData) -> None:
-    why, todo = f"holds out other text than {other.path}", "say which: data=text data.files=[...]"
-    require(found.data_hash == theirs.data_hash, "run", run.path, why, todo)
+def _require_same_text(runs: Sequence[RunDir]) -> None:
+    for run in runs:
+        same = holds_out_the_same(run, runs[0]) or not run.has_held_out()  # which is told when it is scored
+        why, todo = f"holds out other text than {runs[0].path}", "say which: data=text data.files=[...]"
+        require(same, "run", run.path, why, todo)
+
+
+def _require_read_alike(run: RunDir, found: HeldOutData, other: RunDir, theirs: HeldOutData) -> None:
     for key, value in found.protocol.items():
         if theirs.protocol.get(key) != value:
             why = f"reads the text with {key} {value}, and {other.path} with {key} {theirs.protocol.get(key)}"

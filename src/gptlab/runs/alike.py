@@ -1,7 +1,8 @@
-"""Refuse several runs that cannot be taken together."""
+"""Tell whether several runs can be taken together."""
 
 from collections.abc import Sequence
 
+from gptlab.checksums import digest, visible_files
 from gptlab.errors import require
 from gptlab.runs.run_dir import RunDir, located
 from gptlab.tokenizers import fingerprint
@@ -20,3 +21,12 @@ def require_one_tokenizer(key: str, runs: Sequence[RunDir]) -> None:
     for run in runs:
         same = fingerprint(run.path / "tokenizer") == first
         require(same, key, run.path, f"has another tokenizer than {runs[0].path}", "name runs with one tokenizer")
+
+
+def holds_out_the_same(run: RunDir, other: RunDir) -> bool:
+    """Return whether two runs keep the same held-out text or examples, whatever their manifests say besides."""
+    kept = [
+        {path.name: digest(path) for path in visible_files(each.path / "held_out") if path.suffix != ".json"}
+        for each in (run, other)
+    ]
+    return bool(kept[0]) and kept[0] == kept[1]

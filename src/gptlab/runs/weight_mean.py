@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlab.checksums import digest, list_files, visible_files
+from gptlab.checksums import list_files
 from gptlab.errors import UserError, require
 from gptlab.files import new_folder
 from gptlab.model.gpt import num_params
 from gptlab.registry import name_of
+from gptlab.runs.alike import holds_out_the_same
 from gptlab.runs.config_file import write_config
 from gptlab.runs.run_dir import RunDir, located
 
@@ -30,7 +31,7 @@ def write_mean(runs: Sequence[RunDir], load: Load, shares: Sequence[float], out:
     for place in places:
         require("${" not in place, "runs", place, "has ${ in it, which config.yaml cannot hold", "rename the folder")
     saved, parameters = _mean(runs, load, shares)
-    folders = ["tokenizer", *(["held_out"] if holds_out_the_same(runs) else [])]
+    folders = ["tokenizer", *(["held_out"] if all(holds_out_the_same(run, runs[0]) for run in runs) else [])]
     with new_folder(out) as work:
         (work / "checkpoints").mkdir()
         torch.save(saved, work / "checkpoints/last.ckpt")
@@ -42,12 +43,6 @@ def write_mean(runs: Sequence[RunDir], load: Load, shares: Sequence[float], out:
         write_config(work / "config.yaml", {**_common([run.config() for run in runs]), "name": out.name, **note})
         summary = {"status": "finished", "parameters": parameters, "steps": 0, **note}
         return RunDir(work).write_summary(summary)
-
-
-def holds_out_the_same(runs: Sequence[RunDir]) -> bool:
-    """Return whether all runs keep the same held-out data."""
-    kept = [{path.name: digest(path) for path in visible_files(run.path / "held_out")} for run in runs]
-    return bool(kept[0]) and all(each == kept[0] for each in kept)
 
 
 def _mean(runs: Sequence[RunDir], load: Load, shares: Sequence[float]) -> tuple[dict[str, Any], int]:
