@@ -47,7 +47,7 @@ class Distill(CausalLM):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Those of causal_lm, and the loss that is minimised, on held-out text."""
+        """The metrics of causal_lm, and the loss that is minimised, on held-out text."""
         return (*super().metrics, f"val/{LOSS}")
 
     @property

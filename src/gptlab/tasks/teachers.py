@@ -33,7 +33,7 @@ class Teacher(NamedTuple):
 
 
 class Taught(NamedTuple):
-    """What a student loses at each target, (B, T), in nats; zero where there is no target."""
+    """The losses of a student at each target, (B, T), in nats; zero where there is no target."""
 
     divergence: Tensor  # KL(teachers || student), both at the temperature
     cross_entropy: Tensor  # of the text
