@@ -23,7 +23,6 @@ from gptlab.tasks.base import Reading
 from gptlab.tasks.distill import Distill
 from gptlab.tasks.teachers import find_teachers
 from gptlab.tokenizers.byte import Byte
-from gptlab.tokenizers.char import Char
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.run import train
@@ -186,35 +185,17 @@ def test_a_teacher_that_has_changed_or_is_gone_is_refused(tiny: Tiny, teachers: 
     assert summary["steps"] == 8
 
 
-def test_mistakes(tiny: Tiny, teachers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, two = teachers
-    ids = Byte().build([])
-    shutil.copytree(one, tmp_path / "sorts")
+def test_mistakes(teachers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that tests/faults has not."""
+    shutil.copytree("one", "sorts")
     config = (tmp_path / "sorts/config.yaml").read_text()
     (tmp_path / "sorts/config.yaml").write_text(config.replace("task: causal_lm", "task: ends"))
-    known: list[str] = []
-    for names, sha256, tokenizer, block_size, line in [
-        (
-            [one],
-            known,
-            Char().build(["abc"]),
-            32,
-            rf"task.teacher={one}: has another tokenizer than this run; give token",
-        ),
-        ([one, two], known, ids, 33, rf"model.block_size=33: is more than the 32 tokens that the teacher {one} reads"),
-        ([one, one], known, ids, 32, rf"task.teacher={one}: is named twice; name each run once"),
-        (["sorts"], known, ids, 32, r"task.teacher=sorts: does not predict the next token; name another run"),
-        ([one, two], ["a"], ids, 32, r"task.teacher=\[.+\]: are 2 runs, and task.sha256 names the weights of 1"),
-        ([one], ["a"], ids, 32, rf"task.teacher={one}: its weights have SHA-256 \w+, and those that taught"),
+    for names, sha256, line in [
+        (["sorts"], [], r"task.teacher=sorts: does not predict the next token; name another run"),
+        (teachers, ["a"], r"task.teacher=\[.+\]: are 2 runs, and task.sha256 names the weights of 1"),
     ]:
         with pytest.raises(UserError, match=f"^{line}"):
-            find_teachers(names, sha256, tokenizer, block_size)
-    with pytest.raises(
-        UserError, match=rf"^model.vocab_size=320: but the teacher {one} has 257; give model.vocab_size"
-    ):
-        train(distilled(tiny, teachers)("model.vocab_size=320"))
-    assert not (tmp_path / "run").exists()
-    capsys.readouterr()
+            find_teachers(names, sha256, Byte().build([]), 32)
     assert main(["train", "teacher=[one]"]) == 2
     assert "gptlab train task=distill 'task.teacher=[one]'" in capsys.readouterr().err
     x = torch.zeros(1, 2, dtype=torch.long)

@@ -113,7 +113,7 @@ def sample_prompts(config: TrainConfig, data: Data) -> list[str]:
         return config.sample_prompts
     if data.corpus is None or isinstance(config.data, Bundled):
         return BUNDLED_PROMPTS
-    return openings(data.corpus)
+    return openings(data.corpus.val, data.corpus.tokenizer, is_cut=data.corpus.val_is_cut)
 
 
 def begun_from(config: TrainConfig, console: Console) -> tuple[Initial | None, TokenizerConfig]:
