@@ -15,8 +15,8 @@ OF_TRAINING = ("train", "check")
 WAITING = ("loading torch", "reading", "building the", "making tokens")  # what a log says before a run begins
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
-    ("trian", "trian: no such verb; choose one of audit, average, chat, check, compare, evaluate, export, import, new, replay, report, "
-     "sample, tokenize, train"),
+    ("trian", "trian: no such verb; choose one of audit, average, chat, check, compare, evaluate, export, import, new, rate, replay, "
+     "report, sample, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
     ("train -x", "-x=?: no such flag; choose one of --multirun, -m"),
