@@ -185,3 +185,9 @@ def read_by_document(gpt: Callable[..., Tensor], x: Tensor, separator: int | Non
 def num_params(gpt: nn.Module) -> int:
     """Count the trainable numbers; tied ones count once."""
     return sum(p.numel() for p in gpt.parameters() if p.requires_grad)
+
+
+def num_frozen(gpt: nn.Module) -> int:
+    """Count the weights of linear layers that are not trained: they cost no gradient, 2 operations each."""
+    linear = [m.weight for m in gpt.modules() if isinstance(m, nn.Linear)]
+    return sum(w.numel() for w in linear if not w.requires_grad)

@@ -19,15 +19,23 @@ def flops_per_token(config: Any, block_size: int | None = None, parameters: int 
         if parameters is None:
             raise TypeError(f"{type(config).__name__} does not say its flops_per_token()")
         return 6 * parameters
+    return sum(flops_by_part(config, block_size).values())
+
+
+def flops_by_part(config: GPTConfig, block_size: int | None = None) -> dict[str, int]:
+    """Return a GPT's operations for one token: those of the weights in its blocks, of attention, and of the head."""
     T = config.block_size if block_size is None else block_size
     width, inner = config.n_embd, 4 * config.n_embd if config.n_inner is None else config.n_inner
     heads = config.n_head * config.head_dim
     attention = width * (config.n_head + 2 * config.kv_heads) * config.head_dim + heads * width
     feed_forward = width * inner * (3 if config.feed_forward in ("swiglu", "geglu") else 2)
-    weights = config.n_layer * (attention + feed_forward) + config.vocab_size * width
     near = T if config.window is None else min(T, config.window)
     seen = sum(near if config.has_window(layer) else T for layer in range(config.n_layer))
-    return 6 * weights + 12 * heads * seen
+    return {
+        "blocks": 6 * config.n_layer * (attention + feed_forward),
+        "attention": 12 * heads * seen,
+        "head": 6 * config.vocab_size * width,
+    }
 
 
 def flops_of_settings(option: str, settings: Any) -> float | None:

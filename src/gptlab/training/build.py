@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import torch
 from rich.console import Console
-from torch import nn
 
 from gptlab.data.batches.build import Data
 from gptlab.data.batches.examples import ExampleDataModule
@@ -18,7 +17,7 @@ from gptlab.distributed.ranks import Ranks
 from gptlab.errors import UserError, reason, require
 from gptlab.model.adapters import adapt
 from gptlab.model.config import build_model
-from gptlab.model.gpt import num_params
+from gptlab.model.gpt import num_frozen, num_params
 from gptlab.model.heads import trunk_of
 from gptlab.planning.flops import flops_per_token
 from gptlab.runs.adapted import adapt_with, weights_sha256
@@ -229,8 +228,7 @@ def count_parameters(config: TrainConfig) -> tuple[int, int, int]:
         if config.adapter is None:
             return every, every, 0
         adapt(model, config.adapter)
-        linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
-        return every, num_params(model), sum(w.numel() for w in linear if not w.requires_grad)
+        return every, num_params(model), num_frozen(model)
 
     try:
         with torch.device("meta"):

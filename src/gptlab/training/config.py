@@ -100,13 +100,10 @@ class TrainConfig:
         require(there, "loss", self.loss, "no such option", "choose one of full, chunked")
         require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
         require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
+        self._require_source()
         if self.adapter is not None:
-            name, todo = name_of(self.adapter), "give init_from=RUN"
-            require(bool(self.init_from), "adapter", name, "trains a part of a model that there is already", todo)
-            require(not self.trainer.sharded, "adapter", name, "cannot be sharded by fsdp yet", "try trainer=ddp")
-        if getattr(self.task, "needs_reference", False):
-            why, todo = "compares with the model that a run begins with, and this one is new", "give init_from=RUN"
-            require(bool(self.init_from or self.resume), "task", name_of(self.task), why, todo)
+            sharded = self.trainer.sharded
+            require(not sharded, "adapter", name_of(self.adapter), "cannot be sharded by fsdp yet", "try trainer=ddp")
         if self.trainer.sharded:
             muon = isinstance(self.optimizer, Muon)
             require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")
@@ -115,6 +112,15 @@ class TrainConfig:
             require(not chunked, "loss", "chunked", "needs the head whole, fsdp shards it", "leave it out")
             auto = self.data.micro_batch_size == "auto"
             require(not auto, "data.micro_batch_size", "auto", "cannot try out a sharded model", "give a number")
+
+    def _require_source(self) -> None:
+        """Refuse what needs a model to begin with where none is given."""
+        if self.adapter is not None:
+            name, todo = name_of(self.adapter), "give init_from=RUN"
+            require(bool(self.init_from), "adapter", name, "trains a part of a model that there is already", todo)
+        if getattr(self.task, "needs_reference", False):
+            why, todo = "compares with the model that a run begins with, and this one is new", "give init_from=RUN"
+            require(bool(self.init_from or self.resume), "task", name_of(self.task), why, todo)
 
     def _require_data_of_task(self) -> None:
         """Refuse data of a kind that the task does not learn from."""
