@@ -75,7 +75,7 @@ ONLY_IN = {
             "model",
         ),
         *("optim", "runs/adapted", "runs/own_model", "runs/stored_model", "runs/checkpoint_file", "runs/weight_mean"),
-        *("tasks", "training"),
+        *("planning/memory", "tasks", "training"),
     },
     "jinja2": {"tokenizers", "app/pages"},
     "starlette": {"app", "commands/rate"},

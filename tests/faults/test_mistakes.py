@@ -15,7 +15,7 @@ OF_TRAINING = ("train", "check")
 WAITING = ("loading torch", "reading", "building the", "making tokens")  # what a log says before a run begins
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
-    ("trian", "trian: no such verb; choose one of audit, average, chat, check, compare, evaluate, export, import, new, rate, replay, "
+    ("trian", "trian: no such verb; choose one of audit, average, chat, check, compare, evaluate, export, import, new, plan, rate, replay, "
      "report, sample, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
@@ -305,6 +305,19 @@ MISTAKES: list[tuple[str, str]] = [
     ("check model.n_head=7", "model.n_head=7: does not divide n_embd=16"),
     ("check data.files=[none.txt]", "data.files=none.txt: no such file"),
     ("check config=none", "config=none: no such file"),
+    ("plan hardware=h10", "hardware=h10: no such option (did you mean h100?); choose one of a100"),
+    ("plan hardware.memory=0", "hardware.memory=0.0: is not above 0"),
+    ("plan hardware.price=-1", "hardware.price=-1.0: is negative; null leaves it out"),
+    ("plan mfu=0", "mfu=0.0: is not in (0, 1]"),
+    ("plan mfu=1.01", "mfu=1.01: is not in (0, 1]"),
+    ("plan budget.tokens=1023", "budget.tokens=1023: is less than one step, which is 1024"),
+    ("plan budget.minutes=1e-12", "budget.minutes=1e-12: is less than one step"),
+    ("plan budget.epochs=1", "budget.epochs=1: the length of an epoch of these data is not known; give steps"),
+    ("plan tokenizer=char", "model.vocab_size=0: tokenizer=char has as many tokens as the text; give a number"),
+    ("plan trainer.devices=none", "trainer.devices=none: is no number of devices"),
+    ("plan trainer.devices=3", "data.batch_size=8: is no multiple of 2 on each of 3 device(s); try 6"),
+    ("plan task=sft data=instructions", "task=sft: has batches that plan does not know"),
+    ("plan init_from=none", "init_from=none: no such directory"),
     ("tokenize data=text data.files=[none]", "data.files=none: no such file"),
     ("tokenize data=tokens data.folder=texts", "data=tokens: are tokens already"),
     ("audit data=text", "data.files=[]: names no file"),

@@ -98,7 +98,7 @@ def _resolved(config: PlanConfig) -> PlanConfig:
     from gptlab.tokenizers.char import Char
 
     if config.init_from:
-        before = read_typed(RunDir.find(config.init_from).path / "config.yaml")
+        before = read_typed(RunDir.find_as("init_from", config.init_from).path / "config.yaml")
         return dataclasses.replace(config, model=before.model, tokenizer=before.tokenizer)
     if config.model.vocab_size:
         return config
