@@ -111,10 +111,27 @@ def _of_samples() -> list[Metric]:
     return [Metric(f"samples/{name}", head, "", form, form, shown=shown) for name, (head, form) in rows.items()]
 
 
+def _of_labels() -> list[Metric]:
+    """Return the metrics of a classifier on held-out examples, which gptlab.tasks.class_scores computes."""
+    rows = {
+        "accuracy": ("accuracy", "share of examples", ".1%", ".2%", HIGHER),
+        "macro_f1": ("macro F1", "", ".3f", ".4f", HIGHER),
+        "calibration_error": ("calibration error", "", ".3f", ".4f", LOWER),
+    }
+    return [
+        Metric(
+            f"val/{name}", *row, ("train and val", row[0]), summary=True,
+            shown=frozenset({"panel", "evaluate", "report"} | ({"line"} if name == "accuracy" else set())),
+        )
+        for name, row in rows.items()
+    ]  # fmt: skip
+
+
 _TABLE = {
     metric.name: metric
     for metric in [
         *_scores(),
+        *_of_labels(),
         *_of_samples(),
         Metric("optim/lr", "learning rate", "", ".3g", ".3g", chart=("optimizer", "learning rate")),
         Metric("optim/grad_norm", "grad norm", "", ".3f", ".4f", chart=("optimizer", "gradient norm")),

@@ -44,7 +44,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from gptlab.evaluation.model import load_language_model
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.evaluation.surprise import file_surprises
-    from gptlab.reporting.scores import score_table, unspelled_line
+    from gptlab.reporting.scores import label_table, score_table, unspelled_line
     from gptlab.reporting.surprise import write_surprise_page
 
     if config.text is None:
@@ -52,6 +52,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         console.print(score_table(result))
         if line := unspelled_line(result):
             console.print(line)
+        if table := label_table(result):
+            console.print(table)
         return result
     gpt, tokenizer = load_language_model(run)
     block_size = config.block_size or gpt.config.block_size

@@ -14,7 +14,7 @@ from gptlab.data.config import BatchConfig
 from gptlab.evaluation.held_out import held_out_data
 from gptlab.evaluation.model import load_with_task
 from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.base import Figures, Reading, Sums, Task
+from gptlab.tasks.base import Detailed, Figures, Reading, Sums, Task
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.inputs import HeldOut
 from gptlab.tokenizers import fingerprint
@@ -31,7 +31,7 @@ def evaluate(
     they are over: examples, where records are held out, targets (tokens, where the task predicts tokens) and bytes
     (None if that is not known); and what they hold for: how the data were read, and hashes of tokenizer and
     data. If the tokens do not spell all of a text, bits per byte is None, and `unspelled` counts the characters, of
-    `characters`, which is the `unspelled_fraction`.
+    `characters`, which is the `unspelled_fraction`. A task may say more (`Detailed`), such as a confusion matrix.
     """
     task, gpt, tokenizer = load_with_task(run)
     found = held_out_data(run, task, gpt.config, tokenizer, data, context)
@@ -49,6 +49,7 @@ def evaluate(
         "protocol": found.protocol,
         "tokenizer_hash": fingerprint(run.path / "tokenizer"),
         "data_hash": found.data_hash,
+        **(task.details(sums) if isinstance(task, Detailed) else {}),
     }
 
 

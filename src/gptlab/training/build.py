@@ -32,6 +32,7 @@ from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.config_check import ConfigCheck
 from gptlab.training.callbacks.end_of_step import EndOfStep
 from gptlab.training.callbacks.graceful_stop import GracefulStop
+from gptlab.training.callbacks.pictures import Pictures
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.samples import Samples
 from gptlab.training.callbacks.stability_monitor import StabilityMonitor
@@ -84,6 +85,7 @@ def build(begun: Start, console: Console) -> Parts:
         TensorBoardLayout(
             record(config), record(TrainConfig()), config.search_metric or config.task.better, begun.run_dir
         ),
+        Pictures(begun.run_dir),
         *config.callbacks.build(),
         end_of_step.stability,
         end_of_step.bar,

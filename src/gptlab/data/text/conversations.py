@@ -59,7 +59,11 @@ def _text(record: Mapping[str, Any], key: str, form: str, mistake: Mistake) -> s
     """Return the text of a field."""
     if key not in record:
         raise mistake(f"has no {key}", f"give {form}" if " and " in form else f"give {FORMS}")
-    value = record[key]
+    return text_of(record[key], key, mistake)
+
+
+def text_of(value: Any, key: str, mistake: Mistake) -> str:
+    """Return the value of a record's field, which must be a text of whole characters."""
     if not isinstance(value, str):
         raise mistake(f"has a {key} that is no text ({type(value).__name__})", "give a text")
     try:
