@@ -116,12 +116,12 @@ def _of_labels() -> list[Metric]:
     rows = {
         "accuracy": ("accuracy", "share of examples", ".1%", ".2%", HIGHER),
         "macro_f1": ("macro F1", "", ".3f", ".4f", HIGHER),
-        "calibration_error": ("calibration error", "", ".3f", ".4f", LOWER),
+        "calibration_error": ("ECE", "", ".3f", ".4f", LOWER),
     }
     return [
         Metric(
-            f"val/{name}", *row, ("train and val", row[0]), summary=True,
-            shown=frozenset({"panel", "evaluate", "report"} | ({"line"} if name == "accuracy" else set())),
+            f"val/{name}", *row, ("train and val", name.replace("_", " ")), summary=True,
+            shown=frozenset({"evaluate", "report"} | ({"line", "panel"} if name == "accuracy" else set())),
         )
         for name, row in rows.items()
     ]  # fmt: skip

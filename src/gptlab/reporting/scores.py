@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -39,7 +40,7 @@ def label_table(result: dict[str, Any]) -> Table | None:
         return None
     names = [printable(each["label"]) for each in result["labels"]]
     shown = names if len(names) <= MOST_COLUMNS else []
-    table = Table("label", "examples", "precision", "recall", "F1", *(Text(f"as {name}") for name in shown))
+    table = Table("label", "examples", "precision", "recall", "F1", *(escape(f"as {name}") for name in shown))
     for name, each, counts in zip(names, result["labels"], result["confusion"], strict=True):
         figures = ["-" if each[key] is None else f"{each[key]:.3f}" for key in ("precision", "recall", "f1")]
         table.add_row(Text(name), f"{each['examples']:,}", *figures, *(f"{n:,}" for n in counts[: len(shown)]))

@@ -138,9 +138,10 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
     last, trainer = checkpoints.last_regular, config.trainer
     remaining = RemainingTime(0, trainer.val_every_n_steps, every.every_n_steps)  # of as many steps as it comes to have
     stop = GracefulStop(ranks, trainer.max_minutes)
+    sigmas = config.spike_sigmas if config.task.predicts_tokens else 0.0  # the loss of a few labels jumps all the time
     return EndOfStep(
         throughput,
-        StabilityMonitor(run_dir, tokenizer, config.on_nan, config.spike_sigmas, console, last),
+        StabilityMonitor(run_dir, tokenizer, config.on_nan, sigmas, console, last),
         Samples(run_dir, config.task, config.sample_prompts or [], tokenizer, config.decoder, config.seed),
         checkpoints,
         ProgressBar(console, trainer.enable_progress_bar, remaining, stop.deadline),
