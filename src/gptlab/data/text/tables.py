@@ -40,8 +40,8 @@ def delimited_records(
     text = io.TextIOWrapper(file, "utf-8", errors, newline="")
     csv.field_size_limit(MOST_RECORD)
     number, heads = 0, list(names)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     try:
+        quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
         rows = csv.reader(_lines(text, mistake), delimiter=delimiter, strict=True, quoting=quoting)
         if not heads:
             first = next(rows, None)
