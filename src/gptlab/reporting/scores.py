@@ -9,7 +9,6 @@ from rich.text import Text
 from gptlab.errors import printable
 from gptlab.metrics import counted, shown_in
 
-
 MOST_COLUMNS = 8  # labels whose confusion matrix fits into a terminal
 
 

@@ -1,4 +1,4 @@
-"""Define classification: which label a text has, by a layer over its last token (Raschka ch. 6; Radford et al. 2018)."""
+"""Define classification: the label of a text, by a layer over its last token (Raschka ch. 6; Radford et al. 2018)."""
 
 from __future__ import annotations
 

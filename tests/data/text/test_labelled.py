@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -22,10 +23,11 @@ def write(path: Path, records: list[dict[str, Any]], form: str) -> str:
     elif form == "jsonl":
         path.write_text("".join(json.dumps({"id": 1, **each}) + "\n\n" for each in records))
     else:
-        opened: Any = gzip.open(path, "wt", newline="") if form.endswith(".gz") else path.open("w", newline="")
-        with opened as file:
-            rows = csv.writer(file, delimiter="\t" if form.startswith("tsv") else ",")
-            rows.writerows([["label", "id", "text"], *([each["label"], 1, each["text"]] for each in records)])
+        out = io.StringIO(newline="")
+        rows = csv.writer(out, delimiter="\t" if form.startswith("tsv") else ",")
+        rows.writerows([["label", "id", "text"], *([each["label"], 1, each["text"]] for each in records)])
+        content = out.getvalue().encode()
+        path.write_bytes(gzip.compress(content) if form.endswith(".gz") else content)
     return str(path)
 
 
