@@ -42,9 +42,10 @@ def main() -> None:
     options = parser.parse_args()
     about = machine()
     print(f"{described(about)}; {options.seeds} seeds")
+    given = options.base and options.base.absolute()
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        base = options.base.absolute() if options.base else Path("base").absolute()
-        if not options.base:
+        base = given or Path("base").absolute()
+        if not given:
             train([f"run_dir={base}"])
         messages = about_anything()
         for part, (first, last) in SPLIT.items():

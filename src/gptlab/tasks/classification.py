@@ -74,8 +74,10 @@ class Classification:
             require(good, "data", f"example {number}", "has no text and label", "choose data=labelled")
         counts = Counter(record["label"] for record in records)
         labels = self.labels or sorted(counts)
-        why = f"there are {len(labels):,} labels{f' ({labels[0]})' if len(labels) == 1 else ''}"
-        require(2 <= len(labels) <= MOST_LABELS, "task.labels", "", why, f"give texts of 2 to {MOST_LABELS} labels")
+        few, many = len(labels) < 2, len(labels) > MOST_LABELS
+        why = "is the only label" if few else f"and {len(labels) - 1:,} others are more than {MOST_LABELS} labels"
+        todo = f"give texts of 2 to {MOST_LABELS} labels, or choose another data.label"
+        require(not few and not many, "task.labels", labels[0], why, todo)
         weights = self.class_weights
         if weights == "balanced":
             rare = next((label for label in labels if not counts[label]), None)
