@@ -71,7 +71,7 @@ ONLY_IN = {
     "tiktoken_ext": {"tokenizers"},
     "tokenizers": {"tokenizers"},
     "scipy": {"evaluation"},
-    "matplotlib": {"reporting"},
+    "matplotlib": {"reporting", "tasks/class_pictures"},
     "wandb": {"training"},
     "mlflow": {"training"},
     "datasets": {"data"},

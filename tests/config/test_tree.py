@@ -38,7 +38,15 @@ def test_the_groups_hold_what_they_promise() -> None:
         assert set(options(group)) >= names
     assert set(options("callbacks")) == {"none", "monitor"}
     assert set(options("debug")) == {"fast", "overfit", "profile", "nan"}
-    assert set(options("experiment")) == {"shakespeare_char", "modern_char", "verdict", "book_ch5", "continue", "sft", "spam"}
+    assert set(options("experiment")) == {
+        "shakespeare_char",
+        "modern_char",
+        "verdict",
+        "book_ch5",
+        "continue",
+        "sft",
+        "spam",
+    }
     assert set(options("adapter")) == {"lora", "dora", "last_n", "bitfit", "head"}
 
 
@@ -96,7 +104,10 @@ def test_every_option_composes_into_something_of_its_own(group: str) -> None:
 @pytest.mark.parametrize(("group", "name"), [(g, o) for g, o in OPTIONS if g in ("data", "decoder")])
 def test_verbs_share_the_groups(group: str, name: str) -> None:
     verb = {"data": "evaluate", "decoder": "sample"}[group]
-    needed = {v: [each for each in NEEDED.get(name, []) if v == "train" or not each.startswith("task=")] for v in (verb, "train")}
+    needed = {
+        v: [each for each in NEEDED.get(name, []) if v == "train" or not each.startswith("task=")]
+        for v in (verb, "train")
+    }
     mine, theirs = (getattr(compose(v, [f"{group}={name}", *more]), group) for v, more in needed.items())
     assert mine == theirs
 

@@ -110,7 +110,9 @@ def test_labels_that_cannot_be_learned() -> None:
             task()
 
     one, many = [TEXTS[0]], [{"text": "a", "label": f"{i}"} for i in range(257)]
-    refused(lambda: Classification().fitted(one), "^task.labels=a: is the only label; give texts of 2 to 256 labels, or")
+    refused(
+        lambda: Classification().fitted(one), "^task.labels=a: is the only label; give texts of 2 to 256 labels, or"
+    )
     refused(lambda: Classification().fitted(many), "^task.labels=0: and 256 others are more than 256 labels; ")
     refused(lambda: Classification().fitted([{"messages": []}]), "^data=example 1: has no text and label; choose data=")
     refused(lambda: Classification(["a", "a"]), "^labels=.*: has 'a' more than once")
@@ -159,6 +161,9 @@ def test_every_verb(ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
             UserError, match=rf"^{key}=\w+: does not apply to a run that gives texts labels; leave it out"
         ):
             sample(compose("sample", ["run=run", given]))
+
+    with pytest.raises(UserError, match="^run=run: its task, classification, does not predict the next token"):
+        gptlab.generate("run", "hello")
 
     # held-out texts are what is shown; pictures of the last validation are in the run, in TensorBoard and in a report
     assert [line for line in (tmp_path / "run/samples.jsonl").read_text().splitlines() if '"step": 10' in line]
