@@ -94,7 +94,7 @@ class RunRecord:
 
     @property
     def pictures(self) -> dict[str, bytes]:
-        """What the run's task has drawn of its last validation, PNG by name."""
+        """The pictures that the run's task has drawn of its last validation, PNG by name."""
         found = {}
         for path in sorted((self.path / PICTURES).glob("*.png"))[:MOST_PICTURES]:
             with contextlib.suppress(OSError):

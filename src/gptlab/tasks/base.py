@@ -104,7 +104,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class Detailed(Protocol):
-    """What a task may have besides: what its held-out scores are made of, as values and as pictures."""
+    """A task that also says what its held-out scores are made of, as values and as pictures."""
 
     def details(self, sums: Sums) -> dict[str, Any]:
         """Return what `evaluate` says besides the scores, as plain values that JSON can hold."""
@@ -115,7 +115,7 @@ class Detailed(Protocol):
 
 @runtime_checkable
 class Predicting(Protocol):
-    """What a task may have besides, whose model gives labels to texts."""
+    """A task whose model gives labels to texts."""
 
     def predict(self, gpt: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, float]]:
         """Return the probability of each label for each text, by the labels' names; raises UserError."""

@@ -30,7 +30,7 @@ class Classification:
     """Classification: which label a text has, told from its last token."""
 
     labels: list[str] = field(default_factory=list)  # none: those of the training data, sorted
-    # of the loss in training: null (equal) | balanced (each label weighs the same) | a number for each label
+    # of the loss in training: null | balanced (by how rare a label is) | a list
     class_weights: Any = field(default=None, compare=False)
     best_by: str = field(default="accuracy", compare=False)  # ranks checkpoints and runs: accuracy | macro_f1 | loss
     # a text longer than the context: cut | skip (not if held out) | refuse

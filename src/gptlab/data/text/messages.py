@@ -32,10 +32,10 @@ BODIES: dict[str, Sequence[str]] = {
         "do not reply to that text about your {account}, it was spam.",
         "i am {feeling}, let us meet at {place} {time}.",
         "{name} wants {prize} for her birthday, any idea?",
-        "your {account} came to my house, shall i bring it to {place}?",
+        "your {account} came to my house, should i bring it to {place}?",
         "we get a free drink at {place} {time}, are you in?",
         "i have to pay {amount} for {thing}, can you lend me some until {time}?",
-        "{sender} says that the offer ends {time}, shall we buy it?",
+        "{sender} says that the offer ends {time}, should we buy it?",
     ),
     "spam": (
         "you have won {prize}! Call {phone} {time} to claim it.",
