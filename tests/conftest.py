@@ -1,8 +1,10 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Single files run here, where nothing waits for workers, and `-s` shows what a test prints."""
     return 0 if all(".py" in arg for arg in config.args) else None
+
+
+@pytest.fixture
+def some(request: pytest.FixtureRequest) -> Callable[[Sequence[Any]], list[Any]]:
+    """Choose every fourth of many like cases, from one that depends on the test's name; all with --faults=200."""
+    every = 1 if request.config.getoption("faults") >= 200 else 4
+    return lambda cases: list(cases[zlib.crc32(request.node.name.encode()) % every :: every])
 
 
 @pytest.fixture(scope="session", autouse=True)

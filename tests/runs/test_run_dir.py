@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,18 @@ def test_two_runs_of_one_second_have_two_directories(monkeypatch: pytest.MonkeyP
     assert len(set(found)) == 3 and all("-a %d b" in path.name for path in found)
     monkeypatch.setenv("LOCAL_RANK", "1")  # a process that Lightning has started
     assert default_run_dir("a %d b") == found[-1]
+
+
+def test_two_commands_of_one_second_have_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Stopped":
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Stopped)
+    first = Path(compose("train", ["name='a, b'"]).run_dir)
+    assert first == tmp_path / "outputs/2026-01-02/03-04-05-a, b" and not Path("outputs").exists()
+    first.mkdir(parents=True)
+    assert Path(compose("train", ["name='a, b'"]).run_dir) == first.with_name(f"{first.name}-2")

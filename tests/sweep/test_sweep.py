@@ -131,3 +131,14 @@ def test_what_is_held_fixed(budgets: list[dict[str, float]], said: str) -> None:
         (folder / "job.json").write_text(json.dumps({"job": i, "overrides": []}))
         (folder / "config.yaml").write_text(yaml.safe_dump({"budget": budget}))
     assert Sweep(Path("sweep"), []).budget() == said
+
+
+def test_sweeps_of_one_second_have_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = set()
+    for _ in range(2):
+        sweep = Sweep.of(["-m", "seed=1,2"])
+        assert sweep is not None and not sweep.path.exists()
+        sweep.path.mkdir(parents=True)
+        found.add(sweep.path)
+    assert len(found) == 2

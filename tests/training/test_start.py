@@ -106,7 +106,7 @@ def test_the_same_line_again_and_again(texts: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_line_after_a_kill_while_it_begins(texts: str) -> None:
+def test_the_same_line_after_a_kill_while_it_begins(texts: str, some: Callable[[Any], Any]) -> None:
     """Each state of a directory until the first checkpoint; also with nothing but the line to tell the run by."""
     ask = [*tiny_overrides(texts), *RUN, "logger=csv"]
 
@@ -116,7 +116,7 @@ def test_the_same_line_after_a_kill_while_it_begins(texts: str) -> None:
     states = left_by_kills(Path("whole"), lambda: line("whole", "resume=auto"))
     early = [(name, state) for name, state in states if not list(state.glob("checkpoints/*.ckpt"))]
     assert len(early) > 8
-    for name, state in early:
+    for name, state in some(early):
         shutil.rmtree("run", ignore_errors=True)
         shutil.copytree(state, "run")
         assert in_fork(lambda: line("run", "resume=auto")) == (0, ""), name

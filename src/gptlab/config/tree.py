@@ -43,9 +43,17 @@ def _named(model: str, init_from: Any) -> str:
     return _slug(title if title.startswith("from-") else f"from-{title}")
 
 
+def _unused(path: str) -> str:
+    """Return the path of a run's directory, with a number behind it where a run of the same second has it."""
+    from gptlab.runs.run_dir import unused
+
+    return str(unused(Path(path)))
+
+
 # here, not in register(): a job on another machine starts by importing this module
 hydra_internals.register_resolver("slug", _slug)
 hydra_internals.register_resolver("named", _named)
+hydra_internals.register_resolver("unused", _unused)
 hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
 hydra_internals.silence_advice()

@@ -226,6 +226,12 @@ class RunDir:
         return read_object("run", self.path / name, LARGEST[name], AGAIN)
 
 
+def unused(path: Path) -> Path:
+    """Return the path, or, where it exists already, the first of PATH-2, PATH-3 ... that does not."""
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], others) if not each.exists())
+
+
 def default_run_dir(name: str) -> Path:
     """Return a new directory for a run that was not given one: outputs/DATE/TIME-NAME.
 
@@ -234,9 +240,7 @@ def default_run_dir(name: str) -> Path:
     chosen = os.environ.get(CHOSEN)
     if chosen is None or os.environ.get("LOCAL_RANK", "0") == "0":
         now = datetime.now()
-        first = Path("outputs", f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}-{name}").absolute()
-        others = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
-        chosen = str(next(path for path in itertools.chain([first], others) if not path.exists()))
+        chosen = str(unused(Path("outputs", f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}-{name}").absolute()))
         os.environ[CHOSEN] = chosen
     return Path(chosen)
 

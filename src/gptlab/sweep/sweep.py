@@ -19,6 +19,7 @@ from gptlab.errors import UserError, require
 from gptlab.files import require_writable
 from gptlab.metrics import metric
 from gptlab.runs.config_file import fixed_budget, read_config
+from gptlab.runs.run_dir import unused
 from gptlab.sweep import stored
 from gptlab.sweep.job import jobs_in, score_of, score_text
 
@@ -45,7 +46,8 @@ class Sweep:
         if not {"-m", "--multirun"}.intersection(argv) or any(arg in ("--cfg", "-c", "--info", "-i") for arg in argv):
             return None
         given = _last(argv, "hydra.sweep.dir")
-        path = Path(unquoted(given)) if given else Path(datetime.now().strftime("outputs/multirun/%Y-%m-%d/%H-%M-%S"))
+        now = Path(datetime.now().strftime("outputs/multirun/%Y-%m-%d/%H-%M-%S"))
+        path = Path(unquoted(given)) if given else unused(now)
         free = not (path / stored.NAME).exists()
         require(free, "hydra.sweep.dir", path, "holds a sweep already", f"go on with it: resume_sweep={path}")
         return cls(path, [arg for arg in argv if not arg.startswith("hydra.sweep.dir=")])

@@ -117,7 +117,7 @@ def sample_prompts(config: TrainConfig, data: Data) -> list[str]:
         return [record["text"] for record in data.source.val[:PROMPTS] if isinstance(record.get("text"), str)]
     if data.corpus is None or isinstance(config.data, Bundled):
         return BUNDLED_PROMPTS
-    return openings(data.corpus)
+    return openings(data.corpus.val, data.corpus.tokenizer, is_cut=data.corpus.val_is_cut)
 
 
 def begun_from(config: TrainConfig, console: Console) -> tuple[Initial | None, TokenizerConfig]:

@@ -24,12 +24,16 @@ def corpus_of(held_out: list[str], tokenizer: TokenizerConfig | None = None, apa
     return prepare(data, tokenizer or Byte())
 
 
+def opened(corpus: Corpus, number: int = 2) -> list[str]:
+    return openings(corpus.val, corpus.tokenizer, number, corpus.val_is_cut)
+
+
 def test_the_first_words_of_documents_spread_over_the_text() -> None:
     texts = [f"\n\nDocument {i} begins like this.\nAnd goes on. " + "More. " * 99 for i in range(10)]
     asked = ["Document 0 begins like this.", "Document 5 begins like this."]
     for tokenizer in (Byte(), BPE(vocab_size=300)):
-        assert openings(corpus_of(texts, tokenizer)) == asked
-    assert openings(corpus_of(texts), 3) == ["Document 0 begins like this.", *(asked[0].replace("0", i) for i in "48")]
+        assert opened(corpus_of(texts, tokenizer)) == asked
+    assert opened(corpus_of(texts), 3) == ["Document 0 begins like this.", *(asked[0].replace("0", i) for i in "48")]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,7 @@ def test_words_within_a_document_by_hand(text: str, words: str) -> None:
 def test_one_book_gives_as_many_as_many_documents() -> None:
     """Of its end, which begins in the middle of a sentence: two different sentences, from their first words."""
     book = " ".join(f"Then number {i} came along the road and sat down with the others." for i in range(999))
-    first, second = openings(corpus_of([book], apart=False))
+    first, second = opened(corpus_of([book], apart=False))
     held_out = book[int(0.9 * len(book)) :]
     for prompt in (first, second):
         assert prompt.startswith("Then number ") and prompt.endswith(" came along") and prompt in held_out
@@ -72,5 +76,5 @@ def test_one_book_gives_as_many_as_many_documents() -> None:
 def test_what_no_config_can_hold_is_left_out() -> None:
     """A config.yaml with `${` is refused when it is read, and a control character would end up on a terminal."""
     texts = ["Look at ${oc.env:HOME} here.", "A bell\a rings here now.", "Good words are these here.", "x\x1b[2Jy z"]
-    assert openings(corpus_of([text + " More. " * 50 for text in texts]), 1) == ["Good words are these here."]
-    assert openings(corpus_of(["${x} " * 200]), 1) == []
+    assert opened(corpus_of([text + " More. " * 50 for text in texts]), 1) == ["Good words are these here."]
+    assert opened(corpus_of(["${x} " * 200]), 1) == []

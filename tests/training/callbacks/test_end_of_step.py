@@ -30,8 +30,8 @@ ASK = [
     *("trainer.val_every_n_steps=4", "sample_prompts=[the cat,a bird]", "checkpoint.keep_last=1"),
 ]
 Beginning = Callable[..., Callable[[], None]]
+Some = Callable[[list[Any]], list[Any]]  # the fixture that chooses some cases, or with --faults=200 all
 EVERY = {"together": 4, "apart": 3}  # steps from one checkpoint to the next
-USUAL_KILLS = {(EVERY["apart"], "resume"), (EVERY["together"], "auto")}
 NOT_COMPARED = {"seconds", "tokens_per_second", "run_dir", "started"}
 
 
@@ -130,7 +130,7 @@ def test_a_run_that_is_compared(beginning: Beginning) -> None:
 
 
 # an instant of each kind, and its occurrence: before, in and after a row that validates, one that saves, and others
-SOME_STOPS = [
+STOPS = [
     *(("before training batch", 1), ("before training batch", 11), ("after training batch", 12)),
     *(("before validation", 1), ("before validation batch", 2), ("after samples", 1), ("after checkpoint", 1)),
     *(("after end of step", 24), ("before validation", 2)),
@@ -138,20 +138,14 @@ SOME_STOPS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("some", [SOME_STOPS[:5], SOME_STOPS[5:]], ids=["early", "late"])
-def test_a_stop_at_some_instants(some: list[Instant], beginning: Beginning) -> None:
-    check_stops(beginning, some, 3)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
-def test_a_stop_at_every_instant(every: int, beginning: Beginning) -> None:
-    """At the first, a middle and the last of each hook; the signals take turns."""
+def test_a_stop_at_every_hook(every: int, beginning: Beginning, some: Some) -> None:
+    """At the first, a middle and the last call of each hook; the signals take turns."""
     found = instants_of(beginning("listed", every))
     by_name = {name: [count for other, count in found if other == name] for name, _ in found}
     chosen = [(name, n) for name, counts in by_name.items() for n in sorted({1, (len(counts) + 1) // 2, len(counts)})]
     assert len(by_name) == 2 * len(HOOKS) and len(chosen) > 50
-    check_stops(beginning, chosen, every)
+    check_stops(beginning, [*(STOPS if every == EVERY["apart"] else []), *some(chosen)], every)
 
 
 def check_stops(beginning: Beginning, instants: list[Instant], every: int) -> None:
@@ -173,33 +167,22 @@ def check_stops(beginning: Beginning, instants: list[Instant], every: int) -> No
 
 
 @pytest.mark.slow
-def test_a_kill_at_some_instants(beginning: Beginning) -> None:
-    states = left_by_kills(Path("whole"), beginning("whole", 3))
-    check_kills(beginning, states[4::9], 3, "resume")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["resume", "auto"])
 @pytest.mark.parametrize("every", EVERY.values(), ids=EVERY)
-def test_a_kill_at_every_instant(every: int, way: str, beginning: Beginning, pytestconfig: pytest.Config) -> None:
-    """Before and after each hook and each change of a file; `resume=auto` repeats the line that started the run.
-
-    Without --faults=200, each way and each distance of checkpoints comes once.
-    """
-    if (every, way) not in USUAL_KILLS and pytestconfig.getoption("faults") < 200:
-        pytest.skip("is a part of --faults=200")
+def test_a_kill_at_every_instant(every: int, way: str, beginning: Beginning, some: Some) -> None:
+    """Before and after each hook and each change of a file; `resume=auto` repeats the line that started the run."""
     states = left_by_kills(Path("whole"), beginning("whole", every))
     assert len(states) > 60
-    check_kills(beginning, states, every, way)
+    check_kills(beginning, some(states), every, way)
 
 
 @pytest.mark.slow
-def test_a_kill_at_every_instant_of_a_run_that_goes_on(beginning: Beginning) -> None:
+def test_a_kill_at_every_instant_of_a_run_that_goes_on(beginning: Beginning, some: Some) -> None:
     """Killed in a row, resumed, and killed again: while its files are put back, and later."""
     assert in_fork(beginning("whole", 3)) == (0, "")
     assert signalled(("after samples", 1), signal.SIGKILL, beginning("again", 3)) == -signal.SIGKILL
     states = left_by_kills(Path("again"), lambda: go_on("again"))
-    check_kills(beginning, states, 3, "resume")
+    check_kills(beginning, some(states), 3, "resume")
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from gptlab.data.tokens.prepare import Corpus
+from gptlab.data.tokens.shards import TokenStream
 from gptlab.errors import UserError
 from gptlab.tokenizers import Tokenizer
 
@@ -15,13 +15,13 @@ TRIED = 100  # documents of each part of the text
 _END_OF_SENTENCE = re.compile(r"[.!?…。！？]['\"”’»)\]]*\s+|[。！？]|\n\s*\n")
 
 
-def openings(corpus: Corpus, number: int = PROMPTS) -> list[str]:
-    """Return the first words of held-out documents, the same ones for the same text and tokenizer.
+def openings(stream: TokenStream, tokenizer: Tokenizer, number: int = PROMPTS, is_cut: bool = False) -> list[str]:
+    """Return the first words of documents in held-out tokens, the same ones for the same text and tokenizer.
 
-    They are documents that are spread over the text; where there are fewer of them, sentences within them too. Left out
-    is what the tokenizer does not spell, and what a config cannot hold: there may be fewer than `number`, or none.
+    They are documents that are spread over the text; where there are fewer of them, sentences within them too; `is_cut`
+    says that the documents are ends of documents. Left out is what the tokenizer does not spell, and what a config
+    cannot hold: there may be fewer than `number`, or none.
     """
-    stream, tokenizer = corpus.val, corpus.tokenizer
     starts = [int(start) for start in stream.document_starts(tokenizer.eot)]
     ends = dict(zip(starts, [*starts[1:], len(stream)], strict=True))
     found: list[str] = []
@@ -31,7 +31,7 @@ def openings(corpus: Corpus, number: int = PROMPTS) -> list[str]:
             del ids[0]
         if tokenizer.eot in ids:
             ids = ids[: ids.index(tokenizer.eot)]
-        prompt = first_words(tokenizer.decode(ids), within=corpus.val_is_cut or start not in ends)
+        prompt = first_words(tokenizer.decode(ids), within=is_cut or start not in ends)
         if prompt and prompt not in found and can_be_kept(tokenizer, prompt):
             found.append(prompt)
         if len(found) == number:

@@ -1,0 +1,100 @@
+"""Serve web pages on this machine, or, with a token, to others."""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import ipaddress
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gptlab.errors import UserError, reason
+
+COOKIE = "token"
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Guard:
+    """Refuse requests without the token, and, where there is none, those that reach this machine by another name.
+
+    The latter are pages of others that a browser was led to send here (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request = Request(scope)
+        if self.token is None:
+            host = request.headers.get("host", "")
+            if not any(host == name or host.startswith(f"{name}:") for name in LOOPBACK):
+                return await PlainTextResponse("use the address that was printed", 421)(scope, receive, send)
+            return await self.app(scope, receive, send)
+        given = request.query_params.get("token")
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not any(_same(each, self.token) for each in (given, bearer, request.cookies.get(COOKIE))):
+            return await PlainTextResponse("the token is missing: use the address that was printed", 403)(
+                scope, receive, send
+            )
+
+        async def with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start" and given:
+                cookie = f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+                MutableHeaders(scope=message).append("set-cookie", cookie)
+            await send(message)
+
+        await self.app(scope, receive, with_cookie)
+
+
+def _same(given: str | None, token: str) -> bool:
+    return given is not None and hmac.compare_digest(given.encode(), token.encode())
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def token_for(host: str, token: str | None) -> str | None:
+    """Return the token that is given, or, where others can reach the server, a new one."""
+    return token or (None if is_loopback(host) else secrets.token_urlsafe(24))
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raises UserError for a port that is taken, or may not be used."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError as error:
+        raise UserError("host", host, f"is no address here ({reason(error)})", "try 127.0.0.1") from None
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+        found.listen(1024)
+    except OSError as error:
+        found.close()
+        why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({reason(error)})"
+        raise UserError("port", port, why, "give another, or port=0 for any that is free") from None
+    return found
+
+
+def serve(app: ASGIApp, sock: socket.socket, token: str | None, say: Callable[[str], Any]) -> None:
+    """Serve until Ctrl-C or SIGTERM; `say` is called with the address once it can be opened."""
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    say(f"http://{shown}:{port}/{f'?token={token}' if token else ''}")
+    config = uvicorn.Config(Guard(app, token), log_level="warning", lifespan="off", access_log=False)
+    uvicorn.Server(config).run(sockets=[sock])
