@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
     from gptlab.decoding.context import Limits
     from gptlab.decoding.texts import Codec, Continuation
     from gptlab.runs.run_dir import RunDir
-    from gptlab.tasks.base import Predicting
     from gptlab.tokenizers.base import Tokenizer
 
 OF_LABELS = ("run", "prompt", "prompts", "json")  # the fields that mean something to a classifier
-MOST_LABELS = 5  # that are shown
 
 
 @dataclass
@@ -105,16 +102,15 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.decoding.texts import with_ids
     from gptlab.evaluation.chat import first_messages, template_of
     from gptlab.evaluation.model import load_language_model
+    from gptlab.evaluation.predictions import gives_labels
     from gptlab.model.config import GPTConfig
-    from gptlab.tasks.base import Predicting
-    from gptlab.tasks.saved import task_of
     from gptlab.tokenizers.chat_templates import ChatCodec
     from gptlab.tokenizers.unspelled import Unspelled
 
     usual = "" if config.start else next(iter(run.sample_prompts()), "")
     prompts = config.prompts or [config.prompt or usual]
-    if isinstance(task := task_of(run.config()), Predicting):
-        return _predict(config, run, task, prompts)
+    if gives_labels(run):
+        return _predict(config, run, prompts)
     todo = 'give one, e.g. prompt="Once upon", or start=eot'
     require(bool(config.start) or "" not in prompts, "prompt", "null", "the run has no sample prompt", todo)
     gpt, tokenizer = load_language_model(run)
@@ -150,29 +146,20 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     return {**told, **(lost.record() if lost else {}), "samples": samples}
 
 
-def _predict(config: SampleConfig, run: RunDir, task: Predicting, prompts: Sequence[str]) -> dict[str, Any]:
+def _predict(config: SampleConfig, run: RunDir, prompts: Sequence[str]) -> dict[str, Any]:
     """Print and return the probability of each label for each prompt."""
-    from rich.console import Console
-    from rich.text import Text
+    from gptlab.evaluation.predictions import predictions
+    from gptlab.reporting.scores import prediction_lines
 
-    from gptlab.evaluation.model import load_with_task
-    from gptlab.runs.samples import visible
-
-    for usual in dataclasses.fields(SampleConfig):
-        given = getattr(config, usual.name)
-        same = usual.name in OF_LABELS or given == getattr(SampleConfig(), usual.name)
-        shown = name_of(given) if usual.name == "decoder" else given
-        require(same, usual.name, shown, "does not apply to a run that gives texts labels", "leave it out")
+    usual = SampleConfig()
+    for key, given in vars(config).items():
+        why, shown = "does not apply to a run that gives texts labels", name_of(given) if key == "decoder" else given
+        require(key in OF_LABELS or given == getattr(usual, key), key, shown, why, "leave it out")
     require("" not in prompts, "prompt", "null", "the run has no sample prompt", 'give one, e.g. prompt="Call me"')
-    _, gpt, tokenizer = load_with_task(run)
-    console, samples = Console(), list[dict[str, Any]]()
-    for prompt, shares in zip(prompts, task.predict(gpt, tokenizer, prompts), strict=True):
-        ranked = sorted(shares, key=lambda label: -shares[label])
-        samples.append({"prompt": prompt, "label": ranked[0], "probabilities": shares})
-        console.print(Text(visible(prompt), style="bold"), soft_wrap=True)
-        told = [f"{visible(label)} {shares[label]:.1%}" for label in ranked[:MOST_LABELS]]
-        console.print(Text(", ".join(told)), soft_wrap=True)
-    return {"run": str(run.path), "samples": samples}
+    found = predictions(run, prompts)
+    for each in found:
+        print(*prediction_lines(each), sep="\n")
+    return {"run": str(run.path), "samples": found}
 
 
 def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[dict[str, Any]]) -> None:

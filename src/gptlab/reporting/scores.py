@@ -8,8 +8,10 @@ from rich.text import Text
 
 from gptlab.errors import printable
 from gptlab.metrics import counted, shown_in
+from gptlab.runs.samples import visible
 
 MOST_COLUMNS = 8  # labels whose confusion matrix fits into a terminal
+MOST_LABELS = 5  # that are shown of a prediction
 
 
 def score_table(result: dict[str, Any]) -> Table:
@@ -44,3 +46,10 @@ def label_table(result: dict[str, Any]) -> Table | None:
         figures = ["-" if each[key] is None else f"{each[key]:.3f}" for key in ("precision", "recall", "f1")]
         table.add_row(Text(name), f"{each['examples']:,}", *figures, *(f"{n:,}" for n in counts[: len(shown)]))
     return table
+
+
+def prediction_lines(found: dict[str, Any]) -> tuple[str, str]:
+    """Return a text, and the probabilities of its likeliest labels, for a terminal."""
+    likeliest = list(found["probabilities"].items())[:MOST_LABELS]
+    told = ", ".join(f"{printable(label)} {share:.1%}" for label, share in likeliest)
+    return visible(found["prompt"]), told
