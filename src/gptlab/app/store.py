@@ -41,7 +41,7 @@ CREATE TABLE answers (
 
 @dataclass(frozen=True)
 class Source:
-    """Where texts come from, such as a run with a decoder; `about` is what reports say of it, as plain values."""
+    """A source of texts, such as a run with a decoder; `about` is what reports say of it, as plain values."""
 
     name: str
     about: dict[str, Any]

@@ -33,6 +33,7 @@ class RateConfig:
     num_prompts: int = 30  # of the openings
     max_new_tokens: int = 60  # the most tokens of a text
     mode: str = "pairs"  # pairs: which of two is better | rubric: a score for each criterion
+    # what is scored from 1 to 5; with mode=rubric
     criteria: list[str] = field(default_factory=lambda: ["coherence", "fluency", "relevance", "factual accuracy"])
     host: str = "127.0.0.1"  # 0.0.0.0 lets others in, who then need the token
     port: int = 8765  # 0: any that is free
@@ -68,7 +69,8 @@ class RateConfig:
         )
         require(not (self.runs and self.texts), "texts", self.texts, "and runs are given", "give one of them")
         given = [key for key in ("prompts", "prompts_file", "texts") if getattr(self, key)]
-        require(len(given) < 2, given[-1] if given else "", "", f"and {given[:1]} are given", "give one of them")
+        for key in given[1:]:
+            raise UserError(key, getattr(self, key), f"and {given[0]} are given", "give one of them")
         least = 2 if self.mode == "pairs" else 1
         few = 0 < (len(self.runs) * len(self.decoders) or len(self.texts)) < least
         require(
@@ -99,9 +101,10 @@ def rate(config: RateConfig) -> dict[str, Any]:
 
     from gptlab.app.server import listening, serve, token_for
 
+    there = None if begins else _opened(path)
     sock = listening(config.host, config.port)
     with sock:
-        study = _begun(config, path) if begins else _opened(path)
+        study = there or _begun(config, path)
 
         from gptlab.app.rating import rating_app
 

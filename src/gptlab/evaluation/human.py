@@ -35,7 +35,7 @@ def require_evalica() -> None:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a rater said of the texts of one or two sources for a prompt.
+    """An answer of a rater about the texts of one or two sources for a prompt.
 
     `said` is one of CHOICES where there are two (`right` is not None), or else the score of each criterion.
     """

@@ -22,6 +22,7 @@ from gptlab.evaluation.human import (
     standings,
 )
 
+FEW = 5  # raters, whose Student's t is wide
 FIGURE = "val_perplexity"  # of a source's run, that preference is compared with
 
 
@@ -91,6 +92,8 @@ def print_report(found: Mapping[str, Any]) -> None:
         console.print(table)
     known = [f"{name} {value:.2f}" for name, value in found["agreement"].items() if value is not None]
     alpha = ", ".join(known) or "no two judged the same"
+    if 1 < found["raters"] < FEW:
+        console.print(f"{found['raters']} raters are few: what they share of their tastes makes the intervals wide")
     console.print(f"{found['answers']} answers of {found['raters']} raters; Krippendorff's alpha: {alpha}")
 
 

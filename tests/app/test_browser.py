@@ -1,0 +1,102 @@
+"""The page in a real browser: keys alone, a reload, two raters at once, and nothing that leaves the machine."""
+
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptlab.app.rating import rating_app
+from gptlab.app.server import listening, serve
+from tests.app.test_rating import study_of
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no chromium")]
+KEYS = {"1": "left", "2": "right", "0": "tie", "ArrowLeft": "left", "ArrowRight": "right", "ArrowDown": "tie"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+        started = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
+    """Serve a study in a thread; yields its address and the study."""
+    monkeypatch.chdir(tmp_path)
+    study, said, ready = study_of(6, request.param), list[str](), threading.Event()
+
+    def say(address: str) -> None:
+        said.append(address)
+        ready.set()
+
+    sock = listening("127.0.0.1", 0)
+    threading.Thread(target=serve, args=(rating_app(study), sock, None, say), daemon=True).start()
+    assert ready.wait(30)
+    yield said[0], study
+
+
+def began(browser: Any, address: str, name: str, seen: list[str], width: int = 390) -> Any:
+    page = browser.new_context(viewport={"width": width, "height": 800}).new_page()
+    page.on("request", lambda request: seen.append(request.url))
+    page.on("dialog", lambda dialog: seen.append(f"dialog {dialog.message}"))
+    page.goto(address)
+    page.keyboard.type(name)  # the field has the focus
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#answer")
+    return page
+
+
+def pressed(page: Any, key: str) -> None:
+    with page.expect_navigation():
+        page.keyboard.press(key)
+
+
+@pytest.mark.parametrize("site", ["pairs"], indirect=True)
+def test_pairs_by_keys_alone_by_two_raters(browser: Any, site: tuple[str, Any]) -> None:
+    address, study = site
+    seen: list[str] = []
+    ann, bob = began(browser, address, "Ann", seen), began(browser, address, "Bob", seen, 1200)
+    for key in KEYS:
+        pressed(ann, key)
+        pressed(bob, key)
+    asked = ann.locator("input[name=question]").get_attribute("value")
+    ann.reload()
+    assert ann.locator("input[name=question]").get_attribute("value") == asked
+    for _ in range(4):
+        ann.keyboard.press("Tab")  # to the buttons, and by Enter
+        ann.locator("button[value=tie]").focus()
+        pressed(ann, "Enter")
+    counts = Counter((each.rater, each.said) for each in study.answers())
+    assert counts == {
+        ("Ann", "left"): 2,
+        ("Ann", "right"): 2,
+        ("Ann", "tie"): 6,
+        **{("Bob", said): 2 for said in KEYS.values()},
+    }
+    assert "<script>" in ann.locator(".prompt").inner_text() and ann.locator("main script").count() == 0
+    assert all(url.startswith(address) for url in seen), seen
+    wide = ann.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 390, "nothing is cut off on a phone"
+
+
+@pytest.mark.parametrize("site", ["rubric"], indirect=True)
+def test_scores_by_keys_alone(browser: Any, site: tuple[str, Any]) -> None:
+    address, study = site
+    page = began(browser, address, "Ann", [])
+    for key in ("4", "2", "Backspace", "5", "1"):  # the first criterion, the second; back to the first
+        page.keyboard.press(key)
+    pressed(page, "Enter")
+    page.keyboard.press("3")
+    page.keyboard.press("3")
+    pressed(page, "Enter")
+    assert [each.said for each in study.answers()] == [{"fluency": 5, "a b": 1}, {"fluency": 3, "a b": 3}]

@@ -1,0 +1,81 @@
+"""The verb `rate`: it makes the texts, and says what raters have said."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gptlab.app.questions import next_question
+from gptlab.app.store import Study
+from gptlab.commands.main import main
+from gptlab.commands.sample import sample
+from gptlab.config import compose
+from gptlab.training.config import TrainConfig
+from gptlab.training.run import train
+
+Tiny = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptlab.app.server.serve", lambda app, sock, token, say: say("http://here/"))
+
+
+@pytest.mark.usefixtures("_no_server")
+def test_a_study_of_runs_and_decoders(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, seed in {"a": 1, "b": 2}.items():
+        train(tiny(f"run_dir={tmp_path}/{name}", f"name={name}", f"seed={seed}", "budget.steps=2"))
+    begin = ["rate", "study=new/s.db", "runs=[a,b]", "decoders=[greedy,top_k]", "num_prompts=3", "max_new_tokens=5"]
+    assert main([*begin, "port=0"]) == 0
+    assert "3 prompts, 4 sources, 0 answers" in capfd.readouterr().out
+    study = Study(Path("new/s.db"))
+    assert [each.name for each in study.sources()] == ["a, greedy", "a, top_k", "b, greedy", "b, top_k"]
+    prompts, texts = study.prompts(), study.texts()
+    assert len(prompts) == 3 and len(texts) == 12
+    (drawn,) = sample(compose("sample", ["run=b", f"prompt='{prompts[1]}'", "decoder=top_k", "max_new_tokens=5"]))[
+        "samples"
+    ]
+    assert texts[1, "b, top_k"] == drawn["text"]
+    for rater in map(study.rater, ("Ann", "Bob")):
+        while question := next_question(study, rater):
+            left, right = (study.text(each)[1] for each in (question.left, question.right) if each)
+            study.answer(rater, question.id, "left" if left > right else "right")  # by the alphabet
+    capfd.readouterr()
+    assert main(["rate", "study=new/s.db", "report=true", "preferences=pairs.jsonl", "resamples=100", "json=true"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found == {"study": "new/s.db", **json.loads(Path("new/s.json").read_text())}
+    assert (found["raters"], len(found["standings"])) == (2, 4) and found["agreement"]["choice"] == 1
+    assert found["standings"][0]["run"] in ("a", "b") and found["standings"][0]["val_perplexity"] > 1
+    rows = list(csv.DictReader(Path("new/s.csv").read_text().splitlines()))
+    assert len(rows) == found["answers"] and {row["rater"] for row in rows} == {"Ann", "Bob"}
+    pairs = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
+    assert len(pairs) == found["answers"] / 2
+    assert all(pair["chosen"] > pair["rejected"] and pair["prompt"] in prompts.values() for pair in pairs)
+
+
+@pytest.mark.usefixtures("_no_server")
+def test_a_study_of_texts_by_criteria(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, prompts in {"ours": "abc", "theirs": "bcd"}.items():
+        said = [{"prompt": prompt, "text": f"{prompt} of {name}"} for prompt in prompts]
+        Path(f"{name}.json").write_text(json.dumps({"samples": [*said, {"prompt": "b", "text": "a second one"}]}))
+    assert (
+        main(["rate", "study=s.db", "texts=[ours.json,theirs.json]", "mode=rubric", "criteria=[fluency]", "port=0"])
+        == 0
+    )
+    study = Study(Path("s.db"))
+    assert list(study.prompts().values()) == ["b", "c"] and study.texts()[1, "theirs"] == "b of theirs"
+    assert main(["rate", "study=s.db", "report=true"]) == 2
+    assert "has no answers yet" in capfd.readouterr().err
+    rater = study.rater("Ann")
+    while question := next_question(study, rater):
+        study.answer(rater, question.id, {"fluency": 5 if "ours" in study.text(question.left)[1] else 2})
+    capfd.readouterr()
+    assert main(["rate", "study=s.db", "report=true", "resamples=100", "json=true"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert {name: row["fluency"]["value"] for name, row in found["scores"].items()} == {"ours": 5.0, "theirs": 2.0}
+    assert "standings" not in found
