@@ -85,6 +85,7 @@ ONLY_IN = {
     "tiktoken_ext": {"tokenizers"},
     "tokenizers": {"tokenizers"},
     "scipy": {"evaluation"},
+    "torchmetrics": {"evaluation"},
     "matplotlib": {"reporting", "tasks/class_pictures"},
     "wandb": {"training"},
     "mlflow": {"training"},

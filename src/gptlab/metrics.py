@@ -127,12 +127,39 @@ def _of_labels() -> list[Metric]:
     ]  # fmt: skip
 
 
+def _of_pairs() -> list[Metric]:
+    """Return the metrics of a model that is tuned on preferences, which gptlab.tasks.preference computes."""
+    everywhere, figures = frozenset({"panel", "evaluate", "report"}), ("preferences", "rewards")
+    return [
+        Metric("val/reward_margin", "margin", "", ".3f", ".4f", HIGHER, figures, True, everywhere),
+        Metric("val/chosen_reward", "chosen", "", ".3f", ".4f", None, figures, True, frozenset({"evaluate"})),
+        Metric("val/rejected_reward", "rejected", "", ".3f", ".4f", None, figures, True, frozenset({"evaluate"})),
+    ]
+
+
+def _of_tasks() -> list[Metric]:
+    """Return the metrics of tasks of word prediction, by lm-eval's names; gptlab.evaluation.choices computes them."""
+    heads = {"acc": "accuracy", "acc_norm": "accuracy per character"}
+    rouge = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+    shown = frozenset({"tasks"})
+    found = [Metric(f"tasks/{name}", name, unit, ".3f", ".4f", HIGHER, shown=shown) for name, unit in heads.items()]
+    found.append(Metric("tasks/acc_bytes", "acc_bytes", "accuracy per byte", ".3f", ".4f", HIGHER))
+    cost = Metric("tasks/bits_per_byte", "bits/byte", "bits per byte of the answer", ".3f", ".4f", LOWER, shown=shown)
+    return [
+        *found,
+        cost,
+        *(Metric(f"tasks/{name}", head, head, ".3f", ".4f", HIGHER, shown=shown) for name, head in rouge.items()),
+    ]
+
+
 _TABLE = {
     metric.name: metric
     for metric in [
         *_scores(),
         *_of_labels(),
         *_of_samples(),
+        *_of_pairs(),
+        *_of_tasks(),
         Metric("optim/lr", "learning rate", "", ".3g", ".3g", chart=("optimizer", "learning rate")),
         Metric("optim/grad_norm", "grad norm", "", ".3f", ".4f", chart=("optimizer", "gradient norm")),
         Metric(

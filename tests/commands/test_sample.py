@@ -9,7 +9,7 @@ import torch
 import gptlab
 from gptlab.commands.sample import sample
 from gptlab.config import compose
-from gptlab.decoding.generate import loglikelihood
+from gptlab.decoding.loglikelihood import loglikelihoods
 from gptlab.errors import UserError
 from gptlab.files import followed
 from gptlab.training.config import TrainConfig
@@ -53,7 +53,7 @@ def test_log_probabilities_sum_to_the_likelihood(run: None) -> None:
     (found,) = ask("prompt=the cat", "max_new_tokens=8", "decoder=sample")["samples"]  # type: ignore[misc]
     gpt, tokenizer = gptlab.load()
     with torch.no_grad():
-        expected, _ = loglikelihood(gpt, tokenizer.encode("the cat"), found["ids"], gpt.config.block_size)
+        expected, _ = loglikelihoods(gpt, [(tokenizer.encode("the cat"), found["ids"])], gpt.config.block_size)[0]
     assert found["logprob"] == pytest.approx(sum(found["logprobs"])) == pytest.approx(expected, abs=1e-3)
 
 

@@ -46,6 +46,7 @@ def test_the_groups_hold_what_they_promise() -> None:
         "continue",
         "sft",
         "spam",
+        "dpo",
     }
     assert set(options("adapter")) == {"lora", "dora", "last_n", "bitfit", "head"}
 
@@ -85,6 +86,8 @@ NEEDED = {
     "saved": ["tokenizer.folder=."],
     "instructions": ["task=sft"],
     "labelled": ["task=classification"],
+    "preferences": ["task=preference", "init_from=run"],
+    "dpo": ["init_from=run"],
     **{key: ["init_from=run"] for key in ("lora", "dora", "last_n", "bitfit", "head")},
 }
 
@@ -105,7 +108,7 @@ def test_every_option_composes_into_something_of_its_own(group: str) -> None:
 def test_verbs_share_the_groups(group: str, name: str) -> None:
     verb = {"data": "evaluate", "decoder": "sample"}[group]
     needed = {
-        v: [each for each in NEEDED.get(name, []) if v == "train" or not each.startswith("task=")]
+        v: [each for each in NEEDED.get(name, []) if v == "train" or not each.startswith(("task=", "init_from="))]
         for v in (verb, "train")
     }
     mine, theirs = (getattr(compose(v, [f"{group}={name}", *more]), group) for v, more in needed.items())

@@ -8,8 +8,9 @@ import torch
 from gptlab.decoding.beam import beam_search
 from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Beam, Decoder, Greedy, Sample, TopK
-from gptlab.decoding.generate import Step, continue_ids, draw, draw_key, generate, loglikelihood
+from gptlab.decoding.generate import Step, continue_ids, draw, draw_key, generate
 from gptlab.decoding.logits_processors import LogitsProcessors
+from gptlab.decoding.loglikelihood import loglikelihoods
 from gptlab.errors import UserError
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
@@ -109,6 +110,14 @@ def test_every_row_ends_by_itself() -> None:
     assert rows_of(steps, 4) == [free[0], free[1][:3], free[2], free[3]]
 
 
+def test_a_short_prompt_goes_on_where_a_long_one_has_ended() -> None:
+    """The columns of the long one stay in the cache, which is full before the short text has filled the context."""
+    model, prompts, limits = gpt(), [[2, 7, 1, 8, 2], [1]], Limits(T - 1, T)
+    keys = [(7, i, 0) for i in range(2)]
+    steps = generate(model, prompts, Greedy(), limits, keys, ended=lambda row, token: row == 0)
+    assert rows_of(list(steps), 2)[1] == continue_ids(model, [1], Greedy(), limits, keys[1])
+
+
 def test_ids_that_the_tokenizer_does_not_have_are_never_drawn() -> None:
     model = gpt()
     assert (
@@ -122,10 +131,10 @@ def test_log_probabilities_are_the_model_s_and_sum_to_the_likelihood() -> None:
     model, prompt = gpt(), [3, 1, 4]
     steps = list(generate(model, [prompt], Sample(0.5), Limits(4, T), [(1,)]))
     new = [step.token for step in steps]
-    logprob, greedy = loglikelihood(model, prompt, new, T)
+    logprob, greedy = loglikelihoods(model, [(prompt, new)], T)[0]
     assert sum(step.logprob for step in steps) == pytest.approx(logprob, abs=1e-4)
     assert greedy == (new == texts(model, [prompt], Greedy(), 4)[0])
-    assert loglikelihood(model, prompt, texts(model, [prompt], Greedy(), 4)[0], T)[1]
+    assert loglikelihoods(model, [(prompt, texts(model, [prompt], Greedy(), 4)[0])], T)[0][1]
 
 
 def test_a_likelihood_by_hand_and_with_the_oldest_context_dropped() -> None:
@@ -133,7 +142,7 @@ def test_a_likelihood_by_hand_and_with_the_oldest_context_dropped() -> None:
     ids = [*context, *continuation][-T - 1 :]
     logprobs = model(torch.tensor([ids[:-1]]))[0].double().log_softmax(-1)
     expected = (logprobs[-2, 4] + logprobs[-1, 5]).item()
-    assert loglikelihood(model, context, continuation, T)[0] == pytest.approx(expected, abs=1e-5)
+    assert loglikelihoods(model, [(context, continuation)], T)[0][0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_draws_follow_the_distribution_and_never_leave_it() -> None:
@@ -155,7 +164,7 @@ def test_sampled_texts_follow_the_model() -> None:
     new = rows_of(list(generate(model, [[1]] * n, Sample(), Limits(2, T), [(3, i) for i in range(n)])), n)
     chi2 = 0.0
     for pair in itertools.product(range(5), repeat=2):
-        expected = n * math.exp(loglikelihood(model, [1], pair, T)[0])
+        expected = n * math.exp(loglikelihoods(model, [([1], pair)], T)[0][0])
         chi2 += (sum(tuple(text) == pair for text in new) - expected) ** 2 / expected
     assert chi2 < 51.2  # 24 degrees of freedom, once in a thousand
 
@@ -177,7 +186,7 @@ def test_a_wide_beam_search_is_brute_force(penalty: float, eot: int | None) -> N
         for ids in itertools.product(range(V), repeat=length):
             whole = length == n and eot not in ids
             if whole or (eot is not None and ids.index(eot) == length - 1 if eot in ids else False):
-                logprob = loglikelihood(model, [1], ids, T)[0]
+                logprob = loglikelihoods(model, [([1], ids)], T)[0][0]
                 text = ids[:-1] if ids[-1] == eot else ids
                 every[text] = (logprob / length**penalty, logprob)
     best = sorted(every, key=lambda ids: -every[ids][0])

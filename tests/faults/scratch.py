@@ -100,6 +100,9 @@ def made(folder: Path) -> Scratch:
         Path("row.csv").write_text('text,label\na,ham\n"b,spam\n')
         Path("dangling").symlink_to("nowhere")
         Path("broken.yaml").write_text("a: [")
+        pair = '{"prompt": "a", "chosen": "b", "rejected": "%s"}\n'
+        Path("pairs.jsonl").write_text(pair % "c" + pair % "b")
+        Path("talk.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
         Path("conf").mkdir()
         Path("conf/broken.yaml").write_text("a: [")
         Path("conf/list.yaml").write_text("[1, 2]")

@@ -188,11 +188,15 @@ def test_it_is_compiled(tiny: Tiny, tmp_path: Path) -> None:
 def test_what_needs_the_next_token_says_so(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(*LEARN, "budget.steps=1"))
     (tmp_path / "a.txt").write_text("the cat")
+    item = {"context": "a", "choices": ["b", "c"], "answer": 0}
+    (tmp_path / "own.jsonl").write_text(2 * (json.dumps(item) + "\n"))
     why = r"=\S*run: its task, ends, does not predict the next token; see its scores in gptlab evaluate and report$"
     asked: list[tuple[str, Callable[[], Any]]] = [
         ("run", lambda: sample(compose("sample", ["run=run"]))),
         ("run", lambda: replay(compose("replay", ["run=run", "step=1"]))),
         ("run", lambda: evaluate(compose("evaluate", ["run=run", "explain=true", "text=a.txt"]))),
+        ("run", lambda: evaluate(compose("evaluate", ["run=run", "tasks=[own.jsonl]"]))),
+        ("a", lambda: compare(compose("compare", ["a=run", "b=run", "tasks=[own.jsonl]"]))),
     ]
     for key, ask in asked:
         with pytest.raises(UserError, match=f"^{key}{why}"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,16 @@ SIDES = ("a", "b")
 
 @dataclass
 class CompareConfig:
-    """Two runs, or the seeds of two configs, on the same held-out documents."""
+    """Two runs, or the seeds of two configs, on the same held-out documents, or on `tasks`."""
 
     a: str | list[str] | None = None  # a run, or several seeds of one config: [RUN,RUN], or with *
     b: str | list[str] | None = None  # as `a`: what it is compared with
     data: BatchConfig | None = None  # null: the documents that all of them hold out
     metric: str | None = None  # null: bits per byte, or the task's own
+    # tasks of word prediction: cloze, qa, sentiment, tldr, or JSON lines of one's own
+    tasks: list[str] = field(default_factory=list)
+    max_new_tokens: int = 64  # the most tokens that are written for an item of a task
+    chat: bool = False  # tasks are asked in the run's chat template
     batch_size: int = 16  # windows that are scored at once
     block_size: int | None = None  # tokens per window; null: the context each model was trained with
     resamples: int = 10_000  # draws of the bootstrap
@@ -40,11 +44,17 @@ class CompareConfig:
             given = getattr(self, side)
             require(given is not None, side, "null", "is needed", f"give {side}=RUN")
             require(bool(self.runs(side)) and all(self.runs(side)), side, given, "is empty", "give a run, or [RUN,RUN]")
-        known = [each.quantity for each in shown_in("compare") if each.per]
-        ok = self.metric is None or any(each.name == f"val/{self.metric}" for each in metrics())
+        require(not (self.tasks and self.data), "tasks", self.tasks, "and data are given", "give one of them")
+        alone = self.chat and not self.tasks
+        require(not alone, "chat", True, "goes with tasks=[...]", "give both, or leave it out")
+        known = [each.quantity for each in (shown_in("tasks") if self.tasks else shown_in("compare"))]
+        group = "tasks" if self.tasks else "val"
+        ok = self.metric is None or any(each.name == f"{group}/{self.metric}" for each in metrics())
         require(ok, "metric", self.metric, "no such option", f"choose one of {', '.join(known)}")
         require(self.resamples >= 100, "resamples", self.resamples, "is too few", "10000 is usual")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "must be at least 1", "try 16")
+        for key, usual in {"batch_size": 16, "max_new_tokens": 64}.items():
+            value = getattr(self, key)
+            require(value >= 1, key, value, "must be at least 1", f"try {usual}")
         require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         size = self.block_size
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
@@ -63,6 +73,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
+    from gptlab.evaluation.eval_task import read_tasks
     from gptlab.evaluation.statistics import require_scipy
     from gptlab.runs.reader import expand
 
@@ -70,22 +81,34 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     if config.out:
         require_file("out", Path(config.out).expanduser())
     sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
+    tasks = read_tasks(config.tasks)
 
     from gptlab.evaluation.compared import Asked
     from gptlab.evaluation.comparison import compare_runs
     from gptlab.evaluation.example_comparison import by_example, compare_examples
+    from gptlab.evaluation.task_comparison import compare_tasks
     from gptlab.reporting.comparison import found_table, sentences
 
-    compare = compare_examples if by_example(sides, config.data) else compare_runs
-    size, batch_size = config.block_size, config.batch_size
-    found = compare(sides, Asked(config.data, config.metric, size, batch_size, config.resamples, config.seed))
-    path = Path(config.out).expanduser() if config.out else _place(found)
-    write_atomically(path, (json.dumps({**found.result, "per_unit": found.per_unit}, indent=2) + "\n").encode())
+    of_tasks = config.max_new_tokens, config.chat
+    size, drawn = config.block_size, (config.resamples, config.seed)
+    asked = Asked(config.data, config.metric, size, config.batch_size, *drawn, *of_tasks)
+    if tasks:
+        every = compare_tasks(sides, asked, tasks)
+    else:
+        compare = compare_examples if by_example(sides, config.data) else compare_runs
+        every = {"": compare(sides, asked)}
+    whole = {name: {**found.result, "per_unit": found.per_unit} for name, found in every.items()}
+    path = Path(config.out).expanduser() if config.out else _place(next(iter(every.values())), list(every))
+    content = {"tasks": whole} if tasks else whole[""]
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
     console = Console()
-    console.print(found_table(found, console.width))
-    for line in [*sentences(found.result), f"all of it is in {path}"]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return {**found.result, "out": str(path)}
+    for found in every.values():
+        console.print(found_table(found, console.width))
+        for line in sentences(found.result):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"all of it is in {path}", markup=False, highlight=False, soft_wrap=True)
+    results = {name: found.result for name, found in every.items()}
+    return {**({"tasks": results} if tasks else results[""]), "out": str(path)}
 
 
 def _find(side: str, name: str) -> RunDir:
@@ -97,8 +120,9 @@ def _find(side: str, name: str) -> RunDir:
         raise UserError(side, error.value, error.why, error.todo) from error
 
 
-def _place(found: Comparison) -> Path:
-    """Return A/compare/B.json."""
+def _place(found: Comparison, tasks: list[str]) -> Path:
+    """Return A/compare/B.json, or A/compare/B-TASK.json."""
     others = [each.name for each in found.every if each.side == "b"]
     more = f"-and-{len(others) - 1}-more" if len(others) > 1 else ""
-    return found.every[0].run.path / "compare" / f"{others[0][:200]}{more}.json"
+    of_tasks = "".join(f"-{task}" for task in tasks if task)[:40]
+    return found.every[0].run.path / "compare" / f"{others[0][:150]}{more}{of_tasks}.json"

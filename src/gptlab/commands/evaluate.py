@@ -1,6 +1,6 @@
 """The verb `evaluate`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from gptlab.registry import command
 
 @dataclass
 class EvaluateConfig:
-    """Score the model of a run on held-out text: the run's own, or that of another `data`."""
+    """Score the model of a run on held-out text, the run's own or that of another `data`; or on `tasks`."""
 
     data: BatchConfig | None = None  # null: the held-out part of the run; else the held-out part of this
     run: str = "latest"  # a run directory, one of its checkpoints, or latest
@@ -19,6 +19,10 @@ class EvaluateConfig:
     block_size: int | None = None  # tokens per window; null: the context the model was trained with
     explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
     text: str | None = None  # the file that `explain` reads
+    # tasks of word prediction: cloze, qa, sentiment, tldr, or JSON lines of one's own
+    tasks: list[str] = field(default_factory=list)
+    max_new_tokens: int = 64  # the most tokens that are written for an item of a task
+    chat: bool = False  # tasks are asked in the run's chat template
     json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:
@@ -27,26 +31,41 @@ class EvaluateConfig:
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
         require(self.explain == bool(self.text), "explain", self.explain, "goes with text=FILE", "give both or none")
         require(not (self.text and self.data), "text", self.text, "and data are given", "give one of them")
+        other = "data" if self.data else "text" if self.text else None
+        require(not (self.tasks and other), "tasks", self.tasks, f"and {other} are given", "give one of them")
+        alone = self.chat and not self.tasks
+        require(not alone, "chat", True, "goes with tasks=[...]", "give both, or leave it out")
+        most = self.max_new_tokens
+        require(most >= 1, "max_new_tokens", most, "must be at least 1", "try 64")
 
 
 @command
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score the model of a run on all of its held-out text.
 
-    Prints and returns the scores, or writes a page with the surprise of each token of a text file.
+    Prints and returns the scores, or writes a page with the surprise of each token of a text file. With `tasks` it is
+    scored on them, and RUN/tasks/TASK.json has the figures of each item.
     """
     from rich.console import Console
 
+    from gptlab.evaluation.eval_task import read_tasks
     from gptlab.runs.run_dir import RunDir
 
     run, console = RunDir.find(config.run), Console()  # before torch is imported
+    tasks = read_tasks(config.tasks)
 
     from gptlab.evaluation.model import load_language_model
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.evaluation.surprise import file_surprises
-    from gptlab.reporting.scores import label_table, score_table, unspelled_line
+    from gptlab.evaluation.task_evaluation import evaluate_tasks
+    from gptlab.reporting.scores import label_table, score_table, task_tables, unspelled_line
     from gptlab.reporting.surprise import write_surprise_page
 
+    if tasks:
+        found = evaluate_tasks(run, tasks, config.block_size, config.batch_size, config.max_new_tokens, config.chat)
+        for table in task_tables(found):
+            console.print(table)
+        return {"tasks": found}
     if config.text is None:
         result = score(run, config.data, config.block_size, config.batch_size)
         console.print(score_table(result))

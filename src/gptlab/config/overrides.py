@@ -12,7 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from gptlab import registry
 from gptlab.config.hydra_internals import VALUE_FLAGS, in_quotes, parsed
 from gptlab.config.schema import field_types, part_fields
-from gptlab.errors import UserError
+from gptlab.errors import UserError, require
 
 _OVERRIDE = re.compile(r"(?P<mark>\+{0,2})(?P<key>[\w$][\w$./@:-]*)=(?P<value>.*)", re.DOTALL)
 
@@ -52,13 +52,22 @@ def _quote(arg: str, config_type: type, multirun: bool) -> str:
     if "@" in key or "/" in key:
         return arg  # the name of an option
     if key in registry.groups():
-        if value == "null" and not mark and part_fields(config_type).get(key, "") is None:
-            return f"~{key}"  # Hydra has no null for a group on the command line
+        if not mark and "null" in [each.strip() for each in value.split(",")] and key in part_fields(config_type):
+            return _without(key, value, config_type)
         return f"{mark}{key}={_option(value, multirun)}"
     kinds = field_types(key, config_type)
     if _are_lists(kinds) and value.startswith("[") and "]" not in value and not multirun:
         raise UserError(key, value, "its bracket is not closed", f"close it: {key}={value}]")
     return f"{mark}{key}={_swept(value, kinds) if multirun else _single(value, kinds)}"
+
+
+def _without(group: str, value: str, config_type: type) -> str:
+    """Return the override that leaves a part out: Hydra has no null for a group on the command line."""
+    needed, choices = part_fields(config_type)[group] is not None, ", ".join(registry.options(group))
+    require(not needed, group, value, "is needed", f"choose one of {choices}")
+    todo = f"sweep over the others, and run {group}=null beside it"
+    require(value == "null", group, value, "a sweep cannot leave a part out", todo)
+    return f"~{group}"
 
 
 def _option(value: str, multirun: bool) -> str:

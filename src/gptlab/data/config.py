@@ -110,6 +110,7 @@ class ExampleData(BatchConfig, ABC):
     by_length: bool = False  # the examples of a batch have similar lengths: less padding
     repeat_steps: int | None = None  # repeat the batches of the first steps, this many: can it overfit them?
     num_workers: int = 0  # processes that prepare batches; 0: the training process itself
+    old_loss: bool = False  # validations also score what the run of init_from holds out: val/old/loss
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,12 +41,16 @@ class Context:
         if longest > block_size:  # every token changes its position, so all are read again
             logits = self._read_all([text[-block_size:] for text in texts], block_size)
             self.cache = None
-        elif self.cache is None or self._outgrown(texts):
+        elif self.cache is None or self._full() or self._outgrown(texts):
             logits = self._read_all(texts, min(block_size, longest + self.limits.max_new_tokens))
         else:
             last = torch.tensor([[text[-1]] for text in texts], device=self.device)
             logits = self.gpt(last, cache=self.cache)
         return logits[:, -1, : self.limits.n_vocab].float()
+
+    def _full(self) -> bool:
+        """Tell whether the cache has no column left: that of a longer text, which has ended, counts too."""
+        return bool(getattr(self.cache, "length", 0) == getattr(self.cache, "size", None))
 
     def _outgrown(self, texts: Sequence[Sequence[int]]) -> bool:
         """Tell whether a text is just longer than the model reads in the same way as shorter ones."""

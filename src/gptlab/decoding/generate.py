@@ -94,23 +94,3 @@ def draw(probs: Tensor, keys: Sequence[Key]) -> Tensor:
     at = torch.tensor(numbers, dtype=torch.float64, device=probs.device)[:, None] * end
     at = torch.minimum(at, torch.nextafter(end, torch.zeros_like(end)))  # rounding must not go past the last token
     return torch.searchsorted(mass, at, right=True)[:, 0]
-
-
-@torch.no_grad()
-def loglikelihood(
-    gpt: Model, context: Sequence[int], continuation: Sequence[int], block_size: int
-) -> tuple[float, bool]:
-    """Return the log-probability of a continuation in nats, and whether it is the greedy one.
-
-    If context and continuation do not fit into block_size + 1, the beginning of the context is dropped.
-    """
-    require(len(context) > 0, "context", "", "is empty", "give at least the separator")
-    require(len(continuation) > 0, "continuation", "", "is empty", "give some text")
-    fits = len(continuation) <= block_size
-    todo = "shorten it"
-    require(fits, "continuation", f"{len(continuation)} tokens", f"is longer than the context of {block_size}", todo)
-    ids = torch.tensor([*context, *continuation], device=next(gpt.parameters()).device)[-block_size - 1 :]
-    logits = gpt(ids[None, :-1])[0, -len(continuation) :].float()
-    target = ids[-len(continuation) :]
-    logprob = logits.log_softmax(-1).gather(-1, target[:, None]).sum()
-    return float(logprob), bool((logits.argmax(-1) == target).all())

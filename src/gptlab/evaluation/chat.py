@@ -10,10 +10,10 @@ from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.chat_templates import AUTO, ChatTemplate, chat_template
 
 
-def template_of(run: RunDir, tokenizer: Tokenizer) -> ChatTemplate:
+def template_of(run: RunDir, tokenizer: Tokenizer, key: str = "run") -> ChatTemplate:
     """Return the template of a run's task, such as sft, or the one that its tokenizer came with.
 
-    Raises UserError where there is neither.
+    Raises UserError, which names `key`, where there is neither.
     """
     task: Any = task_of(run.config())
     if hasattr(task, "chat_template"):
@@ -21,7 +21,7 @@ def template_of(run: RunDir, tokenizer: Tokenizer) -> ChatTemplate:
         return found
     if tokenizer.declared.chat_template is None:
         why, todo = "neither its task nor its tokenizer has a chat template", "fine-tune it first: task=sft"
-        raise UserError("run", run.path, why, todo)
+        raise UserError(key, run.path, why, todo)
     return chat_template(AUTO, tokenizer)
 
 

@@ -27,6 +27,8 @@ class Asked:
     batch_size: int = 16
     resamples: int = 10_000
     seed: int = 1337
+    max_new_tokens: int = 64  # of what is written for a task
+    chat: bool = False  # tasks are asked in the chat template of each run
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from gptlab.data.config import EXAMPLES, BatchConfig, ExampleData, Record
 from gptlab.data.tokens.prepare import prepare, unspelled
 from gptlab.data.tokens.shards import Tokens, TokenStream, held_out_stream
 from gptlab.errors import require
+from gptlab.evaluation.reference import computed, stored
 from gptlab.model.config import GPTConfig
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Reading
 from gptlab.tasks.inputs import HeldOut
+from gptlab.tasks.reference import needs_reference
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.saved import Saved
 from gptlab.tokenizers.unspelled import Unspelled
@@ -80,6 +82,9 @@ def _examples(run: RunDir, task: Any, tokenizer: Tokenizer, data: ExampleData | 
         found = examples.read_examples(data, Saved(str(run.path / "tokenizer")))
         records, manifest = found.val, found.manifest
     held_out = task.examples(records, tokenizer, size, False)
+    if needs_reference(task):
+        as_read = data is None and size == run.config()["model"]["block_size"]
+        held_out.reference = stored(run, held_out) if as_read else computed(run, task, held_out)
     return HeldOutData(held_out, records, None, Reading(), examples.protocol(size), manifest["sha256"])
 
 

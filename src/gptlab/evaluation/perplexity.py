@@ -44,7 +44,7 @@ def evaluate(
         **scores,
         **(found.unspelled.record() if found.unspelled else {}),
         **({} if found.records is None else {"examples": len(found.records)}),
-        **({"tokens": targets} if task.predicts_tokens else {"targets": targets}),
+        getattr(task, "target", "tokens" if task.predicts_tokens else "targets"): targets,
         "bytes": found.bytes,
         "protocol": found.protocol,
         "tokenizer_hash": fingerprint(run.path / "tokenizer"),

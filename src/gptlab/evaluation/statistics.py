@@ -80,6 +80,18 @@ def paired_bootstrap(nats_a: Array, nats_b: Array, sizes: Array, resamples: int,
     return Difference(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
+def mcnemar(a: Array, b: Array) -> dict[str, float]:
+    """Return how many items only a, and only b, has right, (N,) of 0 and 1 each, and the exact p-value (McNemar 1947).
+
+    The p-value is of both being right equally often.
+    """
+    from scipy.stats import binomtest
+
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
+    p = float(binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return {"only_a": only_a, "only_b": only_b, "p": p}
+
+
 def student_level(n: int) -> float:
     """Return the level of percentiles by which the interval of a normal mean of n would be Student's at LEVEL.
 

@@ -20,11 +20,12 @@ def found_table(found: Comparison, width: int) -> Table:
     by_documents = [each for each in found.every if isinstance(each, Scored)]
     if by_documents:
         return comparison_table(by_documents, found.result["perplexity_refused"] is None, width)
-    by_examples = [each for each in found.every if isinstance(each, ExampleScores)]
-    shown = [row for row in shown_in("evaluate") if row.quantity in by_examples[0].scores]
-    table = Table("", "run", *(row.head for row in shown), box=box.SIMPLE_HEAD, pad_edge=False)
-    for each in by_examples:
-        scores = (row.text(each.scores[row.quantity], precise=True) for row in shown)
+    place = "evaluate" if isinstance(found.every[0], ExampleScores) else "tasks"
+    shown = [row for row in shown_in(place) if row.quantity in found.result["runs"][0]]
+    title = found.result.get("task")
+    table = Table("", "run", *(row.head for row in shown), box=box.SIMPLE_HEAD, pad_edge=False, title=title)
+    for each, stored in zip(found.every, found.result["runs"], strict=True):
+        scores = (row.text(stored[row.quantity], precise=True) for row in shown)
         table.add_row(each.side, Text(printable(each.name), overflow="ellipsis"), *scores)
     return table
 
@@ -57,6 +58,9 @@ def sentences(result: dict[str, Any]) -> list[str]:
         lines.append(f"{result['examples_left_out']} examples are left out: not all runs hold them out.")
     if result.get("documents_left_out"):
         lines.append(f"{result['documents_left_out']} documents are left out: not all runs hold out or spell them.")
+    if pairs := result.get("mcnemar"):
+        only = f"{pairs['only_b']} items are right under b alone, {pairs['only_a']} under a alone"
+        lines.append(f"{only} (McNemar's exact test, p = {pairs['p']:.2g})")
     if tested := result["seed_test"]:
         welch = f"Welch's t-test, {tested['degrees_of_freedom']:.1f} degrees of freedom, p = {tested['p']:.2g}"
         lines.append(f"over seeds: {_interval(tested['difference'], unit, sign)} ({welch})")

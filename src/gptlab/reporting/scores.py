@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptlab.errors import printable
-from gptlab.metrics import counted, shown_in
+from gptlab.metrics import Metric, counted, metric, shown_in
 from gptlab.runs.samples import visible
 
 MOST_COLUMNS = 8  # labels whose confusion matrix fits into a terminal
@@ -17,11 +17,38 @@ MOST_LABELS = 5  # that are shown of a prediction
 def score_table(result: dict[str, Any]) -> Table:
     """Return what `gptlab.evaluation.perplexity.evaluate` found as a table of one row, with how the text was read."""
     scores = [row for row in shown_in("evaluate") if row.quantity in result]
-    sizes = [key for key in ("examples", "targets", "tokens", "bytes") if result.get(key) is not None]
+    sizes = [key for key in ("examples", "pairs", "targets", "tokens", "bytes") if result.get(key) is not None]
     read = ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
     table = Table(*(row.head for row in scores), *sizes, caption=read)
     table.add_row(*(row.text(result[row.quantity], precise=True) for row in scores), *(f"{result[k]:,}" for k in sizes))
     return table
+
+
+def task_tables(results: dict[str, Any]) -> list[Table]:
+    """Return the scores of tasks, by their names, as a table for each kind: with choices, or with references."""
+    by_kind: dict[tuple[str, ...], list[str]] = {}
+    for name, result in results.items():
+        by_kind.setdefault(tuple(row.name for row in shown_in("tasks") if row.quantity in result), []).append(name)
+    tables = []
+    for kind, names in by_kind.items():
+        rows, own = [metric(name) for name in kind], [results[name] for name in names]
+        more = [key for key in ("chance", "items") if key in own[0]]
+        tables.append(Table("task", *(row.head for row in rows), *more, caption=_cut(own)))
+        for name, result in zip(names, own, strict=True):
+            figures = [_with_error(row, result) for row in rows]
+            tables[-1].add_row(name, *figures, *(f"{result[key]:.4g}" for key in more))
+    return tables
+
+
+def _with_error(row: Metric, result: dict[str, Any]) -> str:
+    error = result.get(f"{row.quantity}_stderr")
+    return row.text(result[row.quantity]) + ("" if error is None else f" ± {row.text(error)}")
+
+
+def _cut(results: list[dict[str, Any]]) -> str | None:
+    """Return how many texts were too long for the context; None where all fit."""
+    number = sum(result.get("choices_cut", 0) + result.get("prompts_cut", 0) for result in results)
+    return f"{number:,} texts were too long: their beginnings were dropped" if number else None
 
 
 def unspelled_line(result: dict[str, Any]) -> str | None:

@@ -30,6 +30,13 @@ def chunked_cross_entropy(gpt: Any, hidden: Tensor, y: Tensor) -> Tensor:
     return torch.cat([recomputed(of_chunk, *piece) for piece in pieces]).view_as(y)
 
 
+def target_losses(gpt: Any, x: Tensor, y: Tensor, chunked: bool, **more: Tensor) -> Tensor:
+    """Return the loss of ids x (B, T) at each target of y (B, T), in nats, (B, T); `more` is for the model."""
+    if chunked:
+        return chunked_cross_entropy(gpt, gpt.hidden(x, **more), y)
+    return cross_entropy(gpt(x, **more).float(), y, reduction="none").view_as(y)
+
+
 class _ChunkLoss(nn.Module):
     """A module that computes the loss of hidden states (N, C) against targets (N,), in nats, (N,)."""
 

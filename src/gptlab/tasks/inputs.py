@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from gptlab.tasks.base import Task
+from gptlab.tasks.base import Reading, Task
 
 if TYPE_CHECKING:
     from gptlab.data.batches.examples import Examples
@@ -35,6 +36,16 @@ class TextTask(Task, Protocol):
 
         `eot` is the id before each document; examples begin where documents do if `by_documents`.
         """
+
+
+@dataclass(frozen=True)
+class Part:
+    """Held-out data that another task scores by themselves, and the length of the text that their targets spell."""
+
+    examples: HeldOut
+    task: Task
+    reading: Reading
+    bytes: int | None  # None where that is not known
 
 
 class ExampleTask(Task, Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from gptlab.errors import UserError, require
@@ -102,6 +103,13 @@ class ChatTemplate:
             found.ids.append(self.tokenizer.ends[0])
             found.counts.append(True)
         return found
+
+    def answer(self, prompt: Sequence[Message], answer: Sequence[Message]) -> Encoded:
+        """Return the ids of a conversation; those that count are what the assistant says after the prompt."""
+        found = self.encode([*prompt, *answer])
+        earlier = sum(self.encode(prompt).counts) if any(each["role"] == "assistant" for each in prompt) else 0
+        numbers = accumulate(found.counts)
+        return found._replace(counts=[c and n > earlier for c, n in zip(found.counts, numbers, strict=True)])
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of a conversation and of the beginning of the assistant's next turn."""

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from gptlab.data.batches.build import Data
+from gptlab.data.batches.examples import ExampleDataModule
 from gptlab.distributed.ranks import Ranks
 from gptlab.errors import UserError, reason, require
 from gptlab.model.adapters import adapt
@@ -20,10 +21,12 @@ from gptlab.model.config import build_model
 from gptlab.model.gpt import num_params
 from gptlab.model.heads import trunk_of
 from gptlab.planning.flops import flops_per_token
-from gptlab.runs.adapted import adapt_with
+from gptlab.runs.adapted import adapt_with, weights_sha256
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Reading
+from gptlab.tasks.inputs import Part
+from gptlab.tasks.reference import needs_reference
 from gptlab.training.adapted import Adapted, freeze_in
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.budget import Budget, Plan
@@ -34,6 +37,7 @@ from gptlab.training.callbacks.end_of_step import EndOfStep
 from gptlab.training.callbacks.graceful_stop import GracefulStop
 from gptlab.training.callbacks.pictures import Pictures
 from gptlab.training.callbacks.progress_bar import ProgressBar
+from gptlab.training.callbacks.reference import Reference
 from gptlab.training.callbacks.samples import Samples
 from gptlab.training.callbacks.stability_monitor import StabilityMonitor
 from gptlab.training.callbacks.step_timer import StepTimer
@@ -90,6 +94,7 @@ def build(begun: Start, console: Console) -> Parts:
         end_of_step.stability,
         end_of_step.bar,
         end_of_step.stop,
+        *([_reference(begun, end_of_step.bar)] if needs_reference(config.task) else []),
         *([BatchSizeFinder(end_of_step.bar)] if config.data.micro_batch_size == "auto" else []),
         *([] if plan else [StepTimer(_timed(config, sizes), begun.step, ranks, end_of_step.bar)]),
         end_of_step,
@@ -129,6 +134,12 @@ def _model(begun: Start, console: Console) -> tuple[Any, Adapted | None]:
         line = f"init_from={begun.config.init_from}: it has no weights for the head of this task; new: {names}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return model, Adapted(adapter, base, adapt_with(model, adapter, new)) if adapter and base else None
+
+
+def _reference(begun: Start, bar: ProgressBar) -> Reference:
+    """Return the callback that asks the model which a run begins with, unless a checkpoint has its answers."""
+    sha256 = weights_sha256(begun.initial.gpt.state_dict()) if begun.initial else None
+    return Reference(begun.data, begun.config.seed, sha256, bar)
 
 
 def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console) -> EndOfStep:
@@ -184,7 +195,9 @@ def as_module(config: TrainConfig, model: Any, data: Data, steps: int, adapted: 
         optimizer = dataclasses.replace(optimizer, lr=optimizer.lr * adapted.adapter.lr_ratio)  # type: ignore[type-var]
         if dtype:
             freeze_in(model, dtype)
-    loss = Loss(config.task, model, reading, None if trainer.sharded else dtype)
+    rounded = None if trainer.sharded else dtype
+    loss = Loss(config.task, model, reading, rounded)
+    parts: Iterable[Part] = data.module.val_parts.values() if isinstance(data.module, ExampleDataModule) else ()
     if config.compile:
         loss.compile()
     return GPTModule(
@@ -202,6 +215,7 @@ def as_module(config: TrainConfig, model: Any, data: Data, steps: int, adapted: 
         sharded=trainer.sharded,
         shard_dtype=dtype,
         adapted=adapted,
+        part_losses=[Loss(part.task, model, part.reading, rounded) for part in parts],
     )
 
 

@@ -105,6 +105,9 @@ class TrainConfig:
             name, todo = name_of(self.adapter), "give init_from=RUN"
             require(bool(self.init_from), "adapter", name, "trains a part of a model that there is already", todo)
             require(not self.trainer.sharded, "adapter", name, "cannot be sharded by fsdp yet", "try trainer=ddp")
+        if getattr(self.task, "needs_reference", False):
+            why, todo = "compares with the model that a run begins with, and this one is new", "give init_from=RUN"
+            require(bool(self.init_from or self.resume), "task", name_of(self.task), why, todo)
         if self.trainer.sharded:
             muon = isinstance(self.optimizer, Muon)
             require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")

@@ -1,5 +1,6 @@
 """Define the LightningModule, which owns the step, the optimizer and their part of a checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,8 +45,9 @@ class GPTModule(L.LightningModule):
     """A model in training for `steps` optimizer steps.
 
     With `adapted` a part of the model is trained, and checkpoints hold that alone. `val_bytes` is the length of the
-    text that the held-out targets spell, `bytes_per_target` the mean length of the text of a training target. With
-    `sharded` the weights are spread over the devices, which compute in `shard_dtype`.
+    text that the held-out targets spell, `bytes_per_target` the mean length of the text of a training target;
+    `part_losses` score the other held-out sets, if not all have one task. With `sharded` the weights are spread over
+    the devices, which compute in `shard_dtype`.
     """
 
     gpt: Any  # the model, with the head of its task
@@ -67,6 +69,7 @@ class GPTModule(L.LightningModule):
         sharded: bool = False,
         shard_dtype: torch.dtype | None = None,
         adapted: Adapted | None = None,
+        part_losses: Sequence[Loss] = (),
     ) -> None:
         super().__init__()
         self.gpt, self.loss, self.task = loss.gpt, loss, loss.task
@@ -75,6 +78,7 @@ class GPTModule(L.LightningModule):
         self.log_every_n_steps, self.on_nan, self.bytes_per_target = log_every_n_steps, on_nan, bytes_per_target
         self.average = average or WeightAverage(None)
         self.sharded, self.shard_dtype, self.adapted = sharded, shard_dtype, adapted
+        self.part_losses = dict(enumerate(part_losses, 1))  # by the number of the held-out set; others have the loss
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
         self.held_out_sums: Sums = {}  # of the last validation, over all ranks
@@ -137,7 +141,8 @@ class GPTModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        sums = self.task.measure(self.loss.figures(*tensors(batch)), batch)
+        loss = self.part_losses.get(dataloader_idx, self.loss)
+        sums = loss.task.measure(loss.figures(*tensors(batch)), batch)
         self._sums.setdefault(dataloader_idx, []).append(sums)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -200,7 +205,7 @@ class GPTModule(L.LightningModule):
         found = {f"val/{name}": value for name, value in self._scores(0, self.val_bytes).items()}
         curves, held_out_sums = self.curves, self.held_out_sums
         for number, (part, n_bytes) in enumerate(sizes.items(), 1):
-            scores = self._scores(number, n_bytes if self.val_bytes is not None else None)
+            scores = self._scores(number, n_bytes if self.val_bytes is not None or self.part_losses else None)
             found |= {f"val/{part}/{name}": value for name, value in scores.items()}
         self.curves, self.held_out_sums = curves, held_out_sums
         publish(self.trainer, found, self.global_step)
@@ -218,8 +223,9 @@ class GPTModule(L.LightningModule):
             own = torch.stack([batch[name] for batch in batches]).cpu().double().sum(0).to(self.device, exact)
             sums[name] = reduced(self.trainer, own, "sum").cpu().double()
         self.held_out_sums = sums
-        self.curves = {f"val/{name}": curve for name, curve in self.task.curves(sums).items()}
-        return self.task.scores(sums, n_bytes)
+        task = self.part_losses.get(number, self.loss).task
+        self.curves = {f"val/{name}": curve for name, curve in task.curves(sums).items()}
+        return task.scores(sums, n_bytes)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer.build(self.gpt)

@@ -8,21 +8,29 @@ from typing import Any, TypeVar
 from filelock import BaseFileLock
 from rich.console import Console
 
+from gptlab.data.batches.answers import Answers
 from gptlab.data.batches.build import Data, build_data
 from gptlab.data.batches.examples import ExampleSet
+from gptlab.data.config import ExampleData
 from gptlab.data.text.sources import Bundled, DataConfig
 from gptlab.data.tokens.openings import openings
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig
+from gptlab.registry import name_of
 from gptlab.runs.config_file import LAYOUT, record, with_defaults
 from gptlab.runs.run_dir import RunDir, default_run_dir
+from gptlab.tasks.base import Reading
+from gptlab.tasks.divergence import Divergence
+from gptlab.tasks.inputs import Part
+from gptlab.tasks.reference import needs_reference
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import BUNDLED_PROMPTS, TrainConfig
 from gptlab.training.init_from import Initial, initial, located, source_of
 from gptlab.training.lightning_internals import early_rank
+from gptlab.training.old import score_old
 from gptlab.training.replay import with_replay
 from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
 from gptlab.training.waiting import waiting
@@ -81,17 +89,28 @@ def start(config: TrainConfig, console: Console) -> Start:
     auto = config.resume == "auto"
     before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
     needed = config.adapter is not None or not (before and before.has_checkpoint())  # a checkpoint has the whole model
-    if config.adapter is not None and config.init_from:
+    read_again = config.adapter is not None or needs_reference(config.task)  # by other commands, too
+    if needed and read_again and config.init_from:
         config = dataclasses.replace(config, init_from=located(source_of(config.init_from)))
+    if isinstance(config.data, ExampleData) and config.data.old_loss:
+        require(bool(config.init_from), "data.old_loss", "true", "has no run whose text is old", "give init_from")
     if isinstance(config.data, DataConfig) and config.data.replay:
         require(
             bool(config.init_from), "data.replay", config.data.replay, "has no run to take text of", "give init_from"
         )
         config = dataclasses.replace(config, data=with_replay(config.data, source_of(str(config.init_from))))
     first, tokenizer = begun_from(config, console) if needed else (None, config.tokenizer)
+    if first and needs_reference(config.task):
+        name, todo = name_of(first.task), "begin with a language model"
+        why = f"its task, {name}, does not predict the next token"
+        require(first.task.predicts_tokens, "init_from", config.init_from, why, todo)
     block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
+    if needs_reference(config.task):
+        data.module.val_parts["reference"] = Part(Answers(), Divergence(), Reading(), None)  # type: ignore[attr-defined]
+    if isinstance(config.data, ExampleData) and config.data.old_loss:
+        score_old(data, source_of(str(config.init_from)), block_size, console)
     model = first.config if first else with_vocabulary(config.model, data.tokenizer.n_vocab)
     preset = first.preset if first else config.preset
     prompts = sample_prompts(config, data)

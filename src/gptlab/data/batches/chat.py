@@ -119,9 +119,9 @@ class Rows:
         return ", ".join(said)
 
 
-def one_a_row(found: Conversations, block_size: int) -> Rows:
-    """Return each conversation as an example."""
-    return Rows(found, [[i] for i in range(len(found))], block_size, packed=False)
+def one_a_row(found: Conversations, block_size: int, numbers: Sequence[int] | None = None) -> Rows:
+    """Return each conversation as an example, or those of some numbers."""
+    return Rows(found, [[i] for i in (range(len(found)) if numbers is None else numbers)], block_size, packed=False)
 
 
 def packed(found: Conversations, block_size: int) -> Rows:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from gptlab.checksums import warn_unless_listed
 from gptlab.data.batches.datamodule import KnownData, WatchedLoader, loader_of
 from gptlab.data.batches.order import Ints, Order, OrderByLength
+from gptlab.data.batches.pairs import reference_state, take_reference
 from gptlab.data.batches.sampler import EvalBatches, MicroBatch, TrainBatches
 from gptlab.data.config import ExampleData, Record
 from gptlab.errors import UserError, reason, require
@@ -32,6 +33,7 @@ class Examples(Protocol):
 
     lengths: Ints  # the number of ids that are read of each, without padding, (N,)
     targets: Ints  # the number of targets of each, (N,)
+    # perhaps longest_row: the number of ids of the longest row, where an example has several rows
 
     def __len__(self) -> int: ...
 
@@ -129,9 +131,11 @@ class ExampleDataModule(KnownData):
         self.steps, self.micro_batch_size = 0, 1
         self.separator: int | None = None
         self.loader: WatchedLoader | None = None
+        self.val_parts: dict[str, Any] = {}  # of gptlab.tasks.inputs.Part: scored by themselves
+        self.reference: str | None = None  # the SHA-256 of the weights that the examples' log-probabilities are of
         for name, examples in {"training": train, "held-out": val}.items():
             require(len(examples) > 0, "data", name_of(config), f"has no {name} example", "give more")
-            longest, why = int(examples.lengths.max()), "cut it, or raise model.block_size"
+            longest, why = getattr(examples, "longest_row", examples.lengths.max()), "cut it, or raise model.block_size"
             fits = longest <= block_size
             require(fits, "model.block_size", block_size, f"a {name} example has {longest:,} ids", why)
             targets = int(examples.targets.sum())
@@ -139,6 +143,25 @@ class ExampleDataModule(KnownData):
         period = config.repeat_steps and config.repeat_steps * config.batch_size
         by_length = OrderByLength(train.lengths, config.batch_size, seed) if config.by_length else None
         self.order = by_length or Order([len(train)], [1.0], seed, period)
+
+    @property
+    def val_bytes(self) -> dict[str, int | None]:
+        """The length of the text that the targets of each part spell."""
+        return {name: part.bytes for name, part in self.val_parts.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the hash of the data, and what a reference model makes of them, for a checkpoint."""
+        state: dict[str, Any] = super().state_dict()
+        return state if self.reference is None else {**state, "reference": reference_state(self)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the reference of a checkpoint, which knows its own data alone. Raises UserError."""
+        super().load_state_dict(state_dict)
+        if "reference" in state_dict:
+            same = state_dict["data_hash"] == self.data_hash
+            why, todo = "the run's reference knows its own pairs alone", "begin a new run: init_from=RUN"
+            require(same, "data.other_data_ok", "true", why, todo)
+            take_reference(self, state_dict["reference"])
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -188,12 +211,20 @@ class ExampleDataModule(KnownData):
         self.loader = loader_of(dealt, batches, self.config.num_workers, trainer)
         return self.loader
 
-    def val_dataloader(self) -> WatchedLoader:
+    def val_dataloader(self) -> Any:
+        """Return the held-out batches; several loaders where other parts are scored by themselves, too."""
+        loaders = [self._held_out(each) for each in (self.val, *(part.examples for part in self.val_parts.values()))]
+        return loaders if len(loaders) > 1 else loaders[0]
+
+    def _held_out(self, examples: Any) -> WatchedLoader:
         trainer: Any = self.trainer
-        ranks = trainer.global_rank, trainer.world_size
-        size = min(self.micro_batch_size, -(-len(self.val) // trainer.world_size))
-        batches = EvalBatches(len(self.val), size, *ranks)
-        return loader_of(self.val, batches, self.config.num_workers, trainer)
+        batches = self.batches_of(examples, trainer.global_rank, trainer.world_size)
+        return loader_of(examples, batches, self.config.num_workers, trainer)
+
+    def batches_of(self, examples: Any, rank: int, world_size: int) -> EvalBatches:
+        """Return the numbers of examples in batches, each on one rank, equally many on every rank."""
+        size = min(self.micro_batch_size, -(-len(examples) // world_size))
+        return EvalBatches(len(examples), size, rank, world_size)
 
 
 class _Dealt(Dataset[Any]):

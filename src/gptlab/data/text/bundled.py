@@ -55,10 +55,13 @@ def modules(stdlib: Path) -> Iterator[tuple[Path, ast.Module]]:
 
 
 def _docstrings(stdlib: Path) -> Iterator[str]:
-    """Return a document for each module: all its docstrings, in the order of the source."""
-    for _, tree in modules(stdlib):
-        if text := "\n\n".join(_docstrings_of(tree)):
-            yield text
+    """Return a document for each module that has docstrings."""
+    yield from filter(None, (document(tree) for _, tree in modules(stdlib)))
+
+
+def document(tree: ast.Module) -> str:
+    """Return all docstrings of a module as one text, in the order of the source."""
+    return "\n\n".join(_docstrings_of(tree))
 
 
 def _docstrings_of(node: ast.AST) -> Iterator[str]:

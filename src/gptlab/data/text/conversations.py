@@ -23,13 +23,15 @@ def conversation(record: Any, mistake: Mistake) -> dict[str, Any]:
     if record.get("tools") or record.get("functions"):
         raise mistake("has tools, which no template here is given", "drop it")
     if "messages" in record:
-        messages = _messages(record["messages"], mistake)
+        messages = messages_of(record["messages"], "messages", mistake)
     elif "prompt" in record or "completion" in record:
-        prompt, completion = (_text(record, key, "prompt and completion", mistake) for key in ("prompt", "completion"))
+        prompt, completion = (
+            text_of(record, key, "prompt and completion", mistake) for key in ("prompt", "completion")
+        )
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
     elif "instruction" in record or "output" in record:
-        asked, answer = (_text(record, key, "instruction and output", mistake) for key in ("instruction", "output"))
-        more = _text(record, "input", "input", mistake) if record.get("input") else ""
+        asked, answer = (text_of(record, key, "instruction and output", mistake) for key in ("instruction", "output"))
+        more = text_of(record, "input", "input", mistake) if record.get("input") else ""
         user = {"role": "user", "content": asked, **({"input": more} if more else {})}
         messages = [user, {"role": "assistant", "content": answer}]
     else:
@@ -39,9 +41,10 @@ def conversation(record: Any, mistake: Mistake) -> dict[str, Any]:
     return {"messages": messages}
 
 
-def _messages(found: Any, mistake: Mistake) -> list[dict[str, str]]:
+def messages_of(found: Any, key: str, mistake: Mistake) -> list[dict[str, str]]:
+    """Return the messages of a field of a record; raises what `mistake` returns where they are none."""
     if not isinstance(found, list) or not found:
-        raise mistake("has messages that are no list of some", 'give [{"role": "user", "content": "..."}, ...]')
+        raise mistake(f"has {key} that are no list of some", 'give [{"role": "user", "content": "..."}, ...]')
     messages = []
     for number, each in enumerate(found, 1):
         if not isinstance(each, Mapping) or not {"role", "content"} <= set(each):
@@ -51,18 +54,18 @@ def _messages(found: Any, mistake: Mistake) -> list[dict[str, str]]:
             raise mistake(f"has a message {number} of the role {role!r}", f"choose one of {', '.join(ROLES)}")
         if each.get("tool_calls"):
             raise mistake(f"has a message {number} that calls tools", "drop it")
-        messages.append({"role": role, "content": _text(each, "content", f"message {number}", mistake)})
+        messages.append({"role": role, "content": text_of(each, "content", f"message {number}", mistake)})
     return messages
 
 
-def _text(record: Mapping[str, Any], key: str, form: str, mistake: Mistake) -> str:
-    """Return the text of a field."""
+def text_of(record: Mapping[str, Any], key: str, form: str, mistake: Mistake) -> str:
+    """Return the text of a field; raises what `mistake` returns where there is none."""
     if key not in record:
         raise mistake(f"has no {key}", f"give {form}" if " and " in form else f"give {FORMS}")
-    return text_of(record[key], key, mistake)
+    return whole_text(record[key], key, mistake)
 
 
-def text_of(value: Any, key: str, mistake: Mistake) -> str:
+def whole_text(value: Any, key: str, mistake: Mistake) -> str:
     """Return the value of a record's field, which must be a text of whole characters."""
     if not isinstance(value, str):
         raise mistake(f"has a {key} that is no text ({type(value).__name__})", "give a text")

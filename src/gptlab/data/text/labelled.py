@@ -8,7 +8,7 @@ from typing import Any
 
 from gptlab.data.config import ExampleData, Record
 from gptlab.data.text import messages
-from gptlab.data.text.conversations import Mistake, text_of
+from gptlab.data.text.conversations import Mistake, whole_text
 from gptlab.data.text.opened import opened
 from gptlab.data.text.readers import format_of, read_records
 from gptlab.data.text.sources import listed, matching
@@ -85,7 +85,7 @@ class Labelled(ExampleData):
             if record.get(name) is None:
                 has = f"it has {', '.join(map(str, record)) or 'none'}"
                 raise mistake(f"has no field {name!r}; {has}", f"give it, or choose one with data.{key}=NAME")
-        text = text_of(record[self.text], self.text, mistake)
+        text = whole_text(record[self.text], self.text, mistake)
         if not text.strip():
             raise mistake(f"has an empty {self.text}", "drop it")
         return {"text": text, "label": _label(record[self.label], self.label, mistake)}
@@ -95,7 +95,7 @@ def _label(value: Any, name: str, mistake: Mistake) -> str:
     """Return a label as a text."""
     if isinstance(value, bool | int):
         return str(value).lower()
-    label = text_of(value, name, mistake)
+    label = whole_text(value, name, mistake)
     if not label.strip():
         raise mistake(f"has an empty {name}", "give one, or drop it")
     return label

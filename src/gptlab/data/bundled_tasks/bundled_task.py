@@ -1,0 +1,60 @@
+"""Give the items of the bundled tasks: those of `train` to learn from, and those of `test` to be judged on."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from gptlab.data.bundled_tasks import cloze, qa, sentiment, tldr
+from gptlab.data.bundled_tasks.material import Material, Record, material
+from gptlab.data.text import bundled
+from gptlab.errors import require
+from gptlab.files import cache_dir, write_atomically
+from gptlab.randomness import seed_sequence
+
+OF_TEXT = {"cloze": cloze.records, "qa": qa.records, "tldr": tldr.records}
+TASKS = (*OF_TEXT, "sentiment")
+SEED = 1337  # of all random choices: the items are the same for everybody with the same Python
+MOST = {"train": 4000, "test": 500}  # items of a task
+VERSION = 1  # of the files in the cache
+
+
+def items(task: str, side: str) -> list[Record]:
+    """Return the items of a task for one side, `train` or `test`; made in seconds, and cached.
+
+    An item is `{"context", "choices", "answer"}`, or `{"prompt", "reference"}`.
+    """
+    cached = cache_dir() / "bundled" / f"{bundled.version()}-tasks-{VERSION}.json"
+    if not cached.exists():
+        write_atomically(cached, json.dumps(_made(material())).encode())
+    found: dict[str, dict[str, list[Record]]] = json.loads(cached.read_bytes())
+    return found[task][side]
+
+
+def lessons(task: str) -> list[dict[str, str]]:
+    """Return the items of `train` as prompts with the right completion."""
+    return [_lesson(item) for item in items(task, "train")]
+
+
+def require_task(key: str, name: Any) -> None:
+    """Refuse a name that is none of a bundled task."""
+    require(name in TASKS, key, name, "no such task", f"choose one of {', '.join(TASKS)}")
+
+
+def _lesson(item: Record) -> dict[str, str]:
+    if "choices" in item:
+        return {"prompt": item["context"], "completion": item["choices"][item["answer"]]}
+    return {"prompt": item["prompt"], "completion": f" {item['reference']}"}
+
+
+def _made(sides: dict[str, Material]) -> dict[str, dict[str, list[Record]]]:
+    reviews = sentiment.records(sum(MOST.values()), _generator(0))
+    found = {"sentiment": {"test": reviews[: MOST["test"]], "train": reviews[MOST["test"] :]}}
+    for number, (task, make) in enumerate(OF_TEXT.items(), 1):
+        made = {side: make(sides[side], _generator(number, place)) for place, side in enumerate(MOST)}
+        found[task] = {side: records[: MOST[side]] for side, records in made.items()}
+    return found
+
+
+def _generator(*position: int) -> np.random.Generator:
+    return np.random.default_rng(seed_sequence(SEED, "tasks", *position, 1))

@@ -1,0 +1,77 @@
+"""Score the model of a run on tasks of word prediction, and keep the figures of each item with the run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptlab.evaluation.chat import template_of
+from gptlab.evaluation.choices import score_choices
+from gptlab.evaluation.eval_task import ChoiceItem, EvalTask
+from gptlab.evaluation.held_out import require_context
+from gptlab.evaluation.model import load_language_model
+from gptlab.evaluation.summaries import score_summaries
+from gptlab.evaluation.task_scores import Asking, ItemScores
+from gptlab.files import write_atomically
+from gptlab.runs.run_dir import RunDir
+from gptlab.tokenizers import fingerprint
+
+FOLDER = "tasks"  # of a run
+
+
+def score_tasks(
+    run: RunDir,
+    tasks: Sequence[EvalTask],
+    block_size: int | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int = 64,
+    chat: bool = False,
+    key: str = "run",
+) -> list[tuple[ItemScores, dict[str, Any]]]:
+    """Return the figures of each task's items under the model of a run, and how they were asked.
+
+    `block_size` is the context, None the model's own; with `chat` the items are what a user says in the run's chat
+    template. Raises UserError, which names `key`, where the run's task does not predict tokens.
+    """
+    gpt, tokenizer = load_language_model(run, key)
+    size = block_size or gpt.config.block_size
+    require_context(gpt.config, size)
+    gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu")
+    template = template_of(run, tokenizer, key) if chat else None
+    found = []
+    for task in tasks:
+        asking = Asking(task.name, run.checkpoint, size, batch_size, max_new_tokens, template)
+        by_choices = isinstance(task.items[0], ChoiceItem)
+        score: Any = score_choices if by_choices else score_summaries
+        protocol = {"block_size": size, "chat": chat, **({} if by_choices else {"max_new_tokens": max_new_tokens})}
+        found.append((score(gpt, tokenizer, task.items, asking), protocol))
+    return found
+
+
+def evaluate_tasks(
+    run: RunDir, tasks: Sequence[EvalTask], block_size: int | None, batch_size: int, max_new_tokens: int, chat: bool
+) -> dict[str, Any]:
+    """Return the scores of a run on each task by its name, and write them with those of each item into the run."""
+    results, scored = {}, score_tasks(run, tasks, block_size, batch_size, max_new_tokens, chat)
+    for task, (found, protocol) in zip(tasks, scored, strict=True):
+        result = {
+            **found.scores(),
+            **found.notes,
+            "items": len(task.items),
+            "protocol": protocol,
+            "items_sha256": task.sha256,
+            "tokenizer_hash": fingerprint(run.path / "tokenizer"),
+            "checkpoint": run.checkpoint.name,
+        }
+        path = _place(run, task.name)
+        write_atomically(path, (json.dumps({**result, "per_item": found.record()}, indent=2) + "\n").encode())
+        results[task.name] = {**result, "file": str(path)}
+    return results
+
+
+def _place(run: RunDir, task: str) -> Path:
+    """Return RUN/tasks/TASK.json, with the checkpoint's name where it is not the last."""
+    which = "" if run.checkpoint.name == "last.ckpt" else f"-{run.checkpoint.stem}"
+    return run.path / FOLDER / f"{task}{which}.json"

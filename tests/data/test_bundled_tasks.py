@@ -1,0 +1,141 @@
+"""The bundled tasks: what is tested is in nothing that was learned from, and whoever does not read is right by chance."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptlab.data.bundled_tasks.bundled_task import TASKS, items, lessons
+from gptlab.data.bundled_tasks.material import Material, choices, words
+from gptlab.data.bundled_tasks.sentiment import TURNED, WORDS, records
+from gptlab.data.text.instructions import Instructions
+from gptlab.data.text.sources import Bundled
+from gptlab.data.text.splits import divide, survey
+from gptlab.errors import UserError
+
+CHOICES = [task for task in TASKS if task != "tldr"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled text is read once for all of these tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTLAB_CACHE", str(cache))
+
+
+def texts_of(item: dict[str, Any]) -> Iterator[str]:
+    """Yield the prompt of an item, and, where it is not one of a few labels, its answer."""
+    yield item.get("context") or item["prompt"]
+    if item.get("choices", [""])[0] not in (" positive", " negative"):
+        yield item["choices"][item["answer"]] if "choices" in item else item["reference"]
+
+
+@pytest.mark.slow
+def test_no_test_item_has_been_seen() -> None:
+    """Neither in training items nor in what data=bundled trains on."""
+    found = survey(Bundled().chunks(), Bundled().val_fraction)
+    trained_on = words("\n\n".join(chunk.text for part, chunk in divide(Bundled().chunks(), found) if part == "train"))
+    for task in TASKS:
+        train, test = items(task, "train"), items(task, "test")
+        assert len(test) >= 200 and len(train) >= 1000
+        assert not {next(texts_of(each)) for each in train} & {next(texts_of(each)) for each in test}
+        assert len({next(texts_of(each)) for each in test}) == len(test)
+    for item in items("qa", "test"):
+        assert words(item["choices"][item["answer"]]) not in trained_on
+    for item in items("cloze", "test"):
+        assert words(item["context"] + item["choices"][item["answer"]] + ".") not in trained_on
+    for item in items("tldr", "test"):
+        assert words(item["prompt"].removesuffix("TL;DR:")) not in trained_on
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", CHOICES)
+def test_a_model_that_reads_no_context_is_right_by_chance(task: str) -> None:
+    """Scores of the choices by themselves: by a hash, by their lengths, by how often they are an answer."""
+    test = items(task, "test")
+    often = {choice: 0 for each in test for choice in each["choices"]}
+    for each in test:
+        often[each["choices"][each["answer"]]] += 1
+    blind = {
+        "hash": lambda choice: hashlib.sha256(choice.encode()).digest(),
+        "length": lambda choice: (len(choice), hashlib.sha256(choice.encode()).digest()),
+        "frequency": lambda choice: (often[choice], hashlib.sha256(choice.encode()).digest()),
+    }
+    chance = 1 / len(test[0]["choices"])
+    error = math.sqrt(chance * (1 - chance) / len(test))
+    for score in blind.values():
+        right = [max(each["choices"], key=score) == each["choices"][each["answer"]] for each in test]
+        assert abs(np.mean(right) - chance) < 3 * error
+    if task == "sentiment":
+        assert sum(each["answer"] for each in test) == len(test) / 2
+    else:
+        positions = np.bincount([each["answer"] for each in test], minlength=4) / len(test)
+        assert abs(positions - chance).max() < 4 * error
+
+
+def test_the_wrong_choices_are_the_answers_of_others_and_each_is_wrong_three_times() -> None:
+    answers = [f" {n}" for n in range(50)]
+    made = choices([str(n) for n in range(50)], answers, np.random.default_rng(0))
+    assert [each["choices"][each["answer"]].strip() == each["context"] for each in made] == [True] * 50
+    assert sorted(choice for each in made for choice in each["choices"]) == sorted(answers * 4)
+    same = choices(list("abcdef"), [" x", " X", " y", " z", " u", " v"], np.random.default_rng(0))
+    assert all(len({choice.casefold() for choice in each["choices"]}) == 4 for each in same) and len(same) < 6
+
+
+def test_what_a_review_says_is_what_its_last_word_says() -> None:
+    made = records(400, np.random.default_rng(0))
+    assert len({each["context"] for each in made}) == 400
+    turned = 0
+    for item in made:
+        clauses = [(word in WORDS[1]) ^ negated for word, negated in _judgements(item["context"])]
+        assert clauses[-1] == item["answer"] and len(clauses) == 2
+        turned += clauses[0] != clauses[1]
+        assert (clauses[0] != clauses[1]) == any(_fits(item["context"], form) for form in TURNED)
+    assert 0.15 < turned / 400 < 0.35
+
+
+def _judgements(text: str) -> list[tuple[str, bool]]:
+    """Return each word that judges, with whether `not` stands before it."""
+    plain = text.split("\n")[0].replace(",", " ").replace(";", " ").replace(".", " ").split()
+    known = {*WORDS[0], *WORDS[1]}
+    return [(word, plain[place - 1] == "not") for place, word in enumerate(plain) if word in known]
+
+
+def _fits(text: str, form: str) -> bool:
+    parts = [part.strip(" ,;") for part in form.split("{}") if part.strip(" ,;")]
+    return all(part in text.lower() for part in parts)
+
+
+@pytest.mark.slow
+def test_they_are_learned_from_as_conversations() -> None:
+    lesson, record = lessons("qa")[5], items("qa", "train")[5]
+    assert lesson == {"prompt": record["context"], "completion": record["choices"][record["answer"]]}
+    assert lessons("tldr")[0]["completion"] == " " + items("tldr", "train")[0]["reference"]
+    found = [each["messages"] for each in Instructions(task="qa").examples()]
+    assert [message["content"] for message in found[5]] == [lesson["prompt"], lesson["completion"]]
+    assert [message["role"] for message in found[5]] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"task": "qaa"}, "task=qaa: no such task; choose one of cloze, qa, tldr, sentiment"),
+        ({"task": "qa", "files": ["a"]}, "task=qa: and files are given"),
+    ],
+)
+def test_mistakes(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Instructions(**given)
+
+
+def test_what_is_new_is_told_by_words() -> None:
+    assert Material([], [], "one two three").is_new("two four")
+    assert not Material([], [], "one two three").is_new("two\n  three")
