@@ -71,8 +71,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         console.print(score_table(result))
         if line := unspelled_line(result):
             console.print(line)
-        if table := label_table(result):
-            console.print(table)
+        if by_label := label_table(result):
+            console.print(by_label)
         return result
     gpt, tokenizer = load_language_model(run)
     block_size = config.block_size or gpt.config.block_size
