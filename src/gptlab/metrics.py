@@ -160,6 +160,10 @@ _TABLE = {
         *_of_samples(),
         *_of_pairs(),
         *_of_tasks(),
+        Metric(
+            "val/distillation_loss", "distillation loss", "nats per token", ".3f", ".4f", LOWER,
+            ("train and val", "distillation loss"), summary=True, shown=frozenset({"line", "panel"}),
+        ),
         Metric("optim/lr", "learning rate", "", ".3g", ".3g", chart=("optimizer", "learning rate")),
         Metric("optim/grad_norm", "grad norm", "", ".3f", ".4f", chart=("optimizer", "gradient norm")),
         Metric(

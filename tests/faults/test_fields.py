@@ -29,6 +29,7 @@ NEEDED = {
     ("task", "classification"): ["data=labelled", "data.files=[]"],
     ("data", "instructions"): ["task=sft", "model.block_size=512"],
     ("data", "preferences"): ["task=preference", "init_from=run", "model.block_size=512"],
+    ("task", "distill"): ["task.teacher=run"],
     ("data", "text"): ["data.files=[texts/*.txt]"],
     ("data", "download"): ["data.url=file:///none", f"data.sha256={64 * '0'}"],
     ("data", "hub"): ["data.path=none"],

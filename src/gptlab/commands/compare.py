@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.data.config import BatchConfig
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.files import require_file, write_atomically
 from gptlab.metrics import metrics, shown_in
 from gptlab.registry import command
 
 if TYPE_CHECKING:
     from gptlab.evaluation.compared import Comparison
-    from gptlab.runs.run_dir import RunDir
 
 SIDES = ("a", "b")
 
@@ -76,11 +75,12 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from gptlab.evaluation.eval_task import read_tasks
     from gptlab.evaluation.statistics import require_scipy
     from gptlab.runs.reader import expand
+    from gptlab.runs.run_dir import RunDir
 
     require_scipy()
     if config.out:
         require_file("out", Path(config.out).expanduser())
-    sides = {side: [_find(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
+    sides = {side: [RunDir.find_as(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
     tasks = read_tasks(config.tasks)
 
     from gptlab.evaluation.compared import Asked
@@ -109,15 +109,6 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     console.print(f"all of it is in {path}", markup=False, highlight=False, soft_wrap=True)
     results = {name: found.result for name, found in every.items()}
     return {**({"tasks": results} if tasks else results[""]), "out": str(path)}
-
-
-def _find(side: str, name: str) -> RunDir:
-    from gptlab.runs.run_dir import RunDir
-
-    try:
-        return RunDir.find(name)
-    except UserError as error:
-        raise UserError(side, error.value, error.why, error.todo) from error
 
 
 def _place(found: Comparison, tasks: list[str]) -> Path:

@@ -11,10 +11,13 @@ from gptlab.registry import command
 
 @dataclass
 class EvaluateConfig:
-    """Score the model of a run on held-out text, the run's own or that of another `data`; or on `tasks`."""
+    """Score the model of a run on held-out text, the run's own or that of another `data`; or on `tasks`.
+
+    Several runs are an ensemble: the probability of each token is the mean of what they give it.
+    """
 
     data: BatchConfig | None = None  # null: the held-out part of the run; else the held-out part of this
-    run: str = "latest"  # a run directory, one of its checkpoints, or latest
+    run: str | list[str] = "latest"  # a run, one of its checkpoints, or latest; an ensemble: [RUN,RUN], or with *
     batch_size: int = 16  # windows that are scored at once
     block_size: int | None = None  # tokens per window; null: the context the model was trained with
     explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
@@ -30,6 +33,7 @@ class EvaluateConfig:
         size = self.block_size
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
         require(self.explain == bool(self.text), "explain", self.explain, "goes with text=FILE", "give both or none")
+        require(bool(self.runs) and all(self.runs), "run", self.run, "is empty", "give a run, or [RUN,RUN]")
         require(not (self.text and self.data), "text", self.text, "and data are given", "give one of them")
         other = "data" if self.data else "text" if self.text else None
         require(not (self.tasks and other), "tasks", self.tasks, f"and {other} are given", "give one of them")
@@ -38,10 +42,15 @@ class EvaluateConfig:
         most = self.max_new_tokens
         require(most >= 1, "max_new_tokens", most, "must be at least 1", "try 64")
 
+    @property
+    def runs(self) -> list[str]:
+        """The runs, by their names."""
+        return self.run if isinstance(self.run, list) else [self.run]
+
 
 @command
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Score the model of a run on all of its held-out text.
+    """Score the model of a run, or an ensemble of several, on all of the held-out text.
 
     Prints and returns the scores, or writes a page with the surprise of each token of a text file. With `tasks` it is
     scored on them, and RUN/tasks/TASK.json has the figures of each item.
@@ -49,11 +58,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from rich.console import Console
 
     from gptlab.evaluation.eval_task import read_tasks
+    from gptlab.runs.reader import expand
     from gptlab.runs.run_dir import RunDir
 
-    run, console = RunDir.find(config.run), Console()  # before torch is imported
+    runs, console = [RunDir.find(name) for name in expand(config.runs)], Console()  # before torch is imported
+    run, several = runs[0], len(runs) > 1
+    single = "explain" if config.explain else "tasks" if config.tasks else None
+    require(not (several and single), "run", config.run, f"are several, and {single} reads one", "give one run")
     tasks = read_tasks(config.tasks)
 
+    from gptlab.evaluation.ensembles import evaluate_together
     from gptlab.evaluation.model import load_language_model
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.evaluation.surprise import file_surprises
@@ -67,7 +81,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             console.print(table)
         return {"tasks": found}
     if config.text is None:
-        result = score(run, config.data, config.block_size, config.batch_size)
+        asked = config.data, config.block_size, config.batch_size
+        result = evaluate_together(runs, *asked) if several else score(run, *asked)
         console.print(score_table(result))
         if line := unspelled_line(result):
             console.print(line)

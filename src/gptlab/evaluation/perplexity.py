@@ -1,6 +1,6 @@
 """Score the model of a run on held-out data, all of them, by the run's task."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from gptlab.data.batches.batch import IGNORE, tensors
 from gptlab.data.batches.sampler import EvalBatches
 from gptlab.data.batches.windows import Windows
 from gptlab.data.config import BatchConfig
-from gptlab.evaluation.held_out import held_out_data
+from gptlab.evaluation.held_out import HeldOutData, held_out_data
 from gptlab.evaluation.model import load_with_task
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Detailed, Figures, Reading, Sums, Task
@@ -36,12 +36,19 @@ def evaluate(
     task, gpt, tokenizer = load_with_task(run)
     found = held_out_data(run, task, gpt.config, tokenizer, data, context)
     sums = measure(gpt, task, found.examples, batch_size, found.reading)
-    targets = int(sums["targets"].sum())
+    return {**scored(task, sums, found), **described(run, task, found, int(sums["targets"].sum()))}
+
+
+def scored(task: Task, sums: Mapping[str, Any], found: HeldOutData) -> dict[str, Any]:
+    """Return a task's scores of held-out data, by its sums over all of them."""
     scores: dict[str, Any] = task.scores(sums, None if found.unspelled else found.bytes)
-    if found.unspelled and "val/bits_per_byte" in task.metrics:
-        scores["bits_per_byte"] = None
+    undefined = found.unspelled and "val/bits_per_byte" in task.metrics
+    return {**scores, **({"bits_per_byte": None} if undefined else {})}
+
+
+def described(run: RunDir, task: Task, found: HeldOutData, targets: int) -> dict[str, Any]:
+    """Return what scores are over, and what they hold for."""
     return {
-        **scores,
         **(found.unspelled.record() if found.unspelled else {}),
         **({} if found.records is None else {"examples": len(found.records)}),
         getattr(task, "target", "tokens" if task.predicts_tokens else "targets"): targets,
@@ -79,7 +86,12 @@ def token_nats(gpt: Any, windows: Windows, batch_size: int, separator: int | Non
 
     With a `separator` no position attends to anything before the last one.
     """
-    for batch, figures in _figures(gpt, CausalLM(), windows, batch_size, Reading(separator)):
+    return target_nats(gpt, CausalLM(), windows, batch_size, Reading(separator))
+
+
+def target_nats(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading) -> Iterator[Nats]:
+    """Yield the cost of every target of a task that predicts tokens, in nats, in their order, (N,) a batch."""
+    for batch, figures in _figures(gpt, task, examples, batch_size, reading):
         yield figures["loss"][batch.y != IGNORE].numpy()
 
 

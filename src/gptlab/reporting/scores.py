@@ -1,5 +1,7 @@
 """Show the scores of one run on held-out text as tables."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -15,13 +17,31 @@ MOST_LABELS = 5  # that are shown of a prediction
 
 
 def score_table(result: dict[str, Any]) -> Table:
-    """Return what `gptlab.evaluation.perplexity.evaluate` found as a table of one row, with how the text was read."""
+    """Return what `evaluate` or `evaluate_together` found as a table, with how the text was read.
+
+    A single run has one row; an ensemble has one for each of its members, and its own below.
+    """
+    members = result.get("members", [])
     scores = [row for row in shown_in("evaluate") if row.quantity in result]
     sizes = [key for key in ("examples", "pairs", "targets", "tokens", "bytes") if result.get(key) is not None]
     read = ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
-    table = Table(*(row.head for row in scores), *sizes, caption=read)
-    table.add_row(*(row.text(result[row.quantity], precise=True) for row in scores), *(f"{result[k]:,}" for k in sizes))
+    names = ["run"] if members else []
+    table = Table(*names, *(row.head for row in scores), *sizes, caption=read)
+    counts = [f"{result[key]:,}" for key in sizes]
+    for each in members:
+        table.add_row(_named(each["run"]), *_texts(scores, each), *counts)
+    table.add_row(*(["together"] if members else []), *_texts(scores, result), *counts)
     return table
+
+
+def _texts(scores: Sequence[Metric], result: dict[str, Any]) -> list[str]:
+    return [row.text(result[row.quantity], precise=True) for row in scores]
+
+
+def _named(place: str) -> Text:
+    """Return the name of a run, or of a checkpoint with its run's."""
+    path = Path(place)
+    return Text(printable(path.name if path.suffix != ".ckpt" else f"{path.parent.parent.name}/{path.name}"))
 
 
 def task_tables(results: dict[str, Any]) -> list[Table]:

@@ -114,6 +114,14 @@ class RunDir:
             raise UserError("run", name, f"has no checkpoint {run.checkpoint.name}", todo)
         return run
 
+    @classmethod
+    def find_as(cls, key: str, name: str) -> "RunDir":
+        """Return the run that the value of a key names, as `find` does; its mistakes name that key."""
+        try:
+            return cls.find(name)
+        except UserError as error:
+            raise UserError(key, error.value, error.why, error.todo) from error
+
     def load(self, head: Callable[[Any], Any] = lambda gpt: gpt) -> tuple[Any, Tokenizer]:
         """Load the model in eval mode, and its tokenizer; raises UserError where they are damaged.
 
@@ -224,6 +232,12 @@ class RunDir:
     def _read(self, name: str) -> dict[str, Any]:
         """Return the object in one of the run's JSON files."""
         return read_object("run", self.path / name, LARGEST[name], AGAIN)
+
+
+def located(run: RunDir) -> str:
+    """Return where a run is found from any folder, or the checkpoint of it that was named."""
+    named = run.checkpoint.name != "last.ckpt"
+    return str((run.checkpoint if named else run.path).resolve())
 
 
 def unused(path: Path) -> Path:

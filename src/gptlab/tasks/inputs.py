@@ -23,7 +23,11 @@ class HeldOut(Protocol):
 
 
 class TextTask(Task, Protocol):
-    """A task that learns from a stream of tokens (TEXT)."""
+    """A task that learns from a stream of tokens (TEXT).
+
+    It may have a method `fitted_to(corpus, block_size)` besides, which returns the task with what it takes from the
+    text, or from other runs, before anything is built; that is what the run's config.yaml holds.
+    """
 
     def data_module(self, corpus: Any, data: Any, block_size: int, seed: int) -> Any:
         """Make the data module whose batches this task learns from: it says what a batch is.

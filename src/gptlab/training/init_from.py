@@ -19,7 +19,7 @@ from gptlab.model.heads import parameters_beside, trunk_of
 from gptlab.registry import option_of
 from gptlab.runs.adapted import Base, weights_sha256
 from gptlab.runs.checkpoint_file import read_checkpoint
-from gptlab.runs.run_dir import RunDir
+from gptlab.runs.run_dir import RunDir, located
 from gptlab.tasks.base import Task
 from gptlab.tasks.saved import task_of
 from gptlab.training.preflight import HUB, in_hub_format
@@ -105,12 +105,6 @@ def _content(folder: Path) -> Iterator[str]:
     if (folder / HUB[1]).is_file() and not (folder / HUB[0]).is_file():
         base = Path(Peft(folder).base).expanduser()
         yield from _content(base) if base.is_dir() else ()
-
-
-def located(run: RunDir) -> str:
-    """Return where a run is found from any folder, or the checkpoint of it that was named."""
-    named = run.checkpoint.name != "last.ckpt"
-    return str((run.checkpoint if named else run.path).resolve())
 
 
 def initial(run: RunDir) -> Initial:

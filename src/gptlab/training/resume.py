@@ -15,6 +15,7 @@ from gptlab.training.callbacks.checkpointing import by_step
 # whose state is kept, all but its rate
 FIXED = ("task", "model", "adapter", "tokenizer", "data", "optimizer", "seed")
 FREE = {"optimizer.lr", "adapter.lr_ratio", "data.micro_batch_size", "data.num_workers", "data.other_data_ok"}
+FREE |= {"task.teacher"}  # its place: what it holds is compared by task.sha256
 UNSAID = ("gptlab", "parts", "resume", "run_dir", "json")  # of what a continuation changes
 STATE: dict[str, type] = {  # of a checkpoint that a run goes on from
     **{"state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict},

@@ -19,7 +19,7 @@ from gptlab.errors import require
 from gptlab.model.config import ModelConfig
 from gptlab.registry import name_of
 from gptlab.runs.config_file import LAYOUT, record, with_defaults
-from gptlab.runs.run_dir import RunDir, default_run_dir
+from gptlab.runs.run_dir import RunDir, default_run_dir, located
 from gptlab.tasks.base import Reading
 from gptlab.tasks.divergence import Divergence
 from gptlab.tasks.inputs import Part
@@ -28,7 +28,7 @@ from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import BUNDLED_PROMPTS, TrainConfig
-from gptlab.training.init_from import Initial, initial, located, source_of
+from gptlab.training.init_from import Initial, initial, source_of
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.old import score_old
 from gptlab.training.replay import with_replay

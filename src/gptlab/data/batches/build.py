@@ -60,4 +60,6 @@ def build_data(
     why, todo = "is neither text, nor a data module, nor examples", "subclass TextData, ForeignData or ExampleData"
     require(isinstance(config, DataConfig), "data", type(config).__name__, why, todo)
     corpus = prepare(config, tokenizer, watch)
+    if hasattr(task, "fitted_to"):
+        task = task.fitted_to(corpus, block_size)
     return Data(task.data_module(corpus, config, block_size, seed), corpus.tokenizer, task, corpus)
