@@ -36,7 +36,8 @@ def evaluate(
     task, gpt, tokenizer = load_with_task(run)
     found = held_out_data(run, task, gpt.config, tokenizer, data, context)
     sums = measure(gpt, task, found.examples, batch_size, found.reading)
-    return {**scored(task, sums, found), **described(run, task, found, int(sums["targets"].sum()))}
+    more = task.details(sums) if isinstance(task, Detailed) else {}
+    return {**scored(task, sums, found), **described(run, task, found, int(sums["targets"].sum())), **more}
 
 
 def scored(task: Task, sums: Mapping[str, Any], found: HeldOutData) -> dict[str, Any]:
@@ -56,7 +57,6 @@ def described(run: RunDir, task: Task, found: HeldOutData, targets: int) -> dict
         "protocol": found.protocol,
         "tokenizer_hash": fingerprint(run.path / "tokenizer"),
         "data_hash": found.data_hash,
-        **(task.details(sums) if isinstance(task, Detailed) else {}),
     }
 
 
