@@ -82,7 +82,7 @@ def test_eighty_columns_show_the_status_and_what_is_swept() -> None:
         shown.update()
         drawn = screen.getvalue().split("\x1b[2K")[-1]
     (waiting, running) = rows_of(drawn)
-    assert waiting[2] == "waiting" and running[2:] == ["running", "10/100", "4.500", "4.250", "1,000", "0:15:00"]
+    assert waiting[2] == "waiting" and running[2:] == ["running", "10/100", "4.500", "4.250", "1,000"]
     assert running[1].startswith("optimizer.lr=0.0") and running[1].endswith("…")
     assert max(map(len, drawn.splitlines())) <= 80
 
