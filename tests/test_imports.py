@@ -86,7 +86,7 @@ ONLY_IN = {
     "tokenizers": {"tokenizers"},
     "scipy": {"evaluation"},
     "torchmetrics": {"evaluation"},
-    "matplotlib": {"reporting"},
+    "matplotlib": {"reporting", "tasks/class_pictures"},
     "wandb": {"training"},
     "mlflow": {"training"},
     "datasets": {"data"},

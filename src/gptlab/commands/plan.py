@@ -83,7 +83,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "kwh": cost.kwh,
         "price": cost.price,
         "price_as_of": config.hardware.as_of if cost.price is not None else None,
-        **memory_of_plan(config, micro_batch, micro_batches, devices),
+        **memory_of_plan(config, micro_batch, micro_batches, devices, config.hardware.memory),
         "inference": _inference(config.model, parameters, config.trainer.precision),
     }
     show(answer)
