@@ -66,13 +66,13 @@ def test_later_micro_batches_meet_the_gradients_of_the_first() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"window": 8, "window_layers": [0, 3, 9], "positions": "rope"}, {"feed_forward": "swiglu", "tied": False}],
+    [{}, {"window": 8, "window_layers": [0, 3, 9], "positions": "rope"}],
 )
 def test_a_deep_model_is_counted_at_two_depths(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = {"n_layer": 12, "n_head": 2, "n_embd": C, "block_size": T, "vocab_size": V}
+    shape = {"n_layer": 10, "n_head": 2, "n_embd": C, "block_size": T, "vocab_size": V}
     config = dataclasses.replace(compose("plan"), model=GPTConfig(**shape, **options))
     found = memory_of(config, B, False)
-    monkeypatch.setattr(random_step, "DEPTH", 12)
+    monkeypatch.setattr(random_step, "DEPTH", 10)
     assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(memory_of(config, B, False)), rel=0.01)
 
 

@@ -147,7 +147,7 @@ def _budget(config: PlanConfig, parameters: int, flops: int, seconds_per_flop: f
     units = {"minutes": minutes, "steps": found.steps} | {key: getattr(found, key) for key in ("tokens", "flops")}
     one = {**units, "tokens_per_param": found.tokens_per_param}[unit] / found.steps
     why, todo = f"is less than one step, which is {one:.6g}", "give more, or a smaller data.batch_size"
-    require(amount >= 0.999 * one, f"budget.{unit}", f"{amount:g}", why, todo)
+    require(amount >= (1 - 1e-6) * one, f"budget.{unit}", f"{amount:g}", why, todo)
     return found
 
 
