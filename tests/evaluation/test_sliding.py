@@ -1,5 +1,6 @@
 """Perplexity in sliding windows: by its definition, and as lm-eval's rolling windows have it."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_the_rolling_windows_of_lm_eval(tiny: Callable[..., TrainConfig], tmp_pa
     model, tokenizer = run.load()
     tokens = held_out_stream(run.path / "held_out")[0]
     bounds = [*tokens.document_starts(tokenizer.eot).tolist(), len(tokens) - 1]
-    documents = [tokens[a : b + 1].tolist() for a, b in zip(bounds, bounds[1:], strict=False)]
+    documents = [tokens[a : b + 1].tolist() for a, b in itertools.pairwise(bounds)]
     expected = sum(cost(model, *window) for each in documents for window in rolled(each, T)) / (len(tokens) - 1)
     found = {n: evaluate(compose("evaluate", ["run=run", "protocol=sliding", f"stride={n}"])) for n in (T, 1)}
     assert len(documents) > 1 and found[T]["loss"] == pytest.approx(expected, abs=1e-6)

@@ -25,8 +25,9 @@ class EvaluateConfig:
     stride: int | None = None  # tokens that sliding windows move on by; null: half of block_size
     explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
     text: str | None = None  # the file that `explain` reads
-    # tasks of word prediction: cloze, qa, sentiment, tldr, or JSON lines of one's own
+    # tasks of word prediction: cloze, qa, sentiment, tldr, JSON lines of one's own, or tasks of lm-eval
     tasks: list[str] = field(default_factory=list)
+    tasks_dir: str | None = None  # a folder with task files of lm-eval, whose names `tasks` may have
     max_new_tokens: int = 64  # the most tokens that are written for an item of a task
     chat: bool = False  # tasks are asked in the run's chat template
     json: bool = False  # print one JSON object and nothing else
@@ -47,8 +48,8 @@ class EvaluateConfig:
         require(not (self.text and self.data), "text", self.text, "and data are given", "give one of them")
         other = "data" if self.data else "text" if self.text else None
         require(not (self.tasks and other), "tasks", self.tasks, f"and {other} are given", "give one of them")
-        alone = self.chat and not self.tasks
-        require(not alone, "chat", True, "goes with tasks=[...]", "give both, or leave it out")
+        alone = next((key for key in ("chat", "tasks_dir") if getattr(self, key) and not self.tasks), "")
+        require(not alone, alone, getattr(self, alone, ""), "goes with tasks=[...]", "give both, or leave it out")
         most = self.max_new_tokens
         require(most >= 1, "max_new_tokens", most, "must be at least 1", "try 64")
 
@@ -68,6 +69,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from rich.console import Console
 
     from gptlab.evaluation.eval_task import read_tasks
+    from gptlab.evaluation.lm_eval_tasks import evaluate_with_lm_eval, find_tasks
     from gptlab.interop.hub_directory import run_of
     from gptlab.runs.reader import expand
 
@@ -75,7 +77,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     run, several = runs[0], len(runs) > 1
     single = "explain" if config.explain else "tasks" if config.tasks else None
     require(not (several and single), "run", config.run, f"are several, and {single} reads one", "give one run")
-    tasks = read_tasks(config.tasks)
+    theirs = find_tasks(config.tasks, config.tasks_dir)
+    tasks = read_tasks([name for name in config.tasks if name not in theirs.names])
 
     from gptlab.evaluation.ensembles import evaluate_together
     from gptlab.evaluation.held_out import Sliding
@@ -83,14 +86,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.evaluation.surprise import file_surprises
     from gptlab.evaluation.task_evaluation import evaluate_tasks
-    from gptlab.reporting.scores import score_table, task_tables, unspelled_line
+    from gptlab.reporting.scores import lm_eval_tables, score_table, task_tables, unspelled_line
     from gptlab.reporting.surprise import write_surprise_page
 
-    if tasks:
-        found = evaluate_tasks(run, tasks, config.block_size, config.batch_size, config.max_new_tokens, config.chat)
-        for table in task_tables(found):
+    if config.tasks:
+        asked_how = config.block_size, config.batch_size, config.max_new_tokens, config.chat
+        found = evaluate_tasks(run, tasks, *asked_how) if tasks else {}
+        of_lm_eval = evaluate_with_lm_eval(run, theirs, *asked_how) if theirs.names else {}
+        for table in [*task_tables(found), *lm_eval_tables(of_lm_eval)]:
             console.print(table)
-        return {"tasks": found}
+        return {"tasks": found | of_lm_eval}
     if config.text is None:
         sliding = Sliding(config.stride) if config.protocol == "sliding" else None
         asked = config.data, config.block_size, config.batch_size, sliding
