@@ -12,6 +12,7 @@ from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.training.run import train
 from tests.conftest import WORDS, tiny_overrides, write_texts
+from tests.tasks.test_sft import LEARN, T, talks, write
 
 lm_eval = pytest.importorskip("lm_eval")
 huggingface = pytest.importorskip("lm_eval.models.huggingface")
@@ -69,9 +70,9 @@ def ask(*overrides: str) -> dict[str, Any]:
     return evaluate(compose("evaluate", list(overrides)))["tasks"]
 
 
-def theirs(names: list[str], **settings: Any) -> dict[str, Any]:
+def theirs(names: list[str], hf: str = "hf", size: int = 32, **settings: Any) -> dict[str, Any]:
     """Return the results, and the answers to each item, of lm-eval with its own adapter."""
-    model = huggingface.HFLM(pretrained="hf", device="cpu", dtype="float32", batch_size=4, max_length=32)
+    model = huggingface.HFLM(pretrained=hf, device="cpu", dtype="float32", batch_size=4, max_length=size)
     manager = lm_eval.tasks.TaskManager(include_path="own", include_defaults=False)
     return lm_eval.simple_evaluate(model, tasks=names, task_manager=manager, bootstrap_iters=0, **settings)
 
@@ -98,12 +99,46 @@ def test_the_scores_of_lm_eval_s_own_adapter(capsys: pytest.CaptureFixture[str])
     assert found["words"]["acc,none"] == sum(kept_of("words")["acc,none"]) / 12
 
 
-def kept_of(name: str) -> dict[str, Any]:
-    return json.loads(Path(f"run/tasks/{name}.json").read_text())["per_item"]
+def kept_of(name: str, run: str = "run") -> dict[str, Any]:
+    return json.loads(Path(f"{run}/tasks/{name}.json").read_text())["per_item"]
+
+
+def test_bits_per_byte_in_sliding_windows_is_that_of_a_rolling_task() -> None:
+    """Of one document without an end, which `evaluate` does not predict either."""
+    text = json.loads(Path("items.jsonl").read_text().splitlines()[-1])["text"]
+    Path("long.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    Path("long.txt").write_text(text)
+    Path("own/long.yaml").write_text(FILES["texts"].replace("task: texts", "task: long").replace("items", "long"))
+    asked = ["data=text", "data.files=[long.txt]", "data.val_fraction=1", "protocol=sliding", "stride=32"]
+    own = evaluate(compose("evaluate", ["run=run", *asked]))
+    assert own["bytes"] == len(text) and own["tokens"] > 3 * 32
+    expected = theirs(["long"])["results"]["long"]["bits_per_byte,none"]
+    assert own["bits_per_byte"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_chat_in_the_template_of_the_run() -> None:
+    """The texts that both ask with are the same, and so are the answers."""
+    write(Path("talk.jsonl"), talks())
+    train(compose("train", [*LEARN, "run_dir=talk", "logger=csv"]))
+    export(compose("export", ["run=talk", "out=hf-talk"]))
+    found = ask("run=talk", "tasks=[words,answers]", "tasks_dir=own", "chat=true")
+    expected = theirs(["words", "answers"], "hf-talk", T, apply_chat_template=True)
+    assert found["words"]["protocol"]["chat"] is True
+    for name in ("words", "answers"):
+        key = "acc,none" if name == "words" else "exact_match,none"
+        assert found[name][key] == expected["results"][name][key]
+    own, other = kept_of("words", "talk")["answers,none"], expected["samples"]["words"]
+    for each, sample in zip(own, other, strict=True):
+        assert [a for a, _ in each] == pytest.approx([float(a) for a, _ in sample["filtered_resps"]], abs=1e-4)
+    texts = [sample["filtered_resps"] for sample in expected["samples"]["answers"]]
+    assert kept_of("answers", "talk")["answers,none"] == texts
 
 
 MISTAKES = [
-    (["tasks=[wrds]", "tasks_dir=own"], "tasks=wrds: no such task or file, nor a task of lm-eval .did you mean words"),
+    (
+        ["tasks=[wrds]", "tasks_dir=own"],
+        "tasks=wrds: no such task or file .did you mean words.*; choose one of .+, or a task of lm-eval$",
+    ),
     (["tasks=[words,words]", "tasks_dir=own"], "tasks=words: is named twice"),
     (["tasks=[answers]", "tasks_dir=own", "block_size=12"], "tasks=answers: writes 12 tokens, which leaves no room"),
     (["tasks=[away]", "tasks_dir=own"], "tasks=away: its data cannot be had .+network"),

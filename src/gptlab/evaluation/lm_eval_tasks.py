@@ -29,31 +29,38 @@ class LmEvalTasks:
 def find_tasks(names: Sequence[str], folder: str | None) -> LmEvalTasks:
     """Return those names that are neither bundled tasks nor files: lm-eval's own, or of task files in a folder.
 
-    Where lm-eval is not installed there are none, and who reads the others will say so. Raises UserError for a name
-    that lm-eval does not know, and for a folder without it.
+    Raises UserError for a name that is not known, and for a folder where lm-eval is not installed.
     """
     theirs = [name for name in names if name not in TASKS and not Path(name).expanduser().is_file()]
     installed = find_spec("lm_eval") is not None
     if folder is not None:
         require(installed, "tasks_dir", folder, "needs lm-eval, which is not installed", INSTALL)
         require(Path(folder).expanduser().is_dir(), "tasks_dir", folder, "no such folder", "give one with task files")
-    if not theirs or not installed:
+    if not theirs:
         return LmEvalTasks([], None)
     twice = next((name for name in theirs if theirs.count(name) > 1), None)
     require(twice is None, "tasks", twice, "is named twice", "name each once")
+    manager = _manager(theirs, folder) if installed else None
+    known = manager.all_tasks if manager else []
+    unknown = next((name for name in theirs if name not in known), None)
+    close = difflib.get_close_matches(str(unknown), [*TASKS, *known], n=1)
+    why = "no such task or file" + (f" (did you mean {close[0]}?)" if close else "")
+    more = "" if installed else f" ({INSTALL})"
+    todo = f"choose one of {', '.join(TASKS)}, a file of JSON lines, or a task of lm-eval{more}"
+    require(unknown is None, "tasks", unknown, why, todo)
+    return LmEvalTasks(theirs, manager)
 
+
+def _manager(names: Sequence[str], folder: str | None) -> Any:
+    """Return a manager of the tasks in a folder, or, where these are not all, also of lm-eval's own."""
     from lm_eval.tasks import TaskManager
 
+    own = None if folder is None else str(Path(folder).expanduser())
     with _refusing("tasks_dir", folder, "mend its files"):
-        found = TaskManager(include_path=folder and str(Path(folder).expanduser()), include_defaults=folder is None)
-        if any(name not in found.all_tasks for name in theirs) and folder is not None:
-            found = TaskManager(include_path=str(Path(folder).expanduser()))
-    for name in theirs:
-        close = difflib.get_close_matches(name, [*TASKS, *found.all_tasks], n=3)
-        why = "no such task or file, nor a task of lm-eval" + (f" (did you mean {', '.join(close)}?)" if close else "")
-        todo = f"choose one of {', '.join(TASKS)}, give a file of JSON lines, or see `lm-eval ls tasks`"
-        require(name in found.all_tasks, "tasks", name, why, todo)
-    return LmEvalTasks(theirs, found)
+        found = TaskManager(include_path=own, include_defaults=own is None)
+        if own is not None and not set(names) <= set(found.all_tasks):
+            found = TaskManager(include_path=own)  # thousands of files are read
+    return found
 
 
 def evaluate_with_lm_eval(
