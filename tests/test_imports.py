@@ -87,7 +87,7 @@ ONLY_IN = {
     "lm_eval": {"evaluation"},
     "scipy": {"evaluation"},
     "torchmetrics": {"evaluation"},
-    "matplotlib": {"reporting"},
+    "matplotlib": {"reporting", "tasks/class_pictures"},
     "wandb": {"training"},
     "mlflow": {"training"},
     "datasets": {"data"},

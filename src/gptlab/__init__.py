@@ -67,9 +67,11 @@ def generate(
     from gptlab.decoding.generate import draw_key
     from gptlab.decoding.texts import best_continuations, continue_prompts
     from gptlab.errors import require
+    from gptlab.evaluation.model import load_language_model
+    from gptlab.runs.run_dir import RunDir
 
     require(start in (None, "eot"), "start", start, "no such option", "leave it out, or give eot")
-    gpt, tokenizer = model if isinstance(model, tuple) else load(model)
+    gpt, tokenizer = model if isinstance(model, tuple) else load_language_model(RunDir.find(str(model)))
     limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.ends, tokenizer.n_vocab)
     before = tokenizer.start if start is None else [tokenizer.eot]
     if isinstance(decoder, Beam):

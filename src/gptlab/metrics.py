@@ -111,12 +111,26 @@ def _of_samples() -> list[Metric]:
     return [Metric(f"samples/{name}", head, "", form, form, shown=shown) for name, (head, form) in rows.items()]
 
 
+def _of_labels() -> list[Metric]:
+    """Return the metrics of a classifier on held-out examples, which gptlab.tasks.class_scores computes."""
+    rows = {
+        "accuracy": ("accuracy", "share of examples", ".1%", ".2%", HIGHER),
+        "macro_f1": ("macro F1", "", ".3f", ".4f", HIGHER),
+        "calibration_error": ("ECE", "", ".3f", ".4f", LOWER),
+    }
+    return [
+        Metric(
+            f"val/{name}", *row, ("train and val", name.replace("_", " ")), summary=True,
+            shown=frozenset({"evaluate", "report"} | ({"line", "panel"} if name == "accuracy" else set())),
+        )
+        for name, row in rows.items()
+    ]  # fmt: skip
+
+
 def _of_pairs() -> list[Metric]:
     """Return the metrics of a model that is tuned on preferences, which gptlab.tasks.preference computes."""
     everywhere, figures = frozenset({"panel", "evaluate", "report"}), ("preferences", "rewards")
-    accuracy = ("share of examples", ".1%", ".2%", HIGHER, ("train and val", "accuracy"))
     return [
-        Metric("val/accuracy", "accuracy", *accuracy, summary=True, shown=everywhere | {"line"}),
         Metric("val/reward_margin", "margin", "", ".3f", ".4f", HIGHER, figures, True, everywhere),
         Metric("val/chosen_reward", "chosen", "", ".3f", ".4f", None, figures, True, frozenset({"evaluate"})),
         Metric("val/rejected_reward", "rejected", "", ".3f", ".4f", None, figures, True, frozenset({"evaluate"})),
@@ -142,6 +156,7 @@ _TABLE = {
     metric.name: metric
     for metric in [
         *_scores(),
+        *_of_labels(),
         *_of_samples(),
         *_of_pairs(),
         *_of_tasks(),

@@ -45,6 +45,7 @@ def test_the_groups_hold_what_they_promise() -> None:
         "book_ch5",
         "continue",
         "sft",
+        "spam",
         "dpo",
     }
     assert set(options("adapter")) == {"lora", "dora", "last_n", "bitfit", "head"}
@@ -84,6 +85,7 @@ NEEDED = {
     "nanogpt": ["tokenizer.file=tokenizer.json"],
     "saved": ["tokenizer.folder=."],
     "instructions": ["task=sft"],
+    "labelled": ["task=classification"],
     "preferences": ["task=preference", "init_from=run"],
     "dpo": ["init_from=run"],
     **{key: ["init_from=run"] for key in ("lora", "dora", "last_n", "bitfit", "head")},

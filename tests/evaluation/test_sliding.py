@@ -22,6 +22,7 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.data.batches.test_sliding import stream
 from tests.evaluation.test_perplexity import gpt
+from tests.tasks.test_sft import LEARN, talks, write
 
 T = 32
 
@@ -91,3 +92,10 @@ def test_an_ensemble_slides_too(tiny: Callable[..., TrainConfig]) -> None:
     assert together["loss"] < np.mean([each["loss"] for each in alone]) and together["protocol"]["stride"] == 8
     with pytest.raises(UserError, match=r"^stride=33: is more than a window of block_size=32; give at most 32$"):
         evaluate(compose("evaluate", ["run=run", "protocol=sliding", "stride=33"]))
+
+
+def test_conversations_do_not_slide() -> None:
+    write(Path("talk.jsonl"), talks())
+    train(compose("train", [*LEARN, "budget.steps=1", "run_dir=run"]))
+    with pytest.raises(UserError, match=r"^protocol=sliding: goes with text, and these are examples; leave it out$"):
+        evaluate(compose("evaluate", ["run=run", "protocol=sliding"]))

@@ -96,6 +96,8 @@ def made(folder: Path) -> Scratch:
         Path("empty.txt").touch()
         Path("latin1.txt").write_bytes("abcé".encode("latin-1"))
         Path("file").write_text("a file")
+        Path("one.csv").write_text("text,label\n" + "".join(f"text {i},ham\n" for i in range(30)))
+        Path("row.csv").write_text('text,label\na,ham\n"b,spam\n')
         Path("dangling").symlink_to("nowhere")
         Path("broken.yaml").write_text("a: [")
         pair = '{"prompt": "a", "chosen": "b", "rejected": "%s"}\n'

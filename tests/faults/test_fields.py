@@ -25,6 +25,8 @@ NEEDED = {
     ("model", "gpt"): ["model.vocab_size=0"],
     ("data", "mixture"): ["+data@data.parts.a=text", "+data.parts.a.files=[texts/*.txt]"],
     ("data", "tokens"): ["data.train=[tokens.bin]", "data.val=[held.bin]"],
+    ("data", "labelled"): ["task=classification"],
+    ("task", "classification"): ["data=labelled", "data.files=[]"],
     ("data", "instructions"): ["task=sft", "model.block_size=512"],
     ("data", "preferences"): ["task=preference", "init_from=run", "model.block_size=512"],
     ("task", "distill"): ["task.teacher=run"],

@@ -198,6 +198,24 @@ MISTAKES: list[tuple[str, str]] = [
     ("train data.files=[latin1.txt]", "data.files=latin1.txt: is not UTF-8 (byte 3)"),
     ("train data.files=[texts]", "data.files=texts: is a folder; give its files, e.g. texts/*.txt"),
     ("train data.files=[dangling]", "data.files=dangling: no such file"),
+    ("train task=classification", "data=text: gives text, and task=classification learns from examples; choose one of"),
+    ("train task=classification data=labelled data.files=[none.csv]", "data.files=none.csv: no such file"),
+    ("train task=classification data=labelled data.files=[empty.txt]", "data=labelled: has no example; give some"),
+    ("train task=classification data=labelled data.files=[file]", "data.files=file: line 1 is not JSON"),
+    ("train task=classification data=labelled data.files=[row.csv]", "data.files=row.csv: row 2 cannot be read"),
+    ("train task=classification data=labelled data.files=[one.csv]", "task.labels=ham: is the only label; give texts of 2 to"),
+    ("train task=classification data=labelled data.files=[one.csv] data.label=kind", "data.files=one.csv: row 1 has no field "
+     "'kind'; it has text, label; give it, or choose one with data.label=NAME"),
+    ("train task=classification data=labelled data.files=[one.csv] data.columns=[a,b]", "data.text=text: is not one of"),
+    ("train task=classification data=labelled data.files=[] task.labels=[ham,junk]", "data=training example 2: has the label "
+     "'spam', which was never seen in training"),
+    ("train task=classification data=labelled data.files=[] task.too_long=skip model.block_size=8", "task.too_long=skip: leaves "
+     "out all 2,160 training examples: none fits in model.block_size=8"),
+    ("train task=classification data=labelled data.files=[] task.too_long=refuse", "data=training example "),
+    ("train task=classification data=labelled data.files=[] task.class_weights=even", "task.class_weights=even: no such option"),
+    ("train task=classification data=labelled data.files=[] task.class_weights=[1]", "task.class_weights=[1]: has another length"),
+    ("train task=classification data=labelled data.files=[] task.best_by=f1", "task.best_by=f1: no such option; choose one of "
+     "accuracy, macro_f1, loss"),
     ("train tokenizer=json tokenizer.file=none", "tokenizer.file=none: no such file"),
     ("train tokenizer=json tokenizer.file=file", "tokenizer.file=file: is not a tokenizer.json"),
     ("train tokenizer=saved tokenizer.folder=none", "tokenizer"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ class Clock:
         return self.now
 
 
-def job(num: int, planned: int | None = 100) -> Job:
-    path = Path(f"{num}-seed={num}")
+def job(num: int, planned: int | None = 100, of: str | None = None) -> Job:
+    path = Path(f"{num}-{of or f'seed={num}'}")
     path.mkdir()
     (path / "config.yaml").write_text(yaml.safe_dump({"search_metric": "val/loss"}))
     (path / "summary.json").write_text(json.dumps({"status": "running", "planned_steps": planned}))
@@ -33,9 +34,9 @@ def logs(of: Job, *rows: str) -> None:
     (of.path / "metrics.csv").write_text(HEAD + "".join(f"{row}\n" for row in rows))
 
 
-def board(jobs: list[Job], terminal: bool = True) -> tuple[Board, Clock, io.StringIO]:
+def board(jobs: list[Job], terminal: bool = True, width: int = 110) -> tuple[Board, Clock, io.StringIO]:
     screen, clock = io.StringIO(), Clock()
-    console = Console(file=screen, force_terminal=terminal, width=110, height=20, color_system=None)
+    console = Console(file=screen, force_terminal=terminal, width=width, height=20, color_system=None)
     return Board(jobs, console, clock), clock, screen
 
 
@@ -58,14 +59,32 @@ def test_jobs_that_run_wait_and_have_ended() -> None:
         # job 1 takes 120 + 160 s, and job 0 took 100: 190 on average; job 2 begins after 160 s, in the only place
         assert shown.left(clock.now) == pytest.approx(160 + 190 + 190)
         drawn = screen.getvalue().split("\x1b[2K")[-1]
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in drawn.splitlines() if "│" in line]
-    assert rows == [
-        ["0", "seed=0", "finished", "100/100", "2.500", "2.250", "2,000", ""],
+    assert rows_of(drawn) == [
+        ["0", "seed=0", "finished", "100/100", "2.500", "2.250", "2,000"],
         ["1", "seed=1", "running", "20/100", "4.125", "4.250", "12,346", "0:02:40"],
-        ["2", "seed=2", "waiting", "", "", "", "", ""],
-        ["3", "seed=3", "waiting", "", "", "", "", ""],
+        ["2", "seed=2", "waiting"],
+        ["3", "seed=3", "waiting"],
     ]
     assert "1 of 4 jobs have ended · 0:09:00 left" in drawn
+
+
+def rows_of(drawn: str) -> list[list[str]]:
+    return [re.split(r"\s{2,}", line.strip()) for line in drawn.splitlines() if re.match(r"\s*\d+  ", line)]
+
+
+def test_eighty_columns_show_the_status_and_what_is_swept() -> None:
+    jobs = [job(num, of="optimizer.lr=0.001,model=micro") for num in (0, 11)]
+    shown, clock, screen = board(jobs, width=80)
+    with shown.shown():
+        shown.start(jobs[1])
+        clock.now += 100
+        logs(jobs[1], "0.1,10,4.5,1000,", "0.1,10,,,4.25")
+        shown.update()
+        drawn = screen.getvalue().split("\x1b[2K")[-1]
+    (waiting, running) = rows_of(drawn)
+    assert waiting[2] == "waiting" and running[2:] == ["running", "10/100", "4.500", "4.250", "1,000"]
+    assert running[1].startswith("optimizer.lr=0.0") and running[1].endswith("…")
+    assert all(len(line.rstrip()) <= 80 for line in drawn.splitlines() if "optimizer" in line)
 
 
 def test_a_log_has_lines_once_a_minute() -> None:

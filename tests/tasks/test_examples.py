@@ -25,15 +25,22 @@ from gptlab.data.tokens.prepare import prepare
 from gptlab.errors import UserError
 from gptlab.runs.reader import read_run
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.classification import Classification
 from gptlab.tokenizers.byte import Byte
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import tiny_model
-from tests.tasks.toy_labels import Labels
 from tests.training.test_resume import require_equal_after_a_kill
 
 KINDS = {"fish": "swims and has fins", "bird": "flies on two wings", "cat": "purrs"}
-LEARN = ["task=labels", "data=labelled_lines", "tokenizer=byte", "data.batch_size=4", *tiny_model()]
+LEARN = [
+    "task=classification",
+    "data=labelled",
+    "data.files=[train.jsonl]",
+    "tokenizer=byte",
+    "data.batch_size=4",
+    *tiny_model(),
+]
 LEARN += ["data.val_fraction=0.3", "optimizer.lr=0.01", "model.block_size=30"]
 
 
@@ -83,7 +90,7 @@ def test_it_learns_from_records_and_keeps_what_it_holds_out(
 
     # tokens are what was read, without padding; the loss is divided by the examples
     config = ask().data
-    task = Labels().fitted(training)
+    task = Classification().fitted(training)
     encoded = [task.examples(part, Byte().build([]), 30, True) for part in (training, held_out)]
     module = ExampleDataModule(*encoded, config, 30, 1337, "")
     read = sum(lengths[i] for step in range(1, 31) for i in module.examples_of(step))
@@ -93,7 +100,7 @@ def test_it_learns_from_records_and_keeps_what_it_holds_out(
     assert read_run(run, "run").tokens_per_step == round(read / 30)  # by which a report counts
 
     # a run directory needs nothing else
-    assert RunDir(run).config()["task"]["names"] == sorted(KINDS)
+    assert RunDir(run).config()["task"]["labels"] == sorted(KINDS)
     for gone in ("train.jsonl", "cache"):
         shutil.rmtree(tmp_path / gone) if gone == "cache" and (tmp_path / gone).exists() else None
     (tmp_path / "train.jsonl").unlink()
@@ -107,11 +114,14 @@ def test_it_learns_from_records_and_keeps_what_it_holds_out(
 
     # other records
     write(tmp_path / "more.jsonl", records(50)[40:])
-    more = ["data=labelled_lines", "data.file=more.jsonl", "data.val_fraction=1"]
+    more = ["data=labelled", "data.files=[more.jsonl]", "data.val_fraction=1"]
     found = evaluate(compose("evaluate", [f"run={run}", *more]))
     assert found["loss"] == pytest.approx(by_hand(run, records(50)[40:])[0], abs=1e-6) and found["examples"] == 10
     write(tmp_path / "more.jsonl", [{"text": "barks", "label": "dog"}])
-    with pytest.raises(UserError, match=r"^data=dog: was never seen; give one of bird, cat, fish$"):
+    with pytest.raises(
+        UserError,
+        match=r"^data=held-out example 1: has the label 'dog', which was never seen in training; .+ bird, cat, fish$",
+    ):
         evaluate(compose("evaluate", [f"run={run}", *more]))
     with pytest.raises(UserError, match=r"^data=bundled: gives text, and the run's task learns from examples; "):
         evaluate(compose("evaluate", [f"run={run}", "data=bundled"]))
@@ -128,23 +138,21 @@ def test_it_learns_from_records_and_keeps_what_it_holds_out(
 
 
 def test_data_that_a_task_does_not_learn_from(ask: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    why = "^data=bundled: gives text, and task=labels learns from examples; choose one of .*labelled_lines"
+    why = "^data=bundled: gives text, and task=classification learns from examples; choose one of .*labelled"
     with pytest.raises(UserError, match=why):
-        ask("data=bundled")
-    with pytest.raises(
-        UserError, match=r"^data=labelled_lines: gives examples, and task=causal_lm learns from text or "
-    ):
-        ask("task=causal_lm")
-    with pytest.raises(UserError, match=r"^data=labelled_lines: gives no text; "):
-        audit(compose("audit", ["data=labelled_lines"]))
-    with pytest.raises(UserError, match=r"^data=labelled_lines: gives no text; "):
+        compose("train", ["task=classification", "data=bundled"])
+    with pytest.raises(UserError, match=r"^data=labelled: gives examples, and task=causal_lm learns from text or "):
+        compose("train", ["task=causal_lm", "data=labelled"])
+    with pytest.raises(UserError, match=r"^data=labelled: gives no text; "):
+        audit(compose("audit", ["data=labelled"]))
+    with pytest.raises(UserError, match=r"^data=labelled: gives no text; "):
         prepare(ask().data, Byte())
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write("{")
-    with pytest.raises(UserError, match=r"^data.file=train.jsonl: line 41 is no JSON; "):
+    with pytest.raises(UserError, match=r"^data.files=train.jsonl: line 41 is not JSON .+; "):
         train(ask())
     write(tmp_path / "train.jsonl", [])
-    with pytest.raises(UserError, match=r"^data.val_fraction=0.3: holds out no example; "):
+    with pytest.raises(UserError, match=r"^data=labelled: has no example; give some"):
         train(ask())
     assert not (tmp_path / "run").exists()
 
@@ -199,10 +207,12 @@ def test_other_tasks_begin_with_its_weights(
     assert "init_from=run: it has no weights for the head of this task; new: lm_head.weight" in said
     assert all(torch.equal(own[name.replace("gpt.", "gpt.gpt.", 1)], back[name]) for name in trunk)
 
-    with pytest.raises(UserError, match=r"^run=run: has the head of another task \(Classifier: score.bias, score.weig"):
+    with pytest.raises(
+        UserError, match=r"^run=run: has the head of another task \(LastTokenHead: score.bias, score.weig"
+    ):
         export(compose("export", ["run=run", "out=exported"]))
     assert not Path("exported").exists()
-    with pytest.raises(UserError, match=r"^task=causal_lm: but the run that is resumed has labels"):
+    with pytest.raises(UserError, match=r"^task=causal_lm: but the run that is resumed has classification"):
         train(compose("train", ["resume=run", "task=causal_lm", "search_metric=null", "data=bundled"], run=Path("run")))
     assert main(["export", "run=run", "out=exported"]) == 2 and "Traceback" not in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""A task of another package: what is said of a whole window, with a head, batches and a metric of its own."""
+"""A task of another package: what is said of a whole window, with a head and batches of its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +13,7 @@ import gptlab
 from gptlab.data.batches.batch import IGNORE, Batch
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.batches.windows import held_out
-from gptlab.metrics import HIGHER, Metric, register
 from gptlab.tasks.base import Figures, Reading, Sums
-
-ACCURACY = register(
-    Metric(
-        "val/accuracy",
-        "accuracy",
-        "share of examples",
-        ".1%",
-        ".2%",
-        HIGHER,
-        ("train and val", "accuracy"),
-        summary=True,
-        shown=frozenset({"line", "panel", "evaluate", "report"}),
-    )
-)
 
 
 class Labelled(NamedTuple):

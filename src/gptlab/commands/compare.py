@@ -23,9 +23,8 @@ SIDES = ("a", "b")
 class CompareConfig:
     """Two runs, or the seeds of two configs, on the same held-out documents, or on `tasks`."""
 
-    a: str | list[str] | None = (
-        None  # a run, a Hugging Face directory, or several seeds of one config: [RUN,RUN], or with *
-    )
+    # a run, a Hugging Face directory, or several seeds of one config: [RUN,RUN], or with *
+    a: str | list[str] | None = None
     b: str | list[str] | None = None  # as `a`: what it is compared with
     data: BatchConfig | None = None  # null: the documents that all of them hold out
     metric: str | None = None  # null: bits per byte, or the task's own

@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.evaluation.surprise import file_surprises
     from gptlab.evaluation.task_evaluation import evaluate_tasks
-    from gptlab.reporting.scores import lm_eval_tables, score_table, task_tables, unspelled_line
+    from gptlab.reporting.scores import label_table, lm_eval_tables, score_table, task_tables, unspelled_line
     from gptlab.reporting.surprise import write_surprise_page
 
     if config.tasks:
@@ -103,6 +103,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         console.print(score_table(result))
         if line := unspelled_line(result):
             console.print(line)
+        if by_label := label_table(result):
+            console.print(by_label)
         return result
     gpt, tokenizer = load_language_model(run)
     block_size = config.block_size or gpt.config.block_size

@@ -120,6 +120,9 @@ def resumed(argv: list[str]) -> list[str]:
         run = RunDir.find(name, without_checkpoint=True)
     except UserError as error:
         raise UserError("resume", name, error.why, error.todo) from error
+    made = next((key for key in ("imported_from", "averaged_from") if key in run.config()), "")
+    why, todo = f"was {made.partition('_')[0]}, and has weights alone", f"begin a run with them: init_from={name}"
+    require(not made, "resume", name, why, todo)
     path = run.path.resolve()
     resume = path if run.checkpoint == run.checkpoints / "last.ckpt" else run.checkpoint.resolve()
     rest = [arg for arg in argv if not arg.startswith("resume=")]

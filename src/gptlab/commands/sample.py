@@ -12,7 +12,7 @@ from gptlab.decoding.decoders import Beam, Decoder, TopK, TopP
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
-from gptlab.registry import command
+from gptlab.registry import command, name_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gptlab.decoding.texts import Codec, Continuation
     from gptlab.runs.run_dir import RunDir
     from gptlab.tokenizers.base import Tokenizer
+
+OF_LABELS = ("run", "prompt", "prompts", "json")  # the fields that mean something to a classifier
 
 
 @dataclass
@@ -85,7 +87,8 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     """Continue a prompt with the model of a run.
 
     Prints the texts and returns {"samples": [{"prompt", "text", "ids", "logprob", "logprobs"}]}: each new text, its
-    ids, and the log-probability in nats, under the model, of the whole text and of each id.
+    ids, and the log-probability in nats, under the model, of the whole text and of each id. A classifier gives the
+    prompts labels instead: [{"prompt", "label", "probabilities"}].
     """
     from gptlab.interop.hub_directory import run_of
 
@@ -99,12 +102,15 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     from gptlab.decoding.texts import with_ids
     from gptlab.evaluation.chat import first_messages, template_of
     from gptlab.evaluation.model import load_language_model
+    from gptlab.evaluation.predictions import gives_labels
     from gptlab.model.config import GPTConfig
     from gptlab.tokenizers.chat_templates import ChatCodec
     from gptlab.tokenizers.unspelled import Unspelled
 
     usual = "" if config.start else next(iter(run.sample_prompts()), "")
     prompts = config.prompts or [config.prompt or usual]
+    if gives_labels(run):
+        return _predict(config, run, prompts)
     todo = 'give one, e.g. prompt="Once upon", or start=eot'
     require(bool(config.start) or "" not in prompts, "prompt", "null", "the run has no sample prompt", todo)
     gpt, tokenizer = load_language_model(run)
@@ -138,6 +144,22 @@ def sample(config: SampleConfig) -> dict[str, Any]:
             _explain(run, tokenizer, repr(config.decoder), samples)
     told = {"run": str(run.path), "decoder": repr(config.decoder), "logits_processors": processors.active}
     return {**told, **(lost.record() if lost else {}), "samples": samples}
+
+
+def _predict(config: SampleConfig, run: RunDir, prompts: Sequence[str]) -> dict[str, Any]:
+    """Print and return the probability of each label for each prompt."""
+    from gptlab.evaluation.predictions import predictions
+    from gptlab.reporting.scores import prediction_lines
+
+    usual = SampleConfig()
+    for key, given in vars(config).items():
+        why, shown = "does not apply to a run that gives texts labels", name_of(given) if key == "decoder" else given
+        require(key in OF_LABELS or given == getattr(usual, key), key, shown, why, "leave it out")
+    require("" not in prompts, "prompt", "null", "the run has no sample prompt", 'give one, e.g. prompt="Call me"')
+    found = predictions(run, prompts)
+    for each in found:
+        print(*prediction_lines(each), sep="\n")
+    return {"run": str(run.path), "samples": found}
 
 
 def _explain(run: RunDir, tokenizer: Tokenizer, decoder: str, samples: Sequence[dict[str, Any]]) -> None:

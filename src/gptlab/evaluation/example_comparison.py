@@ -1,5 +1,6 @@
 """Compare runs of one task example by example, by any of the task's metrics."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gptlab.data.config import EXAMPLES, TEXT, BatchConfig
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.evaluation.compared import SIDES, Asked, Compared, Comparison, Sides, result_of, runs_of
 from gptlab.evaluation.held_out import HeldOutData, held_out_data
 from gptlab.evaluation.model import load_with_task
@@ -146,13 +147,14 @@ def _metric(task: Task, quantity: str | None) -> Metric:
     Raises UserError where the task has no such held-out metric.
     """
     own = [metric(name) for name in task.metrics if name.startswith("val/")]
-    if quantity is None:
-        return metric(task.better)
-    asked = next((each for each in own if each.quantity == quantity), None)
-    if asked is None:
+    asked = metric(task.better)
+    if quantity is not None:
         todo = f"choose one of {', '.join(each.quantity for each in own)}"
-        raise UserError("metric", quantity, "no such metric of the task", todo)
-    return asked
+        found = [each for each in own if each.quantity == quantity]
+        require(bool(found), "metric", quantity, "no such metric of the task", todo)
+        (asked,) = found
+    per_example = asked.per == "token" and not task.predicts_tokens
+    return dataclasses.replace(asked, unit="nats per example") if per_example else asked
 
 
 def _difference(task: Task, sides: Mapping[str, Sequence[Sums]], quantity: str, counts: Tensor) -> list[float]:

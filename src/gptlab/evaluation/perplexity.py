@@ -14,7 +14,7 @@ from gptlab.data.config import BatchConfig
 from gptlab.evaluation.held_out import HeldOutData, Sliding, held_out_data
 from gptlab.evaluation.model import load_with_task
 from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.base import Figures, Reading, Sums, Task
+from gptlab.tasks.base import Detailed, Figures, Reading, Sums, Task
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.inputs import HeldOut
 from gptlab.tokenizers import fingerprint
@@ -35,12 +35,13 @@ def evaluate(
     they are over: examples, where records are held out, targets (tokens, where the task predicts tokens) and bytes
     (None if that is not known); and what they hold for: how the data were read, and hashes of tokenizer and
     data. If the tokens do not spell all of a text, bits per byte is None, and `unspelled` counts the characters, of
-    `characters`, which is the `unspelled_fraction`.
+    `characters`, which is the `unspelled_fraction`. A task may say more (`Detailed`), such as a confusion matrix.
     """
     task, gpt, tokenizer = load_with_task(run)
     found = held_out_data(run, task, gpt.config, tokenizer, data, context, sliding)
     sums = measure(gpt, task, found.examples, batch_size, found.reading)
-    return {**scored(task, sums, found), **described(run, task, found, int(sums["targets"].sum()))}
+    more = task.details(sums) if isinstance(task, Detailed) else {}
+    return {**scored(task, sums, found), **described(run, task, found, int(sums["targets"].sum())), **more}
 
 
 def scored(task: Task, sums: Mapping[str, Any], found: HeldOutData) -> dict[str, Any]:

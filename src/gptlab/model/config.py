@@ -16,6 +16,7 @@ may have more than they must; what is asked for and needs more is refused in one
 | `reads_again_beyond`, a number of tokens or None: a text that grows beyond is read again | the same | not done |
 | `forward(idx, documents=)` | data.mask_documents | refused |
 | `hidden(idx)` (B, T, C) and `logits(hidden)` | loss=chunked | refused |
+| `hidden(idx)`, with `n_embd` of the config, and the head as `lm_head` | task=classification | refused |
 | `recompute`, a truth value that is set | trainer.activation_checkpointing | refused |
 | `blocks`, a list of modules | optimizer=muon | refused |
 | the same | trainer=fsdp, which gathers one of them at a time | all weights are gathered at once |

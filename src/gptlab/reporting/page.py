@@ -16,6 +16,7 @@ from gptlab.reporting.rows import Report, Row
 from gptlab.runs.reader import RunRecord
 
 AT_MOST = 4  # checkpoints of a run side by side
+MOST_PICTURED = 8  # runs whose pictures are shown
 # file -> (heading, explanation)
 CAPTIONS = {
     "curves": (
@@ -64,6 +65,9 @@ def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
     else:
         parts += [_picture(name, png) for name, png in pictures.items()]
     parts.append(DIFFERENCES)
+    if drawn_by_tasks := _drawn_by_tasks(report):
+        what = "What the best runs drew of their last validation, each the first of its seeds."
+        parts += ["<h2>Pictures</h2>", f'<p class="what">{what}</p>', *drawn_by_tasks]
     if samples := _samples(report):
         what = "The same prompts at a run's validations: the first, the last, and some between; of the chosen runs."
         parts += ["<h2>Samples</h2>", f'<p class="what">{what}</p>', *samples]
@@ -120,10 +124,24 @@ def _value(value: object) -> str:
 
 def _picture(name: str, png: bytes) -> str:
     heading, caption = CAPTIONS[name]
+    return f'<h2>{heading}</h2><p class="what">{html.escape(caption)}</p>{_image(heading, png)}'
+
+
+def _image(what: str, png: bytes) -> str:
     data = base64.b64encode(png).decode()
     width = int.from_bytes(png[16:20]) / 1.6  # CSS pixels, for high-resolution screens
-    image = f'<img alt="{html.escape(heading)}" width="{width:.0f}" src="data:image/png;base64,{data}">'
-    return f'<h2>{heading}</h2><p class="what">{html.escape(caption)}</p>{image}'
+    return f'<img alt="{html.escape(what)}" width="{width:.0f}" src="data:image/png;base64,{data}">'
+
+
+def _drawn_by_tasks(report: Report) -> list[str]:
+    """Return the pictures in the directories of the best runs, those of a run side by side."""
+    found = []
+    for group in report.groups()[:MOST_PICTURED]:
+        if pictures := group[0].run.pictures:
+            label = html.escape(report.label(group[0], seed=True))
+            images = "".join(_image(name, png) for name, png in pictures.items())
+            found.append(f'<details open><summary>{label}</summary><div class="pictures">{images}</div></details>')
+    return found
 
 
 def _samples(report: Report) -> list[str]:

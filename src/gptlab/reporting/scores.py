@@ -1,14 +1,19 @@
-"""Show the scores of one run on held-out text as a table."""
+"""Show the scores of one run on held-out text as tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from gptlab.errors import printable
 from gptlab.metrics import Metric, counted, metric, shown_in
+from gptlab.runs.samples import visible
+
+MOST_COLUMNS = 8  # labels whose confusion matrix fits into a terminal
+MOST_LABELS = 5  # that are shown of a prediction
 
 
 def score_table(result: dict[str, Any]) -> Table:
@@ -87,3 +92,26 @@ def unspelled_line(result: dict[str, Any]) -> str | None:
         return None
     lost = counted(result["unspelled"], result["characters"], "characters")
     return f"{lost} are not in the tokenizer's vocabulary: bits per byte is not defined"
+
+
+def label_table(result: dict[str, Any]) -> Table | None:
+    """Return the scores of each label of a classifier, with its confusion matrix where that is not too wide.
+
+    None where the run's task has no labels.
+    """
+    if "confusion" not in result:
+        return None
+    names = [printable(each["label"]) for each in result["labels"]]
+    shown = names if len(names) <= MOST_COLUMNS else []
+    table = Table("label", "examples", "precision", "recall", "F1", *(escape(f"as {name}") for name in shown))
+    for name, each, counts in zip(names, result["labels"], result["confusion"], strict=True):
+        figures = ["-" if each[key] is None else f"{each[key]:.3f}" for key in ("precision", "recall", "f1")]
+        table.add_row(Text(name), f"{each['examples']:,}", *figures, *(f"{n:,}" for n in counts[: len(shown)]))
+    return table
+
+
+def prediction_lines(found: dict[str, Any]) -> tuple[str, str]:
+    """Return a text, and the probabilities of its likeliest labels, for a terminal."""
+    likeliest = list(found["probabilities"].items())[:MOST_LABELS]
+    told = ", ".join(f"{printable(label)} {share:.1%}" for label, share in likeliest)
+    return visible(found["prompt"]), told

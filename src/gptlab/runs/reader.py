@@ -4,6 +4,7 @@ They may come from anywhere. Files are read up to a size, pipes and devices are 
 be read is `unreadable`, never an error.
 """
 
+import contextlib
 import glob
 import os
 import re
@@ -16,11 +17,13 @@ from typing import Any
 from gptlab.errors import UserError, printable, require
 from gptlab.files import followed, read_bounded, read_json
 from gptlab.runs.config_file import flat, read_config, values_of
-from gptlab.runs.run_dir import HELD_OUT, LARGEST, LATEST
+from gptlab.runs.run_dir import HELD_OUT, LARGEST, LATEST, PICTURES
 from gptlab.tokenizers import fingerprint
 
 SILENT = 900  # seconds without a word after which a running run may be none any more
 MOST_BYTES = 1 << 28  # of a file of text that is read
+MOST_PICTURES, LARGEST_PICTURE = 4, 1 << 20  # of a run, and bytes
+PNG = b"\x89PNG\r\n\x1a\n"  # how each of them begins
 
 
 @dataclass
@@ -88,6 +91,17 @@ class RunRecord:
             return read_bounded(self.path / name, MOST_BYTES).decode("utf-8", "replace")
         except OSError:
             return ""
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        """The pictures that the run's task has drawn of its last validation, PNG by name."""
+        found = {}
+        for path in sorted((self.path / PICTURES).glob("*.png"))[:MOST_PICTURES]:
+            with contextlib.suppress(OSError):
+                content = read_bounded(path, LARGEST_PICTURE)
+                if content.startswith(PNG):
+                    found[path.stem] = content
+        return found
 
     def _setting(self, group: str, key: str) -> Any:
         values = self.config.get(group)

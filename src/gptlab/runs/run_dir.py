@@ -22,7 +22,8 @@ from gptlab.tokenizers import Tokenizer, load_tokenizer
 LATEST = Path("outputs/latest")
 CHOSEN = "GPTLAB_RUN_DIR"  # in the environment of the other processes of a run
 PASSING = "GPTLAB_PASSING_RUN"  # in the environment of runs that are removed at once, and are nobody's latest
-FOLDERS = ("checkpoints", "tokenizer", "held_out", "profile")
+PICTURES = "pictures"  # the folder of what a task draws of its last validation
+FOLDERS = ("checkpoints", "tokenizer", "held_out", "profile", PICTURES)
 WRITTEN = ("config.yaml", "summary.json", "metrics.csv", "samples.jsonl", "samples.md")
 MOST_BYTES = 1 << 30  # of any of them
 AGAIN = "take it from another copy of the run"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
@@ -150,15 +151,17 @@ class Board:
         known = [*self.running.values(), *(progress for _, progress in self.ended.values())]
         heads = dict.fromkeys(progress.score.head for progress in known) or {"score": None}
         names = ("step", "train loss", " or ".join(heads), "tokens/s", "left")
-        columns = [Column(name, justify="right", no_wrap=True) for name in names]
-        table = Table("job", Column("overrides", no_wrap=True, overflow="ellipsis"), "status", *columns)
+        narrow = [name.replace(" ", "\n") for name in names]  # 80 columns have room for what is swept
+        columns = [Column(name, justify="right", no_wrap=True) for name in narrow]
+        first = Column("job", no_wrap=True), Column("overrides", overflow="ellipsis"), Column("status", no_wrap=True)
+        table = Table(*first, *columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.caption, table.caption_justify = self.whole(now), "left"
         room = max(1, self.console.height - 7 - len(self.running))
         others = [job for job in self.jobs if job not in self.running]
         recent = list(self.ended)[-room:]
         waiting = [job for job in others if job not in self.ended][: max(0, room - len(recent))]
         for job in (job for job in self.jobs if job in {*self.running, *recent, *waiting}):
-            swept = Text(job.path.name.partition("-")[2])
+            swept = Text(job.path.name.partition("-")[2], no_wrap=True, overflow="ellipsis")
             figures: list[str] = []
             status, progress = self.ended.get(job, ("running", self.running.get(job)))
             if progress is None:

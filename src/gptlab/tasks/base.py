@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,3 +100,22 @@ class Task(Protocol):
         self, gpt: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], decoder: Decoder, seed: int
     ) -> list[str]:
         """Return one text for each prompt, without the prompt itself, to show what the model has learned."""
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """A task that also says what its held-out scores are made of, as values and as pictures."""
+
+    def details(self, sums: Sums) -> dict[str, Any]:
+        """Return what `evaluate` says besides the scores, as plain values that JSON can hold."""
+
+    def pictures(self, sums: Sums) -> dict[str, bytes]:
+        """Return PNG images to show at a validation, by name; none where what draws them is not installed."""
+
+
+@runtime_checkable
+class Predicting(Protocol):
+    """A task whose model gives labels to texts."""
+
+    def predict(self, gpt: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, float]]:
+        """Return the probability of each label for each text, by the labels' names; raises UserError."""

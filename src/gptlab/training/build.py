@@ -35,6 +35,7 @@ from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.config_check import ConfigCheck
 from gptlab.training.callbacks.end_of_step import EndOfStep
 from gptlab.training.callbacks.graceful_stop import GracefulStop
+from gptlab.training.callbacks.pictures import Pictures
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.reference import Reference
 from gptlab.training.callbacks.samples import Samples
@@ -88,6 +89,7 @@ def build(begun: Start, console: Console) -> Parts:
         TensorBoardLayout(
             record(config), record(TrainConfig()), config.search_metric or config.task.better, begun.run_dir
         ),
+        Pictures(begun.run_dir),
         *config.callbacks.build(),
         end_of_step.stability,
         end_of_step.bar,
@@ -147,9 +149,10 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
     last, trainer = checkpoints.last_regular, config.trainer
     remaining = RemainingTime(0, trainer.val_every_n_steps, every.every_n_steps)  # of as many steps as it comes to have
     stop = GracefulStop(ranks, trainer.max_minutes)
+    sigmas = config.spike_sigmas if config.task.predicts_tokens else 0.0  # the loss of a few labels jumps all the time
     return EndOfStep(
         throughput,
-        StabilityMonitor(run_dir, tokenizer, config.on_nan, config.spike_sigmas, console, last),
+        StabilityMonitor(run_dir, tokenizer, config.on_nan, sigmas, console, last),
         Samples(run_dir, config.task, config.sample_prompts or [], tokenizer, config.decoder, config.seed),
         checkpoints,
         ProgressBar(console, trainer.enable_progress_bar, remaining, stop.deadline),

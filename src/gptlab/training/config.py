@@ -74,7 +74,8 @@ class TrainConfig:
     loss: str = "full"  # full | chunked: the logits of 1,024 positions at a time; less memory, more time
     ema: float | None = None  # decay of averaged weights, e.g. 0.999; the average is then validated and saved
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
-    spike_sigmas: float = 8.0  # report steps whose loss is this many robust standard deviations up; 0: off
+    # report steps whose loss is this many robust deviations up, if tokens are predicted; 0: off
+    spike_sigmas: float = 8.0
     init_from: str | None = None  # a run, or a Hugging Face directory: its model, weights and tokenizer are used
     search_metric: str | None = None  # the metric that a search improves; null: the task's own
     seed: int = 1337  # of the first weights, the order of the data, dropout and samples

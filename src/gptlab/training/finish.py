@@ -81,7 +81,9 @@ def _texts(begun: Start, parts: Parts) -> Sequence[tuple[str, str, str]]:
     if not config.sample_prompts or not (parts.trainer.is_global_zero or together):
         return []
     prompt = config.sample_prompts[0]
-    decoders = (("greedy", Greedy()), (_name(config.decoder), config.decoder))
+    decoders = [("greedy", Greedy()), (_name(config.decoder), config.decoder)]
+    if not config.task.predicts_tokens:  # nothing is drawn
+        decoders = [("predicted", Greedy())]
     return [
         (how, prompt, config.task.samples(gpt, begun.data.tokenizer, [prompt], decoder, config.seed)[0])
         for how, decoder in decoders

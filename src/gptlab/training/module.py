@@ -81,6 +81,7 @@ class GPTModule(L.LightningModule):
         self.part_losses = dict(enumerate(part_losses, 1))  # by the number of the held-out set; others have the loss
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
+        self.held_out_sums: Sums = {}  # of the last validation, over all ranks
         self._earlier_losses = torch.empty(0)  # of steps since the last log before a checkpoint, over all ranks, (N,)
         self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or that checkpoint
         self._gradients: dict[str, Any] = {}  # norm and rate of the last step, from clipping
@@ -202,11 +203,11 @@ class GPTModule(L.LightningModule):
         """Publish the scores of the held-out text, and of the parts of it that are scored by themselves."""
         sizes: dict[str, Any] = getattr(datamodule_of(self.trainer), "val_bytes", {})
         found = {f"val/{name}": value for name, value in self._scores(0, self.val_bytes).items()}
-        curves = self.curves
+        curves, held_out_sums = self.curves, self.held_out_sums
         for number, (part, n_bytes) in enumerate(sizes.items(), 1):
             scores = self._scores(number, n_bytes if self.val_bytes is not None or self.part_losses else None)
             found |= {f"val/{part}/{name}": value for name, value in scores.items()}
-        self.curves = curves
+        self.curves, self.held_out_sums = curves, held_out_sums
         publish(self.trainer, found, self.global_step)
 
     def on_test_epoch_end(self) -> None:
@@ -221,6 +222,7 @@ class GPTModule(L.LightningModule):
         for name in sorted(batches[0]):
             own = torch.stack([batch[name] for batch in batches]).cpu().double().sum(0).to(self.device, exact)
             sums[name] = reduced(self.trainer, own, "sum").cpu().double()
+        self.held_out_sums = sums
         task = self.part_losses.get(number, self.loss).task
         self.curves = {f"val/{name}": curve for name, curve in task.curves(sums).items()}
         return task.scores(sums, n_bytes)

@@ -11,7 +11,7 @@ from rich.console import Console
 from gptlab.errors import RunFailed, Stopped, one_line, reason
 from gptlab.files import remove_unfinished
 from gptlab.runs.config_file import record
-from gptlab.runs.run_dir import RunDir
+from gptlab.runs.run_dir import PICTURES, RunDir
 from gptlab.training.build import Parts, build
 from gptlab.training.callbacks.checkpointing import go_on_from
 from gptlab.training.callbacks.graceful_stop import ended_by_signals, requeue
@@ -85,7 +85,7 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
     planned = parts.plan.steps if parts.plan else None
     if parts.trainer.is_global_zero:
         begun.lock = begun.lock or run.hold("run_dir")
-        for folder in ("", "checkpoints", "tokenizer", "held_out"):
+        for folder in ("", "checkpoints", "tokenizer", "held_out", PICTURES):
             remove_unfinished(run.path / folder)
         if begun.in_place:
             put_back(begun, run.path)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gptlab.data.batches.answers import Answers
 from gptlab.data.batches.build import Data, build_data
+from gptlab.data.batches.examples import ExampleSet
 from gptlab.data.config import ExampleData
 from gptlab.data.text.sources import Bundled, DataConfig
 from gptlab.data.tokens.openings import openings
@@ -36,6 +37,7 @@ from gptlab.training.resume import changes, checkpoint_of, require_same, unfinis
 from gptlab.training.waiting import waiting
 
 Model = TypeVar("Model", bound=ModelConfig)
+PROMPTS = 3  # of held-out examples, where these are what a task is shown with
 MOST_PADDING = 128  # a vocabulary rounded up to a multiple of 128 has fewer ids beyond the tokenizer's
 
 
@@ -128,9 +130,11 @@ def start(config: TrainConfig, console: Console) -> Start:
 
 
 def sample_prompts(config: TrainConfig, data: Data) -> list[str]:
-    """Return the prompts of a run's samples: those that are given, or else some that suit its text."""
+    """Return the prompts of a run's samples: those that are given, or else some that suit its text or examples."""
     if config.sample_prompts is not None:
         return config.sample_prompts
+    if isinstance(data.source, ExampleSet) and not config.task.predicts_tokens:
+        return [record["text"] for record in data.source.val[:PROMPTS] if isinstance(record.get("text"), str)]
     if data.corpus is None or isinstance(config.data, Bundled):
         return BUNDLED_PROMPTS
     return openings(data.corpus.val, data.corpus.tokenizer, is_cut=data.corpus.val_is_cut)

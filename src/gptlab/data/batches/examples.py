@@ -65,6 +65,7 @@ def read_examples(config: ExampleData, tokenizer: TokenizerConfig) -> ExampleSet
     be. Raises UserError where there are none, or one is no record."""
     apart = config.held_out()
     every = _checked(config.examples(), config)
+    require(bool(every), "data", name_of(config), "has no example", "give some")
     train, val = (every, _checked(apart, config)) if apart is not None else divide(every, config.val_fraction)
     require(bool(val), "data.val_fraction", config.val_fraction, "holds out no example", "raise it, or give more")
     sides = {"train": train, "val": val}

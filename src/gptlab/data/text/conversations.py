@@ -62,7 +62,11 @@ def text_of(record: Mapping[str, Any], key: str, form: str, mistake: Mistake) ->
     """Return the text of a field; raises what `mistake` returns where there is none."""
     if key not in record:
         raise mistake(f"has no {key}", f"give {form}" if " and " in form else f"give {FORMS}")
-    value = record[key]
+    return whole_text(record[key], key, mistake)
+
+
+def whole_text(value: Any, key: str, mistake: Mistake) -> str:
+    """Return the value of a record's field, which must be a text of whole characters."""
     if not isinstance(value, str):
         raise mistake(f"has a {key} that is no text ({type(value).__name__})", "give a text")
     try:

@@ -1,8 +1,8 @@
-"""Read one column of a table, row by row, in constant memory: CSV, TSV and Arrow."""
+"""Read tables row by row, in constant memory: CSV, TSV, and one column of Arrow."""
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,24 +21,41 @@ def delimited_rows(file: IO[bytes], column: str, delimiter: str, errors: str, mi
 
     Raises UserError where a row has another number of fields than the first, or quotes that do not end.
     """
+    for where, fields in delimited_records(file, delimiter, errors, mistake):
+        if where == HEAD:
+            require_column(fields, column, "it", mistake)
+            at = fields.index(column)
+        else:
+            yield where, fields[at]
+
+
+def delimited_records(
+    file: IO[bytes], delimiter: str, errors: str, mistake: Mistake, names: Sequence[str] = (), quoted: bool = True
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the rows of a CSV or TSV file with where they stand: as HEAD the names of the columns, then the fields.
+
+    The first row has the names, unless they are given. Fields may be in double quotes where `quoted`. Raises UserError
+    where a row has another number of fields than there are names, or quotes that do not end.
+    """
     text = io.TextIOWrapper(file, "utf-8", errors, newline="")
     csv.field_size_limit(MOST_RECORD)
-    number = 0
+    number, heads = 0, list(names)
     try:
-        rows = csv.reader(_lines(text, mistake), delimiter=delimiter, strict=True)
-        names = next(rows, None)
-        if names is None:
-            return
-        names[:1] = [name.removeprefix("\ufeff") for name in names[:1]]
-        require_column(names, column, "it", mistake)
-        at = names.index(column)
+        quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        rows = csv.reader(_lines(text, mistake), delimiter=delimiter, strict=True, quoting=quoting)
+        if not heads:
+            first = next(rows, None)
+            if first is None:
+                return
+            heads = [name.removeprefix("\ufeff") for name in first[:1]] + first[1:]
+        yield HEAD, heads
         for number, row in enumerate(rows, 1):
             if not row:  # an empty line
                 continue
-            if len(row) != len(names):
-                why = f"row {number} has {len(row)} fields, and there are {len(names)} columns"
+            if len(row) != len(heads):
+                why = f"row {number} has {len(row)} fields, and there are {len(heads)} columns"
                 raise mistake(why, "quote the fields that hold its separator, quotes or line ends")
-            yield f"row {number}", row[at]
+            yield f"row {number}", row
     except UnicodeDecodeError as error:
         raise mistake(f"is not UTF-8 (after row {number})", NOT_UTF8) from error
     except csv.Error as error:
@@ -46,6 +63,7 @@ def delimited_rows(file: IO[bytes], column: str, delimiter: str, errors: str, mi
         raise mistake(why, "double the quotes within quoted fields") from error
 
 
+HEAD = "the first row"
 NOT_UTF8 = "convert it (iconv -t UTF-8), or data.errors=replace"
 
 

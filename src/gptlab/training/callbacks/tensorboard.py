@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.api_pb2 import DATA_TYPE_BOOL
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
@@ -160,6 +161,13 @@ def add_curve(writer: SummaryWriter, tag: str, curve: Tensor, step: int) -> None
     writer.add_histogram_raw(tag, 0.0, len(curve), BINS, sum(heights), 0.0, rights, heights, step)
 
 
+def add_png(writer: SummaryWriter, tag: str, png: bytes, step: int) -> None:
+    """Show a picture that is a PNG already."""
+    width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
+    image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+    _write(writer, Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
 def layers(gpt: torch.nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
     """Yield the weights of each block, and of each part outside them."""
     named: dict[str, list[Tensor]] = {}
@@ -206,6 +214,6 @@ def _mark_differing(experiment: Any, swept: Sequence[str]) -> None:
     plugin.content = data.SerializeToString()
 
 
-def _write(writer: SummaryWriter, summary: Any) -> None:
+def _write(writer: SummaryWriter, summary: Any, step: int | None = None) -> None:
     file: Any = writer.file_writer
-    file.add_summary(summary)
+    file.add_summary(summary, step)
