@@ -17,7 +17,7 @@ class EvaluateConfig:
     """
 
     data: BatchConfig | None = None  # null: the held-out part of the run; else the held-out part of this
-    # a run, one of its checkpoints, a Hugging Face directory, or latest; an ensemble: [RUN,RUN], or with *
+    # a run, a checkpoint, a Hugging Face directory, or latest; an ensemble: [RUN,RUN], or with *
     run: str | list[str] = "latest"
     batch_size: int = 16  # windows that are scored at once
     block_size: int | None = None  # tokens per window; null: the context the model was trained with
@@ -25,7 +25,7 @@ class EvaluateConfig:
     stride: int | None = None  # tokens that sliding windows move on by; null: half of block_size
     explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
     text: str | None = None  # the file that `explain` reads
-    # tasks of word prediction: cloze, qa, sentiment, tldr, JSON lines of one's own, or tasks of lm-eval
+    # of word prediction: cloze, qa, sentiment, tldr, JSON lines of one's own, or lm-eval's
     tasks: list[str] = field(default_factory=list)
     tasks_dir: str | None = None  # a folder with task files of lm-eval, whose names `tasks` may have
     max_new_tokens: int = 64  # the most tokens that are written for an item of a task
