@@ -27,7 +27,7 @@ FILES = {
     "texts": f"task: texts\n{DATA}output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: '{{{{text}}}}'\n"
     "metric_list:\n  - metric: word_perplexity\n  - metric: byte_perplexity\n  - metric: bits_per_byte\n",
     "answers": f"task: answers\n{DATA}output_type: generate_until\ndoc_to_text: '{{{{context}}}}'\n"
-    "doc_to_target: '{{choices[0]}}'\ngeneration_kwargs:\n  until: [' and']\n  max_gen_toks: 12\n  do_sample: false\n"
+    "doc_to_target: '{{choices[0]}}'\ngeneration_kwargs:\n  until: ['a a a']\n  max_gen_toks: 12\n  do_sample: false\n"
     "metric_list:\n  - metric: exact_match\n    aggregation: mean\n    higher_is_better: true\n",
 }
 NAMES = ["words", "texts", "answers"]
@@ -121,13 +121,16 @@ def test_chat_in_the_template_of_the_run() -> None:
     write(Path("talk.jsonl"), talks())
     train(compose("train", [*LEARN, "run_dir=talk", "logger=csv"]))
     export(compose("export", ["run=talk", "out=hf-talk"]))
-    found = ask("run=talk", "tasks=[words,answers]", "tasks_dir=own", "chat=true")
-    expected = theirs(["words", "answers"], "hf-talk", T, apply_chat_template=True)
-    assert found["words"]["protocol"]["chat"] is True
-    for name in ("words", "answers"):
-        key = "acc,none" if name == "words" else "exact_match,none"
+    shots = FILES["words"].replace("task: words", "task: shots") + "num_fewshot: 1\nfewshot_split: test\n"
+    Path("own/shots.yaml").write_text(shots)  # the example before is a turn, with the special token that ends it
+    found = ask("run=talk", "tasks=[shots,answers]", "tasks_dir=own", "chat=true")
+    expected = theirs(["shots", "answers"], "hf-talk", T, apply_chat_template=True)
+    assert "<|endoftext|>" in expected["samples"]["shots"][0]["arguments"][0][0]
+    assert found["shots"]["protocol"]["chat"] is True
+    for name in ("shots", "answers"):
+        key = "acc,none" if name == "shots" else "exact_match,none"
         assert found[name][key] == expected["results"][name][key]
-    own, other = kept_of("words", "talk")["answers,none"], expected["samples"]["words"]
+    own, other = kept_of("shots", "talk")["answers,none"], expected["samples"]["shots"]
     for each, sample in zip(own, other, strict=True):
         assert [a for a, _ in each] == pytest.approx([float(a) for a, _ in sample["filtered_resps"]], abs=1e-4)
     texts = [sample["filtered_resps"] for sample in expected["samples"]["answers"]]
