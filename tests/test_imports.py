@@ -84,6 +84,7 @@ ONLY_IN = {
     "tiktoken": {"tokenizers"},
     "tiktoken_ext": {"tokenizers"},
     "tokenizers": {"tokenizers"},
+    "lm_eval": {"evaluation"},
     "scipy": {"evaluation"},
     "torchmetrics": {"evaluation"},
     "matplotlib": {"reporting", "tasks/class_pictures"},

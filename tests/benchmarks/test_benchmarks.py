@@ -172,3 +172,12 @@ def test_efficiency_runs(real_data: Path, tmp_path: Path) -> None:
     losses = [run["val_loss"] for run in modern["runs"]]
     assert modern["val_loss"] == pytest.approx(sum(losses) / 2) and losses[0] != losses[1]
     assert modern["standard_error"] == pytest.approx(abs(losses[0] - losses[1]) / 2)
+
+
+@pytest.mark.slow
+def test_peaks_of_memory_are_within_15_percent_of_what_was_planned(tmp_path: Path) -> None:
+    bench("plan_memory.py", "--quick", "--out", str(tmp_path / "found.json"))
+    found = json.loads((tmp_path / "found.json").read_text())["combinations"]
+    assert len(found) == 2
+    for row in found.values():
+        assert row["planned_mb"] == pytest.approx(row["peak_mb"], rel=0.15)

@@ -201,6 +201,8 @@ def test_what_needs_the_next_token_says_so(tiny: Tiny, tmp_path: Path) -> None:
     for key, ask in asked:
         with pytest.raises(UserError, match=f"^{key}{why}"):
             ask()
+    with pytest.raises(UserError, match=r"^protocol=sliding: reads a text .+, and the run's task, ends, does not"):
+        evaluate(compose("evaluate", ["run=run", "protocol=sliding"]))
 
 
 @pytest.mark.slow

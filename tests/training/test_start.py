@@ -196,7 +196,7 @@ def test_prompts_that_are_given_win_and_those_of_the_bundled_text_stay(tiny: Tin
     unread: Any = None
     assert sample_prompts(tiny("sample_prompts=[]"), unread) == []
     assert sample_prompts(tiny("sample_prompts=[a b]"), unread) == ["a b"]
-    data: Any = SimpleNamespace(corpus=object())
+    data: Any = SimpleNamespace(source=None, corpus=object())
     assert sample_prompts(TrainConfig(), data) == ["The function returns", "A class is"]
 
 

@@ -23,7 +23,8 @@ SIDES = ("a", "b")
 class CompareConfig:
     """Two runs, or the seeds of two configs, on the same held-out documents, or on `tasks`."""
 
-    a: str | list[str] | None = None  # a run, or several seeds of one config: [RUN,RUN], or with *
+    # a run, a Hugging Face directory, or several seeds of one config: [RUN,RUN], or with *
+    a: str | list[str] | None = None
     b: str | list[str] | None = None  # as `a`: what it is compared with
     data: BatchConfig | None = None  # null: the documents that all of them hold out
     metric: str | None = None  # null: bits per byte, or the task's own
@@ -74,13 +75,13 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
     from gptlab.evaluation.eval_task import read_tasks
     from gptlab.evaluation.statistics import require_scipy
+    from gptlab.interop.hub_directory import run_of
     from gptlab.runs.reader import expand
-    from gptlab.runs.run_dir import RunDir
 
     require_scipy()
     if config.out:
         require_file("out", Path(config.out).expanduser())
-    sides = {side: [RunDir.find_as(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
+    sides = {side: [run_of(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
     tasks = read_tasks(config.tasks)
 
     from gptlab.evaluation.compared import Asked

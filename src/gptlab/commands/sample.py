@@ -30,7 +30,7 @@ class SampleConfig:
     """Continue a prompt with the model of a run."""
 
     decoder: Decoder | Beam = field(default_factory=TopK)  # how the next token is chosen
-    run: str = "latest"  # a run directory, one of its checkpoints, or latest
+    run: str = "latest"  # a run directory, one of its checkpoints, a Hugging Face directory, or latest
     prompt: str | None = None  # null: the run's first sample prompt; with start=eot none
     prompts: list[str] = field(default_factory=list)  # several, in one batch
     start: str | None = None  # eot: the prompt comes after the token that begins a document
@@ -90,9 +90,9 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     ids, and the log-probability in nats, under the model, of the whole text and of each id. A classifier gives the
     prompts labels instead: [{"prompt", "label", "probabilities"}].
     """
-    from gptlab.runs.run_dir import RunDir
+    from gptlab.interop.hub_directory import run_of
 
-    run = RunDir.find(config.run)  # before torch is imported
+    run = run_of("run", config.run)  # before torch is imported
 
     import torch
 

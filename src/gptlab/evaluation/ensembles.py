@@ -7,7 +7,7 @@ import numpy as np
 
 from gptlab.data.config import TEXT, BatchConfig
 from gptlab.errors import UserError, require
-from gptlab.evaluation.held_out import HeldOutData, held_out_data
+from gptlab.evaluation.held_out import HeldOutData, Sliding, held_out_data
 from gptlab.evaluation.model import load_with_task, require_next_tokens
 from gptlab.evaluation.perplexity import Nats, described, scored, target_nats
 from gptlab.registry import name_of
@@ -17,7 +17,11 @@ from gptlab.tasks.base import Task
 
 
 def evaluate_together(
-    runs: Sequence[RunDir], data: BatchConfig | None = None, context: int | None = None, batch_size: int = 16
+    runs: Sequence[RunDir],
+    data: BatchConfig | None = None,
+    context: int | None = None,
+    batch_size: int = 16,
+    sliding: Sliding | None = None,
 ) -> dict[str, Any]:
     """Score the ensemble of several runs on what all of them hold out, or on a data option, in windows of `context`.
 
@@ -31,7 +35,7 @@ def evaluate_together(
     costs: list[Nats] = []
     for run in runs:
         task, gpt, tokenizer = load_with_task(run)
-        found = held_out_data(run, task, gpt.config, tokenizer, data, context)
+        found = held_out_data(run, task, gpt.config, tokenizer, data, context, sliding)
         first = first or (task, found)
         _require_read_alike(run, found, runs[0], first[1])
         costs.append(np.concatenate([*target_nats(gpt, task, found.examples, batch_size, found.reading)]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.data.batches import examples
+from gptlab.data.batches.sliding import SlidingWindows
 from gptlab.data.batches.windows import protocol
 from gptlab.data.config import EXAMPLES, BatchConfig, ExampleData, Record
 from gptlab.data.tokens.prepare import prepare, unspelled
@@ -35,13 +36,27 @@ class HeldOutData:
     unspelled: Unspelled | None = None  # characters of the text that its tokens do not spell
 
 
+@dataclass(frozen=True)
+class Sliding:
+    """Windows over each document by itself that move on by `stride` ids at a time; None: by half a window."""
+
+    stride: int | None = None
+
+
 def held_out_data(
-    run: RunDir, task: Any, config: GPTConfig, tokenizer: Tokenizer, data: BatchConfig | None, block_size: int | None
+    run: RunDir,
+    task: Any,
+    config: GPTConfig,
+    tokenizer: Tokenizer,
+    data: BatchConfig | None,
+    block_size: int | None,
+    sliding: Sliding | None = None,
 ) -> HeldOutData:
     """Return what a run holds out, or a data option, in windows or examples of at most block_size ids.
 
-    `config` is that of the run's model, whose context is taken where there is no block_size. Raises UserError where the
-    run keeps nothing, or the task does not learn from such data.
+    `config` is that of the run's model, whose context is taken where there is no block_size. A text is read as in
+    training, or in `sliding` windows. Raises UserError where the run keeps nothing, or the task does not learn from
+    such data.
     """
     size = block_size or config.block_size
     require_context(config, size)
@@ -52,6 +67,7 @@ def held_out_data(
         why, todo = f"gives {data.gives}, and the run's task learns from {' or '.join(task.learns_from)}", "choose such"
         require(data.gives in task.learns_from, "data", name_of(data), why, todo)
     if isinstance(data, ExampleData) or (data is None and run.holds_out(EXAMPLES)):
+        require(sliding is None, "protocol", "sliding", "goes with text, and these are examples", "leave it out")
         return _examples(run, task, tokenizer, data, size)
     if data is None:
         tokens, n_bytes = held_out_stream(run.path / "held_out")
@@ -62,10 +78,14 @@ def held_out_data(
         tokens, n_bytes, data_hash = corpus.val, corpus.val_bytes, corpus.manifest["sha256"]
         lost = corpus.unspelled["val"]
     require_length(tokens, size)
-    by_documents, alone = run.windows()
-    windows = task.held_out(tokens, size, tokenizer.eot, by_documents)
-    reading = Reading(tokenizer.eot if alone else None)
-    how = reading_protocol(tokenizer, size, by_documents, alone)
+    if sliding is None:
+        by_documents, alone = run.windows()
+        windows = task.held_out(tokens, size, tokenizer.eot, by_documents)
+        reading = Reading(tokenizer.eot if alone else None)
+        how = reading_protocol(tokenizer, size, by_documents, alone)
+    else:
+        windows, how = _sliding(task, tokenizer, tokens, size, sliding)
+        reading = Reading()
     return HeldOutData(windows, None, n_bytes, reading, how, data_hash, lost)
 
 
@@ -73,6 +93,18 @@ def reading_protocol(tokenizer: Tokenizer, block_size: int, by_documents: bool, 
     """Return in words how a text is read: also what stands before a document, where that is not what ends it."""
     found = protocol(block_size, by_documents, alone)
     return found if tokenizer.end_of_document is None else {**found, "begins_with": tokenizer.spell(tokenizer.eot)}
+
+
+def _sliding(
+    task: Any, tokenizer: Tokenizer, tokens: TokenStream, size: int, sliding: Sliding
+) -> tuple[SlidingWindows, dict[str, Any]]:
+    """Return the sliding windows of a text, and in words how it is read."""
+    stride = sliding.stride or max(1, size // 2)
+    require(stride <= size, "stride", stride, f"is more than a window of block_size={size}", f"give at most {size}")
+    why = f"reads a text token by token, and the run's task, {name_of(task)}, does not predict the next one"
+    require(task.predicts_tokens, "protocol", "sliding", why, "leave it out")
+    how = {**reading_protocol(tokenizer, size, True, True), "stride": stride, "windows": "sliding over each document"}
+    return SlidingWindows(tokens, size, stride, tokenizer.eot), how
 
 
 def _examples(run: RunDir, task: Any, tokenizer: Tokenizer, data: ExampleData | None, size: int) -> HeldOutData:

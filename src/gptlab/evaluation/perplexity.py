@@ -11,7 +11,7 @@ from gptlab.data.batches.batch import IGNORE, tensors
 from gptlab.data.batches.sampler import EvalBatches
 from gptlab.data.batches.windows import Windows
 from gptlab.data.config import BatchConfig
-from gptlab.evaluation.held_out import HeldOutData, held_out_data
+from gptlab.evaluation.held_out import HeldOutData, Sliding, held_out_data
 from gptlab.evaluation.model import load_with_task
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Detailed, Figures, Reading, Sums, Task
@@ -23,7 +23,11 @@ Nats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def evaluate(
-    run: RunDir, data: BatchConfig | None = None, context: int | None = None, batch_size: int = 16
+    run: RunDir,
+    data: BatchConfig | None = None,
+    context: int | None = None,
+    batch_size: int = 16,
+    sliding: Sliding | None = None,
 ) -> dict[str, Any]:
     """Score the model of a run on what is held out: by the run itself, or by a data option, in windows of `context`.
 
@@ -34,7 +38,7 @@ def evaluate(
     `characters`, which is the `unspelled_fraction`. A task may say more (`Detailed`), such as a confusion matrix.
     """
     task, gpt, tokenizer = load_with_task(run)
-    found = held_out_data(run, task, gpt.config, tokenizer, data, context)
+    found = held_out_data(run, task, gpt.config, tokenizer, data, context, sliding)
     sums = measure(gpt, task, found.examples, batch_size, found.reading)
     more = task.details(sums) if isinstance(task, Detailed) else {}
     return {**scored(task, sums, found), **described(run, task, found, int(sums["targets"].sum())), **more}

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from gptlab.evaluation.summaries import score_summaries
 from gptlab.evaluation.task_scores import Asking, ItemScores
 from gptlab.files import write_atomically
 from gptlab.runs.run_dir import RunDir
-from gptlab.tokenizers import fingerprint
+from gptlab.tokenizers import Tokenizer, fingerprint
+from gptlab.tokenizers.chat_templates import ChatTemplate
 
 FOLDER = "tasks"  # of a run
 
@@ -35,11 +35,7 @@ def score_tasks(
     `block_size` is the context, None the model's own; with `chat` the items are what a user says in the run's chat
     template. Raises UserError, which names `key`, where the run's task does not predict tokens.
     """
-    gpt, tokenizer = load_language_model(run, key)
-    size = block_size or gpt.config.block_size
-    require_context(gpt.config, size)
-    gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu")
-    template = template_of(run, tokenizer, key) if chat else None
+    gpt, tokenizer, template, size = asked_model(run, block_size, chat, key)
     found = []
     for task in tasks:
         asking = Asking(task.name, run.checkpoint, size, batch_size, max_new_tokens, template)
@@ -48,6 +44,20 @@ def score_tasks(
         protocol = {"block_size": size, "chat": chat, **({} if by_choices else {"max_new_tokens": max_new_tokens})}
         found.append((score(gpt, tokenizer, task.items, asking), protocol))
     return found
+
+
+def asked_model(
+    run: RunDir, block_size: int | None, chat: bool, key: str = "run"
+) -> tuple[Any, Tokenizer, ChatTemplate | None, int]:
+    """Return the model of a run, its tokenizer, its chat template, with `chat`, and the context that it reads.
+
+    Raises UserError, which names `key`, where the run's task does not predict tokens.
+    """
+    gpt, tokenizer = load_language_model(run, key)
+    size = block_size or gpt.config.block_size
+    require_context(gpt.config, size)
+    template = template_of(run, tokenizer, key) if chat else None
+    return gpt.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, template, size
 
 
 def evaluate_tasks(
@@ -65,13 +75,13 @@ def evaluate_tasks(
             "tokenizer_hash": fingerprint(run.path / "tokenizer"),
             "checkpoint": run.checkpoint.name,
         }
-        path = _place(run, task.name)
-        write_atomically(path, (json.dumps({**result, "per_item": found.record()}, indent=2) + "\n").encode())
-        results[task.name] = {**result, "file": str(path)}
+        results[task.name] = {**result, "file": keep(run, task.name, {**result, "per_item": found.record()})}
     return results
 
 
-def _place(run: RunDir, task: str) -> Path:
-    """Return RUN/tasks/TASK.json, with the checkpoint's name where it is not the last."""
+def keep(run: RunDir, task: str, result: dict[str, Any]) -> str:
+    """Write a result as RUN/tasks/TASK.json, with the checkpoint's name where it is not the last; return its path."""
     which = "" if run.checkpoint.name == "last.ckpt" else f"-{run.checkpoint.stem}"
-    return run.path / FOLDER / f"{task}{which}.json"
+    path = run.path / FOLDER / f"{task}{which}.json"
+    write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
+    return str(path)

@@ -60,6 +60,21 @@ def task_tables(results: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def lm_eval_tables(results: dict[str, Any]) -> list[Table]:
+    """Return what lm-eval found of tasks and groups, by their names, as one table, or none: a row for each metric."""
+    table = Table("task", "metric", "filter", "score", "items")
+    for name, result in results.items():
+        for metric_filter, value in result.items():
+            title, _, kept = metric_filter.partition(",")
+            if not kept or title.endswith("_stderr"):
+                continue
+            error = result.get(f"{title}_stderr,{kept}")
+            more = f" ± {error:.4g}" if isinstance(error, int | float) else ""
+            figure = f"{value:.4g}{more}" if isinstance(value, int | float) else str(value)
+            table.add_row(Text(printable(name)), title, kept, figure, str(result.get("sample_len", "")))
+    return [table] if results else []
+
+
 def _with_error(row: Metric, result: dict[str, Any]) -> str:
     error = result.get(f"{row.quantity}_stderr")
     return row.text(result[row.quantity]) + ("" if error is None else f" ± {row.text(error)}")

@@ -113,7 +113,18 @@ class ChatTemplate:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of a conversation and of the beginning of the assistant's next turn."""
-        return self._ids(re.sub(f"[{BEGIN}{END}]", "", self._render(messages, ask=True)), within=False)
+        return self.ids(self.prompt_text(messages))
+
+    def prompt_text(self, messages: Sequence[Message], begun: str = "") -> str:
+        """Return the text of a conversation and of the beginning of the assistant's next turn, for `ids`.
+
+        `begun` is what the assistant has said in it already.
+        """
+        return re.sub(f"[{BEGIN}{END}]", "", self._render(messages, ask=True)) + self._protected(begun)
+
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of what `prompt_text` gave, and of other text behind it."""
+        return self._ids(text, within=False)
 
     def _pieces(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """Return the text of a conversation in pieces, with whether each counts."""

@@ -1,19 +1,12 @@
 """Begin a run with the weights of another one, whichever tasks the two have."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import nn
 
-from gptlab.checksums import digest
-from gptlab.errors import UserError, require
-from gptlab.files import cache_dir, short
-from gptlab.interop.importing import import_directory
-from gptlab.interop.peft_files import Peft
+from gptlab.errors import require
 from gptlab.model.config import ModelConfig, build_model
 from gptlab.model.heads import parameters_beside, trunk_of
 from gptlab.registry import option_of
@@ -22,7 +15,6 @@ from gptlab.runs.checkpoint_file import read_checkpoint
 from gptlab.runs.run_dir import RunDir, located
 from gptlab.tasks.base import Task
 from gptlab.tasks.saved import task_of
-from gptlab.training.preflight import HUB, in_hub_format
 
 
 @dataclass
@@ -75,36 +67,6 @@ class Initial:
         why, todo = "is an adapter of another model", f"merge it first: gptlab export run={self.run.path} out=DIR"
         require(whole, "init_from", self.run.path, why, todo)
         return Base(located(self.run), weights_sha256(self.gpt.state_dict()))
-
-
-def source_of(name: str) -> RunDir:
-    """Return the run that `init_from` names, or the one that a Hugging Face or peft directory is imported as.
-
-    The latter is kept in the cache, by the content of the directory.
-    """
-    folder = Path(name).expanduser()
-    if not in_hub_format(name):
-        return RunDir.find(name)
-    out = cache_dir() / "imported" / short("\n".join(_content(folder)))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{out}.lock"):  # all processes of a run come here
-        if not out.exists():
-            try:
-                import_directory(str(folder.absolute()), out)
-            except UserError as error:
-                key = "init_from" if error.key == "hf" else f"init_from: {error.key}"
-                raise UserError(key, error.value, error.why, error.todo) from error
-    return RunDir.find(str(out))
-
-
-def _content(folder: Path) -> Iterator[str]:
-    """Yield the name and the SHA-256 of each file of a directory; of a LoRA also those of its base."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield f"{path.relative_to(folder)} {digest(path)}"
-    if (folder / HUB[1]).is_file() and not (folder / HUB[0]).is_file():
-        base = Path(Peft(folder).base).expanduser()
-        yield from _content(base) if base.is_dir() else ()
 
 
 def initial(run: RunDir) -> Initial:

@@ -9,12 +9,12 @@ from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import Files, Mixture, TokenFiles, matching
 from gptlab.distributed.devices import may_have_gpu
 from gptlab.errors import UserError, require
+from gptlab.interop.hub_directory import in_hub_format
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.config import TrainConfig
 from gptlab.training.trainer import TrainerConfig
 
-HUB = ("config.json", "adapter_config.json")  # of directories in the hub's formats
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 PRECISIONS = (
     *("32-true", "32", "64-true", "64", "16-mixed", "16", "bf16-mixed", "bf16", "bf16-true"),
@@ -37,12 +37,6 @@ def require_possible(config: TrainConfig) -> None:
         folder = config.tokenizer.folder
         there = Path(folder).expanduser().is_dir() or config.resume or config.init_from
         require(bool(there), "tokenizer.folder", folder, "no such folder", "give RUN/tokenizer")
-
-
-def in_hub_format(name: str) -> bool:
-    """Tell whether a name is a directory of Hugging Face or of peft, and no run."""
-    folder = Path(name).expanduser()
-    return any((folder / each).is_file() for each in HUB) and not (folder / "config.yaml").is_file()
 
 
 def require_devices(trainer: TrainerConfig) -> None:

@@ -16,6 +16,7 @@ from gptlab.data.text.sources import Bundled, DataConfig
 from gptlab.data.tokens.openings import openings
 from gptlab.data.tokens.progress import watching
 from gptlab.errors import require
+from gptlab.interop.hub_directory import run_of
 from gptlab.model.config import ModelConfig
 from gptlab.registry import name_of
 from gptlab.runs.config_file import LAYOUT, record, with_defaults
@@ -28,7 +29,7 @@ from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
 from gptlab.training.config import BUNDLED_PROMPTS, TrainConfig
-from gptlab.training.init_from import Initial, initial, source_of
+from gptlab.training.init_from import Initial, initial
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.old import score_old
 from gptlab.training.replay import with_replay
@@ -91,14 +92,14 @@ def start(config: TrainConfig, console: Console) -> Start:
     needed = config.adapter is not None or not (before and before.has_checkpoint())  # a checkpoint has the whole model
     read_again = config.adapter is not None or needs_reference(config.task)  # by other commands, too
     if needed and read_again and config.init_from:
-        config = dataclasses.replace(config, init_from=located(source_of(config.init_from)))
+        config = dataclasses.replace(config, init_from=located(run_of("init_from", config.init_from)))
     if isinstance(config.data, ExampleData) and config.data.old_loss:
         require(bool(config.init_from), "data.old_loss", "true", "has no run whose text is old", "give init_from")
     if isinstance(config.data, DataConfig) and config.data.replay:
         require(
             bool(config.init_from), "data.replay", config.data.replay, "has no run to take text of", "give init_from"
         )
-        config = dataclasses.replace(config, data=with_replay(config.data, source_of(str(config.init_from))))
+        config = dataclasses.replace(config, data=with_replay(config.data, run_of("init_from", str(config.init_from))))
     first, tokenizer = begun_from(config, console) if needed else (None, config.tokenizer)
     if first and needs_reference(config.task):
         name, todo = name_of(first.task), "begin with a language model"
@@ -110,7 +111,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     if needs_reference(config.task):
         data.module.val_parts["reference"] = Part(Answers(), Divergence(), Reading(), None)  # type: ignore[attr-defined]
     if isinstance(config.data, ExampleData) and config.data.old_loss:
-        score_old(data, source_of(str(config.init_from)), block_size, console)
+        score_old(data, run_of("init_from", str(config.init_from)), block_size, console)
     model = first.config if first else with_vocabulary(config.model, data.tokenizer.n_vocab)
     preset = first.preset if first else config.preset
     prompts = sample_prompts(config, data)
@@ -151,7 +152,7 @@ def initial_model(config: TrainConfig) -> tuple[Initial | None, TokenizerConfig]
     """Return the model and the tokenizer that `init_from` names; without it None, and the config's own tokenizer."""
     if not config.init_from:
         return None, config.tokenizer
-    source = source_of(config.init_from)
+    source = run_of("init_from", config.init_from)
     return initial(source), Saved(str(source.path / "tokenizer"))
 
 
