@@ -292,8 +292,9 @@ def _takes_text(verb: str, key: str) -> bool:
 
 @functools.cache
 def _own_names(verb: str) -> dict[str, str]:
-    """Return the full key of each name that only one of a verb's groups has."""
+    """Return the full key of each name that only one of a verb's groups has, or only one by its usual option."""
     config_type, found = registry.find_command(verb).config_type, dict[str, set[str]]()
+    usual = dict[str, set[str]]()
     for field in dataclasses.fields(config_type):
         if field.name in part_fields(config_type):
             within = list(registry.options(field.name).values())
@@ -303,7 +304,10 @@ def _own_names(verb: str) -> dict[str, str]:
         for each in within:
             for inner in dataclasses.fields(each):
                 found.setdefault(inner.name, set()).add(f"{field.name}.{inner.name}")
-    return {name: next(iter(keys)) for name, keys in found.items() if len(keys) == 1}
+                if registry.options(field.name).get(part_fields(config_type).get(field.name) or "") is each:
+                    usual.setdefault(inner.name, set()).add(f"{field.name}.{inner.name}")
+    told = {name: keys if len(keys) == 1 else usual.get(name, set()) for name, keys in found.items()}
+    return {name: next(iter(keys)) for name, keys in told.items() if len(keys) == 1}
 
 
 def _others(table: dict[str, str]) -> dict[str, str]:
