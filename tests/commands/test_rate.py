@@ -1,6 +1,7 @@
 """The verb `rate`: it makes the texts, and says what raters have said."""
 
 import csv
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gptlab.app.questions import next_question
-from gptlab.app.store import Study
+from gptlab.app.store import Source, Study
 from gptlab.commands.main import main
 from gptlab.commands.sample import sample
 from gptlab.config import compose
@@ -51,7 +52,9 @@ def test_a_study_of_runs_and_decoders(tiny: Tiny, tmp_path: Path, capfd: pytest.
     rows = list(csv.DictReader(Path("new/s.csv").read_text().splitlines()))
     assert len(rows) == found["answers"] and {row["rater"] for row in rows} == {"Ann", "Bob"}
     pairs = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
-    assert len(pairs) == found["answers"] / 2
+    said = {prompt: [text for (p, _), text in texts.items() if p == prompt and text.strip()] for prompt in prompts}
+    expected = [{a, b} for of in said.values() for a, b in itertools.combinations(of, 2) if a != b]
+    assert len(pairs) == len(expected) > 5 and all({p["chosen"], p["rejected"]} in expected for p in pairs)
     assert all(pair["chosen"] > pair["rejected"] and pair["prompt"] in prompts.values() for pair in pairs)
 
 
@@ -79,3 +82,16 @@ def test_a_study_of_texts_by_criteria(
     found = json.loads(capfd.readouterr().out)
     assert {name: row["fluency"]["value"] for name, row in found["scores"].items()} == {"ours": 5.0, "theirs": 2.0}
     assert "standings" not in found
+
+
+def test_pairs_with_a_blank_text_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sources = [Source(name, {}) for name in "ab"]
+    texts = {"one": {"a": " \n", "b": "words"}, "two": {"a": "some", "b": "others"}}
+    study = Study.create(Path("s.db"), {"mode": "pairs", "criteria": [], "seed": 1}, sources, texts)
+    rater = study.rater("Ann")
+    while question := next_question(study, rater):
+        study.answer(rater, question.id, "left")
+    assert main(["rate", "study=s.db", "preferences=pairs.jsonl"]) == 0
+    (pair,) = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
+    assert pair["prompt"] == "two" and {pair["chosen"], pair["rejected"]} == {"some", "others"}

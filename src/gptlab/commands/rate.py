@@ -192,9 +192,14 @@ def _reported(config: RateConfig, path: Path) -> dict[str, Any]:
 
 
 def _preferences(study: Study, pairs: list[tuple[int, str, str]]) -> list[dict[str, str]]:
-    """Return what data=preferences reads: the prompt, and the text that raters chose and the one that they did not."""
+    """Return what data=preferences reads: the prompt, and the text that raters chose and the one that they did not.
+
+    A text of white space alone is no answer to learn from: pairs with one are left out.
+    """
     prompts, texts = study.prompts(), study.texts()
+    found = [(prompts[prompt], texts[prompt, better], texts[prompt, worse]) for prompt, better, worse in pairs]
     return [
-        {"prompt": prompts[prompt], "chosen": texts[prompt, better], "rejected": texts[prompt, worse]}
-        for prompt, better, worse in pairs
+        {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        for prompt, chosen, rejected in found
+        if chosen.strip() and rejected.strip()
     ]
