@@ -14,7 +14,7 @@ from starlette.routing import Route
 from gptlab.app.pages import asset, page
 from gptlab.app.questions import next_question
 from gptlab.app.store import Question, Study
-from gptlab.evaluation.human import CHOICES
+from gptlab.evaluation.ratings import CHOICES
 
 RATER = "rater"  # the cookie with a rater's name
 LONGEST_NAME = 60

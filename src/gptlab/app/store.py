@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.errors import UserError, require
-from gptlab.evaluation.human import Answer
+from gptlab.evaluation.ratings import Answer
 
 VERSION = 1  # of the schema, in PRAGMA user_version
 MAGIC = 0x67726174  # "grat", in PRAGMA application_id

@@ -162,7 +162,7 @@ def _begun(config: RateConfig, path: Path) -> Study:
 
 def _reported(config: RateConfig, path: Path) -> dict[str, Any]:
     """Print what the ratings say, write it beside the study, and the preferences where they are asked for."""
-    from gptlab.evaluation.human import preferred, require_evalica
+    from gptlab.evaluation.ratings import preferred, require_evalica
     from gptlab.files import require_new
 
     require_evalica()

@@ -11,16 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from gptlab.evaluation.human import (
-    Answer,
-    Pairs,
-    agreement,
-    head_to_head,
-    mean_scores,
-    order_bias,
-    rank_correlation,
-    standings,
-)
+from gptlab.evaluation.bradley_terry import Pairs, head_to_head, standings
+from gptlab.evaluation.ratings import Answer, agreement, mean_scores, order_bias, rank_correlation
 
 FEW = 5  # raters, whose Student's t is wide
 FIGURE = "val_perplexity"  # of a source's run, that preference is compared with

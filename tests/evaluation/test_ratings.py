@@ -7,19 +7,15 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import t
 
-from gptlab.evaluation.human import (
-    PRIOR,
+from gptlab.evaluation.bradley_terry import PRIOR, Pairs, head_to_head, standings, win_rates
+from gptlab.evaluation.ratings import (
     Answer,
-    Pairs,
     agreement,
-    head_to_head,
     mean_scores,
     order_bias,
     preferred,
     rank_correlation,
-    standings,
     wilson,
-    win_rates,
 )
 
 NAMES = ["a", "b", "c", "d"]
