@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from scipy.stats import spearmanr
 
 from gptlab.app.questions import next_question
 from gptlab.app.store import Source, Study
@@ -43,10 +44,17 @@ def test_a_study_of_runs_and_decoders(tiny: Tiny, tmp_path: Path, capfd: pytest.
         while question := next_question(study, rater):
             left, right = (study.text(each)[1] for each in (question.left, question.right) if each)
             study.answer(rater, question.id, "left" if left > right else "right")  # by the alphabet
+    for name, acc in {"a": 0.25, "b": 0.5}.items():
+        (tmp_path / name / "tasks").mkdir()
+        (tmp_path / name / "tasks/qa.json").write_text(json.dumps({"acc": acc, "items": 4, "per_item": []}))
+    (tmp_path / "a/tasks/broken.json").write_text("{")
     capfd.readouterr()
     assert main(["rate", "study=new/s.db", "report=true", "preferences=pairs.jsonl", "resamples=100", "json=true"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found == {"study": "new/s.db", **json.loads(Path("new/s.json").read_text())}
+    rates = {row["source"]: row["win_rate"]["value"] for row in found["standings"]}
+    by_hand = spearmanr([rates[name] for name in rates], [0.25 if name[0] == "a" else 0.5 for name in rates]).statistic
+    assert found["correlation_with_tasks"] == {"qa acc": pytest.approx(by_hand)}
     assert (found["raters"], len(found["standings"])) == (2, 4) and found["agreement"]["choice"] == 1
     assert found["standings"][0]["run"] in ("a", "b") and found["standings"][0]["val_perplexity"] > 1
     rows = list(csv.DictReader(Path("new/s.csv").read_text().splitlines()))

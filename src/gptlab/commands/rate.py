@@ -182,13 +182,26 @@ def _reported(config: RateConfig, path: Path) -> dict[str, Any]:
 
     from gptlab.reporting.ratings import answer_rows, print_report, report_of
 
-    found = report_of(answers, {each.name: each.about for each in study.sources()}, config.resamples, config.seed)
+    scores = {each.name: _task_scores(each.about.get("run")) for each in study.sources()}
+    about = {each.name: each.about for each in study.sources()}
+    found = report_of(answers, about, scores, config.resamples, config.seed)
     print_report(found)
     csv, report = path.with_suffix(".csv"), path.with_suffix(".json")
     write_atomically(csv, answer_rows(answers, study.prompts()).encode())
     write_atomically(report, (json.dumps(found, indent=2) + "\n").encode())
     print(f"every answer is in {csv}, the report in {report}")
     return {"study": str(path), **found}
+
+
+def _task_scores(run: str | None) -> dict[str, float]:
+    """Return the scores of tasks that a source's run keeps, if it is still there."""
+    from gptlab.evaluation.task_evaluation import kept_scores
+    from gptlab.runs.run_dir import RunDir
+
+    try:
+        return kept_scores(RunDir.find(run)) if run else {}
+    except UserError:
+        return {}
 
 
 def _preferences(study: Study, pairs: list[tuple[int, str, str]]) -> list[dict[str, str]]:

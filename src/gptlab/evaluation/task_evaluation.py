@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from gptlab.errors import UserError
 from gptlab.evaluation.chat import template_of
 from gptlab.evaluation.choices import score_choices
 from gptlab.evaluation.eval_task import ChoiceItem, EvalTask
@@ -13,12 +14,14 @@ from gptlab.evaluation.held_out import require_context
 from gptlab.evaluation.model import load_language_model
 from gptlab.evaluation.summaries import score_summaries
 from gptlab.evaluation.task_scores import Asking, ItemScores
-from gptlab.files import write_atomically
+from gptlab.files import read_object, write_atomically
+from gptlab.metrics import shown_in
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer, fingerprint
 from gptlab.tokenizers.chat_templates import ChatTemplate
 
 FOLDER = "tasks"  # of a run
+MOST_BYTES = 1 << 26  # of a file in it
 
 
 def score_tasks(
@@ -77,6 +80,21 @@ def evaluate_tasks(
         }
         results[task.name] = {**result, "file": keep(run, task.name, {**result, "per_item": found.record()})}
     return results
+
+
+def kept_scores(run: RunDir) -> dict[str, float]:
+    """Return the scores that RUN/tasks keeps, by task and metric, such as `qa acc`; other files are left out."""
+    found: dict[str, float] = {}
+    for path in sorted((run.path / FOLDER).glob("*.json")):
+        try:
+            result = read_object("run", path, MOST_BYTES, "evaluate the task again")
+        except UserError:
+            continue
+        for name in (metric.quantity for metric in shown_in("tasks")):
+            value = result.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[f"{path.stem} {name}"] = float(value)
+    return found
 
 
 def keep(run: RunDir, task: str, result: dict[str, Any]) -> str:

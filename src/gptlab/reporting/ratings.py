@@ -19,9 +19,13 @@ FIGURE = "val_perplexity"  # of a source's run, that preference is compared with
 
 
 def report_of(
-    answers: Sequence[Answer], about: Mapping[str, Mapping[str, Any]], resamples: int, seed: int
+    answers: Sequence[Answer],
+    about: Mapping[str, Mapping[str, Any]],
+    scores_of: Mapping[str, Mapping[str, float]],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Return all that is reported; `about` has what is known of each source."""
+    """Return all that is reported; `about` has what is known of each source, `scores_of` its run's scores of tasks."""
     found: dict[str, Any] = {"answers": len(answers), "raters": len({each.rater for each in answers})}
     if any(each.right is not None for each in answers):
         pairs = Pairs.of(answers, list(about))
@@ -39,14 +43,23 @@ def report_of(
         ]
         found["head_to_head"] = head_to_head(pairs)
         found["left_chosen"] = {name: each.record() for name, each in order_bias(answers).items()}
-        known = [(each.win_rate.value, about[each.source].get(FIGURE)) for each in places]
-        figures = [(rate, float(figure)) for rate, figure in known if figure is not None]
-        found["correlation_with_perplexity"] = rank_correlation(*zip(*figures, strict=True)) if figures else None
+        rates = {each.source: each.win_rate.value for each in places}
+        perplexities = {name: float(of[FIGURE]) for name, of in about.items() if FIGURE in of}
+        found["correlation_with_perplexity"] = _correlation(rates, perplexities)
+        tasks = dict.fromkeys(task for of in scores_of.values() for task in of)
+        by_task = {task: {name: of[task] for name, of in scores_of.items() if task in of} for task in tasks}
+        found["correlation_with_tasks"] = {task: _correlation(rates, scores) for task, scores in by_task.items()}
     scores = mean_scores(answers, resamples, seed)
     if scores:
         found["scores"] = {name: {c: each.record() for c, each in row.items()} for name, row in scores.items()}
     found["agreement"] = agreement(answers)
     return found
+
+
+def _correlation(rates: Mapping[str, float], figures: Mapping[str, float]) -> float | None:
+    """Return the rank correlation of win rates with a figure, over the sources that have it."""
+    shared = [name for name in rates if name in figures]
+    return rank_correlation([rates[name] for name in shared], [figures[name] for name in shared])
 
 
 def print_report(found: Mapping[str, Any]) -> None:
@@ -74,6 +87,9 @@ def print_report(found: Mapping[str, Any]) -> None:
             console.print(f"the left text was chosen {share}{biased}")
         if (r := found["correlation_with_perplexity"]) is not None:
             console.print(f"rank correlation of win rate with perplexity: {r:+.2f} (-1: the lower, the better liked)")
+        tasks = [f"{task} {r:+.2f}" for task, r in found["correlation_with_tasks"].items() if r is not None]
+        if tasks:
+            console.print(f"rank correlation of win rate with scores of tasks: {', '.join(tasks)}")
     if "scores" in found:
         criteria = list(next(iter(found["scores"].values())))
         table = Table("source", *(Column(name, justify="right") for name in criteria))
