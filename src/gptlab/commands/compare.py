@@ -28,7 +28,7 @@ class CompareConfig:
     b: str | list[str] | None = None  # as `a`: what it is compared with
     data: BatchConfig | None = None  # null: the documents that all of them hold out
     metric: str | None = None  # null: bits per byte, or the task's own
-    # tasks of word prediction: cloze, qa, sentiment, tldr, or JSON lines of one's own
+    # bundled ones, such as cloze, qa, sentiment, copying, or JSON lines of one's own
     tasks: list[str] = field(default_factory=list)
     max_new_tokens: int = 64  # the most tokens that are written for an item of a task
     chat: bool = False  # tasks are asked in the run's chat template

@@ -25,7 +25,7 @@ class EvaluateConfig:
     stride: int | None = None  # tokens that sliding windows move on by; null: half of block_size
     explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
     text: str | None = None  # the file that `explain` reads
-    # of word prediction: cloze, qa, sentiment, tldr, JSON lines of one's own, or lm-eval's
+    # bundled ones, such as cloze, qa, copying, JSON lines of one's own, or lm-eval's
     tasks: list[str] = field(default_factory=list)
     tasks_dir: str | None = None  # a folder with task files of lm-eval, whose names `tasks` may have
     max_new_tokens: int = 64  # the most tokens that are written for an item of a task

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.data.bundled_tasks import cloze, qa, sentiment, tldr
+from gptlab.data.bundled_tasks import agreement, cloze, copying, qa, sentiment, tldr
 from gptlab.data.bundled_tasks.material import Material, Record, material
 from gptlab.data.text import bundled
 from gptlab.errors import require
@@ -13,10 +13,16 @@ from gptlab.files import cache_dir, write_atomically
 from gptlab.randomness import seed_sequence
 
 OF_TEXT = {"cloze": cloze.records, "qa": qa.records, "tldr": tldr.records}
-TASKS = (*OF_TEXT, "sentiment")
+GENERATED = {
+    "sentiment": sentiment.records,
+    "copying": copying.copied,
+    "induction": copying.induced,
+    "agreement": agreement.records,
+}
+TASKS = (*OF_TEXT, *GENERATED)
 SEED = 1337  # of all random choices: the items are the same for everybody with the same Python
 MOST = {"train": 4000, "test": 500}  # items of a task
-VERSION = 1  # of the files in the cache
+VERSION = 2  # of the files in the cache
 
 
 def items(task: str, side: str) -> list[Record]:
@@ -48,8 +54,10 @@ def _lesson(item: Record) -> dict[str, str]:
 
 
 def _made(sides: dict[str, Material]) -> dict[str, dict[str, list[Record]]]:
-    reviews = sentiment.records(sum(MOST.values()), _generator(0))
-    found = {"sentiment": {"test": reviews[: MOST["test"]], "train": reviews[MOST["test"] :]}}
+    found = {}
+    for number, (task, generate) in enumerate(GENERATED.items()):
+        every = generate(sum(MOST.values()), _generator(0, number) if number else _generator(0))
+        found[task] = {"test": every[: MOST["test"]], "train": every[MOST["test"] :]}
     for number, (task, make) in enumerate(OF_TEXT.items(), 1):
         made = {side: make(sides[side], _generator(number, place)) for place, side in enumerate(MOST)}
         found[task] = {side: records[: MOST[side]] for side, records in made.items()}

@@ -25,7 +25,8 @@ class Instructions(ExampleData):
 
     files: list[str] = field(default_factory=list)  # paths and globs; none: questions about Python's library
     val_files: list[str] = field(default_factory=list)  # held-out files; none: a part of `files`
-    task: str | None = None  # in place of files: the training items of a bundled task, cloze | qa | sentiment | tldr
+    # in place of files: the training items of a bundled task, such as cloze, qa or copying
+    task: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
