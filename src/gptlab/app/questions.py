@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def next_question(study: Study, rater: int) -> Question | None:
     """Return the question that a rater has not answered yet, or a new one; None where all is judged."""
-    pairs, seed = study.setting("mode") == "pairs", study.setting("seed")
+    pairs, seed = study.settings["mode"] == "pairs", study.settings["seed"]
     with study.changing() as db:
         open_one = db.execute(
             'SELECT q.id, q."left", q."right" FROM questions q LEFT JOIN answers a ON a.question = q.id '

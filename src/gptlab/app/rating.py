@@ -50,21 +50,21 @@ async def _form(request: Request) -> dict[str, str]:
 def _ask(request: Request) -> Response:
     """Show what the rater is asked, or ask for the name."""
     study: Study = request.app.state.study
-    name = request.cookies.get(RATER, "")
-    if not _is_name(name):
+    name = _rater(request)
+    if not name:
         return page("name.html")
-    rater = study.rater(_decoded(name))
+    rater = study.rater(name)
     question, given = next_question(study, rater), study.count(rater)
     if question is None:
         return page("done.html", given=given)
-    return page("question.html", given=given, rater=_decoded(name), question=question.id, **_shown(study, question))
+    return page("question.html", given=given, rater=name, question=question.id, **_shown(study, question))
 
 
 def _shown(study: Study, question: Question) -> dict[str, Any]:
     """Return what a rater sees of a question: never where a text comes from."""
     prompt, left = study.text(question.left)
     if question.right is None:
-        return {"prompt": prompt, "left": left, "criteria": study.setting("criteria"), "scores": SCORES}
+        return {"prompt": prompt, "left": left, "criteria": study.settings["criteria"], "scores": SCORES}
     return {"prompt": prompt, "left": left, "right": study.text(question.right)[1]}
 
 
@@ -81,22 +81,22 @@ async def _name(request: Request) -> Response:
 async def _answer(request: Request) -> Response:
     """Keep an answer, and go on to the next question."""
     form = await _form(request)
-    return await run_in_threadpool(_keep, request.app.state.study, request.cookies.get(RATER, ""), form)
+    return await run_in_threadpool(_keep, request.app.state.study, _rater(request), form)
 
 
 def _keep(study: Study, name: str, form: dict[str, str]) -> Response:
     said, number = _said(form, study), form.get("question", "")
-    fits = _is_name(name) and number.isdecimal() and len(number) < 18 and said is not None
-    if not (fits and study.answer(study.rater(_decoded(name)), int(number), said)):
+    fits = name and number.isdecimal() and len(number) < 18 and said is not None
+    if not (fits and study.answer(study.rater(name), int(number), said)):
         return Response("this answer fits no question of yours; go back to / and try again", 400)
     return RedirectResponse("/", 303)
 
 
 def _said(form: dict[str, str], study: Study) -> Any:
     """Return the answer in a form, or None where it has none."""
-    if study.setting("mode") == "pairs":
+    if study.settings["mode"] == "pairs":
         return form.get("choice") if form.get("choice") in CHOICES else None
-    scores = {name: form.get(f"criterion-{name}", "") for name in study.setting("criteria")}
+    scores = {name: form.get(f"criterion-{name}", "") for name in study.settings["criteria"]}
     allowed = {str(score) for score in SCORES}
     return {name: int(score) for name, score in scores.items()} if set(scores.values()) <= allowed else None
 
@@ -108,12 +108,9 @@ def _leave(request: Request) -> Response:
     return reply
 
 
-def _is_name(cookie: str) -> bool:
+def _rater(request: Request) -> str:
+    """Return the name in the cookie, or nothing where there is none."""
     try:
-        return bool(_decoded(cookie))
+        return bytes.fromhex(request.cookies.get(RATER, "")).decode()
     except ValueError:
-        return False
-
-
-def _decoded(cookie: str) -> str:
-    return bytes.fromhex(cookie).decode()
+        return ""

@@ -72,6 +72,8 @@ class Study:
         require(magic == MAGIC, "study", path, "is not a study", "give a new file")
         why = f"was made by a newer gptlab (its version is {version}, this one knows {VERSION})"
         require(version <= VERSION, "study", path, why, "pip install --upgrade gptlab")
+        # what it was made with, which never changes
+        self.settings = {name: json.loads(value) for name, value in self.rows("SELECT name, value FROM settings")}
 
     @classmethod
     def create(
@@ -124,10 +126,6 @@ class Study:
         """Return what a query finds."""
         with self._open() as db:
             return db.execute(query, values).fetchall()
-
-    def setting(self, name: str) -> Any:
-        """Return what the study was made with."""
-        return json.loads(self.rows("SELECT value FROM settings WHERE name = ?", name)[0][0])
 
     def sources(self) -> list[Source]:
         """Return the sources in the order in which they were given."""

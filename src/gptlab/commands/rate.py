@@ -97,11 +97,12 @@ def rate(config: RateConfig) -> dict[str, Any]:
         raise UserError("study", path, why, f"leave {begins[0]} out to go on with it, or give a new file")
     if config.report or config.preferences:
         return _reported(config, path)
-    _require_app("rate", "page")
+    _require_app()
 
     from gptlab.app.server import listening, serve, token_for
+    from gptlab.app.store import Study
 
-    there = None if begins else _opened(path)
+    there = None if begins else Study(path)
     sock = listening(config.host, config.port)
     with sock:
         study = there or _begun(config, path)
@@ -112,12 +113,12 @@ def rate(config: RateConfig) -> dict[str, Any]:
     return {"study": str(path), "answers": len(study.answers())}
 
 
-def _require_app(key: str, value: str) -> None:
+def _require_app() -> None:
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UserError(key, value, f"needs {error.name}", "pip install 'gptlab[app]'") from error
+        raise UserError("rate", "page", f"needs {error.name}", "pip install 'gptlab[app]'") from error
 
 
 def _say(study: Study) -> Callable[[str], None]:
@@ -127,12 +128,6 @@ def _say(study: Study) -> Callable[[str], None]:
         print(f"open {address} - Ctrl-C ends; gptlab rate study={study.path} report=true", file=sys.stdout, flush=True)
 
     return say
-
-
-def _opened(path: Path) -> Study:
-    from gptlab.app.store import Study
-
-    return Study(path)
 
 
 def _begun(config: RateConfig, path: Path) -> Study:
@@ -162,11 +157,12 @@ def _begun(config: RateConfig, path: Path) -> Study:
 
 def _reported(config: RateConfig, path: Path) -> dict[str, Any]:
     """Print what the ratings say, write it beside the study, and the preferences where they are asked for."""
+    from gptlab.app.store import Study
     from gptlab.evaluation.ratings import preferred, require_evalica
     from gptlab.files import require_new
 
     require_evalica()
-    study = _opened(path)
+    study = Study(path)
     answers = study.answers()
     require(bool(answers), "study", path, "has no answers yet", f"let people rate: gptlab rate study={path}")
     if config.preferences:
@@ -182,8 +178,8 @@ def _reported(config: RateConfig, path: Path) -> dict[str, Any]:
 
     from gptlab.reporting.ratings import answer_rows, print_report, report_of
 
-    scores = {each.name: _task_scores(each.about.get("run")) for each in study.sources()}
     about = {each.name: each.about for each in study.sources()}
+    scores = {name: _task_scores(of.get("run")) for name, of in about.items()}
     found = report_of(answers, about, scores, config.resamples, config.seed)
     print_report(found)
     csv, report = path.with_suffix(".csv"), path.with_suffix(".json")
