@@ -7,17 +7,17 @@ right choice from 0; or with `prompt` and `reference`.
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gptlab.data.bundled_tasks.bundled_task import TASKS, items
+from gptlab.data.text.conversations import Mistake, whole_text
 from gptlab.data.text.readers import read_records
 from gptlab.errors import UserError, require
 
 FORMS = "context, choices and answer, or prompt and reference"
-Mistake = Callable[[str, str], UserError]  # of an item: why it is none, and what to do
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,7 @@ def _text(record: Any, key: str, mistake: Mistake, called: str = "") -> str:
         raise mistake("is no object", f"give {FORMS}")
     if key not in record:
         raise mistake(f"has no {called or key}", f"give {FORMS}")
-    value = record[key]
-    if not isinstance(value, str):
-        raise mistake(f"has a {key} that is no text ({type(value).__name__})", "give a text")
+    value = whole_text(record[key], key, mistake)
     if not value.strip():
         raise mistake(f"has an empty {key}", "give some text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can hold a lone surrogate
-        raise mistake(f"has half a character in its {key} (at {error.start})", "mend it") from error
     return value

@@ -1,6 +1,5 @@
 """Define the data option of texts with labels: a user's own records or tables, or generated messages."""
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 from gptlab.data.config import ExampleData, Record
 from gptlab.data.text import messages
 from gptlab.data.text.conversations import Mistake, whole_text
-from gptlab.data.text.opened import opened
+from gptlab.data.text.opened import opened, whole_file
 from gptlab.data.text.readers import format_of, read_records
 from gptlab.data.text.sources import listed, matching
 from gptlab.data.text.tables import HEAD, delimited_records
-from gptlab.errors import UserError, reason, require
+from gptlab.errors import UserError, require
 from gptlab.registry import option
 
 
@@ -63,19 +62,14 @@ class Labelled(ExampleData):
             return UserError(key, path, why, todo)
 
         names: list[str] = []
-        try:
-            with opened(path, packing) as file:
-                for where, row in delimited_records(file, delimiter, "strict", mistake, self.columns, self.quoted):
-                    if where == HEAD:
-                        names = row
-                        twice = next((name for name in (self.text, self.label) if names.count(name) > 1), None)
-                        require(twice is None, key, path, f"has more than one column {twice!r}", "rename one")
-                    else:
-                        yield where, dict(zip(names, row, strict=True))
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
-        except ImportError as error:
-            raise UserError(key, path, f"needs {error.name}", "pip install 'gptlab[files]'") from error
+        with whole_file(key, path), opened(path, packing) as file:
+            for where, row in delimited_records(file, delimiter, "strict", mistake, self.columns, self.quoted):
+                if where == HEAD:
+                    names = row
+                    twice = next((name for name in (self.text, self.label) if names.count(name) > 1), None)
+                    require(twice is None, key, path, f"has more than one column {twice!r}", "rename one")
+                else:
+                    yield where, dict(zip(names, row, strict=True))
 
     def _example(self, record: Any, mistake: Mistake) -> Record:
         """Return a record as `{"text", "label"}`; raises what `mistake` returns where it lacks one of them."""

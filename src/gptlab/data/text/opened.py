@@ -3,10 +3,13 @@
 import contextlib
 import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, cast
+
+from gptlab.errors import UserError, reason
 
 BLOCK = 1 << 20  # bytes read at once
 HELD = 1 << 16  # bytes of a file that are held between reads
@@ -22,6 +25,17 @@ def bytes_read(how: Callable[[int], None] | None) -> Iterator[None]:
         yield
     finally:
         _tell.reset(token)
+
+
+@contextlib.contextmanager
+def whole_file(key: str, path: Path) -> Iterator[None]:
+    """Raise UserError, as `key=path`, where reading a file fails in this context: damaged, or of a library's format."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:  # a damaged archive, a disk that fails
+        raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
+    except ImportError as error:
+        raise UserError(key, path, f"needs {error.name}", "pip install 'gptlab[files]'") from error
 
 
 def _nobody(size: int) -> None:

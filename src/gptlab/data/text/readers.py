@@ -3,14 +3,13 @@
 import codecs
 import itertools
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from gptlab.data.text import parquet
 from gptlab.data.text.json_arrays import array_items, is_array
-from gptlab.data.text.opened import BLOCK, bytes_read, opened, tell
+from gptlab.data.text.opened import BLOCK, bytes_read, opened, tell, whole_file
 from gptlab.data.text.tables import NOT_UTF8, Row, arrow_rows, column_values, delimited_rows, require_column
 from gptlab.errors import UserError, reason, require
 
@@ -73,7 +72,7 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
     kind = declared if reading.format == "auto" else reading.format
     if reading.format == "auto":
         _require_text(name or path.name, key, path)
-    try:
+    with whole_file(key, path):
         if kind in ("parquet", "arrow"):
             why, todo = f"{packing} around {kind} is not read", "decompress it"
             require(not packing, key, path, why, todo)
@@ -101,10 +100,6 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
             else:
                 for i, text in enumerate(_blocks(file, reading, key, path)):
                     yield Chunk(text, begins=i == 0)
-    except (OSError, EOFError, zlib.error) as error:  # a damaged archive, a disk that fails
-        raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
-    except ImportError as error:
-        raise UserError(key, path, f"needs {error.name}", "pip install 'gptlab[files]'") from error
 
 
 def read_records(path: Path, key: str) -> Iterator[tuple[str, Any]]:
@@ -116,7 +111,7 @@ def read_records(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     todo = "give JSON lines, or one JSON array"
     require(kind in ("json", "text"), key, path, f"holds {kind}, which is not read as records", todo)
     _require_text(path.name, key, path)
-    try:
+    with whole_file(key, path):
         as_array = is_array(_head(path, packing).decode("utf-8", "ignore").removeprefix("\ufeff"))
         with opened(path, packing) as file:
             if as_array:
@@ -124,10 +119,6 @@ def read_records(path: Path, key: str) -> Iterator[tuple[str, Any]]:
                 yield from array_items(blocks, lambda why, todo: UserError(key, path, why, todo))
                 return
             yield from _json_lines(file, "strict", key, path)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(key, path, f"cannot be read ({reason(error)})", "give a whole file") from error
-    except ImportError as error:
-        raise UserError(key, path, f"needs {error.name}", "pip install 'gptlab[files]'") from error
 
 
 def _require_text(name: str, key: str, path: Path) -> None:
