@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from gptlab.config.overrides import quoted, unquoted
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 
 CONFIG_FLAGS = {"--config-dir": "dir", "-cd": "dir", "--config-name": "name", "-cn": "name"}
 _SHOWN = ("job", "hydra", "all")
@@ -116,10 +116,7 @@ def resumed(argv: list[str]) -> list[str]:
     from gptlab.runs.run_dir import RunDir
 
     name = unquoted(asked[-1])
-    try:
-        run = RunDir.find(name, without_checkpoint=True)
-    except UserError as error:
-        raise UserError("resume", name, error.why, error.todo) from error
+    run = RunDir.find_as("resume", name, without_checkpoint=True)
     made = next((key for key in ("imported_from", "averaged_from") if key in run.config()), "")
     why, todo = f"was {made.partition('_')[0]}, and has weights alone", f"begin a run with them: init_from={name}"
     require(not made, "resume", name, why, todo)

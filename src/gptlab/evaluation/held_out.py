@@ -15,9 +15,8 @@ from gptlab.evaluation.reference import computed, stored
 from gptlab.model.config import GPTConfig
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.base import Reading
+from gptlab.tasks.base import Reading, needs_reference
 from gptlab.tasks.inputs import HeldOut
-from gptlab.tasks.reference import needs_reference
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.saved import Saved
 from gptlab.tokenizers.unspelled import Unspelled

@@ -115,10 +115,10 @@ class RunDir:
         return run
 
     @classmethod
-    def find_as(cls, key: str, name: str) -> "RunDir":
+    def find_as(cls, key: str, name: str, without_checkpoint: bool = False) -> "RunDir":
         """Return the run that the value of a key names, as `find` does; its mistakes name that key."""
         try:
-            return cls.find(name)
+            return cls.find(name, without_checkpoint)
         except UserError as error:
             raise UserError(key, error.value, error.why, error.todo) from error
 

@@ -119,3 +119,8 @@ class Predicting(Protocol):
 
     def predict(self, gpt: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, float]]:
         """Return the probability of each label for each text, by the labels' names; raises UserError."""
+
+
+def needs_reference(task: Any) -> bool:
+    """Tell whether a task compares the model with the one that a run begins with; then its examples are `Pairs`."""
+    return bool(getattr(task, "needs_reference", False))

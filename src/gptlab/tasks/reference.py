@@ -10,11 +10,6 @@ from gptlab.data.batches.batch import tensors
 from gptlab.tasks.base import Figures
 
 
-def needs_reference(task: Any) -> bool:
-    """Tell whether a task compares the model with the one that a run begins with; then its examples are `Pairs`."""
-    return bool(getattr(task, "needs_reference", False))
-
-
 @torch.no_grad()
 def reference_log_probs(
     figures: Callable[..., Figures], pairs: Any, batches: Iterable[Sequence[int]], device: torch.device

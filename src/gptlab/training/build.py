@@ -23,9 +23,8 @@ from gptlab.planning.flops import flops_per_token
 from gptlab.runs.adapted import adapt_with, weights_sha256
 from gptlab.runs.config_file import record
 from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.base import Reading
+from gptlab.tasks.base import Reading, needs_reference
 from gptlab.tasks.inputs import Part
-from gptlab.tasks.reference import needs_reference
 from gptlab.training.adapted import Adapted, freeze_in
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.budget import Budget, Plan

@@ -12,7 +12,7 @@ from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
 from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
 from gptlab.optim.schedules import Cosine, Schedule
 from gptlab.registry import name_of, option_of, options
-from gptlab.tasks.base import Task
+from gptlab.tasks.base import Task, needs_reference
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.bpe import BPE
@@ -119,7 +119,7 @@ class TrainConfig:
         if self.adapter is not None:
             name, todo = name_of(self.adapter), "give init_from=RUN"
             require(bool(self.init_from), "adapter", name, "trains a part of a model that there is already", todo)
-        if getattr(self.task, "needs_reference", False):
+        if needs_reference(self.task):
             why, todo = "compares with the model that a run begins with, and this one is new", "give init_from=RUN"
             require(bool(self.init_from or self.resume), "task", name_of(self.task), why, todo)
 

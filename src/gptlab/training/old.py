@@ -10,9 +10,8 @@ from gptlab.data.config import EXAMPLES
 from gptlab.data.tokens.prepare import unspelled
 from gptlab.data.tokens.shards import held_out_stream
 from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.base import Reading
+from gptlab.tasks.base import Reading, needs_reference
 from gptlab.tasks.inputs import Part
-from gptlab.tasks.reference import needs_reference
 from gptlab.tasks.saved import task_of
 from gptlab.tokenizers import Tokenizer
 

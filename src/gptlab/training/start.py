@@ -21,10 +21,9 @@ from gptlab.model.config import ModelConfig
 from gptlab.registry import name_of
 from gptlab.runs.config_file import LAYOUT, record, with_defaults
 from gptlab.runs.run_dir import RunDir, default_run_dir, located
-from gptlab.tasks.base import Reading
+from gptlab.tasks.base import Reading, needs_reference
 from gptlab.tasks.divergence import Divergence
 from gptlab.tasks.inputs import Part
-from gptlab.tasks.reference import needs_reference
 from gptlab.tokenizers.base import TokenizerConfig
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.budget import Plan
