@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -78,6 +79,15 @@ def with_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the commands that this test starts find all that is installed."""
     paths = os.environ["PYTHONPATH"].split(os.pathsep)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path != str(QUICK_START)))
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Work in a folder with a cache of its own, as a fixture of many tests does; `_isolated` does it for each test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("GPTLAB_CACHE", str(folder / "cache"))
+        yield
 
 
 @pytest.fixture(autouse=True)

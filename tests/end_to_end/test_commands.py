@@ -12,7 +12,7 @@ import pytest
 
 from gptlab import load
 from gptlab.files import followed
-from tests.conftest import ROOT, start, tiny_overrides, write_texts
+from tests.conftest import ROOT, start, tiny_overrides, working_in, write_texts
 from tests.forked import gptlab
 
 pytestmark = pytest.mark.slow
@@ -33,9 +33,7 @@ def run(command: list[str], code: int = 0) -> Done:
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """Return the folder in which a run was trained, and the output of the command."""
     folder = tmp_path_factory.mktemp("first")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("GPTLAB_CACHE", str(folder / "cache"))
+    with working_in(folder):
         return folder, run([*TRAIN, *tiny_overrides(write_texts(folder / "texts"))])
 
 

@@ -16,7 +16,7 @@ import gptlab
 from gptlab.config import compose
 from gptlab.files import followed
 from gptlab.training.run import train
-from tests.conftest import ROOT, tiny_overrides, write_texts
+from tests.conftest import ROOT, tiny_overrides, working_in, write_texts
 from tests.slurm import Slurm, free_ports
 
 pytestmark = pytest.mark.slow
@@ -65,9 +65,7 @@ def torchrun_on_two_nodes(overrides: list[str]) -> str:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder where one process has trained."""
     folder = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("GPTLAB_CACHE", str(folder / "cache"))
+    with working_in(folder):
         ask = [*tiny_overrides(write_texts(folder / "texts")), "model.dropout=0.0", f"run_dir={folder}/run"]
         train(compose("train", ask))
     return folder / "run"

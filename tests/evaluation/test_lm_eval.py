@@ -11,7 +11,7 @@ from gptlab.commands.export import export
 from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.training.run import train
-from tests.conftest import WORDS, tiny_overrides, write_texts
+from tests.conftest import WORDS, tiny_overrides, working_in, write_texts
 from tests.tasks.test_sft import LEARN, T, talks, write
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -37,9 +37,7 @@ NAMES = ["words", "texts", "answers"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, the same model for transformers, and three tasks of lm-eval over one local file."""
     folder = tmp_path_factory.mktemp("lm_eval")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("GPTLAB_CACHE", str(folder / "cache"))
+    with working_in(folder):
         texts = write_texts(folder / "texts")
         more = ["tokenizer=bpe", "tokenizer.vocab_size=300", "logger=csv", "optimizer.lr=0.02", "budget.steps=20"]
         train(compose("train", [*tiny_overrides(texts), *more, "run_dir=run"]))

@@ -20,7 +20,7 @@ from gptlab.evaluation.statistics import mcnemar
 from gptlab.evaluation.summaries import rouge
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.run import train
-from tests.conftest import WORDS, tiny_overrides, write_texts
+from tests.conftest import WORDS, tiny_overrides, working_in, write_texts
 
 T = 32
 
@@ -29,9 +29,7 @@ T = 32
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs, `a` and `b`, and tasks of both kinds."""
     folder = tmp_path_factory.mktemp("tasks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("GPTLAB_CACHE", str(folder / "cache"))
+    with working_in(folder):
         texts = write_texts(folder / "texts")
         bpe = ["tokenizer=bpe", "tokenizer.vocab_size=300", "logger=csv"]
         train(compose("train", [*tiny_overrides(texts), *bpe, "run_dir=a"]))

@@ -10,7 +10,7 @@ from gptlab.commands.main import main
 from gptlab.config import compose
 from gptlab.training.run import train
 from tests.alarms import ended_after
-from tests.conftest import tiny_overrides, write_texts
+from tests.conftest import tiny_overrides, working_in, write_texts
 from tests.faults.scratch import Scratch, made
 
 Ask = Callable[..., int]
@@ -27,9 +27,7 @@ def _nothing_waits() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of two steps and its texts."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("GPTLAB_CACHE", str(folder / "cache"))
+    with working_in(folder):
         write_texts(folder / "texts")
         ask = [*tiny_overrides("[texts/*.txt]"), "run_dir=run", "budget.steps=2", "logger=csv"]
         train(compose("train", [*ask, "trainer.val_every_n_steps=2", "logger.every_n_steps=1"]))

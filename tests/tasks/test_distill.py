@@ -26,7 +26,7 @@ from gptlab.tokenizers.byte import Byte
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.run import train
-from tests.conftest import tiny_overrides, write_texts
+from tests.conftest import tiny_overrides, working_in, write_texts
 from tests.tasks import toys as toys  # registers a task that predicts no tokens
 from tests.training.test_resume import require_equal_after_a_kill, resumed, rows
 
@@ -108,9 +108,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train two runs that have learned a little, of unequal sizes."""
     folder = tmp_path_factory.mktemp("teachers")
     base = [*tiny_overrides(write_texts(folder / "texts")), "optimizer.lr=0.01"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GPTLAB_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
+    with working_in(folder):
         for name, width in (("one", 16), ("two", 24)):
             more = [f"model.n_embd={width}", f"seed={width}", f"run_dir={folder}/{name}"]
             train(compose("train", [*base, *more]))
