@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import gptlab
-from gptlab.commands.chat import chat, fitting
+from gptlab.commands.chat import chat
 from gptlab.commands.compare import compare
 from gptlab.commands.evaluate import evaluate
 from gptlab.commands.export import export
@@ -22,6 +22,7 @@ from gptlab.data.batches.batch import IGNORE, tensors
 from gptlab.data.batches.chat import Rows
 from gptlab.data.batches.order import Order, OrderByLength
 from gptlab.decoding.decoders import Greedy
+from gptlab.evaluation.chat import fitting
 from gptlab.errors import UserError
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT

@@ -36,9 +36,7 @@ def alternatives(
     """
     top = raw.argsort(descending=True, stable=True)[:how_many].tolist()
     shown = top if chosen is None or chosen in top else [*top, chosen]
-    return [
-        {"token": i, "raw": raw[i].item(), "tempered": tempered[i].item(), "final": final[i].item()} for i in shown
-    ]
+    return [{"token": i, "raw": raw[i].item(), "tempered": tempered[i].item(), "final": final[i].item()} for i in shown]
 
 
 def rank(probs: Tensor, token: int) -> int:

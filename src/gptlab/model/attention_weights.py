@@ -1,4 +1,4 @@
-"""Read the attention of a text out of a model: fused kernels never hold its weights, so they are computed beside them."""
+"""Compute the weights of attention in a model, which fused kernels never hold, beside them."""
 
 from collections.abc import Sequence
 from typing import Any
