@@ -1,12 +1,10 @@
 """The playground's texts, bars and attention, and all that is asked of it wrongly."""
 
-import io
 import json
 import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx

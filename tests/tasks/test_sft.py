@@ -22,8 +22,8 @@ from gptlab.data.batches.batch import IGNORE, tensors
 from gptlab.data.batches.chat import Rows
 from gptlab.data.batches.order import Order, OrderByLength
 from gptlab.decoding.decoders import Greedy
-from gptlab.evaluation.chat import fitting
 from gptlab.errors import UserError
+from gptlab.evaluation.chat import fitting
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.tasks.base import Reading

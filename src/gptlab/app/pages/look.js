@@ -43,7 +43,7 @@ function fill(select, number) {
   if (select.options.length === number + 1) return;
   const before = select.value;
   const choices = [new Option("mean of all", "")];
-  for (let n = 0; n < number; n++) choices.push(new Option(`${n + 1}`, `${n}`));
+  for (let n = 0; n < number; n++) choices.push(new Option(`${n + 1} of ${number}`, `${n}`));
   select.replaceChildren(...choices);
   select.value = before;
   if (select.selectedIndex < 0) select.value = "";
@@ -54,19 +54,20 @@ function showAttention(found, tokens, at) {
   if (!found) return;
   fill(by("layer"), found.layers);
   fill(by("head"), found.heads);
-  const weights = found[by("way").value];
-  const largest = Math.max(...weights, 1e-9);
-  const spans = weights.map((weight, n) => {
+  const to = by("way").value === "to";
+  const weights = to ? found.to : found.by;
+  const seen = weights.map((weight, n) => ({ weight, at: found.first + n, text: tokens[found.first + n].text }))
+    .filter((each) => (to ? each.at <= at : each.at >= at)); // no token attends to later ones
+  const order = [...seen].sort((a, b) => b.weight - a.weight || a.at - b.at);
+  by("weights").replaceChildren(...seen.map((each) => {
     const span = document.createElement("span");
-    span.className = found.first + n === at ? "weight chosen" : "weight";
-    span.textContent = tokens[found.first + n].text;
-    span.title = percent(weight);
-    share(span, weight / largest);
+    span.className = each.at === at ? "weight chosen" : "weight";
+    span.textContent = each.text;
+    span.title = percent(each.weight);
+    share(span, each.weight / order[0].weight);
     return span;
-  });
-  by("weights").replaceChildren(...spans);
-  const order = weights.map((weight, n) => [weight, n]).sort((a, b) => b[0] - a[0] || a[1] - b[1]);
-  const names = order.slice(0, 5).map(([weight, n]) => `${quoted(tokens[found.first + n].text)} ${percent(weight)}`);
+  }));
+  const names = order.slice(0, 5).map((each) => `${quoted(each.text || "·")} ${percent(each.weight)}`);
   by("most").textContent = `The most: ${names.join(", ")}`;
 }
 
@@ -100,9 +101,11 @@ export async function look(run, tokens, at, decoding) {
   showBars(found.next, tokens[at]);
   showAttention(found.attention, tokens, at);
   by("look").hidden = false;
+  by("seen").classList.add("looked");
 }
 
 export function hide() {
   asked++;
   by("look").hidden = true;
+  by("seen").classList.remove("looked");
 }

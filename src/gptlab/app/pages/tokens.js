@@ -10,6 +10,7 @@ export function share(element, part) {
 function tokenElement(token) {
   const span = document.createElement("span");
   span.className = token.given ? "token given" : "token";
+  span.classList.toggle("line", /^\n+$/.test(token.text));
   span.textContent = token.text;
   span.tabIndex = -1;
   if (token.nats !== null) {
