@@ -46,9 +46,8 @@ def _range(part: Any, name: str, usual: float) -> dict[str, float]:
             return False
         return True
 
-    least: float
     if isinstance(usual, int):
-        least, step, most = 0 if taken(0) else 1, 1.0, max(4 * usual, 10)
+        least, step, most = 0.0 if taken(0) else 1.0, 1.0, max(4.0 * usual, 10.0)
     else:
         step = 10.0 ** min(-2, math.floor(math.log10(abs(usual)))) if usual else 0.01
         share = taken(1.0) and not taken(1.01)

@@ -134,7 +134,8 @@ def _likely(model: Served, asked: Looking, before: Sequence[int]) -> dict[str, A
     tempered = Sample(getattr(decoder, "temperature", 1.0))(logits)[0]
     token = asked.ids[asked.at] if asked.at < len(asked.ids) else None
     bars = alternatives(raw, tempered, final, token, BARS)
-    figures = {} if token is None else {"rank": rank(raw, token), "nats": round(-float(logits.log_softmax(-1)[0, token]), 4)}
+    logprobs = logits.log_softmax(-1)[0].tolist()
+    figures = {} if token is None else {"rank": rank(raw, token), "nats": round(-logprobs[token], 4)}
     return {
         **figures,
         "entropy": round(entropy(raw), 4),
