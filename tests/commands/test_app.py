@@ -13,7 +13,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from gptlab.app.served import names_of
+from gptlab.app.served import named
 from gptlab.commands.export import export
 from gptlab.commands.main import main
 from gptlab.commands.sample import sample
@@ -84,9 +84,9 @@ def test_names_are_no_places(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(folder)
     last, best, other = (RunDir.find(name) for name in ("a", "a/checkpoints/best.ckpt", "b"))
     monkeypatch.setattr(other, "title", lambda: "a")
-    assert names_of([last, best, other]) == ["a", "a, best", "a (2)"]
+    assert list(named([last, best, other])) == ["a", "a, best", "a (2)"]
     with pytest.raises(UserError, match="run=a: is given twice"):
-        names_of([last, RunDir.find("../app0/a")] if (folder / "../app0/a").exists() else [last, last])
+        named([last, RunDir.find("../app0/a")] if (folder / "../app0/a").exists() else [last, last])
 
 
 def test_what_is_missing_or_taken(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,18 +38,36 @@ class Served:
         }
 
 
-def load_served(runs: Sequence[RunDir]) -> list[Served]:
-    """Load runs, in their order; raises UserError for a run whose model does not predict the next token."""
+def named(runs: Sequence[RunDir]) -> dict[str, RunDir]:
+    """Return runs by the names that pages have for them: titles, with the checkpoint unless it is the last.
+
+    Equal names are numbered. Raises UserError for a run that is given twice, and for one whose model does not predict
+    the next token.
+    """
+    from gptlab.evaluation.model import require_next_tokens
+
+    files = {(run.path.resolve(), run.checkpoint.name) for run in runs}
+    require(len(files) == len(runs), "run", runs[0].path, "is given twice", "give others")
+    found = dict[str, RunDir]()
+    for run in runs:
+        require_next_tokens(run)
+        checkpoint = run.checkpoint.stem
+        name = run.title() if checkpoint == "last" else f"{run.title()}, {checkpoint}"
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        found[next(each for each in itertools.chain([name], numbered) if each not in found)] = run
+    return found
+
+
+def load_served(runs: Mapping[str, RunDir]) -> list[Served]:
+    """Load the models of runs, by their names on pages."""
     import torch
 
     from gptlab.decoding.onednn import pack
-    from gptlab.evaluation.model import load_language_model, require_next_tokens
+    from gptlab.evaluation.model import load_language_model
     from gptlab.model.config import GPTConfig
 
-    for run in runs:
-        require_next_tokens(run)
     found = []
-    for run, name in zip(runs, names_of(runs), strict=True):
+    for name, run in runs.items():
         gpt, tokenizer = load_language_model(run)
         gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)  # as `gptlab sample`
         if type(gpt.config) is GPTConfig:
@@ -64,16 +83,3 @@ def _template(run: RunDir, tokenizer: Tokenizer) -> ChatTemplate | None:
         return template_of(run, tokenizer)
     except UserError:
         return None
-
-
-def names_of(runs: Sequence[RunDir]) -> list[str]:
-    """Return a name for each run: its title, with its checkpoint unless that is the last; equal ones are numbered."""
-    files = {(run.path.resolve(), run.checkpoint.name) for run in runs}
-    require(len(files) == len(runs), "run", runs[0].path, "is given twice", "give others")
-    found = list[str]()
-    for run in runs:
-        title, checkpoint = run.title(), run.checkpoint.stem
-        name = title if checkpoint == "last" else f"{title}, {checkpoint}"
-        same = sum(each == name or each.startswith(f"{name} (") for each in found)
-        found.append(f"{name} ({same + 1})" if same else name)
-    return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.app.installed import require_app
-from gptlab.errors import require
+from gptlab.errors import printable, require
 from gptlab.registry import command
 
 
@@ -39,20 +39,19 @@ def app(config: AppConfig) -> dict[str, Any]:
     from gptlab.interop.hub_directory import run_of
     from gptlab.runs.reader import expand
 
-    runs = [run_of("run", name) for name in expand(config.runs)]
     require_app("app")
 
+    from gptlab.app.served import load_served, named
     from gptlab.app.server import listening, serve, token_for
 
+    runs = named([run_of("run", name) for name in expand(config.runs)])  # before torch is imported
     with listening(config.host, config.port) as sock:
         from gptlab.app.playground import playground_app
-        from gptlab.app.served import load_served
 
-        served = load_served(runs)
-        names = [each.name for each in served]
+        app = playground_app(load_served(runs))
+        serve(app, sock, token_for(config.host, config.token), lambda address: _say(address, list(runs)))
+    return {"runs": list(runs)}
 
-        def say(address: str) -> None:
-            print(f"{', '.join(names)}\nopen {address} - Ctrl-C ends", flush=True)
 
-        serve(playground_app(served), sock, token_for(config.host, config.token), say)
-    return {"runs": names}
+def _say(address: str, names: list[str]) -> None:
+    print(f"{', '.join(map(printable, names))}\nopen {address} - Ctrl-C ends", flush=True)
