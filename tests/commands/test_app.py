@@ -1,6 +1,7 @@
 """The verb `app`: which runs it serves, as the commands beside it see them."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from starlette.testclient import TestClient
 
 from gptlab.app.served import named
@@ -87,6 +89,20 @@ def test_names_are_no_places(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert list(named([last, best, other])) == ["a", "a, best", "a (2)"]
     with pytest.raises(UserError, match="run=a: is given twice"):
         named([last, RunDir.find("../app0/a")] if (folder / "../app0/a").exists() else [last, last])
+
+
+def test_a_classifier_does_not_write(sites: Sites, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("a", "labels")
+    config = Path("labels/config.yaml")
+    values = yaml.safe_load(config.read_text())
+    values["parts"]["task"], values["task"] = "classification", {}
+    config.write_text(yaml.safe_dump(values))
+    assert main(["app", "run=[a,labels]", "port=0"]) == 2 and sites == []
+    said = capfd.readouterr().err
+    assert (
+        said.startswith("error: run=labels: its task, classification, does not predict the next token")
+        and said.count("\n") == 1
+    )
 
 
 def test_what_is_missing_or_taken(
