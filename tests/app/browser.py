@@ -1,5 +1,6 @@
 """A real browser, and sites for it that are served in a thread."""
 
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -14,15 +15,23 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 in_browser = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no chromium")]
 
 
+OF_CHROMIUM = ("google.com", "googleapis.com", "gstatic.com", "gvt1.com")  # asked at its start, whatever it shows
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Chromium whose own log has, in the end, no request to another machine that a page could have caused."""
     from playwright.sync_api import sync_playwright
 
+    log = tmp_path_factory.mktemp("browser") / "net.json"
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
     with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-        started = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        started = playwright.chromium.launch(executable_path=BROWSER, args=[*flags, f"--log-net-log={log}"])
         yield started
         started.close()
+    hosts = set(re.findall(r'"url":"(?:https?|wss?)://([^/":]+)', log.read_text()))
+    others = {host for host in hosts - {"127.0.0.1"} if not host.endswith(OF_CHROMIUM)}
+    assert "127.0.0.1" in hosts and not others and not any("autofill" in host for host in hosts), hosts
 
 
 def address_of(app: ASGIApp, token: str | None = None) -> str:
