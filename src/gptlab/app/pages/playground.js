@@ -142,7 +142,10 @@ function listen() {
   });
   document.addEventListener("keydown", keys);
   by("stop").addEventListener("click", () => stop?.());
-  by("new").addEventListener("click", () => begin(form.runs(), form.inChat()));
+  by("new").addEventListener("click", () => {
+    stop?.();
+    next(() => begin(form.runs(), form.inChat()));
+  });
   for (const id of ["run", "beside", "mode"]) by(id).addEventListener("change", form.showMode);
   for (const id of ["settings", "decoder"]) by(id).addEventListener("input", lookSoon);
   for (const id of ["way", "layer", "head"]) by(id).addEventListener("change", lookAgain);
