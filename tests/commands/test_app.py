@@ -15,7 +15,7 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from gptlab.app.served import named
+from gptlab.app.served import named_runs
 from gptlab.commands.export import export
 from gptlab.commands.main import main
 from gptlab.commands.sample import sample
@@ -86,9 +86,9 @@ def test_names_are_no_places(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(folder)
     last, best, other = (RunDir.find(name) for name in ("a", "a/checkpoints/best.ckpt", "b"))
     monkeypatch.setattr(other, "title", lambda: "a")
-    assert list(named([last, best, other])) == ["a", "a, best", "a (2)"]
+    assert list(named_runs([last, best, other])) == ["a", "a, best", "a (2)"]
     with pytest.raises(UserError, match="run=a: is given twice"):
-        named([last, RunDir.find("../app0/a")] if (folder / "../app0/a").exists() else [last, last])
+        named_runs([last, RunDir.find(f"{folder}/a")])
 
 
 def test_a_classifier_does_not_write(sites: Sites, capfd: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ class Served:
         }
 
 
-def named(runs: Sequence[RunDir]) -> dict[str, RunDir]:
+def named_runs(runs: Sequence[RunDir]) -> dict[str, RunDir]:
     """Return runs by the names that pages have for them: titles, with the checkpoint unless it is the last.
 
     Equal names are numbered. Raises UserError for a run that is given twice, and for one whose model does not predict

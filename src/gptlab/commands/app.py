@@ -41,10 +41,10 @@ def app(config: AppConfig) -> dict[str, Any]:
 
     require_app("app")
 
-    from gptlab.app.served import load_served, named
+    from gptlab.app.served import load_served, named_runs
     from gptlab.app.server import listening, serve, token_for
 
-    runs = named([run_of("run", name) for name in expand(config.runs)])  # before torch is imported
+    runs = named_runs([run_of("run", name) for name in expand(config.runs)])  # before torch is imported
     with listening(config.host, config.port) as sock:
         from gptlab.app.playground import playground_app
 
