@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +50,5 @@ def saying(text: str) -> Served:
 
 def softmax(logits: Sequence[float]) -> Any:
     """Return probabilities in float64, by NumPy."""
-    import numpy as np
-
     shares = np.exp(np.array(logits, np.float64) - max(logits))
     return shares / shares.sum()

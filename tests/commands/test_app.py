@@ -1,10 +1,10 @@
 """The verb `app`: which runs it serves, as the commands beside it see them."""
 
 import json
+import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.run import train
-from tests.conftest import start, tiny_overrides, working_in, write_texts
+from tests.conftest import tiny_overrides, working_in, write_texts
 
 Sites = list[Any]
 
@@ -121,18 +121,30 @@ def test_what_is_missing_or_taken(
     assert sites == []
 
 
-@pytest.mark.slow
 def test_it_stops_in_the_middle_of_a_text(folder: Path) -> None:
-    server = start([sys.executable, "-m", "gptlab", "app", f"run={folder}/a", "port=0"], subprocess.PIPE)
+    said, errors = os.pipe(), Path("errors")
+    child = os.fork()  # of this process, which has imported everything
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(said[1], 1)
+        os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        code = main(["app", f"run={folder}/a", "port=0"])
+        sys.stderr.flush()
+        os._exit(code)
     try:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "a\n"
-        address = server.stdout.readline().split()[1]
+        os.close(said[1])
+        with os.fdopen(said[0]) as out:
+            assert out.readline() == "a\n"
+            address = out.readline().split()[1]
         asked = {"run": "a", "prompt": "the cat", "decoder": "sample", "settings": {}, "max_new_tokens": 2000}
         with httpx.stream("POST", f"{address}write", json=asked, timeout=60) as reply:
             next(reply.iter_lines())
-            server.send_signal(signal.SIGINT)
-            assert server.wait(60) == 130
-        assert "Traceback" not in server.communicate()[1]
+            os.kill(child, signal.SIGINT)
+            _, status = os.waitpid(child, 0)
+        child = 0
+        assert os.waitstatus_to_exitcode(status) == 130 and "Traceback" not in errors.read_text()
     finally:
-        server.kill()
+        if child:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
