@@ -64,7 +64,9 @@ ONLY_IN = {
     "rich": {"commands", "reporting", "sweep", "training", "data/progress", "data/tokens/progress"},
     "torch": {
         *(
+            "app/served",
             "app/study",
+            "app/writing",
             "commands",
             "data/batches",
             "decoding",
@@ -78,8 +80,8 @@ ONLY_IN = {
         *("planning/memory", "tasks", "training"),
     },
     "jinja2": {"tokenizers", "app/pages"},
-    "starlette": {"app", "commands/rate"},
-    "uvicorn": {"app", "commands/rate"},
+    "starlette": {"app"},
+    "uvicorn": {"app"},
     "evalica": {"evaluation"},
     "tiktoken": {"tokenizers"},
     "tiktoken_ext": {"tokenizers"},

@@ -45,6 +45,8 @@ HABITS: dict[str, str] = {
     "fit --trainer.max_epochs=3 --optimizer.lr=0.01": "train budget.epochs=3 optimizer.lr=0.01",
     "train --trainer.accumulate_grad_batches=2": "train data.batch_size=16 data.micro_batch_size=8",
     "eval run=out": "evaluate run=out",
+    "playground run=out": "app run=out",
+    "webui": "app",
     # with dashes, without a group, with other words
     "train --model=micro": "train model=micro",
     "model=micro": "train model=micro",

@@ -15,7 +15,7 @@ OF_TRAINING = ("train", "check")
 WAITING = ("loading torch", "reading", "building the", "making tokens")  # what a log says before a run begins
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
-    ("trian", "trian: no such verb; choose one of audit, average, chat, check, compare, evaluate, export, import, new, plan, rate, replay, "
+    ("trian", "trian: no such verb; choose one of app, audit, average, chat, check, compare, evaluate, export, import, new, plan, rate, replay, "
      "report, sample, scaling, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
@@ -244,6 +244,18 @@ MISTAKES: list[tuple[str, str]] = [
     (f"sample run={'x' * 300}", "xxx"),
     ("evaluate", "run=latest: there is no run yet"),
     ("evaluate run=none", "run=none: no such directory"),
+    ("app", "run=latest: there is no run yet; train one first"),
+    ("app run=none", "run=none: no such directory"),
+    ("app run=texts", "run=texts: is not a run directory"),
+    ("app run=''", "run=: is empty; give a run, or [RUN,RUN]"),
+    ("app run=[]", "run=[]: is empty"),
+    ("app run=[run,'']", "run=['run', '']: is empty"),
+    ("app run=[run,none]", "run=none: no such directory"),
+    ("app run=[run,run]", "run=run: is given twice"),
+    ("app run=run/checkpoints/none.ckpt", "run=run/checkpoints/none.ckpt: has no checkpoint none.ckpt"),
+    ("app run=run port=70000", "port=70000: is no port"),
+    ("app run=run host=nowhere.invalid", "host=nowhere.invalid: is no address here"),
+    ("app run=run seed=1", "seed=1: no such key"),
     ("rate", "study=outputs/ratings.db: no such file; begin a study: give runs=[RUN,RUN]"),
     ("rate report=true study=none.db", "study=none.db: no such file"),
     ("rate study=file", "study=file: is not a study"),

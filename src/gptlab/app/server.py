@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gptlab.errors import UserError, reason
 
 COOKIE = "token"
+PATIENCE = 3  # seconds that an answer has to end in, once the server is asked to stop
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -54,6 +55,16 @@ class Guard:
             await send(message)
 
         await self.app(scope, receive, with_cookie)
+
+
+async def body_of(request: Request, most: int) -> bytes | None:
+    """Return the body of a request; None where it has more than `most` bytes."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            return None
+    return body
 
 
 def _same(given: str | None, token: str) -> bool:
@@ -96,5 +107,11 @@ def serve(app: ASGIApp, sock: socket.socket, token: str | None, say: Callable[[s
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{port}/{f'?token={token}' if token else ''}")
-    config = uvicorn.Config(Guard(app, token), log_level="warning", lifespan="off", access_log=False)
+    config = uvicorn.Config(
+        Guard(app, token),
+        log_level="warning",
+        lifespan="off",
+        access_log=False,
+        timeout_graceful_shutdown=PATIENCE,
+    )
     uvicorn.Server(config).run(sockets=[sock])
