@@ -29,7 +29,7 @@ class Listener(Protocol):
     """Whoever waits for a text. It is called between two steps, and the batch waits for it."""
 
     def read(self, prompt: list[Scored]) -> None:
-        """Take the tokens of the prompt but the first, which nothing predicts; called where Row.scores_prompt is set."""
+        """Take the tokens of the prompt but the first, which nothing predicts; called where `scores_prompt` is set."""
 
     def add(self, token: Scored) -> bool:
         """Take a new token; true ends the text."""
@@ -109,14 +109,14 @@ class ContinuousBatch:
         self._remove([i for i, (row, token) in enumerate(zip(rows, drawn, strict=True)) if _has_ended(row, token)])
         return bool(self.running or self.waiting)
 
-    def fail_all(self, error: Exception) -> None:
-        """Give up all texts."""
-        rows, self.running = [*self.running, *self.waiting], []
-        self.waiting.clear()
+    def fail_all(self, error: Exception) -> int:
+        """Give up all texts, and return how many there were."""
+        rows = [row for row in [*self.running, *self.waiting] if not row.cancelled]
+        self.running, self.waiting = [], deque()
         self._new_reader()
         for row in rows:
-            if not row.cancelled:
-                row.listener.fail(error)
+            row.listener.fail(error)
+        return len(rows)
 
     def _new_reader(self) -> None:
         has_slots = hasattr(self.gpt, "new_slots")
@@ -217,7 +217,8 @@ class _Slots:
     def __init__(self, gpt: Model) -> None:
         self.gpt, self.slots = gpt, gpt.new_slots()
         self.device = next(gpt.parameters()).device
-        self.most = getattr(gpt, "reads_again_beyond", None)  # tokens beyond which all of a text is read otherwise
+        most = getattr(gpt, "reads_again_beyond", None)  # tokens beyond which all of a text is read otherwise
+        self.read_again = None if most is None else most + 1
 
     def join(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Return the logits (B, V) of what follows new texts; equal ones are read once."""
@@ -231,9 +232,9 @@ class _Slots:
         """Return the logits (B, V) of what follows the running texts, each of which has one token more than before."""
         last = torch.tensor([[text[-1]] for text in texts], device=self.device)
         logits: Tensor = self.gpt(last, cache=self.slots)[:, -1]
-        again = [i for i, text in enumerate(texts) if self.most is not None and len(text) == self.most + 1]
+        again = [i for i, text in enumerate(texts) if len(text) == self.read_again]
         if again:
-            whole, cache = read_padded(self.gpt, [texts[i] for i in again], self.most + 1)
+            whole, cache = read_padded(self.gpt, [texts[i] for i in again], len(texts[again[0]]))
             self.slots.put(cache, range(len(again)), again)
             logits[again] = whole[:, -1]
         return logits

@@ -13,7 +13,7 @@ class Closed(RuntimeError):
 class Engine:
     """A thread that steps a batch as long as there are texts; `submit` and `cancel` may be called by any thread.
 
-    Listeners are called in the engine's thread. `close` ends it after its step.
+    Listeners are called in the engine's thread. `stop` ends it after its step.
     """
 
     def __init__(self, batch: ContinuousBatch) -> None:
@@ -21,6 +21,7 @@ class Engine:
         self._given: list[Row] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._given_up = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -44,13 +45,17 @@ class Engine:
         with self._changed:
             return len(self._batch.running), len(self._batch.waiting) + len(self._given)
 
-    def close(self) -> None:
-        """Fail all texts with Closed, and end the thread."""
+    def stop(self) -> None:
+        """Take no more texts, fail those that are not finished with Closed, and end the thread, after its step."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+
+    def close(self) -> int:
+        """Stop, wait for the end of the thread, and return how many texts were given up."""
+        self.stop()
+        self._thread.join()
+        return self._given_up
 
     def _run(self) -> None:
         busy = False
@@ -68,4 +73,4 @@ class Engine:
                 self._batch.fail_all(error)
                 busy = False
         self._batch.add(given)
-        self._batch.fail_all(Closed("the server is stopping"))
+        self._given_up = self._batch.fail_all(Closed("the server is stopping"))

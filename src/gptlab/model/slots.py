@@ -42,7 +42,7 @@ class SlotCache(KVCache):
         self._changed()
 
     def select(self, rows: Tensor) -> None:
-        """Make row i the continuation of row `rows[i]`; rows that stay are not touched, if no moved one is in the way."""
+        """Make row i the continuation of row `rows[i]`; rows that stay are not copied, as far as that is possible."""
         sources = rows.tolist()
         moved = [(place, row) for place, row in enumerate(sources) if place != row]
         if {row for _, row in moved} & {place for place, _ in moved}:
