@@ -31,7 +31,6 @@ class ServeConfig:
     host: str = "127.0.0.1"  # 0.0.0.0 lets others in, who then need the token as their API key
     port: int = 8000  # 0: any that is free
     token: str | None = None  # null: a new one where others can reach the server, none on this machine alone
-    json: bool = False  # print one JSON object at the end and nothing else
 
     def __post_init__(self) -> None:
         require(self.name != "", "name", "''", "is empty", "leave it out")
@@ -43,10 +42,10 @@ class ServeConfig:
 
 
 @command
-def serve(config: ServeConfig) -> dict[str, Any]:
+def serve(config: ServeConfig) -> None:
     """Serve the model of a run to scripts, by the API of OpenAI.
 
-    It runs until Ctrl-C or SIGTERM: requests then have three seconds to end. Returns {"run", "model", "answered"}.
+    It runs until Ctrl-C or SIGTERM: requests then have three seconds to end.
     """
     from gptlab.interop.hub_directory import in_hub_format, run_of
 
@@ -83,7 +82,6 @@ def serve(config: ServeConfig) -> dict[str, Any]:
         finally:
             given_up = engine.close()
             print(f"stopped: {app.state.answered} requests were answered, {given_up} texts given up", flush=True)
-    return {"run": str(run.path), "model": name, "answered": app.state.answered}
 
 
 def _template(run: RunDir, tokenizer: Tokenizer) -> tuple[ChatTemplate | None, str]:

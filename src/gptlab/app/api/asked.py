@@ -17,14 +17,16 @@ from gptlab.errors import UserError
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.chat_templates import ChatTemplate
 
-MOST_PROMPTS, MOST_ANSWERS, MOST_LOGPROBS = 2048, 128, 20
+MOST_TEXTS, MOST_ANSWERS, MOST_LOGPROBS = 2048, 128, 20  # of a request, to a prompt, at a token
 USUAL_TOKENS = 16  # new ones of a completion, as with OpenAI
 TINY = 1e-12  # top_p=0 keeps the most probable token
 SEEDS = 2**63
 # fields of a chat that are not supported, and the values that ask for nothing
 NO_TOOLS: dict[str, list[Any]] = {
-    **dict.fromkeys(("tools", "functions"), [[]]),
-    **dict.fromkeys(("tool_choice", "function_call"), ["none", "auto"]),
+    "tools": [[]],
+    "functions": [[]],
+    "tool_choice": ["none", "auto"],
+    "function_call": ["none", "auto"],
     "response_format": [{"type": "text"}],
 }
 
@@ -161,6 +163,9 @@ def _asked(
         stream_usage,
     )
     fields.finish()
+    if len(prompts) * asked.best_of > MOST_TEXTS:
+        why = f"{len(prompts)} prompts with {asked.best_of} answers each are more than {MOST_TEXTS} texts"
+        raise ApiError(400, why, key)
     for prompt in prompts:
         if len(prompt.ids) + min(asked.max_tokens, 1) > served.block_size:
             why = f"This model's maximum context length is {served.block_size} tokens, and the prompt has "
@@ -186,8 +191,6 @@ def _prompts(given: Any, tokenizer: Tokenizer) -> list[Prompt]:
         given = [given]
     if not isinstance(given, list) or not given:
         raise ApiError(400, "prompt must be a string, a list of token ids, or a list of either", "prompt")
-    if len(given) > MOST_PROMPTS:
-        raise ApiError(400, f"prompt has {len(given)} of them; at most {MOST_PROMPTS} are answered at once", "prompt")
     return [_of_ids(each, tokenizer) if isinstance(each, list) else _of_text(each, tokenizer) for each in given]
 
 
