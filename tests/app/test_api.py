@@ -258,7 +258,8 @@ def test_a_client_that_leaves_frees_its_place(stream: bool) -> None:
         ask = {"model": "tiny", "prompt": ["a"] * 50, "max_tokens": 60, "temperature": 0, "stream": stream}
         try:
             with httpx.stream("POST", f"{address}/v1/completions", json=ask, timeout=2 if stream else 0.5) as reply:
-                next(reply.iter_lines())
+                lines = reply.iter_lines()  # its end closes the connection
+                assert next(lines).startswith("data: ")
                 assert httpx.get(f"{address}/health").json()["running"] == 1
         except httpx.ReadTimeout:
             assert not stream
