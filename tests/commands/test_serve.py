@@ -102,11 +102,12 @@ def test_a_run_a_checkpoint_and_a_directory_of_hugging_face(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_ends_answers_in_order(tiny: Tiny, number: int) -> None:
+def test_a_stop_ends_answers_in_order(tiny: Tiny, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams end with an error that says why, waiting requests with 503; the code is that of the signal."""
     train(tiny())
+    monkeypatch.setattr("gptlab.app.server.PATIENCE", 0.3)  # of the child, too
     with serving("max_batch=1") as (child, client):
-        ask: dict[str, Any] = {"model": "run", "prompt": ["the cat"] * 2000, "max_tokens": 24, "temperature": 0}
+        ask: dict[str, Any] = {"model": "run", "prompt": ["the cat"] * 600, "max_tokens": 24, "temperature": 0}
         stream, waits = client.completions.create(stream=True, **ask), list[Exception]()
         next(iter(stream))
 
@@ -118,7 +119,7 @@ def test_a_stop_ends_answers_in_order(tiny: Tiny, number: int) -> None:
         thread = threading.Thread(target=wait)
         thread.start()
         health = child.base_url().replace("/v1", "/health")
-        wait_until(lambda: httpx.get(health).json()["waiting"] > 2000)
+        wait_until(lambda: httpx.get(health).json()["waiting"] > 600)
         os.kill(child.pid, number)
         with pytest.raises(openai.APIError, match="the server is stopping"):
             for _ in stream:

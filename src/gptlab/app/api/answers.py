@@ -27,7 +27,7 @@ class Token(NamedTuple):
 
 @dataclass
 class Piece:
-    """What is new of one answer; `reason` is that of its end."""
+    """A new part of one answer; `reason` is that of its end."""
 
     number: int
     text: str

@@ -54,7 +54,7 @@ class Prompt:
 
 @dataclass
 class Asked:
-    """What a request asks for."""
+    """The texts that a request asks for."""
 
     prompts: list[Prompt]
     max_tokens: int

@@ -14,7 +14,7 @@ MOST_STOPS = 16  # OpenAI allows 4
 
 
 class Fields:
-    """The fields of a JSON object; null is as good as none. `finish` refuses those that nobody has asked for."""
+    """The fields of a JSON object; null is as good as none. `finish` refuses those that were not taken."""
 
     def __init__(self, body: Any) -> None:
         if not isinstance(body, dict):
