@@ -20,7 +20,9 @@ from gptlab.decoding.texts import continue_prompts
 from gptlab.tokenizers.base import Declared
 from gptlab.tokenizers.byte import Byte
 from gptlab.tokenizers.chat_templates import ChatCodec, chat_template
+from gptlab.tokenizers.hf import JSONTokenizer
 from tests.app.serving import LETTERS, Repeating, T, gpt, letters, served, wait_until
+from tests.tokenizers.directories import metaspace
 
 GREEDY = {"temperature": 0}
 
@@ -431,6 +433,26 @@ def test_chat() -> None:
         assert all(len(each.top_logprobs) == 2 for each in content)
         joined = [each for piece in pieces for each in (piece.logprobs.content if piece.logprobs else [])]
         assert [each.token for each in joined] == [each.token for each in content]
+
+
+def test_spaces_of_sentencepiece_and_special_tokens() -> None:
+    """A token's text is what it adds: the first one of a text has no space, a special one is not shown."""
+    made = metaspace(special_bytes=False)
+    tokenizer = JSONTokenizer(made.backend_tokenizer.to_str(), made.eos_token_id)
+    tokenizer.declare(Declared(bos=1, adds_bos=True, ends=(2,)))
+    model = gpt(tokenizer)
+    for prompt in ("the world", ""):
+        with served(model, tokenizer) as address:
+            ask = {"max_tokens": 12, "seed": 3, "logprobs": 1, "echo": True}
+            found = complete(client_of(address), prompt, **ask).choices[0]
+        limits, keys = Limits(12, T, [2], tokenizer.n_vocab), [draw_key(3, prompt, 0)]
+        (drawn,) = continue_prompts(model, tokenizer, [prompt], keys, Sample(), limits, start=tokenizer.start)
+        assert found.text == prompt + drawn.text
+        tokens, offsets = found.logprobs.tokens, [*found.logprobs.text_offset, len(found.text)]
+        for token, start, end in zip(tokens, offsets, offsets[1:], strict=False):
+            if not token.startswith(("bytes:", "<")):
+                assert found.text[start:end].strip() == token.strip()
+        assert offsets == sorted(offsets) and len(set(offsets)) > 8
 
 
 def test_bos_is_read_and_not_shown() -> None:

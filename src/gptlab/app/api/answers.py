@@ -44,7 +44,7 @@ class Answer:
         self.stream = TextStream(tokenizer.decode, asked.stop, ids)
         self.begins = not ids  # whether the next token begins the text
         self.shown = prompt.text if asked.echo else ""  # before the new text
-        self.at, self._characters = len(self.shown), codecs.getincrementaldecoder("utf-8")("replace")
+        self._offsets = Offsets(len(self.shown))
         self.tokens: list[Token] = []
         self.reason: str | None = None
         self.logprob = 0.0  # of all new tokens
@@ -54,17 +54,17 @@ class Answer:
 
     def read(self, prompt: list[Scored]) -> None:
         """Take what the model says of the tokens of the prompt, for an echo."""
-        characters, at = codecs.getincrementaldecoder("utf-8")("replace"), 0
+        offsets = Offsets()
         scored = [Scored(self.prompt.ids[0], 0.0, []), *prompt][self.prompt.before :]
         for place, each in enumerate(scored):
-            known = place + self.prompt.before > 0
-            self.tokens.append(Token(each.token, each.logprob if known else None, each.best, at))
-            at += len(characters.decode(self.tokenizer.decode_part([each.token], place == 0)))
+            logprob = each.logprob if place + self.prompt.before > 0 else None
+            at = offsets.of(spelled(self.tokenizer, each.token, place == 0))
+            self.tokens.append(Token(each.token, logprob, each.best, at))
 
     def add(self, token: Scored) -> bool:
         """Take a new token; returns whether a stop string has come."""
-        self.tokens.append(Token(token.token, token.logprob, token.best, self.at))
-        self.at += len(self._characters.decode(self.tokenizer.decode_part([token.token], self.begins)))
+        at = self._offsets.of(spelled(self.tokenizer, token.token, self.begins))
+        self.tokens.append(Token(token.token, token.logprob, token.best, at))
         self.begins = False
         self.logprob += token.logprob
         self.count += 1
@@ -100,6 +100,27 @@ class Answer:
         piece = Piece(self.number, text, self.tokens[self.sent : last], self.reason)
         self.sent = last
         self.job.tell(piece)
+
+
+class Offsets:
+    """Count the characters of a text whose tokens come one after another."""
+
+    def __init__(self, at: int = 0) -> None:
+        self._at, self._decoder = at, codecs.getincrementaldecoder("utf-8")("replace")
+
+    def of(self, spelled: bytes) -> int:
+        """Return where the next token begins: one that goes on with a character, where that does."""
+        if spelled and spelled[0] & 0xC0 != 0x80:  # what is left of a character before it stays as it is
+            self._at += len(self._decoder.decode(b"", final=True))
+        at = self._at
+        self._at += len(self._decoder.decode(spelled))
+        return at
+
+
+def spelled(tokenizer: Tokenizer, token: int, begins: bool = False) -> bytes:
+    """Return what a token adds to a text, which it begins or does not; nothing where decoding leaves it out."""
+    left_out = tokenizer.special_token(token) is not None and not tokenizer.decode([token])
+    return b"" if left_out else tokenizer.decode_part([token], begins)
 
 
 class Job:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gptlab.app.api.errors import ApiError
@@ -41,6 +42,7 @@ class Served:
     block_size: int
     engine: Engine
     created: int = 0  # seconds since 1970
+    reading: threading.Lock = field(default_factory=threading.Lock)  # held by whoever encodes: tokenizers have states
 
 
 @dataclass

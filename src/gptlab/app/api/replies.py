@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from gptlab.app.api.answers import Job, Piece, Token
+from gptlab.app.api.answers import Job, Piece, Token, spelled
 from gptlab.tokenizers import Tokenizer
 
 Record = dict[str, Any]
@@ -67,13 +67,13 @@ class Completions:
 
     def spelled(self, token: int) -> str:
         """Return one token by itself; bytes that are no whole character are written as OpenAI does, bytes:\\xe2."""
-        spelled = self.tokenizer.decode_part([token], begins=False)
-        if not spelled:
+        found = spelled(self.tokenizer, token)
+        if not found:
             return self.tokenizer.special_token(token) or ""
         try:
-            return spelled.decode()
+            return found.decode()
         except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in found)
 
 
 class Chats(Completions):
@@ -112,5 +112,4 @@ class Chats(Completions):
         return {"logprobs": {"content": content, "refusal": None}}
 
     def _shown(self, token: int, logprob: float | None) -> Record:
-        spelled = list(self.tokenizer.decode_part([token], begins=False))
-        return {"token": self.spelled(token), "logprob": logprob, "bytes": spelled}
+        return {"token": self.spelled(token), "logprob": logprob, "bytes": list(spelled(self.tokenizer, token))}

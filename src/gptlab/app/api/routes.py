@@ -75,7 +75,12 @@ async def _answer(request: Request, read: Callable[[Any, Served], Asked], shape:
     """Answer a request at its end, or in a stream; a client that leaves is not written for any more."""
     served: Served = request.app.state.served
     body = await _body(request)
-    asked = await run_in_threadpool(read, body, served)
+
+    def read_alone() -> Asked:
+        with served.reading:
+            return read(body, served)
+
+    asked = await run_in_threadpool(read_alone)
     job = Job(asked, served)
     reply = shape(served.name, served.tokenizer, job)
     if asked.stream:
