@@ -265,7 +265,7 @@ def test_a_client_that_leaves_frees_its_place(stream: bool) -> None:
                 assert httpx.get(f"{address}/health").json()["running"] == 1
         except httpx.ReadTimeout:
             assert not stream
-        wait_until(lambda: httpx.get(f"{address}/health").json()["running"] == 0)
+        wait_until(lambda: httpx.get(f"{address}/health").json() == {"status": "ok", "running": 0, "waiting": 0})
         waits.set()
         assert complete(client_of(address), "the", max_tokens=3, **GREEDY).choices[0].text == alone("the", 3, Greedy())
 

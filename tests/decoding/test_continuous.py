@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from gptlab.decoding.context import Limits
 from gptlab.decoding.continuous import MOST_READ, ContinuousBatch, Row, Scored
 from gptlab.decoding.decoders import Chain, Decoder, Greedy, MinP, Sample, TopK, TopP
-from gptlab.decoding.generate import generate
+from gptlab.decoding.generate import Step, generate
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError
 from gptlab.model.gpt import GPT
 from tests.model import test_slots
 
 T = 24
-LONG = {"rope_factor": 2.0, "rope_original": 12, "rope_short": [1.0] * 4, "rope_long": [2.0] * 4}
+LONG = {"rope_factor": 2.0, "rope_original": 12, "rope_short": [1.0] * 4, "rope_long": [8.0] * 4}
 KINDS: list[dict[str, object]] = [
     *test_slots.KINDS,
     {"positions": "rope", "rope_type": "longrope", **LONG},
@@ -76,10 +76,13 @@ def finish(batch: ContinuousBatch, rows: Sequence[Row] = ()) -> None:
     raise AssertionError("the batch does not end")
 
 
-def alone(model: nn.Module, of: Row, n: int) -> list[int]:
+def steps_alone(model: nn.Module, of: Row, n: int) -> list[Step]:
     limits = Limits(min(n, T - len(of.prompt)), T, of.ends)
-    steps = generate(model, [of.prompt], of.decoder, limits, [of.key], of.processors)
-    return [step.token for step in steps]
+    return list(generate(model, [of.prompt], of.decoder, limits, [of.key], of.processors))
+
+
+def alone(model: nn.Module, of: Row, n: int) -> list[int]:
+    return [step.token for step in steps_alone(model, of, n)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -101,7 +104,11 @@ def test_company_changes_no_text(kind: dict[str, object]) -> None:
         assert len(batch.running) <= 5
     reasons = set()
     for each, n in zip(rows, counts, strict=True):
-        assert heard(each).ids == alone(model, each, n)
+        steps = steps_alone(model, each, n)
+        assert heard(each).ids == [step.token for step in steps]
+        assert [token.logprob for token in heard(each).tokens] == pytest.approx(
+            [step.logprob for step in steps], abs=1e-4
+        )
         ended = "length" if len(heard(each).ids) == min(n, T - len(each.prompt)) else "stop"
         assert heard(each).ended == ended
         reasons.add(ended)
