@@ -367,7 +367,7 @@ def test_the_list_of_models(client: openai.OpenAI) -> None:
 
 def test_the_token_is_the_key() -> None:
     with served(gpt(letters()), letters(), token="secret") as address:
-        with pytest.raises(openai.AuthenticationError, match="the token is missing") as found:
+        with pytest.raises(openai.AuthenticationError, match="Incorrect API key") as found:
             complete(client_of(address), "a")
         assert found.value.code == "invalid_api_key"
         assert len(complete(client_of(address, "secret"), "a", max_tokens=3).choices[0].text) == 3

@@ -9,6 +9,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Callable, Collection
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -113,11 +114,18 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """A server that calls `stop` where answers have not ended PATIENCE seconds after it was asked to end."""
+    """A server that calls `stop` where it is asked to end again, or answers have not ended after PATIENCE seconds."""
 
     def __init__(self, config: uvicorn.Config, stop: Callable[[], None] | None) -> None:
         super().__init__(config)
         self._stop = stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and self._stop is not None:
+            self._stop()
+            self._stop = None
+        else:
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._stop is not None:

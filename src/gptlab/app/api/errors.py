@@ -29,5 +29,5 @@ class ApiError(Exception):
 def refused(message: str, status: int) -> Response:
     """Return the answer to a request that the server's guard does not let in; without the token it is 401."""
     if status == 403:
-        return ApiError(401, f"{message}, as the API key", None, "invalid_api_key").response()
+        return ApiError(401, "Incorrect API key: give the token that was printed", None, "invalid_api_key").response()
     return ApiError(status, message).response()
