@@ -16,7 +16,7 @@ WAITING = ("loading torch", "reading", "building the", "making tokens")  # what 
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
     ("trian", "trian: no such verb; choose one of app, audit, average, chat, check, compare, evaluate, export, import, new, plan, rate, replay, "
-     "report, sample, scaling, tokenize, train"),
+     "report, sample, scaling, serve, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
     ("train -x", "-x=?: no such flag; choose one of --multirun, -m"),
@@ -256,6 +256,15 @@ MISTAKES: list[tuple[str, str]] = [
     ("app run=run port=70000", "port=70000: is no port"),
     ("app run=run host=nowhere.invalid", "host=nowhere.invalid: is no address here"),
     ("app run=run seed=1", "seed=1: no such key"),
+    ("serve", "run=latest: there is no run yet"),
+    ("serve run=none", "run=none: no such directory"),
+    ("serve run=texts", "run=texts: is not a run directory"),
+    ("serve run=run max_batch=0", "max_batch=0: must be at least 1"),
+    ("serve run=run precision=8", "precision=8: no such option; choose one of 32-true, bf16-true"),
+    ("serve run=run name=", "name='': is empty"),
+    ("serve run=run port=-1", "port=-1: is no port"),
+    ("serve run=run host=nowhere.invalid", "host=nowhere.invalid: is no address here"),
+    ("serve run=run decoder=top_k", "decoder=top_k: no such config group or key"),
     ("rate", "study=outputs/ratings.db: no such file; begin a study: give runs=[RUN,RUN]"),
     ("rate report=true study=none.db", "study=none.db: no such file"),
     ("rate study=file", "study=file: is not a study"),

@@ -77,6 +77,9 @@ SAMPLING = {
     "logits_processors.frequency": "frequency_penalty",
     "logits_processors.no_repeat_ngram": "no_repeat_ngram_size",
     "seed": "random_seed",
+    "max_batch": "max_num_seqs max_batch_size",
+    "name": "served_model_name",
+    "token": "api_key",
 }
 PRECISIONS = {
     "bf16-mixed": "bf16 bfloat16",

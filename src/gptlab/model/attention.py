@@ -117,9 +117,17 @@ class KVCache:
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
+    def advance(self, T: int) -> None:
+        """Count the T tokens whose keys and values all layers have appended."""
+        self.length += T
+
+    def columns(self, T: int) -> Tensor:
+        """Return the columns of the next T tokens, (T,)."""
+        return torch.arange(self.length, self.length + T, device=self.keys[0].device)
+
     def positions(self, T: int) -> Tensor:
         """Return the positions of the next T tokens, (T,), or (B, T) if rows begin at different columns."""
-        columns = torch.arange(self.length, self.length + T, device=self.keys[0].device)
+        columns = self.columns(T)
         return columns if self.padding is None else (columns - self.padding[:, None]).clamp(min=0)
 
     def mask(self, T: int) -> Tensor | None:
