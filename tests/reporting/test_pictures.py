@@ -18,13 +18,13 @@ from tests.written_runs import MakeRun
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the figures that are drawn, before they become PNG."""
     found: list[Any] = []
-    to_png = pictures._png
+    to_png = pictures.png
 
     def keep(figure: Any) -> bytes:
         found.append(figure)
         return to_png(figure)
 
-    monkeypatch.setattr(pictures, "_png", keep)
+    monkeypatch.setattr(pictures, "png", keep)
     return found
 
 
