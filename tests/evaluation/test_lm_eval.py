@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from gptlab.commands.compare import compare
 from gptlab.commands.evaluate import evaluate
 from gptlab.commands.export import export
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.evaluation.statistics import mcnemar
 from gptlab.training.run import train
 from tests.conftest import WORDS, tiny_overrides, working_in, write_texts
 from tests.tasks.test_sft import LEARN, T, talks, write
@@ -99,6 +102,33 @@ def test_the_scores_of_lm_eval_s_own_adapter(capsys: pytest.CaptureFixture[str])
 
 def kept_of(name: str, run: str = "run") -> dict[str, Any]:
     return json.loads(Path(f"{run}/tasks/{name}.json").read_text())["per_item"]
+
+
+def test_runs_are_compared_item_by_item(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the items' own figures, which are those that `evaluate` keeps."""
+    texts = "[texts/*.txt]"
+    train(compose("train", [*tiny_overrides(texts), "tokenizer=bpe", "tokenizer.vocab_size=300", "run_dir=other"]))
+    asked = ["a=run", "b=other", "tasks=[words,answers,cloze]", "tasks_dir=own", "resamples=200"]
+    found = compare(compose("compare", asked))["tasks"]
+    said = capsys.readouterr().out
+    assert list(found) == ["cloze", "words", "answers"] and "acc,none" in said
+    for run in ("run", "other"):
+        ask(f"run={run}", "tasks=[words,answers]", "tasks_dir=own")
+    for name, metric in {"words": "acc,none", "answers": "exact_match,none"}.items():
+        a, b = (np.array(kept_of(name, run)[metric]) for run in ("run", "other"))
+        assert found[name]["difference"]["value"] == pytest.approx(b.mean() - a.mean())
+        assert (found[name]["metric"], found[name]["better"], found[name]["units"]["number"]) == (metric, "higher", 12)
+        assert found[name]["mcnemar"] == mcnemar(a, b)
+    by = compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], "metric=acc_norm,none"]))["tasks"][
+        "words"
+    ]
+    a, b = (np.array(kept_of("words", run)["acc_norm,none"]) for run in ("run", "other"))
+    assert by["difference"]["value"] == pytest.approx(b.mean() - a.mean())
+    for metric, line in {"nosuch,none": "the task words has no such metric; choose one of acc,none"}.items():
+        with pytest.raises(UserError, match=f"metric={metric}: {line}"):
+            compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], f"metric={metric}"]))
+    with pytest.raises(UserError, match="tasks=texts: has no figures of single items"):
+        compare(compose("compare", [*asked[:2], "tasks=[texts]", *asked[3:]]))
 
 
 def test_bits_per_byte_in_sliding_windows_is_that_of_a_rolling_task() -> None:

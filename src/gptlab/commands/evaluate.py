@@ -26,7 +26,7 @@ class EvaluateConfig:
     """Score the model of a run on held-out text, the run's own or that of another `data`; or on `tasks`.
 
     Several runs are an ensemble: the probability of each token is the mean of what they give it. `anatomy` takes the
-    loss apart instead.
+    loss of each apart instead, and `checkpoints` scores each on tasks.
     """
 
     data: BatchConfig | None = None  # null: the held-out part of the run; else the held-out part of this
@@ -44,6 +44,8 @@ class EvaluateConfig:
     # bundled ones, such as cloze, qa, copying, JSON lines of one's own, or lm-eval's
     tasks: list[str] = field(default_factory=list)
     tasks_dir: str | None = None  # a folder with task files of lm-eval, whose names `tasks` may have
+    # score tasks at every checkpoint that the runs keep, and tell their signal from the noise over the last so many
+    checkpoints: int | None = None
     max_new_tokens: int = 64  # the most tokens that are written for an item of a task
     chat: bool = False  # tasks are asked in the run's chat template
     json: bool = False  # print one JSON object and nothing else
@@ -69,8 +71,10 @@ class EvaluateConfig:
         require(not (self.text and self.data), "text", self.text, "and data are given", "give one of them")
         other = "data" if self.data else "text" if self.text else None
         require(not (self.tasks and other), "tasks", self.tasks, f"and {other} are given", "give one of them")
-        alone = next((key for key in ("chat", "tasks_dir") if getattr(self, key) and not self.tasks), "")
+        alone = next((key for key in ("chat", "tasks_dir", "checkpoints") if getattr(self, key) and not self.tasks), "")
         require(not alone, alone, getattr(self, alone, ""), "goes with tasks=[...]", "give both, or leave it out")
+        last = self.checkpoints
+        require(last is None or last >= 2, "checkpoints", last, "must be at least 2", "try 5")
         most = self.max_new_tokens
         require(most >= 1, "max_new_tokens", most, "must be at least 1", "try 64")
 
@@ -93,11 +97,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from gptlab.runs.reader import expand
 
     runs, console = [run_of("run", name) for name in expand(config.runs)], Console()  # before torch is imported
-    single = "explain" if config.explain else "tasks" if config.tasks else None
+    single = "explain" if config.explain else "tasks" if config.tasks and not config.checkpoints else None
     alone = len(runs) == 1 or single is None
     require(alone, "run", config.run, f"are several, and {single} reads one", "give one run")
     if config.tasks:
-        return _on_tasks(config, runs[0], console)
+        return _on_tasks(config, runs, console)
     if config.text is not None:
         return _explained(config, config.text, runs[0], console)
     return (_anatomy if config.anatomy else _scores)(config, runs, console)
@@ -147,17 +151,32 @@ def _anatomy(config: EvaluateConfig, runs: list[RunDir], console: Console) -> di
     return {**(every[0] if len(every) == 1 else {"runs": every}), "page": str(page)}
 
 
-def _on_tasks(config: EvaluateConfig, run: RunDir, console: Console) -> dict[str, Any]:
+def _on_tasks(config: EvaluateConfig, runs: list[RunDir], console: Console) -> dict[str, Any]:
+    """Print the scores of tasks, or, with `checkpoints`, what tells their signal from their noise."""
     from gptlab.evaluation.eval_task import read_tasks
     from gptlab.evaluation.lm_eval_tasks import evaluate_with_lm_eval, find_tasks
 
     theirs = find_tasks(config.tasks, config.tasks_dir)
     tasks = read_tasks([name for name in config.tasks if name not in theirs.names])
 
+    from gptlab.evaluation.task_curves import require_checkpoints, task_curves
     from gptlab.evaluation.task_evaluation import evaluate_tasks
-    from gptlab.reporting.scores import lm_eval_tables, task_tables
+    from gptlab.reporting.scores import curve_table, lm_eval_tables, task_tables
+    from gptlab.runs.alike import require_distinct
 
     asked_how = config.block_size, config.batch_size, config.max_new_tokens, config.chat
+    run = runs[0]
+    if config.checkpoints:
+        require_distinct("run", runs)
+        require_checkpoints(runs, config.checkpoints)
+        curves = {
+            "checkpoints": config.checkpoints,
+            "tasks": task_curves(runs, tasks, theirs, config.checkpoints, *asked_how),
+        }
+        path = run.path / "task_curves.json"
+        write_atomically(path, (json.dumps(curves, indent=2) + "\n").encode())
+        console.print(curve_table(curves, len(runs)))
+        return {**curves, "file": str(path)}
     found = evaluate_tasks(run, tasks, *asked_how) if tasks else {}
     of_lm_eval = evaluate_with_lm_eval(run, theirs, *asked_how) if theirs.names else {}
     for table in [*task_tables(found), *lm_eval_tables(of_lm_eval)]:

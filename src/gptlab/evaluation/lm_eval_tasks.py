@@ -1,6 +1,7 @@
 """Find tasks of lm-eval by their names, score the model of a run on them, and keep the results with the run."""
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gptlab.data.bundled_tasks.bundled_task import TASKS
 from gptlab.errors import UserError, reason, require
+from gptlab.evaluation.kept_scores import keep, of_checkpoint
+from gptlab.evaluation.task_scores import Asking, ItemScores
+from gptlab.metrics import HIGHER, LOWER
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import fingerprint
 
@@ -70,29 +76,81 @@ def evaluate_with_lm_eval(
 
     Metrics have lm-eval's names, such as `acc,none`. Raises UserError where a task fails, or its data cannot be had.
     """
+    results: dict[str, Any] = {}
+    for title, scores, found in _found(run, tasks, block_size, batch_size, max_new_tokens, chat, "run"):
+        result = {
+            **scores,
+            "protocol": found.protocol,
+            "lm_eval": version("lm_eval"),
+            "tokenizer_hash": fingerprint(run.path / "tokenizer"),
+            **of_checkpoint(run),
+        }
+        more = {"config": found.config, "per_item": _per_item(found.samples)}
+        results[title] = {**result, "file": keep(run, title.replace("/", "_"), _plain({**result, **more}))}
+    return results
+
+
+def score_with_lm_eval(
+    run: RunDir,
+    tasks: LmEvalTasks,
+    block_size: int | None,
+    batch_size: int,
+    max_new_tokens: int,
+    chat: bool,
+    key: str = "run",
+) -> dict[str, tuple[ItemScores, dict[str, Any], str]]:
+    """Return the figures of the items of each task by its name, how they were asked, and the hash of the items.
+
+    A group is returned as its tasks. Raises UserError as `evaluate_with_lm_eval`, and for a task with no figures of
+    single items.
+    """
+    scored = {}
+    for title, _, found in _found(run, tasks, block_size, batch_size, max_new_tokens, chat, key):
+        if not found.samples:
+            continue  # a group, whose tasks are here too
+        values = {name: np.array(each, np.float64) for name, each in _per_item(found.samples).items() if _numbers(each)}
+        why = "has no figures of single items that could be compared"
+        require(bool(values), "tasks", title, why, "evaluate the runs one by one")
+        main = next((name for name in values if name.startswith("acc,")), next(iter(values)))
+        better = {name: HIGHER if found.higher.get(name.partition(",")[0], True) else LOWER for name in values}
+        items = hashlib.sha256(json.dumps([each.get("doc_hash") for each in found.samples]).encode()).hexdigest()
+        scored[title] = ItemScores(main, values, {}, {}, better=better), found.protocol, items
+    return scored
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What lm-eval has found of a task or a group besides its scores."""
+
+    protocol: dict[str, Any]
+    config: Any
+    samples: Sequence[dict[str, Any]]
+    higher: dict[str, bool]  # whether higher values of a metric are better
+
+
+def _found(
+    run: RunDir, tasks: LmEvalTasks, block_size: int | None, batch_size: int, max_new_tokens: int, chat: bool, key: str
+) -> Iterator[tuple[str, dict[str, Any], _Found]]:
+    """Yield each task and group with its scores, as lm-eval has them."""
     from lm_eval import simple_evaluate
 
     from gptlab.evaluation.lm_eval import LanguageModel
-    from gptlab.evaluation.task_evaluation import asked_model, keep
-    from gptlab.evaluation.task_scores import Asking
+    from gptlab.evaluation.task_evaluation import asked_model
 
-    gpt, tokenizer, template, size = asked_model(run, block_size, chat)
-    results: dict[str, Any] = {}
+    gpt, tokenizer, template, size = asked_model(run, block_size, chat, key)
+    protocol = {"block_size": size, "chat": chat, "max_new_tokens": max_new_tokens}
     for name in tasks.names:
         lm = LanguageModel(gpt, tokenizer, Asking(name, run.checkpoint, size, batch_size, max_new_tokens, template))
         with _refusing("tasks", name, "mend the task"):
             found = simple_evaluate(lm, tasks=[name], task_manager=tasks.manager, apply_chat_template=chat)
         for title, scores in found["results"].items():
-            result = {
-                **scores,
-                "protocol": {"block_size": size, "chat": chat, "max_new_tokens": max_new_tokens},
-                "lm_eval": version("lm_eval"),
-                "tokenizer_hash": fingerprint(run.path / "tokenizer"),
-                "checkpoint": run.checkpoint.name,
-            }
-            more = {"config": found["configs"].get(title), "per_item": _per_item(found["samples"].get(title, []))}
-            results[title] = {**result, "file": keep(run, title.replace("/", "_"), _plain({**result, **more}))}
-    return results
+            config, higher = found["configs"].get(title), found["higher_is_better"].get(title, {})
+            yield title, scores, _Found(protocol, config, found["samples"].get(title, []), higher)
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    """Tell whether a metric has a number for each item: it may have the parts of a score of all of them instead."""
+    return all(isinstance(each, int | float) for each in values)
 
 
 def _per_item(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
