@@ -12,6 +12,8 @@ from gptlab.commands.evaluate import evaluate
 from gptlab.commands.export import export
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.evaluation import core
+from gptlab.evaluation.kept_scores import kept_scores
 from gptlab.evaluation.statistics import mcnemar
 from gptlab.training.run import train
 from tests.conftest import WORDS, tiny_overrides, working_in, write_texts
@@ -131,6 +133,28 @@ def test_runs_are_compared_item_by_item(capsys: pytest.CaptureFixture[str]) -> N
         compare(compose("compare", [*asked[:2], "tasks=[texts]", *asked[3:]]))
 
 
+def test_core_is_the_mean_of_centred_accuracies(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of local tasks by the names of lm-eval's; each is asked with CORE's number of answered items before it."""
+    Path("core").mkdir()
+    for each in core.TASKS:
+        kind = "words" if each.shots in (0, 3) or each.task.startswith("arc") else "answers"
+        text = FILES[kind].replace(f"task: {kind}", f"task: {each.task}") + "fewshot_split: test\n"
+        Path(f"core/{each.task}.yaml").write_text(text)
+    found = ask("run=run", "tasks=[core]", "tasks_dir=core", "batch_size=32")
+    assert list(found) == [*(each.title for each in core.TASKS), "core"] and len(found) == 22
+    parts = []
+    for each in core.TASKS:
+        kept = json.loads(Path(f"run/tasks/{each.title}.json").read_text())
+        choices, key = ("acc_norm,none", 1 / 3) if "acc_norm,none" in kept else ("exact_match,none", 0.0)
+        parts.append((kept[choices] - key) / (1 - key))
+        assert kept["centred_accuracy"] == pytest.approx(parts[-1]) and kept["chance"] == pytest.approx(key)
+        assert kept["protocol"]["num_fewshot"] == each.shots == kept["config"]["num_fewshot"]
+    assert found["core"]["centred_accuracy,none"] == pytest.approx(np.mean(parts))
+    assert set(found["core"]["parts"]) == {each.name for each in core.TASKS}
+    assert "centred_accuracy" in capsys.readouterr().out
+    assert kept_scores(Path("run"))["core centred_accuracy,none"] == found["core"]["centred_accuracy,none"]
+
+
 def test_bits_per_byte_in_sliding_windows_is_that_of_a_rolling_task() -> None:
     """Of one document without an end, which `evaluate` does not predict either."""
     text = json.loads(Path("items.jsonl").read_text().splitlines()[-1])["text"]
@@ -173,6 +197,7 @@ MISTAKES = [
     (["tasks=[words,words]", "tasks_dir=own"], "tasks=words: is named twice"),
     (["tasks=[answers]", "tasks_dir=own", "block_size=12"], "tasks=answers: writes 12 tokens, which leaves no room"),
     (["tasks=[away]", "tasks_dir=own"], "tasks=away: its data cannot be had .+network"),
+    (["tasks=[core]"], "tasks=core: its data cannot be had .+ go online once, if they come from the network"),
     (["tasks=[broken]", "tasks_dir=own"], "tasks=broken: fails .+; mend the task"),
     (
         ["tasks=[words]", "tasks_dir=own", "chat=true"],

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,6 +15,7 @@ import numpy as np
 
 from gptlab.data.bundled_tasks.bundled_task import TASKS
 from gptlab.errors import UserError, reason, require
+from gptlab.evaluation import core
 from gptlab.evaluation.kept_scores import keep, of_checkpoint
 from gptlab.evaluation.task_scores import Asking, ItemScores
 from gptlab.metrics import HIGHER, LOWER
@@ -46,9 +47,11 @@ def find_tasks(names: Sequence[str], folder: str | None) -> LmEvalTasks:
         return LmEvalTasks([], None)
     twice = next((name for name in theirs if theirs.count(name) > 1), None)
     require(twice is None, "tasks", twice, "is named twice", "name each once")
+    given = installed or core.NAME not in theirs
+    require(given, "tasks", core.NAME, "needs lm-eval, which is not installed", INSTALL)
     manager = _manager(theirs, folder) if installed else None
     known = manager.all_tasks if manager else []
-    unknown = next((name for name in theirs if name not in known), None)
+    unknown = next((name for name in theirs if name not in known and name != core.NAME), None)
     close = difflib.get_close_matches(str(unknown), [*TASKS, *known], n=1)
     why = "no such task or file" + (f" (did you mean {close[0]}?)" if close else "")
     more = "" if installed else f" ({INSTALL})"
@@ -64,7 +67,8 @@ def _manager(names: Sequence[str], folder: str | None) -> Any:
     own = None if folder is None else str(Path(folder).expanduser())
     with _refusing("tasks_dir", folder, "mend its files"):
         found = TaskManager(include_path=own, include_defaults=own is None)
-        if own is not None and not set(names) <= set(found.all_tasks):
+        asked = {each for name in names for each in ([t.task for t in core.TASKS] if name == core.NAME else [name])}
+        if own is not None and not asked <= set(found.all_tasks):
             found = TaskManager(include_path=own)  # thousands of files are read
     return found
 
@@ -127,6 +131,12 @@ class _Found:
     samples: Sequence[dict[str, Any]]
     higher: dict[str, bool]  # whether higher values of a metric are better
 
+    @classmethod
+    def of(cls, found: Any, title: str, protocol: dict[str, Any]) -> "_Found":
+        """Return what belongs to one task or group of all that lm-eval returns."""
+        config, higher = found["configs"].get(title), found["higher_is_better"].get(title, {})
+        return cls(protocol, config, found["samples"].get(title, []), higher)
+
 
 def _found(
     run: RunDir, tasks: LmEvalTasks, block_size: int | None, batch_size: int, max_new_tokens: int, chat: bool, key: str
@@ -141,11 +151,31 @@ def _found(
     protocol = {"block_size": size, "chat": chat, "max_new_tokens": max_new_tokens}
     for name in tasks.names:
         lm = LanguageModel(gpt, tokenizer, Asking(name, run.checkpoint, size, batch_size, max_new_tokens, template))
-        with _refusing("tasks", name, "mend the task"):
-            found = simple_evaluate(lm, tasks=[name], task_manager=tasks.manager, apply_chat_template=chat)
+
+        def asked(task: str, shots: int | None, name: str = name, lm: Any = lm) -> Any:
+            with _refusing("tasks", name, "mend the task"):
+                more = {"task_manager": tasks.manager, "apply_chat_template": chat, "num_fewshot": shots}
+                return simple_evaluate(lm, tasks=[task], **more)
+
+        if name == core.NAME:
+            yield from _core(asked, protocol)
+            continue
+        found = asked(name, None)
         for title, scores in found["results"].items():
-            config, higher = found["configs"].get(title), found["higher_is_better"].get(title, {})
-            yield title, scores, _Found(protocol, config, found["samples"].get(title, []), higher)
+            yield title, scores, _Found.of(found, title, protocol)
+
+
+def _core(asked: Callable[[str, int], Any], protocol: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], _Found]]:
+    """Yield each task of CORE with its scores, and then all of them together."""
+    parts = {}
+    for part in core.TASKS:
+        found = asked(part.task, part.shots)
+        own = _Found.of(found, part.task, {**protocol, "num_fewshot": part.shots})
+        scores = found["results"][part.task]
+        by_choices = bool(own.config and own.config.get("output_type") == "multiple_choice")
+        parts[part.name] = core.centred(scores, own.samples, by_choices)
+        yield part.title, {**scores, **parts[part.name]}, own
+    yield core.NAME, core.summary(parts), _Found(protocol, None, [], {})
 
 
 def _numbers(values: Sequence[Any]) -> bool:
@@ -177,6 +207,6 @@ def _refusing(key: str, value: Any, todo: str) -> Iterator[None]:
         raise
     except OSError as error:  # of files, and of the network
         why = f"its data cannot be had ({type(error).__name__}: {reason(error)})"
-        raise UserError(key, value, why, "where they come from a network, download them first") from error
+        raise UserError(key, value, why, "go online once, if they come from the network: they are kept") from error
     except Exception as error:
         raise UserError(key, value, f"fails ({type(error).__name__}: {reason(error)})", todo) from error
