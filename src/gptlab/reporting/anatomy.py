@@ -17,6 +17,7 @@ from gptlab.reporting.page import image
 from gptlab.reporting.pictures import COLOURS, empty_panels, png
 
 LOSS = metric("val/loss")
+APART = 0.08  # of runs in a picture, in octaves of a logarithmic axis
 # partition -> (heading, what its classes are)
 HEADINGS = {
     "position": ("position in the window", "The number of tokens that the model reads before the predicted one."),
@@ -153,23 +154,21 @@ def _drawn(
     figure, (panel,) = empty_panels(6, 3.5)
     numeric = all("high" in each for own in series for each in own)
     for number, (own, name) in enumerate(zip(series, names, strict=True)):
-        colour = COLOURS[number % len(COLOURS)]
-        xs = [each["high"] if numeric else each["class"] for each in own]
+        beside = APART * (number - (len(names) - 1) / 2)  # so that intervals do not hide each other
+        xs = [each["high"] * 2**beside if numeric else place + beside for place, each in enumerate(own)]
         ys = [each["loss"] for each in own]
         spans = [each["interval"] or (each["loss"], each["loss"]) for each in own]
-        errors = [
-            [y - low for y, (low, _) in zip(ys, spans, strict=True)],
-            [high - y for y, (_, high) in zip(ys, spans, strict=True)],
-        ]
-        panel.errorbar(
-            xs, ys, errors, marker="o", ms=4, capsize=3, lw=1.3, color=colour, label=name, ls="-" if numeric else "none"
-        )
+        below = [y - low for y, (low, _) in zip(ys, spans, strict=True)]
+        above = [high - y for y, (_, high) in zip(ys, spans, strict=True)]
+        how = {"color": COLOURS[number % len(COLOURS)], "label": name, "ls": "-" if numeric else "none"}
+        panel.errorbar(xs, ys, [below, above], marker="o", ms=4, capsize=3, lw=1.3, **how)
     for end, colour in dict(zip(ends, COLOURS, strict=False)).items():
         panel.axvline(end, ls="--", lw=1, color=colour if len(set(ends)) > 1 else "#777")
     if numeric:
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
     else:
+        panel.set_xticks(range(len(series[0])), [each["class"] for each in series[0]])
         panel.margins(x=0.5)
     panel.set_xlabel(x_name)
     panel.set_ylabel(LOSS.axis)
