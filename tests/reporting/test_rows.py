@@ -8,6 +8,7 @@ import pytest
 
 from gptlab.checksums import write_checksums
 from gptlab.evaluation.kept_scores import kept_scores
+from gptlab.reporting.interactive import page_data
 from gptlab.reporting.rows import MOST_SCORES, Report, tabulate
 from gptlab.reporting.table import heads, lines, records
 from gptlab.runs.reader import find_runs
@@ -153,3 +154,11 @@ def test_scores_of_tasks_are_columns(make_run: MakeRun) -> None:
     crowded = report()
     assert len([key for key in crowded.figures if " " in key]) == MOST_SCORES
     assert "23 more scores of tasks are in the runs' tasks; the table has the first 40." in crowded.notes
+
+
+def test_the_loss_of_several_tasks_is_not_said_to_be_per_token(make_run: MakeRun) -> None:
+    make_run("a", parts={"task": "classification"}, task={"best_by": "loss"})
+    assert report().score.axis == "loss (nats per example)"
+    make_run("b")
+    found = report()
+    assert found.score.axis == "loss (nats per target)" and b'"loss (nats per target)"' in page_data(found)

@@ -126,17 +126,17 @@ def _anatomy(config: EvaluateConfig, runs: list[RunDir], console: Console) -> di
     """Print the loss taken apart; write RUN/anatomy.json for each run, and the page of all into the first."""
     from gptlab.evaluation.statistics import require_scipy
     from gptlab.reporting.pictures import require_matplotlib
+    from gptlab.runs.alike import require_distinct, require_one_tokenizer
 
     require_scipy("anatomy", "true")
     require_matplotlib("anatomy", "true", "")
+    require_distinct("run", runs)
+    require_one_tokenizer("run", runs)
 
     from gptlab.evaluation.anatomy import anatomies
     from gptlab.evaluation.ensembles import require_same_text
     from gptlab.reporting.anatomy import anatomy_tables, write_anatomy_page
-    from gptlab.runs.alike import require_distinct, require_one_tokenizer
 
-    require_distinct("run", runs)
-    require_one_tokenizer("run", runs)
     if config.data is None:
         require_same_text(runs)
     asked = config.data, config.block_size, config.batch_size, _sliding(config), config.length
@@ -155,20 +155,21 @@ def _on_tasks(config: EvaluateConfig, runs: list[RunDir], console: Console) -> d
     """Print the scores of tasks, or, with `checkpoints`, what tells their signal from their noise."""
     from gptlab.evaluation.eval_task import read_tasks
     from gptlab.evaluation.lm_eval_tasks import evaluate_with_lm_eval, find_tasks
+    from gptlab.runs.alike import require_checkpoints, require_distinct
 
+    if config.checkpoints:
+        require_distinct("run", runs)
+        require_checkpoints(runs, config.checkpoints)
     theirs = find_tasks(config.tasks, config.tasks_dir)
     tasks = read_tasks([name for name in config.tasks if name not in theirs.names])
 
-    from gptlab.evaluation.task_curves import require_checkpoints, task_curves
+    from gptlab.evaluation.task_curves import task_curves
     from gptlab.evaluation.task_evaluation import evaluate_tasks
     from gptlab.reporting.scores import curve_table, lm_eval_tables, task_tables
-    from gptlab.runs.alike import require_distinct
 
     asked_how = config.block_size, config.batch_size, config.max_new_tokens, config.chat
     run = runs[0]
     if config.checkpoints:
-        require_distinct("run", runs)
-        require_checkpoints(runs, config.checkpoints)
         curves = {
             "checkpoints": config.checkpoints,
             "tasks": task_curves(runs, tasks, theirs, config.checkpoints, *asked_how),

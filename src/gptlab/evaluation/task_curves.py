@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gptlab.errors import require
 from gptlab.evaluation.eval_task import EvalTask
 from gptlab.evaluation.lm_eval_tasks import LmEvalTasks, score_with_lm_eval
 from gptlab.evaluation.task_evaluation import score_tasks
@@ -16,16 +15,6 @@ from gptlab.evaluation.task_scores import ItemScores
 from gptlab.runs.run_dir import RunDir, located
 
 Curve = dict[int, float]  # from steps to scores
-
-
-def require_checkpoints(runs: Sequence[RunDir], last: int) -> None:
-    """Refuse runs that keep too few checkpoints for the noise over the `last`, and, of a single run, for the signal."""
-    fewest = last if len(runs) > 1 else last + 1
-    for run in runs:
-        kept = len(run.by_step())
-        todo = f"give fewer, or train with checkpoint.keep_last={4 * fewest} and a smaller checkpoint.every_n_steps"
-        why = f"takes {fewest} checkpoints, and {run.path} keeps {kept}"
-        require(kept >= fewest, "checkpoints", last, why, todo)
 
 
 def task_curves(
