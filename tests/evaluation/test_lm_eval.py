@@ -100,6 +100,14 @@ def test_the_scores_of_lm_eval_s_own_adapter(capsys: pytest.CaptureFixture[str])
                 other = [each[0] if name == "words" else each for each in sample["filtered_resps"]]
                 assert flat == pytest.approx(other, abs=1e-4)
     assert found["words"]["acc,none"] == sum(kept_of("words")["acc,none"]) / 12
+    items = [json.loads(line) for line in Path("items.jsonl").read_text().splitlines()]
+    right = [
+        float(each["filtered_resps"][i["answer"]][0])
+        for i, each in zip(items, expected["samples"]["words"], strict=True)
+    ]
+    size = sum(len(" " + item["choices"][item["answer"]]) for item in items)
+    assert found["words"]["answer_bits_per_byte,none"] == pytest.approx(-sum(right) / np.log(2) / size, rel=1e-5)
+    assert "answer_bits_per_byte,none" not in found["answers"]
 
 
 def kept_of(name: str, run: str = "run") -> dict[str, Any]:
@@ -126,6 +134,10 @@ def test_runs_are_compared_item_by_item(capsys: pytest.CaptureFixture[str]) -> N
     ]
     a, b = (np.array(kept_of("words", run)["acc_norm,none"]) for run in ("run", "other"))
     assert by["difference"]["value"] == pytest.approx(b.mean() - a.mean())
+    cost = "metric=answer_bits_per_byte,none"
+    by = compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], cost]))["tasks"]["words"]
+    a, b = (ask(f"run={run}", "tasks=[words]", "tasks_dir=own")["words"][cost[7:]] for run in ("run", "other"))
+    assert by["difference"]["value"] == pytest.approx(b - a) and by["better"] == "lower" and by["mcnemar"] is None
     for metric, line in {"nosuch,none": "the task words has no such metric; choose one of acc,none"}.items():
         with pytest.raises(UserError, match=f"metric={metric}: {line}"):
             compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], f"metric={metric}"]))

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import fingerprint
 
 INSTALL = "pip install 'gptlab[eval]'"
+COST = "answer_bits_per_byte,none"  # ours: lm-eval has bits per byte of whole texts only
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,24 @@ def evaluate_with_lm_eval(
 ) -> dict[str, Any]:
     """Return lm-eval's results of each task and group by its name, and write them with the figures of each item.
 
-    Metrics have lm-eval's names, such as `acc,none`. Raises UserError where a task fails, or its data cannot be had.
+    Metrics have lm-eval's names, such as `acc,none`; where there are choices, COST is the cost of the right ones, which
+    tells small models apart. Raises UserError where a task fails, or its data cannot be had.
     """
     results: dict[str, Any] = {}
     for title, scores, found in _found(run, tasks, block_size, batch_size, max_new_tokens, chat, "run"):
+        bits, sizes = found.answers or ([], [])
         result = {
             **scores,
+            **({COST: sum(bits) / sum(sizes)} if bits else {}),
             "protocol": found.protocol,
             "lm_eval": version("lm_eval"),
             "tokenizer_hash": fingerprint(run.path / "tokenizer"),
             **of_checkpoint(run),
         }
-        more = {"config": found.config, "per_item": _per_item(found.samples)}
+        per_item = _per_item(found.samples) | (
+            {COST: [a / b for a, b in zip(bits, sizes, strict=True)]} if bits else {}
+        )
+        more = {"config": found.config, "per_item": per_item}
         results[title] = {**result, "file": keep(run, title.replace("/", "_"), _plain({**result, **more}))}
     return results
 
@@ -117,8 +125,12 @@ def score_with_lm_eval(
         require(bool(values), "tasks", title, why, "evaluate the runs one by one")
         main = next((name for name in values if name.startswith("acc,")), next(iter(values)))
         better = {name: HIGHER if found.higher.get(name.partition(",")[0], True) else LOWER for name in values}
+        weights = {}
+        if found.answers is not None:
+            bits, sizes = (np.array(each, np.float64) for each in found.answers)
+            values[COST], weights[COST], better[COST] = bits, sizes, LOWER
         items = hashlib.sha256(json.dumps([each.get("doc_hash") for each in found.samples]).encode()).hexdigest()
-        scored[title] = ItemScores(main, values, {}, {}, better=better), found.protocol, items
+        scored[title] = ItemScores(main, values, weights, {}, better=better), found.protocol, items
     return scored
 
 
@@ -130,6 +142,28 @@ class _Found:
     config: Any
     samples: Sequence[dict[str, Any]]
     higher: dict[str, bool]  # whether higher values of a metric are better
+
+    @property
+    def answers(self) -> tuple[list[float], list[int]] | None:
+        """Return the cost of the right choice of each item in bits, and its length in bytes.
+
+        None where the items have no choices, or do not say which of them is right by its number.
+        """
+        if not self.by_choices or not self.samples:
+            return None
+        bits, sizes = [], []
+        for sample in self.samples:
+            right, asked = sample["target"], sample["arguments"]
+            if type(right) is not int or not 0 <= right < len(asked):
+                return None
+            bits.append(-float(sample["filtered_resps"][right][0]) / math.log(2))
+            sizes.append(len(asked[right][1].encode()))
+        return bits, sizes
+
+    @property
+    def by_choices(self) -> bool:
+        """Whether the items have choices, whose log-likelihoods are compared."""
+        return bool(self.config) and self.config.get("output_type") == "multiple_choice"
 
     @classmethod
     def of(cls, found: Any, title: str, protocol: dict[str, Any]) -> "_Found":
@@ -172,8 +206,7 @@ def _core(asked: Callable[[str, int], Any], protocol: dict[str, Any]) -> Iterato
         found = asked(part.task, part.shots)
         own = _Found.of(found, part.task, {**protocol, "num_fewshot": part.shots})
         scores = found["results"][part.task]
-        by_choices = bool(own.config and own.config.get("output_type") == "multiple_choice")
-        parts[part.name] = core.centred(scores, own.samples, by_choices)
+        parts[part.name] = core.centred(scores, own.samples, own.by_choices)
         yield part.title, {**scores, **parts[part.name]}, own
     yield core.NAME, core.summary(parts), _Found(protocol, None, [], {})
 
