@@ -122,25 +122,18 @@ def test_runs_are_compared_item_by_item(capsys: pytest.CaptureFixture[str]) -> N
     found = compare(compose("compare", asked))["tasks"]
     said = capsys.readouterr().out
     assert list(found) == ["cloze", "words", "answers"] and "acc,none" in said
-    for run in ("run", "other"):
-        ask(f"run={run}", "tasks=[words,answers]", "tasks_dir=own")
+    alone = {run: ask(f"run={run}", "tasks=[words,answers]", "tasks_dir=own") for run in ("run", "other")}
     for name, metric in {"words": "acc,none", "answers": "exact_match,none"}.items():
         a, b = (np.array(kept_of(name, run)[metric]) for run in ("run", "other"))
         assert found[name]["difference"]["value"] == pytest.approx(b.mean() - a.mean())
         assert (found[name]["metric"], found[name]["better"], found[name]["units"]["number"]) == (metric, "higher", 12)
         assert found[name]["mcnemar"] == mcnemar(a, b)
-    by = compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], "metric=acc_norm,none"]))["tasks"][
-        "words"
-    ]
-    a, b = (np.array(kept_of("words", run)["acc_norm,none"]) for run in ("run", "other"))
-    assert by["difference"]["value"] == pytest.approx(b.mean() - a.mean())
     cost = "metric=answer_bits_per_byte,none"
     by = compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], cost]))["tasks"]["words"]
-    a, b = (ask(f"run={run}", "tasks=[words]", "tasks_dir=own")["words"][cost[7:]] for run in ("run", "other"))
+    a, b = (alone[run]["words"][cost[7:]] for run in ("run", "other"))
     assert by["difference"]["value"] == pytest.approx(b - a) and by["better"] == "lower" and by["mcnemar"] is None
-    for metric, line in {"nosuch,none": "the task words has no such metric; choose one of acc,none"}.items():
-        with pytest.raises(UserError, match=f"metric={metric}: {line}"):
-            compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], f"metric={metric}"]))
+    with pytest.raises(UserError, match="metric=no,none: the task words has no such metric; choose one of acc,none"):
+        compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], "metric=no,none"]))
     with pytest.raises(UserError, match="tasks=texts: has no figures of single items"):
         compare(compose("compare", [*asked[:2], "tasks=[texts]", *asked[3:]]))
 

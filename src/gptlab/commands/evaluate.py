@@ -38,13 +38,13 @@ class EvaluateConfig:
     stride: int | None = None  # tokens that sliding windows move on by; null: half of block_size
     explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
     text: str | None = None  # the file that `explain` reads
-    # write RUN/anatomy.html: the loss by position, frequency, repetition and place; several runs are side by side
+    # write RUN/anatomy.html: the loss by position, frequency, repetition and place, of each run
     anatomy: bool = False
     length: int = 1  # anatomy: windows of up to so many contexts, such as 4
     # bundled ones, such as cloze, qa, copying, JSON lines of one's own, or lm-eval's
     tasks: list[str] = field(default_factory=list)
     tasks_dir: str | None = None  # a folder with task files of lm-eval, whose names `tasks` may have
-    # score tasks at every checkpoint that the runs keep, and tell their signal from the noise over the last so many
+    # tasks at every checkpoint of the runs: their signal, and their noise over the last so many
     checkpoints: int | None = None
     max_new_tokens: int = 64  # the most tokens that are written for an item of a task
     chat: bool = False  # tasks are asked in the run's chat template

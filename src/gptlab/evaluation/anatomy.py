@@ -31,7 +31,7 @@ PARTITIONS = ("position", "frequency", "in_document", "in_context", "place")
 
 @dataclass(frozen=True)
 class Targets:
-    """What is known of each predicted token of a text, (N,) each, in the order of the text."""
+    """Hold what is known of each predicted token of a text, (N,) each, in the order of the text."""
 
     nats: Array
     position: Ints  # the ids that are read before it

@@ -136,7 +136,7 @@ def score_with_lm_eval(
 
 @dataclass(frozen=True)
 class _Found:
-    """What lm-eval has found of a task or a group besides its scores."""
+    """Hold what lm-eval has found of a task or a group besides its scores."""
 
     protocol: dict[str, Any]
     config: Any
@@ -162,7 +162,7 @@ class _Found:
 
     @property
     def by_choices(self) -> bool:
-        """Whether the items have choices, whose log-likelihoods are compared."""
+        """True if the items have choices, whose log-likelihoods are compared."""
         return bool(self.config) and self.config.get("output_type") == "multiple_choice"
 
     @classmethod
