@@ -75,6 +75,8 @@ def test_each_score_is_that_of_its_checkpoint(folder: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "signal/noise" in said and "bits_per_byte" in said and "acc_bytes" not in said
     assert json.loads(Path("run-1/task_curves.json").read_text()) == {k: v for k, v in found.items() if k != "file"}
+    page = Path("run-1/task_curves.html").read_text()
+    assert page.count("<img") == 3 and "own bits_per_byte" in page and "default-src 'none'" in page
     (curve,) = found["tasks"]["own"]["bits_per_byte"]["curves"].values()
     assert curve["steps"] == [2, 4, 6]
     for step, score in zip(curve["steps"], curve["scores"], strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +166,8 @@ def _on_tasks(config: EvaluateConfig, runs: list[RunDir], console: Console) -> d
 
     from gptlab.evaluation.task_curves import task_curves
     from gptlab.evaluation.task_evaluation import evaluate_tasks
-    from gptlab.reporting.scores import curve_table, lm_eval_tables, task_tables
+    from gptlab.reporting.scores import lm_eval_tables, task_tables
+    from gptlab.reporting.task_curves import curve_table, write_curve_page
 
     asked_how = config.block_size, config.batch_size, config.max_new_tokens, config.chat
     run = runs[0]
@@ -177,6 +179,9 @@ def _on_tasks(config: EvaluateConfig, runs: list[RunDir], console: Console) -> d
         path = run.path / "task_curves.json"
         write_atomically(path, (json.dumps(curves, indent=2) + "\n").encode())
         console.print(curve_table(curves, len(runs)))
+        if find_spec("matplotlib"):
+            write_curve_page(path.with_suffix(".html"), curves)
+            console.print(f"the page is {path.with_suffix('.html')}", markup=False, highlight=False, soft_wrap=True)
         return {**curves, "file": str(path)}
     found = evaluate_tasks(run, tasks, *asked_how) if tasks else {}
     of_lm_eval = evaluate_with_lm_eval(run, theirs, *asked_how) if theirs.names else {}

@@ -13,7 +13,6 @@ from gptlab.errors import printable
 from gptlab.evaluation.statistics import LEVEL
 from gptlab.metrics import metric
 from gptlab.reporting import html as pages
-from gptlab.reporting.page import image
 from gptlab.reporting.pictures import COLOURS, empty_panels, png
 
 LOSS = metric("val/loss")
@@ -33,13 +32,6 @@ LENGTHS = (
     "length of the window",
     "The same tokens in windows of one, two and more contexts; what is read before them is longer.",
 )
-STYLE = """
-body { max-width: 76rem } .pictures { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)) }
-figure { margin: 0 } figcaption { font-size: 14px }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
-h2 { font-size: 1.1rem; margin: 2rem 0 .3rem } table { margin-top: .5rem } td { white-space: nowrap }
-"""
 
 
 def anatomy_tables(result: Mapping[str, Any]) -> list[Table]:
@@ -96,13 +88,13 @@ def _span(low: float, high: float, sign: str = "") -> str:
 def write_anatomy_page(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of one run, or of several side by side: a picture for each partition, and tables."""
     names = [printable(Path(str(each["run"])).name) for each in results]
-    drawn = [_figure(heading, what, _partition(results, names, key)) for key, (heading, what) in HEADINGS.items()]
+    drawn = [pages.figure(heading, what, _partition(results, names, key)) for key, (heading, what) in HEADINGS.items()]
     several = max(len(each["lengths"]) for each in results) > 1
     if several:
         longest = [each["lengths"] for each in results]
-        by_length = _figure(*LENGTHS, _by_length(longest, names))
+        by_length = pages.figure(*LENGTHS, _by_length(longest, names))
         beyond = "The longest windows that a model reads; the dashed line is the end of its context."
-        drawn = [by_length, _figure("position in the longest window", beyond, _beyond(longest, names)), *drawn]
+        drawn = [by_length, pages.figure("position in the longest window", beyond, _beyond(longest, names)), *drawn]
     tables = [
         part
         for result, name in zip(results, names, strict=True)
@@ -111,8 +103,7 @@ def write_anatomy_page(path: Path, results: Sequence[Mapping[str, Any]]) -> None
     first = results[0]
     what = f"{first['tokens']:,} predicted tokens; intervals are {LEVEL:.0%} ones over {first['units']}; "
     what += "a point stands at the end of its class"
-    pictures = f'<div class="pictures">{"".join(drawn)}</div>'
-    pages.write(path, "Where the loss is", what, pictures, *tables, style=STYLE)
+    pages.write(path, "Where the loss is", what, pages.figures(drawn), *tables, style=pages.FIGURES)
 
 
 def _page_tables(result: Mapping[str, Any]) -> list[str]:
@@ -126,11 +117,6 @@ def _page_tables(result: Mapping[str, Any]) -> list[str]:
         length_rows = [(False, [size, *cells]) for size, cells in _length_rows(result["lengths"])]
         found.append(pages.table(["window", "loss", heads[-1], "change", heads[-1]], length_rows))
     return found
-
-
-def _figure(heading: str, what: str, picture: bytes) -> str:
-    caption = f"<b>{html.escape(heading)}</b>. {html.escape(what)}"
-    return f"<figure>{image(heading, picture)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _partition(results: Sequence[Mapping[str, Any]], names: Sequence[str], key: str) -> bytes:

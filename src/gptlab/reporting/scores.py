@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from gptlab.errors import printable
@@ -74,28 +73,6 @@ def lm_eval_tables(results: dict[str, Any]) -> list[Table]:
             figure = f"{value:.4g}{more}" if isinstance(value, int | float) else str(value)
             table.add_row(Text(printable(name)), title, kept, figure, str(result.get("sample_len", "")))
     return [table] if results else []
-
-
-def curve_table(found: dict[str, Any], runs: int) -> Table:
-    """Return how each score of tasks has moved over the checkpoints of runs, its signal, its noise and their ratio."""
-    last = found["checkpoints"]
-    what = "the largest difference between the runs" if runs > 1 else "the change from the first checkpoint"
-    caption = (
-        f"signal: {what}; noise: the standard deviation over the last {last} checkpoints, both relative to the mean"
-    )
-    numbers = (Column(head, justify="right") for head in ("first", f"last {last}", "signal", "noise", "signal/noise"))
-    table = Table("task", "metric", *numbers, caption=caption)
-    shown = {row.quantity for row in shown_in("tasks")}
-    for task, by_metric in found["tasks"].items():
-        for name, of_metric in by_metric.items():
-            if name not in shown and "," not in name:
-                continue
-            scores = [curve["scores"] for curve in of_metric["curves"].values()]
-            first, ends = (fmean(each) for each in ((own[0] for own in scores), (fmean(own[-last:]) for own in scores)))
-            share = ["-" if of_metric[key] is None else f"{of_metric[key]:.2%}" for key in ("signal", "noise")]
-            ratio = "-" if of_metric["ratio"] is None else f"{of_metric['ratio']:.1f}"
-            table.add_row(Text(printable(task)), name, f"{first:.4g}", f"{ends:.4g}", *share, ratio)
-    return table
 
 
 def _with_error(row: Metric, result: dict[str, Any]) -> str:
