@@ -71,9 +71,9 @@ def test_code_asks_for_the_only_name_that_is_there_already() -> None:
 
 
 def test_code_of_a_toy() -> None:
-    """Four functions of which each takes the others' names as choices; a fifth has a name of one of them."""
+    """Four functions of which each takes the others' names as choices; the rest have their names, too."""
     source = "def {0}({1}):\n    # {2}\n    if {1} is None:\n        return 0\n    return {1}\n"
-    names = ["width", "height", "colour", "weight", "width"]
+    names = ["width", "width", "width", "height", "height", "colour", "colour", "weight"]
     functions = [source.format(f"f{i}", name, "a comment that is long enough, " * 4) for i, name in enumerate(names)]
     made = code.records(Material([], [], functions=functions), np.random.default_rng(0))
     assert len(made) == 4 and {frozenset(each["choices"]) for each in made} == {frozenset(made[0]["choices"])}
@@ -82,7 +82,7 @@ def test_code_of_a_toy() -> None:
         (whole,) = [f for f in functions if f.startswith(item["context"])][:1]
         assert re.match(rf"{name}\b", whole[len(item["context"]) :]) and re.search(rf"\b{name}\b", item["context"])
     assert sum(each["choices"].count(each["choices"][0]) for each in made) == 4
-    seen = words("\n".join(functions[1:]))
+    seen = words("\n".join(functions[:-1]))
     assert code.records(Material([], [], functions=functions, seen_code=seen), np.random.default_rng(0)) == []
     assert (
         code.records(Material([], [], words(" ".join(functions)), functions=functions), np.random.default_rng(0)) == []
