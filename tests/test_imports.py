@@ -85,7 +85,7 @@ ONLY_IN = {
     "tiktoken_ext": {"tokenizers"},
     "tokenizers": {"tokenizers"},
     "lm_eval": {"evaluation"},
-    "scipy": {"evaluation"},
+    "scipy": {"evaluation", "planning/scaling"},
     "torchmetrics": {"evaluation"},
     "matplotlib": {"reporting", "tasks/class_pictures"},
     "wandb": {"training"},

@@ -14,6 +14,7 @@ from typing import Any
 
 from gptlab.errors import UserError
 from gptlab.evaluation.kept_scores import kept_scores
+from gptlab.evaluation.statistics import expected_best, pooled_deviation
 from gptlab.metrics import Metric, metric
 from gptlab.reporting.curves import Curves, read_curves
 from gptlab.reporting.figures import Figure, figures_of, of_tasks
@@ -122,6 +123,7 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
     if len(scored) > MOST_SCORES:
         more = len(scored) - MOST_SCORES
         notes.append(f"{more:,} more scores of tasks are in the runs' tasks; the table has the first {MOST_SCORES}.")
+    notes += _flattery(groups, score)
     rows = [row for group in groups for row in group]
     varied = [key for key in varied if key in differing]
     return Report(rows, short(list(differing)), varied, figures, score, target, notes)
@@ -194,6 +196,22 @@ def _notes(rows: Sequence[Row], figures: dict[str, Figure], tokenizers: int, tex
     if any(row.run.status not in ("finished", "running") for row in rows):
         notes.append("Only finished runs count for means and ranks.")
     return notes
+
+
+def _flattery(groups: Sequence[Sequence[Row]], score: Metric) -> list[str]:
+    """Return a note on the best of several groups: it was chosen for its luck, too."""
+    ended = [group for group in groups if group[0].mean is not None]
+    if len(ended) < 3:
+        return []
+    deviation = pooled_deviation([scores_of_seeds(group, score) for group in ended])
+    share = expected_best(len(ended)) / math.sqrt(ended[0][0].seeds)
+    much = f"{share:.2f} deviations of a seed"
+    if deviation is None:
+        much += ", which is not known here"
+    else:
+        much += f" ({score.text(share * deviation, precise=True)})"
+    note = f"The best of {len(ended)} was lucky, too: run again, expect it to be worse by up to {much}."
+    return [note]
 
 
 def _budget(run: RunRecord) -> str | None:
