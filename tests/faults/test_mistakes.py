@@ -344,6 +344,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("check model.n_head=7", "model.n_head=7: does not divide n_embd=16"),
     ("check data.files=[none.txt]", "data.files=none.txt: no such file"),
     ("check config=none", "config=none: no such file"),
+    ("train confirm=3", "confirm=3: runs the best of a sweep again, and this is none; add -m"),
+    ("train -m seed=1,2 confirm=-1", "confirm=-1: is negative"),
     ("compare a=run b=run margin=0", "margin=0.0: is not above 0"),
     ("scaling runs=none", "runs=none: no such directory"),
     ("scaling runs=run", "runs=run: 1 points are too few for five coefficients; it takes 2 more sizes of models"),

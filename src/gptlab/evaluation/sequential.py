@@ -88,7 +88,7 @@ def confidence_sequence(found: Samples, level: float = LEVEL) -> tuple[float, fl
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known after these seeds, whatever made one stop here."""
+    """The result after these seeds, which holds whatever made one stop here."""
 
     verdict: str  # a | b: it is better; same: no difference above the margin; go_on
     low: float | None  # of the difference b - a; None: no bound yet

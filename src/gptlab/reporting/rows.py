@@ -21,6 +21,7 @@ from gptlab.reporting.figures import Figure, figures_of, of_tasks
 from gptlab.reporting.names import Name, names_of, short, shown, tell_apart, varied_keys
 from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.differences import differences, same_but_seed
+from gptlab.runs.origin import confirms
 from gptlab.runs.reader import SILENT, RunRecord
 from gptlab.tasks.base import Task, target_of
 from gptlab.tasks.causal_lm import CausalLM
@@ -130,9 +131,13 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
 
 
 def scores_of_seeds(rows: Sequence[Row], score: Metric) -> list[float]:
-    """Return the final scores of the finished runs, one of each seed: the mean where a seed was run again."""
+    """Return the final scores of the finished runs, one of each seed: the mean where a seed was run again.
+
+    Where a sweep has run its best config again with fresh seeds, these alone count: those it was chosen by were lucky.
+    """
     by_seed: dict[str, list[float]] = {}
-    for row in rows:
+    confirming = [row for row in rows if confirms(row.run)]
+    for row in confirming or rows:
         value = row.figures[score.key]
         if row.run.status == "finished" and value is not None and math.isfinite(value):
             by_seed.setdefault(repr(row.run.config.get("seed")), []).append(value)
@@ -201,7 +206,7 @@ def _notes(rows: Sequence[Row], figures: dict[str, Figure], tokenizers: int, tex
 def _flattery(groups: Sequence[Sequence[Row]], score: Metric) -> list[str]:
     """Return a note on the best of several groups: it was chosen for its luck, too."""
     ended = [group for group in groups if group[0].mean is not None]
-    if len(ended) < 3:
+    if len(ended) < 3 or any(confirms(row.run) for row in ended[0]):
         return []
     deviation = pooled_deviation([scores_of_seeds(group, score) for group in ended])
     share = expected_best(len(ended)) / math.sqrt(ended[0][0].seeds)
