@@ -1,7 +1,9 @@
 """The bundled tasks: what is tested is in nothing that was learned from, and whoever does not read is right by chance."""
 
+import ast
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptlab.data.bundled_tasks import agreement
+from gptlab.data.bundled_tasks import agreement, code, material
 from gptlab.data.bundled_tasks.bundled_task import TASKS, items, lessons
 from gptlab.data.bundled_tasks.copying import copied, induced
 from gptlab.data.bundled_tasks.material import Material, choices, words
@@ -56,6 +58,44 @@ def test_no_test_item_has_been_seen() -> None:
         assert words(item["context"] + item["choices"][item["answer"]] + ".") not in trained_on
     for item in items("tldr", "test"):
         assert words(item["prompt"].removesuffix("TL;DR:")) not in trained_on
+    for item in items("code", "test"):
+        assert words(item["context"]) not in trained_on
+
+
+@pytest.mark.slow
+def test_code_asks_for_the_only_name_that_is_there_already() -> None:
+    """Whoever reads by this rule, the oracle, is always right; no docstring is part of what is read."""
+    for item in [*items("code", "test"), *items("code", "train")]:
+        there = [name for name in item["choices"] if name in re.findall(r"\w+", item["context"])]
+        assert there == [item["choices"][item["answer"]]] and len(item["context"]) <= 400
+
+
+def test_code_of_a_toy() -> None:
+    """Four functions of which each takes the others' names as choices; the rest have their names, too."""
+    source = "def {0}({1}):\n    # {2}\n    if {1} is None:\n        return 0\n    return {1}\n"
+    names = ["width", "width", "width", "height", "height", "colour", "colour", "weight"]
+    functions = [source.format(f"f{i}", name, "a comment that is long enough, " * 4) for i, name in enumerate(names)]
+    made = code.records(Material([], [], functions=functions), np.random.default_rng(0))
+    assert len(made) == 4 and {frozenset(each["choices"]) for each in made} == {frozenset(made[0]["choices"])}
+    for item in made:
+        name = item["choices"][item["answer"]]
+        (whole,) = [f for f in functions if f.startswith(item["context"])][:1]
+        assert re.match(rf"{name}\b", whole[len(item["context"]) :]) and re.search(rf"\b{name}\b", item["context"])
+    assert sum(each["choices"].count(each["choices"][0]) for each in made) == 4
+    seen = words("\n".join(functions[:-1]))
+    assert code.records(Material([], [], functions=functions, seen_code=seen), np.random.default_rng(0)) == []
+    assert (
+        code.records(Material([], [], words(" ".join(functions)), functions=functions), np.random.default_rng(0)) == []
+    )
+
+
+def test_the_source_of_functions_has_no_docstring(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(
+        'class A:\n    def f(self, x):\n        """What it does,\n        on two lines."""\n        return x\n\n'
+        'def g(): "in one line"; return 1\n\ndef h(y):\n    return y  # a comment\n'
+    )
+    found = list(material.functions_of(tmp_path / "m.py", ast.parse((tmp_path / "m.py").read_text())))
+    assert sorted(found) == ["def f(self, x):\n    return x\n", "def h(y):\n    return y  # a comment\n"]
 
 
 @pytest.mark.slow
@@ -157,7 +197,7 @@ def test_they_are_learned_from_as_conversations() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"task": "qaa"}, "task=qaa: no such task; choose one of cloze, qa, tldr, sentiment"),
+        ({"task": "qaa"}, "task=qaa: no such task; choose one of cloze, qa, tldr, code, sentiment"),
         ({"task": "qa", "files": ["a"]}, "task=qa: and files are given"),
     ],
 )

@@ -4,12 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from gptlab.commands.compare import compare
 from gptlab.commands.evaluate import evaluate
 from gptlab.commands.export import export
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.evaluation import core
+from gptlab.evaluation.kept_scores import kept_scores
+from gptlab.evaluation.statistics import mcnemar
 from gptlab.training.run import train
 from tests.conftest import WORDS, tiny_overrides, working_in, write_texts
 from tests.tasks.test_sft import LEARN, T, talks, write
@@ -95,10 +100,64 @@ def test_the_scores_of_lm_eval_s_own_adapter(capsys: pytest.CaptureFixture[str])
                 other = [each[0] if name == "words" else each for each in sample["filtered_resps"]]
                 assert flat == pytest.approx(other, abs=1e-4)
     assert found["words"]["acc,none"] == sum(kept_of("words")["acc,none"]) / 12
+    items = [json.loads(line) for line in Path("items.jsonl").read_text().splitlines()]
+    right = [
+        float(each["filtered_resps"][i["answer"]][0])
+        for i, each in zip(items, expected["samples"]["words"], strict=True)
+    ]
+    size = sum(len(" " + item["choices"][item["answer"]]) for item in items)
+    assert found["words"]["answer_bits_per_byte,none"] == pytest.approx(-sum(right) / np.log(2) / size, rel=1e-5)
+    assert "answer_bits_per_byte,none" not in found["answers"]
 
 
 def kept_of(name: str, run: str = "run") -> dict[str, Any]:
     return json.loads(Path(f"{run}/tasks/{name}.json").read_text())["per_item"]
+
+
+def test_runs_are_compared_item_by_item(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the items' own figures, which are those that `evaluate` keeps."""
+    texts = "[texts/*.txt]"
+    train(compose("train", [*tiny_overrides(texts), "tokenizer=bpe", "tokenizer.vocab_size=300", "run_dir=other"]))
+    asked = ["a=run", "b=other", "tasks=[words,answers,cloze]", "tasks_dir=own", "resamples=200"]
+    found = compare(compose("compare", asked))["tasks"]
+    said = capsys.readouterr().out
+    assert list(found) == ["cloze", "words", "answers"] and "acc,none" in said
+    alone = {run: ask(f"run={run}", "tasks=[words,answers]", "tasks_dir=own") for run in ("run", "other")}
+    for name, metric in {"words": "acc,none", "answers": "exact_match,none"}.items():
+        a, b = (np.array(kept_of(name, run)[metric]) for run in ("run", "other"))
+        assert found[name]["difference"]["value"] == pytest.approx(b.mean() - a.mean())
+        assert (found[name]["metric"], found[name]["better"], found[name]["units"]["number"]) == (metric, "higher", 12)
+        assert found[name]["mcnemar"] == mcnemar(a, b)
+    cost = "metric=answer_bits_per_byte,none"
+    by = compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], cost]))["tasks"]["words"]
+    a, b = (alone[run]["words"][cost[7:]] for run in ("run", "other"))
+    assert by["difference"]["value"] == pytest.approx(b - a) and by["better"] == "lower" and by["mcnemar"] is None
+    with pytest.raises(UserError, match="metric=no,none: the task words has no such metric; choose one of acc,none"):
+        compare(compose("compare", [*asked[:2], "tasks=[words]", *asked[3:], "metric=no,none"]))
+    with pytest.raises(UserError, match="tasks=texts: has no figures of single items"):
+        compare(compose("compare", [*asked[:2], "tasks=[texts]", *asked[3:]]))
+
+
+def test_core_is_the_mean_of_centred_accuracies(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of local tasks by the names of lm-eval's; each is asked with CORE's number of answered items before it."""
+    Path("core").mkdir()
+    for each in core.TASKS:
+        kind = "words" if each.shots in (0, 3) or each.task.startswith("arc") else "answers"
+        text = FILES[kind].replace(f"task: {kind}", f"task: {each.task}") + "fewshot_split: test\n"
+        Path(f"core/{each.task}.yaml").write_text(text)
+    found = ask("run=run", "tasks=[core]", "tasks_dir=core", "batch_size=32")
+    assert list(found) == [*(each.title for each in core.TASKS), "core"] and len(found) == 22
+    parts = []
+    for each in core.TASKS:
+        kept = json.loads(Path(f"run/tasks/{each.title}.json").read_text())
+        choices, key = ("acc_norm,none", 1 / 3) if "acc_norm,none" in kept else ("exact_match,none", 0.0)
+        parts.append((kept[choices] - key) / (1 - key))
+        assert kept["centred_accuracy"] == pytest.approx(parts[-1]) and kept["chance"] == pytest.approx(key)
+        assert kept["protocol"]["num_fewshot"] == each.shots == kept["config"]["num_fewshot"]
+    assert found["core"]["centred_accuracy,none"] == pytest.approx(np.mean(parts))
+    assert set(found["core"]["parts"]) == {each.name for each in core.TASKS}
+    assert "centred_accuracy" in capsys.readouterr().out
+    assert kept_scores(Path("run"))["core centred_accuracy,none"] == found["core"]["centred_accuracy,none"]
 
 
 def test_bits_per_byte_in_sliding_windows_is_that_of_a_rolling_task() -> None:
@@ -143,6 +202,7 @@ MISTAKES = [
     (["tasks=[words,words]", "tasks_dir=own"], "tasks=words: is named twice"),
     (["tasks=[answers]", "tasks_dir=own", "block_size=12"], "tasks=answers: writes 12 tokens, which leaves no room"),
     (["tasks=[away]", "tasks_dir=own"], "tasks=away: its data cannot be had .+network"),
+    (["tasks=[core]"], "tasks=core: its data cannot be had .+ go online once, if they come from the network"),
     (["tasks=[broken]", "tasks_dir=own"], "tasks=broken: fails .+; mend the task"),
     (
         ["tasks=[words]", "tasks_dir=own", "chat=true"],

@@ -24,7 +24,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(figure)
         return to_png(figure)
 
-    monkeypatch.setattr(pictures, "_png", keep)
+    monkeypatch.setattr(pictures, "png", keep)
     return found
 
 

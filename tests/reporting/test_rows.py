@@ -1,3 +1,4 @@
+import json
 import math
 import os
 from typing import Any
@@ -5,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptlab.checksums import write_checksums
+from gptlab.evaluation.kept_scores import kept_scores
 from gptlab.reporting.interactive import page_data
-from gptlab.reporting.rows import Report, tabulate
+from gptlab.reporting.rows import MOST_SCORES, Report, tabulate
+from gptlab.reporting.table import heads, lines, records
 from gptlab.runs.reader import find_runs
 from tests.written_runs import MakeRun
 
@@ -114,6 +118,42 @@ def test_a_seed_that_was_run_again_counts_once(make_run: MakeRun) -> None:
     row = report().rows[0]
     assert (row.seeds, row.mean) == (2, 2.5) and row.error == pytest.approx(np.std([2.0, 3.0], ddof=1) / np.sqrt(2))
     assert [report().label(row, seed=True) for row in report().rows] == ["seed=1, run=0", "seed=1, run=1", "seed=2"]
+
+
+def test_scores_of_tasks_are_columns(make_run: MakeRun) -> None:
+    """Those of the last checkpoint, and of no earlier one of that name; ours and lm-eval's."""
+    a, b = make_run("a", 2.0), make_run("b", 1.0, seed=2)
+    for run in (a, b):
+        (run / "tasks").mkdir()
+    now, then = "1" * 64, "2" * 64
+    (a / "checkpoints").mkdir()
+    write_checksums(a / "checkpoints", {"last.ckpt": [now], "best.ckpt": [then]})
+    scores = {"acc": 0.25, "acc_stderr": 0.1, "chance": 0.5, "checkpoint": "last.ckpt", "checkpoint_sha256": now}
+    kept = {
+        "qa": scores,
+        "qa-best": {**scores, "acc": 0.75, "checkpoint": "best.ckpt", "checkpoint_sha256": then},
+        "old": {**scores, "checkpoint_sha256": then},
+        "of gptlab 0.2": {"bits_per_byte": 2.5, "checkpoint": "last.ckpt"},
+        "arc": {"acc,none": 0.5, "acc_stderr,none": 0.1, "acc_norm,none": math.nan, "sample_len": 9, "alias": "arc"},
+    }
+    for name, result in kept.items():
+        (a / f"tasks/{name}.json").write_text(json.dumps(result))
+    (b / "tasks/qa.json").write_text(json.dumps({"acc": 0.125}))
+    (b / "tasks/damaged.json").write_text("{")
+    found = report()
+    names = [key for key in found.figures if " " in key]
+    assert names == ["arc acc,none", "of gptlab 0.2 bits_per_byte", "qa acc"]
+    assert {row.run.name: [row.figures[key] for key in names] for row in found.rows} == {
+        "a": [0.5, 2.5, 0.25],
+        "b": [None, None, 0.125],
+    }
+    assert kept_scores(a, "best.ckpt") == {"qa acc": 0.75}
+    assert {"qa acc", "arc acc,none"} < set(heads(found)) and "0.250" in lines(found)[0]
+    assert [each["qa acc"] for each in records(found)] == [0.25, 0.125]
+    (a / "tasks/many.json").write_text(json.dumps({f"acc,{n}": 0.5 for n in range(60)}))
+    crowded = report()
+    assert len([key for key in crowded.figures if " " in key]) == MOST_SCORES
+    assert "23 more scores of tasks are in the runs' tasks; the table has the first 40." in crowded.notes
 
 
 def test_the_loss_of_several_tasks_is_not_said_to_be_per_token(make_run: MakeRun) -> None:

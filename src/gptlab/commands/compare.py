@@ -28,8 +28,9 @@ class CompareConfig:
     b: str | list[str] | None = None  # as `a`: what it is compared with
     data: BatchConfig | None = None  # null: the documents that all of them hold out
     metric: str | None = None  # null: bits per byte, or the task's own
-    # bundled ones, such as cloze, qa, sentiment, copying, or JSON lines of one's own
+    # bundled ones, such as cloze, qa, sentiment, copying, JSON lines of one's own, or lm-eval's
     tasks: list[str] = field(default_factory=list)
+    tasks_dir: str | None = None  # a folder with task files of lm-eval, whose names `tasks` may have
     max_new_tokens: int = 64  # the most tokens that are written for an item of a task
     chat: bool = False  # tasks are asked in the run's chat template
     batch_size: int = 16  # windows that are scored at once
@@ -47,11 +48,12 @@ class CompareConfig:
             require(given is not None, side, "null", "is needed", f"give {side}=RUN")
             require(bool(self.runs(side)) and all(self.runs(side)), side, given, "is empty", "give a run, or [RUN,RUN]")
         require(not (self.tasks and self.data), "tasks", self.tasks, "and data are given", "give one of them")
-        alone = self.chat and not self.tasks
-        require(not alone, "chat", True, "goes with tasks=[...]", "give both, or leave it out")
+        alone = next((key for key in ("chat", "tasks_dir") if getattr(self, key) and not self.tasks), "")
+        require(not alone, alone, getattr(self, alone, ""), "goes with tasks=[...]", "give both, or leave it out")
         known = [each.quantity for each in (shown_in("tasks") if self.tasks else shown_in("compare"))]
         group = "tasks" if self.tasks else "val"
-        ok = self.metric is None or any(each.name == f"{group}/{self.metric}" for each in metrics())
+        of_lm_eval = self.tasks and "," in (self.metric or "")  # such as acc,none: the task knows it
+        ok = not self.metric or of_lm_eval or any(each.name == f"{group}/{self.metric}" for each in metrics())
         require(ok, "metric", self.metric, "no such option", f"choose one of {', '.join(known)}")
         require(self.resamples >= 100, "resamples", self.resamples, "is too few", "10000 is usual")
         for key, usual in {"batch_size": 16, "max_new_tokens": 64}.items():
@@ -77,6 +79,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from rich.console import Console
 
     from gptlab.evaluation.eval_task import read_tasks
+    from gptlab.evaluation.lm_eval_tasks import find_tasks
     from gptlab.evaluation.statistics import require_scipy
     from gptlab.interop.hub_directory import run_of
     from gptlab.runs.reader import expand
@@ -85,7 +88,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     if config.out:
         require_file("out", Path(config.out).expanduser())
     sides = {side: [run_of(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
-    tasks = read_tasks(config.tasks)
+    theirs = find_tasks(config.tasks, config.tasks_dir)
+    tasks = read_tasks([name for name in config.tasks if name not in theirs.names])
 
     from gptlab.evaluation.compared import Asked
     from gptlab.evaluation.comparison import compare_runs
@@ -97,14 +101,14 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     size, drawn = config.block_size, (config.resamples, config.seed)
     of_seeds = config.margin, config.paired
     asked = Asked(config.data, config.metric, size, config.batch_size, *drawn, *of_tasks, *of_seeds)
-    if tasks:
-        every = compare_tasks(sides, asked, tasks)
+    if config.tasks:
+        every = compare_tasks(sides, asked, tasks, theirs)
     else:
         compare = compare_examples if by_example(sides, config.data) else compare_runs
         every = {"": compare(sides, asked)}
     whole = {name: {**found.result, "per_unit": found.per_unit} for name, found in every.items()}
     path = Path(config.out).expanduser() if config.out else _place(next(iter(every.values())), list(every))
-    content = {"tasks": whole} if tasks else whole[""]
+    content = {"tasks": whole} if config.tasks else whole[""]
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
     console = Console()
     for found in every.values():
@@ -113,7 +117,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"all of it is in {path}", markup=False, highlight=False, soft_wrap=True)
     results = {name: found.result for name, found in every.items()}
-    return {**({"tasks": results} if tasks else results[""]), "out": str(path)}
+    return {**({"tasks": results} if config.tasks else results[""]), "out": str(path)}
 
 
 def _place(found: Comparison, tasks: list[str]) -> Path:

@@ -184,13 +184,14 @@ def _reported(config: RateConfig, path: Path) -> dict[str, Any]:
 
 def _task_scores(run: str | None) -> dict[str, float]:
     """Return the scores of tasks that a source's run keeps, if it is still there."""
-    from gptlab.evaluation.task_evaluation import kept_scores
+    from gptlab.evaluation.kept_scores import kept_scores
     from gptlab.runs.run_dir import RunDir
 
     try:
-        return kept_scores(RunDir.find(run)) if run else {}
+        found = RunDir.find(run) if run else None
     except UserError:
         return {}
+    return kept_scores(found.path, found.checkpoint.name) if found else {}
 
 
 def _preferences(study: Study, pairs: list[tuple[int, str, str]]) -> list[dict[str, str]]:

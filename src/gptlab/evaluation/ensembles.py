@@ -30,7 +30,7 @@ def evaluate_together(
     """
     _require_alike(runs)
     if data is None:
-        _require_same_text(runs)
+        require_same_text(runs)
     first: tuple[Task, HeldOutData] | None = None
     costs: list[Nats] = []
     for run in runs:
@@ -75,7 +75,8 @@ def _of_text(task: Task) -> bool:
     return TEXT in task.learns_from
 
 
-def _require_same_text(runs: Sequence[RunDir]) -> None:
+def require_same_text(runs: Sequence[RunDir]) -> None:
+    """Refuse runs that hold out different texts."""
     for run in runs:
         same = holds_out_the_same(run, runs[0]) or not run.has_held_out()  # which is told when it is scored
         why, todo = f"holds out other text than {runs[0].path}", "say which: data=text data.files=[...]"

@@ -121,9 +121,14 @@ def _examples(run: RunDir, task: Any, tokenizer: Tokenizer, data: ExampleData | 
 
 def require_context(config: GPTConfig, block_size: int) -> None:
     """Refuse more positions than a model has learned."""
-    context = config.block_size
-    ok, why = block_size <= context or config.positions != "learned", f"is more than the {context} positions that the"
-    require(ok, "block_size", block_size, f"{why} model has learned", f"give at most {context}")
+    context, ok = config.block_size, can_read(config, block_size)
+    why = f"is more than the {context} positions that the model has learned"
+    require(ok, "block_size", block_size, why, f"give at most {context}")
+
+
+def can_read(config: Any, block_size: int) -> bool:
+    """Tell whether a model has positions for so many tokens at once."""
+    return bool(block_size <= config.block_size or getattr(config, "reads_beyond", False))
 
 
 def require_length(tokens: Tokens | TokenStream, block_size: int) -> None:

@@ -67,7 +67,7 @@ def described(run: RunDir, task: Task, found: HeldOutData, targets: int) -> dict
 def measure(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading | None = None) -> Sums:
     """Return a task's sums over all examples, each counted once, in float64."""
     total: Sums = {}
-    for batch, figures in _figures(gpt, task, examples, batch_size, reading or Reading()):
+    for batch, figures in batch_figures(gpt, task, examples, batch_size, reading or Reading()):
         for name, sums in task.measure(figures, batch).items():
             total[name] = total.get(name, 0) + sums.double()
     return total
@@ -76,7 +76,7 @@ def measure(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, read
 def example_sums(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading) -> Sums:
     """Return a task's sums over each example by itself, (N, ...), in float64."""
     found: dict[str, list[Any]] = {}
-    for batch, figures in _figures(gpt, task, examples, batch_size, reading):
+    for batch, figures in batch_figures(gpt, task, examples, batch_size, reading):
         for row in range(len(next(iter(figures.values())))):
             only = type(batch)(*(each[row : row + 1] for each in tensors(batch)))
             sums = task.measure({name: values[row : row + 1] for name, values in figures.items()}, only)
@@ -95,12 +95,12 @@ def token_nats(gpt: Any, windows: Windows, batch_size: int, separator: int | Non
 
 def target_nats(gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading) -> Iterator[Nats]:
     """Yield the cost of every target of a task that predicts tokens, in nats, in their order, (N,) a batch."""
-    for batch, figures in _figures(gpt, task, examples, batch_size, reading):
+    for batch, figures in batch_figures(gpt, task, examples, batch_size, reading):
         yield figures["loss"][batch.y != IGNORE].numpy()
 
 
 @torch.no_grad()
-def _figures(
+def batch_figures(
     gpt: nn.Module, task: Task, examples: HeldOut, batch_size: int, reading: Reading
 ) -> Iterator[tuple[Any, Figures]]:
     """Yield each batch with the figures of its targets in float64; both are on the CPU."""

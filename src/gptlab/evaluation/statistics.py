@@ -19,12 +19,12 @@ LEVEL = 0.95
 AT_ONCE = 1 << 24  # numbers in memory
 
 
-def require_scipy() -> None:
-    """Raise UserError if SciPy is not installed, before any work is done."""
+def require_scipy(key: str = "compare", value: str = "statistics") -> None:
+    """Raise UserError, which names `key`, if SciPy is not installed, before any work is done."""
     try:
         import scipy  # noqa: F401
     except ImportError as error:
-        raise UserError("compare", "statistics", f"needs {error.name}", "pip install 'gptlab[report]'") from error
+        raise UserError(key, value, f"needs {error.name}", "pip install 'gptlab[report]'") from error
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,30 @@ def paired_bootstrap(nats_a: Array, nats_b: Array, sizes: Array, resamples: int,
         rng=np.random.default_rng(seed),
     )
     return Difference(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def ratio_intervals(sums: Array, sizes: Array, resamples: int, seed: int) -> list[tuple[float, float] | None]:
+    """Return the interval of each column's sum over its size, (D, C) each, over resampled documents.
+
+    The same documents are drawn for all columns, and percentiles are widened as in `paired_bootstrap`, by the number of
+    documents in which a column has a size. It is None where that is one.
+    """
+    rng, documents = np.random.default_rng(seed), len(sums)
+    at_once, ratios = max(1, AT_ONCE // documents), []
+    for begin in range(0, resamples, at_once):
+        many = min(at_once, resamples - begin)
+        drawn = rng.multinomial(documents, np.full(documents, 1 / documents), many).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # nothing of a column may be drawn
+            ratios.append((drawn @ sums) / (drawn @ sizes))
+    every, found = np.concatenate(ratios), list[tuple[float, float] | None]()
+    for column, known in zip(every.T, (sizes > 0).sum(0).tolist(), strict=True):
+        if known < 2:
+            found.append(None)
+            continue
+        level = student_level(known)
+        low, high = np.nanquantile(column, [(1 - level) / 2, (1 + level) / 2])
+        found.append((float(low), float(high)))
+    return found
 
 
 def mcnemar(a: Array, b: Array) -> dict[str, float]:

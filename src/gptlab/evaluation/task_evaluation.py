@@ -1,27 +1,21 @@
 """Score the model of a run on tasks of word prediction, and keep the figures of each item with the run."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from gptlab.errors import UserError
 from gptlab.evaluation.chat import template_of
 from gptlab.evaluation.choices import score_choices
 from gptlab.evaluation.eval_task import ChoiceItem, EvalTask
 from gptlab.evaluation.held_out import require_context
+from gptlab.evaluation.kept_scores import keep, of_checkpoint
 from gptlab.evaluation.model import load_language_model
 from gptlab.evaluation.summaries import score_summaries
 from gptlab.evaluation.task_scores import Asking, ItemScores
-from gptlab.files import read_object, write_atomically
-from gptlab.metrics import shown_in
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer, fingerprint
 from gptlab.tokenizers.chat_templates import ChatTemplate
-
-FOLDER = "tasks"  # of a run
-MOST_BYTES = 1 << 26  # of a file in it
 
 
 def score_tasks(
@@ -76,30 +70,7 @@ def evaluate_tasks(
             "protocol": protocol,
             "items_sha256": task.sha256,
             "tokenizer_hash": fingerprint(run.path / "tokenizer"),
-            "checkpoint": run.checkpoint.name,
+            **of_checkpoint(run),
         }
         results[task.name] = {**result, "file": keep(run, task.name, {**result, "per_item": found.record()})}
     return results
-
-
-def kept_scores(run: RunDir) -> dict[str, float]:
-    """Return the scores that RUN/tasks keeps, by task and metric, such as `qa acc`; other files are left out."""
-    found: dict[str, float] = {}
-    for path in sorted((run.path / FOLDER).glob("*.json")):
-        try:
-            result = read_object("run", path, MOST_BYTES, "evaluate the task again")
-        except UserError:
-            continue
-        for name in (metric.quantity for metric in shown_in("tasks")):
-            value = result.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found[f"{path.stem} {name}"] = float(value)
-    return found
-
-
-def keep(run: RunDir, task: str, result: dict[str, Any]) -> str:
-    """Write a result as RUN/tasks/TASK.json, with the checkpoint's name where it is not the last; return its path."""
-    which = "" if run.checkpoint.name == "last.ckpt" else f"-{run.checkpoint.stem}"
-    path = run.path / FOLDER / f"{task}{which}.json"
-    write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
-    return str(path)

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from gptlab.errors import UserError, require
+from gptlab.metrics import Metric, metric
 from gptlab.tokenizers.chat_templates import ChatTemplate
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -49,10 +50,16 @@ class ItemScores:
     weights: Mapping[str, Array]
     notes: dict[str, Any]
     texts: list[str] = field(default_factory=list)  # that the model has written
+    better: Mapping[str, str] = field(default_factory=dict)  # of metrics that gptlab.metrics does not know
 
     def sizes(self, name: str) -> Array:
         """Return the weights of a metric, (N,)."""
         return self.weights.get(name, np.ones(len(self.values[name])))
+
+    def metric(self, name: str) -> Metric:
+        """Return the row of one of the metrics, which says what is better."""
+        known = metric(f"tasks/{name}")
+        return replace(known, head=name, unit=name, better=self.better[name]) if name in self.better else known
 
     def scores(self) -> dict[str, float]:
         """Return each metric, and the standard error of those that are means over items, as lm-eval names them."""

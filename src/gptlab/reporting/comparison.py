@@ -12,6 +12,7 @@ from gptlab.evaluation.compared import Comparison
 from gptlab.evaluation.comparison import Scored, compared
 from gptlab.evaluation.example_comparison import ExampleScores
 from gptlab.evaluation.statistics import LEVEL
+from gptlab.evaluation.task_comparison import TaskScored
 from gptlab.metrics import HIGHER, shown_in
 
 
@@ -22,6 +23,8 @@ def found_table(found: Comparison, width: int) -> Table:
         return comparison_table(by_documents, found.result["perplexity_refused"] is None, width)
     place = "evaluate" if isinstance(found.every[0], ExampleScores) else "tasks"
     shown = [row for row in shown_in(place) if row.quantity in found.result["runs"][0]]
+    if not shown and isinstance(found.every[0], TaskScored):  # of lm-eval, by the metric that is compared
+        shown = [found.every[0].items.metric(found.result["metric"])]
     title = found.result.get("task")
     table = Table("", "run", *(row.head for row in shown), box=box.SIMPLE_HEAD, pad_edge=False, title=title)
     for each, stored in zip(found.every, found.result["runs"], strict=True):

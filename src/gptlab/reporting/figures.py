@@ -47,6 +47,16 @@ def figures_of(names: Collection[str]) -> dict[str, Figure]:
     return found
 
 
+def of_tasks(names: Collection[str]) -> dict[str, Figure]:
+    """Return the figures of scores that runs keep of tasks, by their names there, such as `qa acc`."""
+    found = {}
+    for name in names:
+        task, _, title = name.rpartition(" ")
+        row = metric(f"tasks/{title}")
+        found[name] = Figure(f"{task} {row.head.removeprefix('tasks/')}", row.text, 4)
+    return found
+
+
 def _precise(row: Metric) -> Callable[[float | None], str]:
     return lambda value: row.text(value, precise=True)
 

@@ -1,5 +1,6 @@
 """Write self-contained web pages: tokens coloured by their surprise, tables, and the page around them."""
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,13 @@ th { border-bottom: 1px solid var(--line) }
 tr.chosen td { font-weight: bold; border-top: 1px solid var(--line) }
 .scale span { padding: 2px 8px; color: #222 }
 .scroll { overflow-x: auto }
+"""
+FIGURES = """
+body { max-width: 76rem } .pictures { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)) }
+figure { margin: 0 } figcaption { font-size: 14px }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
+h2 { font-size: 1.1rem; margin: 2rem 0 .3rem } table { margin-top: .5rem } td { white-space: nowrap }
 """
 
 
@@ -81,6 +89,24 @@ def table(heads: Sequence[str], rows: Iterable[tuple[bool, Sequence[object]]]) -
         for chosen, cells in rows
     )
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def image(what: str, png: bytes) -> str:
+    """Return a picture within the page, of a size for screens of high resolution."""
+    data = base64.b64encode(png).decode()
+    width = int.from_bytes(png[16:20]) / 1.6  # CSS pixels
+    return f'<img alt="{html.escape(what)}" width="{width:.0f}" src="data:image/png;base64,{data}">'
+
+
+def figure(heading: str, what: str, png: bytes) -> str:
+    """Return a picture with its heading, and what it shows, below it."""
+    caption = f"<b>{html.escape(heading)}</b>. {html.escape(what)}"
+    return f"<figure>{image(heading, png)}<figcaption>{caption}</figcaption></figure>"
+
+
+def figures(drawn: Iterable[str]) -> str:
+    """Return figures side by side, as many as there is room for; such a page has the style FIGURES."""
+    return f'<div class="pictures">{"".join(drawn)}</div>'
 
 
 def write(path: Path, title: str, what: str, *parts: str, style: str = "", script: str = "") -> None:

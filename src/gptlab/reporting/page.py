@@ -3,7 +3,6 @@
 The charts are interactive where plotly is installed, and pictures elsewhere. The page loads nothing.
 """
 
-import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,13 +123,7 @@ def _value(value: object) -> str:
 
 def _picture(name: str, png: bytes) -> str:
     heading, caption = CAPTIONS[name]
-    return f'<h2>{heading}</h2><p class="what">{html.escape(caption)}</p>{_image(heading, png)}'
-
-
-def _image(what: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    width = int.from_bytes(png[16:20]) / 1.6  # CSS pixels, for high-resolution screens
-    return f'<img alt="{html.escape(what)}" width="{width:.0f}" src="data:image/png;base64,{data}">'
+    return f'<h2>{heading}</h2><p class="what">{html.escape(caption)}</p>{pages.image(heading, png)}'
 
 
 def _drawn_by_tasks(report: Report) -> list[str]:
@@ -139,7 +132,7 @@ def _drawn_by_tasks(report: Report) -> list[str]:
     for group in report.groups()[:MOST_PICTURED]:
         if pictures := group[0].run.pictures:
             label = html.escape(report.label(group[0], seed=True))
-            images = "".join(_image(name, png) for name, png in pictures.items())
+            images = "".join(pages.image(name, png) for name, png in pictures.items())
             found.append(f'<details open><summary>{label}</summary><div class="pictures">{images}</div></details>')
     return found
 

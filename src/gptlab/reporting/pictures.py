@@ -22,13 +22,13 @@ MOST_PANELS = 9
 LITTLE = 0.15  # the share of a run that is its start
 
 
-def require_matplotlib() -> None:
-    """Raise UserError if matplotlib is not installed, before any work is done."""
+def require_matplotlib(key: str = "pictures", value: str = "true", or_else: str = ", or add pictures=false") -> None:
+    """Raise UserError, which names `key`, if matplotlib is not installed, before any work is done."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        todo = "pip install 'gptlab[report]', or add pictures=false"
-        raise UserError("pictures", "true", f"needs {error.name}", todo) from error
+        todo = f"pip install 'gptlab[report]'{or_else}"
+        raise UserError(key, value, f"needs {error.name}", todo) from error
 
 
 def curves(report: Report) -> bytes:
@@ -226,6 +226,7 @@ def _line(colour: str, width: float) -> Any:
 
 
 def png(figure: Any) -> bytes:
+    """Return a picture as the bytes of a file."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=140, metadata={"Software": None})
     return out.getvalue()

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.errors import UserError
+from gptlab.evaluation.kept_scores import kept_scores
 from gptlab.evaluation.statistics import expected_best, pooled_deviation
 from gptlab.metrics import Metric, metric
 from gptlab.reporting.curves import Curves, read_curves
-from gptlab.reporting.figures import Figure, figures_of
+from gptlab.reporting.figures import Figure, figures_of, of_tasks
 from gptlab.reporting.names import Name, names_of, short, shown, tell_apart, varied_keys
 from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.differences import differences, same_but_seed
@@ -27,6 +28,7 @@ from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.saved import task_of
 
 MOST_KEYS = 40  # at most so many columns of settings
+MOST_SCORES = 40  # and of scores of tasks
 
 
 @dataclass
@@ -92,8 +94,11 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
     figures = figures_of({name for task in tasks for name in task.metrics})
     target = target_of(tasks)
     score = _score(tasks[0], figures, len(tokenizers)).over(target)
+    kept = [kept_scores(run.path) for run in runs]
+    scored = sorted({name for each in kept for name in each})
+    figures |= of_tasks(scored[:MOST_SCORES])
     rows = [
-        _row(run, names[i], {key: values[i] for key, values in differing.items()}, figures)
+        _row(run, names[i], {key: values[i] for key, values in differing.items()}, figures, kept[i])
         for i, run in enumerate(runs)
     ]
     by_run = {id(row.run): row for row in rows}
@@ -116,6 +121,9 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
         notes.insert(0, f"There are {len(tasks)} tasks: runs are ranked by {score.head}, and compare only within one.")
     if left_out > 0:
         notes.append(f"{left_out:,} more settings differ; the table shows the first {MOST_KEYS}.")
+    if len(scored) > MOST_SCORES:
+        more = len(scored) - MOST_SCORES
+        notes.append(f"{more:,} more scores of tasks are in the runs' tasks; the table has the first {MOST_SCORES}.")
     notes += _flattery(groups, score)
     rows = [row for group in groups for row in group]
     varied = [key for key in varied if key in differing]
@@ -160,7 +168,7 @@ def _score(task: Task, figures: dict[str, Figure], tokenizers: int) -> Metric:
     return next((each for each in others if each.per != "token"), own)
 
 
-def _row(run: RunRecord, name: Name, asked: dict[str, Any], shown: dict[str, Figure]) -> Row:
+def _row(run: RunRecord, name: Name, asked: dict[str, Any], shown: dict[str, Figure], kept: dict[str, float]) -> Row:
     curves = read_curves(run)
     steps = int(run.figure("steps") or curves.steps)
     tokens = int(run.figure("tokens") or steps * curves.tokens_per_step)
@@ -171,7 +179,7 @@ def _row(run: RunRecord, name: Name, asked: dict[str, Any], shown: dict[str, Fig
         "seconds": finite(curves.seconds_at([steps])[0]),
     }
     otherwise |= {key: curves.last(each.metric.name) for key, each in shown.items() if each.metric}
-    figures = {key: run.figure(key, otherwise[key]) for key in shown}
+    figures = {key: run.figure(key, otherwise[key]) if key in otherwise else kept.get(key) for key in shown}
     return Row(run, name, curves, asked, figures | {"steps": steps, "tokens": tokens})
 
 

@@ -30,3 +30,13 @@ def holds_out_the_same(run: RunDir, other: RunDir) -> bool:
         for each in (run, other)
     ]
     return bool(kept[0]) and kept[0] == kept[1]
+
+
+def require_checkpoints(runs: Sequence[RunDir], last: int) -> None:
+    """Refuse runs that keep too few checkpoints for the noise over the `last`, and, of a single run, for the signal."""
+    fewest = last if len(runs) > 1 else last + 1
+    for run in runs:
+        kept = len(run.by_step())
+        todo = f"give fewer, or train with checkpoint.keep_last={4 * fewest} and a smaller checkpoint.every_n_steps"
+        why = f"takes {fewest} checkpoints, and {run.path} keeps {kept}"
+        require(kept >= fewest, "checkpoints", last, why, todo)

@@ -74,6 +74,11 @@ class RunDir:
         """Return whether the run has written its checkpoint yet."""
         return any(self.checkpoints.glob("*.ckpt"))
 
+    def by_step(self) -> dict[int, Path]:
+        """Return the regular checkpoints that the run keeps, by their steps, in this order."""
+        found = {path.stem.removeprefix("step-"): path for path in self.checkpoints.glob("step-*.ckpt")}
+        return {int(step): found[step] for step in sorted(filter(str.isdecimal, found), key=int)}
+
     def is_begun(self) -> bool:
         """Return whether all files that a run begins with are written."""
         return (self.path / "summary.json").exists() or self.has_checkpoint()

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.data.bundled_tasks import agreement, cloze, copying, qa, sentiment, tldr
+from gptlab.data.bundled_tasks import agreement, cloze, code, copying, qa, sentiment, tldr
 from gptlab.data.bundled_tasks.material import Material, Record, material
 from gptlab.data.text import bundled
 from gptlab.errors import require
 from gptlab.files import cache_dir, write_atomically
 from gptlab.randomness import seed_sequence
 
-OF_TEXT = {"cloze": cloze.records, "qa": qa.records, "tldr": tldr.records}
+OF_TEXT = {"cloze": cloze.records, "qa": qa.records, "tldr": tldr.records, "code": code.records}
 GENERATED = {
     "sentiment": sentiment.records,
     "copying": copying.copied,
@@ -22,7 +22,7 @@ GENERATED = {
 TASKS = (*OF_TEXT, *GENERATED)
 SEED = 1337  # of all random choices: the items are the same for everybody with the same Python
 MOST = {"train": 4000, "test": 500}  # items of a task
-VERSION = 2  # of the files in the cache
+VERSION = 3  # of the files in the cache
 
 
 def items(task: str, side: str) -> list[Record]:
@@ -49,7 +49,8 @@ def require_task(key: str, name: Any) -> None:
 
 def _lesson(item: Record) -> dict[str, str]:
     if "choices" in item:
-        return {"prompt": item["context"], "completion": item["choices"][item["answer"]]}
+        prompt = item["context"].rstrip()  # a space before the answer is part of it: there tokens begin with one
+        return {"prompt": prompt, "completion": item["context"][len(prompt) :] + item["choices"][item["answer"]]}
     return {"prompt": item["prompt"], "completion": f" {item['reference']}"}
 
 

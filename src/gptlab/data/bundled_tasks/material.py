@@ -3,8 +3,10 @@
 import ast
 import itertools
 import sysconfig
+import textwrap
+import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +30,13 @@ class Docstring(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
-    """The documents of one side, `train` or `test`, the docstrings of its modules, and what the other side has seen."""
+    """The documents of one side, `train` or `test`, what its modules have, and what the other side has seen."""
 
     documents: list[str]
     docstrings: list[Docstring]
     seen: str = ""  # with single spaces
+    functions: list[str] = field(default_factory=list)  # their source, without docstrings
+    seen_code: str = ""
 
     def is_new(self, text: str) -> bool:
         """Tell whether a text stands nowhere in what has been seen."""
@@ -51,8 +55,26 @@ def material() -> dict[str, Material]:
         side = sides["test" if bucket(bundled.document(tree)) in found.held_out else "train"]
         parts = path.relative_to(stdlib).with_suffix("").parts
         side.docstrings.extend(_described(".".join(parts[:-1] if parts[-1] == "__init__" else parts), tree))
-    seen = words("\n\n".join(sides["train"].documents))
-    return {**sides, "test": replace(sides["test"], seen=seen)}
+        side.functions.extend(functions_of(path, tree))
+    seen, seen_code = (words("\n\n".join(each)) for each in (sides["train"].documents, sides["train"].functions))
+    return {**sides, "test": replace(sides["test"], seen=seen, seen_code=seen_code)}
+
+
+def functions_of(path: Path, tree: ast.Module) -> Iterator[str]:
+    """Yield the source of the functions and methods of a module, without docstrings and without indentation."""
+    bodies = [tree.body, *(part.body for part in tree.body if isinstance(part, ast.ClassDef))]
+    found = [part for body in bodies for part in body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+    if not found:
+        return
+    with tokenize.open(path) as file:  # in the encoding that it declares
+        lines = file.read().splitlines(keepends=True)
+    for function in found:
+        first, last = function.lineno - 1, function.end_lineno
+        own = function.body[0]
+        if ast.get_docstring(function) is not None and own.lineno > function.lineno:
+            yield textwrap.dedent("".join([*lines[first : own.lineno - 1], *lines[own.end_lineno : last]]))
+        elif ast.get_docstring(function) is None:
+            yield textwrap.dedent("".join(lines[first:last]))
 
 
 def words(text: str) -> str:
