@@ -2,11 +2,11 @@
 
     python benchmarks/adapters.py [--repeats 3] [--batch 2] [--shape n_layer=2 n_embd=64 ...] [--out results.json]
 
-Each candidate is a fresh process: random weights of GPT-2's shape in fp32, one batch of random tokens, the same loss,
+All begin with the same random weights of GPT-2's shape in fp32, and learn one batch of random tokens with one loss,
 fused AdamW and clipping in the same loop; only the model differs. Those of one kind begin with the same factors, and
-their losses must agree. Speed is of the steps after a first one, by the CPU time of the process, of which other work on
-the machine takes none. Memory is measured in a process of its own, of two steps: the most that it has, less what it had
-after a step of a tiny model. It gives all that is freed back at once, as no fast run does.
+their losses must agree. For speed they take turns within one process, a step each in every round after a first one, by
+the CPU time that it takes, of which other work on the machine is no part. Memory is measured in a fresh process for
+each, of two steps: the most that it has, less what it had after a step of a tiny model.
 """
 
 import argparse
@@ -16,16 +16,24 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from growth import M_MMAP_THRESHOLD
 from side_by_side import Figure, LeftOut, described, fresh, interleaved, machine, megabytes, succeeded, table, write
+from torch import nn
 
+from gptlab.interop.families import FAMILIES
+from gptlab.interop.names import config_to, weights_of
 from gptlab.model.adapters import adapt
 from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
+from gptlab.optim.optimizers import AdamW
 from gptlab.registry import options as registered
+from gptlab.tasks.cross_entropy import cross_entropy
+from gptlab.training.memory import keep_freed_pages
 
 SHAPE = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 256, "vocab_size": 50257}
 TINY = {"n_layer": 1, "n_head": 1, "n_embd": 32, "block_size": 16, "vocab_size": 64}
@@ -36,51 +44,51 @@ TOLERANCE = 1e-4  # nats, between the losses of those that compute the same
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5, help="steps that are timed, after a first one")
     parser.add_argument("--batch", type=int, default=2, help="sequences a step")
-    parser.add_argument("--steps", type=int, default=3, help="that are timed, after a first one")
     parser.add_argument("--shape", nargs="+", default=[], metavar="KEY=N", help=f"another model: {', '.join(SHAPE)}")
     parser.add_argument("--candidates", nargs="+", choices=[*OURS, *THEIRS], default=[*OURS, *THEIRS], metavar="NAME")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measured(**json.loads(options.one))))
+        print(json.dumps({"peak_mb": peak(**json.loads(options.one))}))
         return
     shape = SHAPE | {key: int(value) for key, _, value in (each.partition("=") for each in options.shape)}
-    results: dict[str, Any] = {"machine": machine(), "repeats": options.repeats}
-    print(f"{described(results['machine'])}; {options.batch} x {shape['block_size']} tokens a step, fp32")
-    asked = {"shape": shape, "batch": options.batch, "steps": options.steps}
-    memory: dict[str, float] = {}
-
-    def measure(name: str) -> dict[str, Any]:
-        library = "peft" if name.startswith("peft") else "transformers"
-        if name in THEIRS and importlib.util.find_spec(library) is None:
-            raise LeftOut(f"{library} is not installed")
-        if name not in memory:
-            memory[name] = child(name, asked, memory=True)["peak_mb"]
-        return child(name, asked, memory=False)
-
-    rounds, left_out = interleaved(options.candidates, options.repeats, measure)
-    found = {name: row(each, memory[name]) for name, each in rounds.items()}
+    about = machine()
+    print(f"{described(about)}; {options.batch} x {shape['block_size']} tokens a step, fp32")
+    asked = {"shape": shape, "batch": options.batch}
+    peaks, left_out = interleaved(options.candidates, 1, lambda name: child(name, asked))
+    keep_freed_pages()  # as `gptlab train` does
+    steps = {name: training(name, **asked) for name in peaks}
+    rounds, _ = interleaved(list(steps), 1 + options.repeats, lambda name: next(steps[name]))
+    found = {name: row(each, peaks[name][0]["peak_mb"], asked) for name, each in rounds.items()}
     left_out |= odd(found)
     found = {name: each for name, each in found.items() if name not in left_out}
     show(found)
     if options.out:
         work = {"name": "adapters", **asked, "candidates": found, "left_out": left_out}
-        write(options.out, {**results, "workloads": [work]})
+        write(options.out, {"machine": about, "repeats": options.repeats, "workloads": [work]})
 
 
-def child(name: str, asked: dict[str, Any], memory: bool) -> dict[str, Any]:
-    one = json.dumps({"name": name, **asked, "memory": memory})
-    done = succeeded(fresh([sys.executable, __file__, "--one", one]))
+def child(name: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """Measure the memory of a candidate in a process of its own."""
+    library = "peft" if name.startswith("peft") else "transformers"
+    if name in THEIRS and importlib.util.find_spec(library) is None:
+        raise LeftOut(f"{library} is not installed")
+    done = succeeded(fresh([sys.executable, __file__, "--one", json.dumps({"name": name, **asked})]))
     answer: dict[str, Any] = json.loads(done.out.splitlines()[-1])
     return answer
 
 
-def row(rounds: list[dict[str, Any]], peak_mb: float) -> dict[str, Any]:
-    speed = Figure.of([each["tokens_per_cpu_second"] for each in rounds])
-    return {**rounds[0], "tokens_per_cpu_second": speed, "peak_mb": peak_mb}
+def row(rounds: list[dict[str, Any]], peak_mb: float, asked: dict[str, Any]) -> dict[str, Any]:
+    tokens = asked["batch"] * asked["shape"]["block_size"]
+    return {
+        "trained": rounds[0]["trained"],
+        "tokens_per_cpu_second": Figure.of([tokens / each["seconds"] for each in rounds[1:]]),
+        "peak_mb": peak_mb,
+        "losses": [each["loss"] for each in rounds],
+    }
 
 
 def odd(found: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -118,54 +126,37 @@ def ratio(one: Figure, other: Figure) -> str:
     return f"{one.median / other.median:.2f}" + (" (tie)" if one is not other and one.ties(other) else "")
 
 
-def measured(name: str, shape: dict[str, int], batch: int, steps: int, memory: bool) -> dict[str, Any]:
-    """In the child: train a candidate for some steps, and return its figures."""
-    from gptlab.training.memory import keep_freed_pages
-
-    if not memory:
-        keep_freed_pages()  # as `gptlab train` does
-        return trained(name, shape, batch, steps)
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
-    trained(name, TINY, 2, 1)
+def peak(name: str, shape: dict[str, int], batch: int) -> float:
+    """In the child: return the most memory that two steps of a candidate take, in units of 2^20 bytes."""
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)  # large tensors return their pages when they are freed
+    next(training(name, TINY, 2))
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     before = megabytes("self", "VmRSS")
-    trained(name, shape, batch, 1)
-    return {"peak_mb": megabytes("self", "VmHWM") - before}
+    steps = training(name, shape, batch)
+    next(steps), next(steps)
+    return megabytes("self", "VmHWM") - before
 
 
-def trained(name: str, shape: dict[str, int], batch: int, steps: int) -> dict[str, Any]:
-    """Train a candidate for a step, and then for some that are timed."""
-    import torch
-    from torch import nn
-
-    from gptlab.optim.optimizers import AdamW
-    from gptlab.tasks.cross_entropy import cross_entropy
-
+def training(name: str, shape: dict[str, int], batch: int) -> Iterator[dict[str, Any]]:
+    """Yield the loss of each step of a candidate, and the CPU time that it took."""
     model, logits = built(name, GPTConfig(**shape))
     optimizer = AdamW(lr=1e-3).build(model)
     own = [p for p in model.parameters() if p.requires_grad]
     torch.manual_seed(2)
     x, y = torch.randint(shape["vocab_size"], (2, batch, shape["block_size"]))
-    seconds, losses = [], []
-    for _ in range(1 + steps):
+    while True:
         start = time.process_time()
         loss = cross_entropy(logits(x).float(), y)
         loss.backward()
         nn.utils.clip_grad_norm_(own, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        seconds.append(time.process_time() - start)
-    speed = steps * x.numel() / sum(seconds[1:])
-    return {"tokens_per_cpu_second": speed, "losses": losses, "trained": sum(p.numel() for p in own)}
+        seconds = time.process_time() - start
+        yield {"seconds": seconds, "loss": loss.item(), "trained": sum(p.numel() for p in own)}
 
 
 def built(name: str, config: GPTConfig) -> tuple[Any, Callable[[Any], Any]]:
     """Return a model that is to be trained, and what makes logits of ids by it."""
-    import torch
-
-    from gptlab.model.gpt import GPT
-
     torch.manual_seed(0)
     gpt = GPT(config)
     ours = THEIRS.get(name, name)
@@ -181,8 +172,6 @@ def built(name: str, config: GPTConfig) -> tuple[Any, Callable[[Any], Any]]:
 
 def adapted(gpt: Any, name: str) -> list[str]:
     """Attach an adapter of ours, always with the same first factors; return the names of what it trains."""
-    import torch
-
     torch.manual_seed(1)
     return adapt(gpt, registered("adapter")[name]())
 
@@ -190,8 +179,6 @@ def adapted(gpt: Any, name: str) -> list[str]:
 def transformers_model(gpt: Any) -> Any:
     """Return transformers' GPT-2 with the same weights, as memory of its own."""
     import transformers
-
-    from gptlab.interop.names import config_to, weights_of
 
     hf = config_to(dataclasses.replace(gpt.config, dropout=0.0))
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**hf))
@@ -203,9 +190,6 @@ def transformers_model(gpt: Any) -> Any:
 def peft_model(model: Any, gpt: Any, name: str) -> Any:
     """Return a model with peft's adapter, with the first factors that ours has."""
     import peft
-    import torch
-
-    from gptlab.interop.families import FAMILIES
 
     ours, layers = registered("adapter")[name](), ["c_attn", "c_proj", "c_fc"]
     same = {"r": ours.rank, "lora_alpha": ours.alpha, "target_modules": layers, "fan_in_fan_out": True}
