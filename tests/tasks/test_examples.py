@@ -212,7 +212,9 @@ def test_other_tasks_begin_with_its_weights(
     assert not Path("exported").exists()
     with pytest.raises(UserError, match=r"^task=causal_lm: but the run that is resumed has classification"):
         train(compose("train", ["resume=run", "task=causal_lm", "search_metric=null", "data=bundled"], run=Path("run")))
-    assert main(["export", "run=run", "out=exported", "format=gguf"]) == 2 and "Traceback" not in capsys.readouterr().err
+    assert (
+        main(["export", "run=run", "out=exported", "format=gguf"]) == 2 and "Traceback" not in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
