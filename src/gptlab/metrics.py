@@ -6,7 +6,7 @@ row here (or one `register` in another package) and its computation.
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LOWER, HIGHER = "lower", "higher"
 
@@ -41,6 +41,10 @@ class Metric:
         """The label of an axis on which it is drawn."""
         words = self.quantity.replace("_", " ")
         return f"{words} ({self.unit})" if self.unit not in ("", words) else words
+
+    def over(self, target: str) -> "Metric":
+        """Return it with its unit for runs whose loss is not per token, but per pair, say (gptlab.tasks.base)."""
+        return replace(self, unit=self.unit.replace("per token", f"per {target}"))
 
     @property
     def sign(self) -> int:

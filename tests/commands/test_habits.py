@@ -57,6 +57,7 @@ HABITS: dict[str, str] = {
     "train epochs=3": "train budget.epochs=3",
     "train max_steps=10": "train budget.steps=10",
     "train optimizer.learning_rate=1e-3": "train optimizer.lr=1e-3",
+    "train optimizer.n_layer=3": "train model.n_layer=3",
     "train seed 1": "train seed=1",
     "train temperature=0.8": "train decoder.temperature=0.8",
     "train top_k=50": "train decoder=top_k decoder.k=50",
@@ -106,6 +107,7 @@ def test_a_habit_is_answered_by_what_to_type(typed: str, tmp_path: Path, capfd: 
         ("train decoder=greedy decoder.k=3", "decoder.k=3: no such key; it takes no fields"),
         ("train model.n_head=7", "model.n_head=7: does not divide"),
         ("train lr=fast", "lr=fast: no such key"),
+        ("tokenize tokenizer=json tokenizer.path=x.json", "tokenizer.path=x.json: no such key of JSONFile; choose one"),
     ],
 )
 def test_nothing_is_advised_that_would_be_refused(typed: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,11 @@
+from typing import Any
+
 from gptlab.metrics import HIGHER, metric
 from gptlab.reporting.figures import figures_of, in_order_of_need, in_training
+from gptlab.tasks.base import target_of
 from gptlab.tasks.causal_lm import CausalLM
+from gptlab.tasks.classification import Classification
+from gptlab.tasks.preference import Preference
 
 FIGURES = figures_of(CausalLM().metrics)
 LOSS, BITS = metric("val/loss"), metric("val/bits_per_byte")
@@ -37,3 +42,16 @@ def test_what_ranks_runs_has_a_curve_and_an_axis() -> None:
 def test_a_run_s_figures_are_those_of_its_task() -> None:
     assert [key for key in figures_of(["val/loss"]) if key.startswith("val")] == ["val_loss"]
     assert metric("train/tokens_per_second").better == HIGHER
+
+
+def test_a_loss_is_per_what_its_tasks_predict() -> None:
+    asked: list[tuple[list[Any], str]] = [
+        ([CausalLM()], "token"),
+        ([Classification()], "example"),
+        ([Preference()], "pair"),
+        ([CausalLM(), Classification()], "target"),
+    ]
+    for tasks, target in asked:
+        assert target_of(tasks) == target
+        assert LOSS.over(target).axis == f"loss (nats per {target})"
+        assert BITS.over(target).axis == "bits per byte"

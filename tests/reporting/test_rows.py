@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptlab.reporting.interactive import page_data
 from gptlab.reporting.rows import Report, tabulate
 from gptlab.runs.reader import find_runs
 from tests.written_runs import MakeRun
@@ -113,3 +114,11 @@ def test_a_seed_that_was_run_again_counts_once(make_run: MakeRun) -> None:
     row = report().rows[0]
     assert (row.seeds, row.mean) == (2, 2.5) and row.error == pytest.approx(np.std([2.0, 3.0], ddof=1) / np.sqrt(2))
     assert [report().label(row, seed=True) for row in report().rows] == ["seed=1, run=0", "seed=1, run=1", "seed=2"]
+
+
+def test_the_loss_of_several_tasks_is_not_said_to_be_per_token(make_run: MakeRun) -> None:
+    make_run("a", parts={"task": "classification"}, task={"best_by": "loss"})
+    assert report().score.axis == "loss (nats per example)"
+    make_run("b")
+    found = report()
+    assert found.score.axis == "loss (nats per target)" and b'"loss (nats per target)"' in page_data(found)

@@ -99,10 +99,10 @@ def test_a_metric_is_one_row_and_its_computation(
     # evaluation
     result = evaluate(compose("evaluate", [f"run={run}"]))
     said = capsys.readouterr().out
-    assert set(result) >= {"loss", "accuracy", "targets"} and set(result) & {"perplexity", "tokens"} == set()
+    assert set(result) >= {"loss", "accuracy", "examples"} and set(result) & {"perplexity", "tokens"} == set()
     assert (result["loss"], result["accuracy"]) == pytest.approx((loss, accuracy), abs=1e-6)
-    assert f"{result['accuracy']:.2%}" in said and re.search(r"val loss .+accuracy .+targets .+bytes", said)
-    assert result["targets"] == len(held_out(held_out_stream(run / "held_out")[0], 32, 256, False))
+    assert f"{result['accuracy']:.2%}" in said and re.search(r"val loss .+accuracy .+examples .+bytes", said)
+    assert result["examples"] == len(held_out(held_out_stream(run / "held_out")[0], 32, 256, False))
     assert type(gptlab.load(run)[0]).__name__ == "Classifier"
     assert gptlab.evaluate(run, batch_size=3)["accuracy"] == result["accuracy"]
 
@@ -149,7 +149,7 @@ def test_runs_are_compared_example_by_example(tiny: Tiny, tmp_path: Path, capsys
     capsys.readouterr()
     result = compare(compose("compare", ["a=one", "b=two", "resamples=200"]))
     scores = [evaluate(compose("evaluate", [f"run={name}"])) for name in ("one", "two")]
-    assert (result["metric"], result["better"], result["examples"]) == ("accuracy", "higher", scores[0]["targets"])
+    assert (result["metric"], result["better"], result["examples"]) == ("accuracy", "higher", scores[0]["examples"])
     gap = scores[1]["accuracy"] - scores[0]["accuracy"]
     assert result["difference"]["value"] == pytest.approx(gap) and result["difference"]["low"] <= gap
     with pytest.raises(UserError, match=r"^b=lm: its task is CausalLM\(\), and that of one is Ends"):

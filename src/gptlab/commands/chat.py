@@ -40,6 +40,9 @@ def chat(config: ChatConfig) -> dict[str, Any]:
     Answers are printed as they are written. Returns {"run", "messages"}: the last conversation. The oldest turns are
     forgotten where the conversation outgrows the context.
     """
+    from gptlab.runs.run_dir import RunDir
+
+    run = RunDir.find(config.run)
     import torch
     from rich.console import Console
     from rich.text import Text
@@ -49,11 +52,10 @@ def chat(config: ChatConfig) -> dict[str, Any]:
     from gptlab.decoding.texts import continue_prompts
     from gptlab.evaluation.chat import first_messages, template_of
     from gptlab.evaluation.model import load_language_model
-    from gptlab.runs.run_dir import RunDir
     from gptlab.runs.samples import visible
     from gptlab.tokenizers.chat_templates import ChatCodec
 
-    run, console = RunDir.find(config.run), Console()
+    console = Console()
     gpt, tokenizer = load_language_model(run)
     gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu")
     template, context = template_of(run, tokenizer), gpt.config.block_size

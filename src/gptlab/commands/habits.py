@@ -164,9 +164,10 @@ def _translated(verb: str, key: str, value: str) -> list[str] | None:
         return told
     if name := _others(TRAINING if training else SAMPLING).get(last):
         return [f"{name}={value}"]
-    if last in (own := _own_names(verb)):
-        return [f"{own[last]}={value}"]
-    return None
+    every, usual = _own_names(verb)
+    named = "." in key and key.partition(".")[0] in part_fields(registry.find_command(verb).config_type)
+    own = (usual if named else every).get(last)  # a key of one group may be meant for the usual option of another
+    return [f"{own}={value}"] if own else None
 
 
 def _device(value: str) -> list[str]:
@@ -291,8 +292,11 @@ def _takes_text(verb: str, key: str) -> bool:
 
 
 @functools.cache
-def _own_names(verb: str) -> dict[str, str]:
-    """Return the full key of each name that only one of a verb's groups has, or only one by its usual option."""
+def _own_names(verb: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the full key of each name that only one of a verb's groups has, or only one by its usual option.
+
+    Then those of the usual options alone.
+    """
     config_type, found = registry.find_command(verb).config_type, dict[str, set[str]]()
     usual = dict[str, set[str]]()
     for field in dataclasses.fields(config_type):
@@ -304,10 +308,13 @@ def _own_names(verb: str) -> dict[str, str]:
         for each in within:
             for inner in dataclasses.fields(each):
                 found.setdefault(inner.name, set()).add(f"{field.name}.{inner.name}")
-                if registry.options(field.name).get(part_fields(config_type).get(field.name) or "") is each:
+                if registry.options(field.name).get(part_fields(config_type).get(field.name) or "") in (each, None):
                     usual.setdefault(inner.name, set()).add(f"{field.name}.{inner.name}")
     told = {name: keys if len(keys) == 1 else usual.get(name, set()) for name, keys in found.items()}
-    return {name: next(iter(keys)) for name, keys in told.items() if len(keys) == 1}
+    every, of_usual = (
+        {name: next(iter(keys)) for name, keys in these.items() if len(keys) == 1} for these in (told, usual)
+    )
+    return every, of_usual
 
 
 def _others(table: dict[str, str]) -> dict[str, str]:

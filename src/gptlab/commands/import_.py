@@ -35,14 +35,19 @@ class ImportConfig:
 @command
 def import_(config: ImportConfig) -> dict[str, Any]:
     """Turn a model of Hugging Face, nanoGPT, LitGPT or a book into a run directory."""
-    from gptlab.interop.checkpoint import import_checkpoint
-    from gptlab.interop.importing import import_directory
+    from gptlab.interop.places import checkpoint_file, local_directory
 
     assert config.out
     if config.checkpoint:
+        checkpoint_file(config.checkpoint)
+        from gptlab.interop.checkpoint import import_checkpoint
+
         summary = import_checkpoint(config.checkpoint, Path(config.out), config.n_head)
     else:
         assert config.hf
+        local_directory(config.hf)
+        from gptlab.interop.importing import import_directory
+
         summary = import_directory(config.hf, Path(config.out))
     for line in summary["said"]:
         print(line)

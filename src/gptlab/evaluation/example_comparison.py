@@ -1,6 +1,5 @@
 """Compare runs of one task example by example, by any of the task's metrics."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -22,7 +21,7 @@ from gptlab.evaluation.perplexity import example_sums
 from gptlab.evaluation.statistics import Difference, student_level
 from gptlab.metrics import Metric, metric
 from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.base import Sums, Task
+from gptlab.tasks.base import Sums, Task, target_of
 from gptlab.tasks.saved import task_of
 from gptlab.tokenizers import fingerprint
 
@@ -153,8 +152,7 @@ def _metric(task: Task, quantity: str | None) -> Metric:
         found = [each for each in own if each.quantity == quantity]
         require(bool(found), "metric", quantity, "no such metric of the task", todo)
         (asked,) = found
-    per_example = asked.per == "token" and not task.predicts_tokens
-    return dataclasses.replace(asked, unit="nats per example") if per_example else asked
+    return asked.over(target_of([task]))
 
 
 def _difference(task: Task, sides: Mapping[str, Sequence[Sums]], quantity: str, counts: Tensor) -> list[float]:

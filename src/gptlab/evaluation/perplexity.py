@@ -14,7 +14,7 @@ from gptlab.data.config import BatchConfig
 from gptlab.evaluation.held_out import HeldOutData, Sliding, held_out_data
 from gptlab.evaluation.model import load_with_task
 from gptlab.runs.run_dir import RunDir
-from gptlab.tasks.base import Detailed, Figures, Reading, Sums, Task
+from gptlab.tasks.base import Detailed, Figures, Reading, Sums, Task, target_of
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.inputs import HeldOut
 from gptlab.tokenizers import fingerprint
@@ -32,7 +32,7 @@ def evaluate(
     """Score the model of a run on what is held out: by the run itself, or by a data option, in windows of `context`.
 
     Returns the scores of the run's task (for causal_lm the loss in nats per token, perplexity and bits per byte); what
-    they are over: examples, where records are held out, targets (tokens, where the task predicts tokens) and bytes
+    they are over: examples, or tokens, where the task predicts tokens (`target_of`), and bytes
     (None if that is not known); and what they hold for: how the data were read, and hashes of tokenizer and
     data. If the tokens do not spell all of a text, bits per byte is None, and `unspelled` counts the characters, of
     `characters`, which is the `unspelled_fraction`. A task may say more (`Detailed`), such as a confusion matrix.
@@ -56,7 +56,7 @@ def described(run: RunDir, task: Task, found: HeldOutData, targets: int) -> dict
     return {
         **(found.unspelled.record() if found.unspelled else {}),
         **({} if found.records is None else {"examples": len(found.records)}),
-        getattr(task, "target", "tokens" if task.predicts_tokens else "targets"): targets,
+        f"{target_of([task])}s": targets,
         "bytes": found.bytes,
         "protocol": found.protocol,
         "tokenizer_hash": fingerprint(run.path / "tokenizer"),

@@ -7,9 +7,8 @@ from gptlab.errors import UserError, reason, require
 from gptlab.files import new_folder, require_new
 from gptlab.interop import from_scratch, litgpt, nanogpt
 from gptlab.interop.importing import weights_from, write_run
+from gptlab.interop.places import KINDS, checkpoint_file
 from gptlab.interop.state_dict import Checkpoint, Saved, read_saved
-
-TODO = "give nanoGPT's ckpt.pt, LitGPT's folder, or a state dict of the book's GPTModel"
 
 
 def import_checkpoint(name: str, out: Path, n_head: int | None) -> dict[str, Any]:
@@ -18,9 +17,8 @@ def import_checkpoint(name: str, out: Path, n_head: int | None) -> dict[str, Any
     The format is told by what the file holds. Returns the run's summary, and what is to be `said`; raises UserError
     where the model cannot be expressed here.
     """
-    path = Path(name).expanduser()
     require_new(out)
-    saved = read_saved(_file(path))
+    saved = read_saved(checkpoint_file(name))
     try:
         found = _read(saved, n_head)
         weights = weights_from(found.weights, found.config)
@@ -36,17 +34,6 @@ def import_checkpoint(name: str, out: Path, n_head: int | None) -> dict[str, Any
         return {**write_run(work, weights, model_type, found.config, found.tokenizer, name), "said": found.said}
 
 
-def _file(path: Path) -> Path:
-    """Return the file of a checkpoint: the path itself, or the weights in LitGPT's folder."""
-    if not path.is_dir():
-        require(path.is_file(), "checkpoint", path, "no such file", TODO)
-        return path
-    there = (path / litgpt.CONFIG).is_file()
-    require(there, "checkpoint", path, f"is a folder without a {litgpt.CONFIG}", TODO)
-    require((path / litgpt.WEIGHTS).is_file(), "checkpoint", path, f"has no {litgpt.WEIGHTS}", litgpt.CONVERT)
-    return path / litgpt.WEIGHTS
-
-
 def _read(saved: Saved, n_head: int | None) -> Checkpoint:
     """Return the model, read as the format that the content of a file is of."""
     if not nanogpt.is_one(saved) and not litgpt.is_one(saved) and from_scratch.is_one(saved):
@@ -57,4 +44,4 @@ def _read(saved: Saved, n_head: int | None) -> Checkpoint:
     if litgpt.is_one(saved):
         return litgpt.read(saved)
     keys = ", ".join(map(str, list(saved.content)[:3])) or "nothing"
-    raise UserError("checkpoint", saved.path, f"is none that is known here: it holds {keys}", TODO)
+    raise UserError("checkpoint", saved.path, f"is none that is known here: it holds {keys}", KINDS)

@@ -14,6 +14,7 @@ from gptlab.files import new_folder, read_object, require_new
 from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_from, ours
 from gptlab.interop.peft_files import SETTINGS, AdaptedFiles, Peft
+from gptlab.interop.places import directory
 from gptlab.interop.weight_files import WeightFiles
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
@@ -22,9 +23,6 @@ from gptlab.tokenizers.base import panics
 from gptlab.tokenizers.directory import read_tokenizer
 
 MOST_JSON = 1 << 28  # bytes
-FILES = ["config.json", "generation_config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json"]
-PICKLED = ["adapter_model.bin", "pytorch_model*.bin", "pytorch_model.bin.index.json"]
-TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "*.jinja", "chat_template.json"]
 
 
 def import_directory(name: str, out: Path) -> dict[str, Any]:
@@ -33,10 +31,10 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
     A directory that peft has saved becomes the model that it was trained on, with its LoRA merged. Returns the run's
     summary, and what is to be `said` of its tokenizer; raises UserError where the model cannot be expressed here.
     """
-    source = find(name)
+    source = directory(name)
     require_new(out)
     peft = Peft(source) if (source / SETTINGS).is_file() and not (source / "config.json").is_file() else None
-    source = find(peft.base) if peft else source
+    source = directory(peft.base) if peft else source
     hf = read_object("hf", source / "config.json", MOST_JSON, "give a whole directory")
     try:
         model_config = config_from(hf)
@@ -52,24 +50,6 @@ def import_directory(name: str, out: Path) -> dict[str, Any]:
     with new_folder(out) as work:
         weights = read_weights(source, hf["model_type"], model_config, peft)
         return {**write_run(work, weights, hf["model_type"], model_config, tokenizer, name), "said": said}
-
-
-def find(name: str) -> Path:
-    """Return the path of a local directory; download any other name as a hub repository."""
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
-    on_a_hub = "/" in name and not name.startswith((".", "/", "~"))
-    require(on_a_hub, "hf", name, "no such directory", "give one, or OWNER/NAME on the hub")
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = Path(snapshot_download(name, allow_patterns=[*FILES, *TOKENIZER_FILES]))
-        if any(found.glob("*.safetensors")):
-            return found
-        return Path(snapshot_download(name, allow_patterns=[*FILES, *PICKLED, *TOKENIZER_FILES]))
-    except Exception as error:  # the hub client has many: no network, no such name, no permission
-        why = f"cannot be downloaded ({type(error).__name__}: {reason(error)})"
-        raise UserError("hf", name, why, "give a directory") from error
 
 
 def read_weights(source: Path, model_type: str, config: GPTConfig, peft: Peft | None = None) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from gptlab.errors import UserError, reason, require
 from gptlab.files import read_bounded, read_json
 from gptlab.interop.family import Fields, Naming, full_every
+from gptlab.interop.places import LITGPT_CONFIG
 from gptlab.interop.state_dict import Checkpoint, Saved, flag, whole
 from gptlab.interop.weight_files import StateDict, tensors_of
 from gptlab.model.config import GPTConfig
@@ -18,8 +19,6 @@ from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.base import panics
 from gptlab.tokenizers.directory import read_tokenizer
 
-CONFIG, WEIGHTS = "model_config.yaml", "lit_model.pth"
-CONVERT = "litgpt convert_pretrained_checkpoint writes them from a training's"
 MOST_CONFIG, MOST_JSON = 1 << 20, 1 << 28  # bytes
 NAMES = {
     "wte": ("wte",),
@@ -58,12 +57,12 @@ def is_one(saved: Saved) -> bool:
 def read(saved: Saved) -> Checkpoint:
     """Return the model and the tokenizer of a folder; raises UserError where they cannot be read exactly."""
     folder = saved.path.parent
-    declared = _declared(folder / CONFIG)
+    declared = _declared(folder / LITGPT_CONFIG)
     fields = Fields({**declared, "model_type": "LitGPT"})
     try:
         config = config_of(fields)
     except KeyError as error:
-        raise UserError("checkpoint", folder / CONFIG, f"lacks {error}", "take a complete one") from error
+        raise UserError("checkpoint", folder / LITGPT_CONFIG, f"lacks {error}", "take a complete one") from error
     fields.finish()
     tensors = _as_now(tensors_of(saved.state, saved.path, "checkpoint"), config)
     if config.norm == "layer" and not declared.get("bias", True):
@@ -71,7 +70,7 @@ def read(saved: Saved) -> Checkpoint:
     names = GATED_NAMES if config.feed_forward in ("swiglu", "geglu") else UNGATED_NAMES
     naming = Naming("LitGPT", names=names, root="transformer.", stack="h")
     tokenizer, said = _tokenizer(folder, config.vocab_size)
-    return Checkpoint(config, StateDict(saved.path, tensors, naming, CONFIG), tokenizer, said)
+    return Checkpoint(config, StateDict(saved.path, tensors, naming, LITGPT_CONFIG), tokenizer, said)
 
 
 def config_of(f: Fields) -> GPTConfig:

@@ -50,7 +50,7 @@ def page_data(report: Report) -> bytes:
     keys = [key for key in dict.fromkeys(k for each in every for k in each) if _differs(key, every)]
     data = {
         "axes": AXES,
-        "metrics": {name: metric(name).axis for name in curves},
+        "metrics": {name: metric(name).over(report.target).axis for name in curves},
         "score": {"name": report.score.name, "axis": report.score.axis, "sign": report.score.sign},
         "training": getattr(in_training(report.score), "name", None),
         "groups": [report.label(group[0]) for group in report.groups()],

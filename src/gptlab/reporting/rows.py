@@ -20,7 +20,7 @@ from gptlab.reporting.names import Name, names_of, short, shown, tell_apart, var
 from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.differences import differences, same_but_seed
 from gptlab.runs.reader import SILENT, RunRecord
-from gptlab.tasks.base import Task
+from gptlab.tasks.base import Task, target_of
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.tasks.saved import task_of
 
@@ -56,6 +56,7 @@ class Report:
     varied: list[str]  # the keys that vary within a sweep, or between the runs of an experiment
     figures: dict[str, Figure]
     score: Metric
+    target: str  # what a loss is per: token, or as the runs' tasks say
     notes: list[str]
 
     def groups(self) -> list[list[Row]]:
@@ -87,7 +88,8 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
     tokenizers, texts = {run.tokenizer for run in runs} - {None}, {run.data_hash for run in runs} - {None}
     tasks = _tasks(runs) or [CausalLM()]
     figures = figures_of({name for task in tasks for name in task.metrics})
-    score = _score(tasks[0], figures, len(tokenizers))
+    target = target_of(tasks)
+    score = _score(tasks[0], figures, len(tokenizers)).over(target)
     rows = [
         _row(run, names[i], {key: values[i] for key, values in differing.items()}, figures)
         for i, run in enumerate(runs)
@@ -113,7 +115,8 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
     if left_out > 0:
         notes.append(f"{left_out:,} more settings differ; the table shows the first {MOST_KEYS}.")
     rows = [row for group in groups for row in group]
-    return Report(rows, short(list(differing)), [key for key in varied if key in differing], figures, score, notes)
+    varied = [key for key in varied if key in differing]
+    return Report(rows, short(list(differing)), varied, figures, score, target, notes)
 
 
 def scores_of_seeds(rows: Sequence[Row], score: Metric) -> list[float]:

@@ -23,7 +23,7 @@ def score_table(result: dict[str, Any]) -> Table:
     """
     members = result.get("members", [])
     scores = [row for row in shown_in("evaluate") if row.quantity in result]
-    sizes = [key for key in ("examples", "pairs", "targets", "tokens", "bytes") if result.get(key) is not None]
+    sizes = [key for key in ("examples", "pairs", "tokens", "bytes") if result.get(key) is not None]
     read = ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
     names = ["run"] if members else []
     table = Table(*names, *(row.head for row in scores), *sizes, caption=read)

@@ -90,6 +90,15 @@ class Board:
     def start(self, job: Job) -> None:
         self.running[job] = Progress(job, job.search_metric, self.clock())
 
+    def add(self, job: Job, status: str | None) -> None:
+        """Take in a job that was not known of at first: it runs, or it had ended before, with that status."""
+        self.jobs = sorted([*self.jobs, job], key=lambda each: each.num)
+        if status is None:
+            self.start(job)
+        else:
+            self.ended[job] = status, Progress(job, job.search_metric, self.clock())
+            self.ended[job][1].look(self.clock())
+
     def end(self, job: Job, status: str) -> None:
         progress = self.running.pop(job)
         progress.look(self.clock())
@@ -125,6 +134,8 @@ class Board:
 
     def whole(self, now: float) -> str:
         """Return how many jobs have ended, and how long the others take, in words."""
+        if not self.jobs:
+            return "waiting for the first job"
         left = self.left(now)
         text = f"{len(self.ended)} of {len(self.jobs)} jobs have ended"
         return text if left is None else f"{text} · {_time(left)} left"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from gptlab.runs.config_file import fixed_budget, read_config
 from gptlab.runs.run_dir import unused
 from gptlab.sweep import stored
 from gptlab.sweep.job import jobs_in, score_of, score_text
+from gptlab.sweep.watch import watched
 
 # what a sweep and Hydra's sweepers write besides the directories of its jobs, and what is in that of a refused job
 FILES = ("sweep.json", "multirun.yaml", "optimization_results.yaml", ".lock", "job.json", "job.log", "config.yaml")
@@ -83,7 +84,9 @@ class Sweep:
             raise UserError("resume_sweep", self.path, "is running", "let it end, or stop it") from error
         try:
             stored.write_argv(self.path, self._asked)
-            yield
+            of_cluster = (_last(self.argv, "hydra/launcher") or "").startswith("submitit")
+            with watched(self.path) if of_cluster else nullcontext():
+                yield
         finally:
             lock.release()
             results = self.results()

@@ -121,6 +121,15 @@ class Predicting(Protocol):
         """Return the probability of each label for each text, by the labels' names; raises UserError."""
 
 
+def target_of(tasks: Sequence[Task]) -> str:
+    """Return the word for one target of these tasks, over which their loss is a mean; where they differ, target.
+
+    It is a token, or an example where a task predicts no tokens; a task may say another, such as `target = "pair"`.
+    """
+    kinds = {getattr(task, "target", "token" if task.predicts_tokens else "example") for task in tasks}
+    return str(kinds.pop()) if len(kinds) == 1 else "target"
+
+
 def needs_reference(task: Any) -> bool:
     """Tell whether a task compares the model with the one that a run begins with; then its examples are `Pairs`."""
     return bool(getattr(task, "needs_reference", False))

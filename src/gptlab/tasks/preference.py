@@ -37,7 +37,7 @@ class Preference(Chats):
 
     choices: ClassVar[dict[str, tuple[str, ...]]] = {**Chats.choices, "loss": ("dpo", "ipo")}
     needs_reference: ClassVar[bool] = True
-    target: ClassVar[str] = "pairs"
+    target: ClassVar[str] = "pair"
 
     loss: str = "dpo"  # dpo: logistic | ipo: squared, towards a margin of 1 / (2 beta) a token
     beta: float = 0.1  # how closely the model stays with the reference; lower: it moves further away

@@ -6,11 +6,16 @@ What is refused here is refused again where it is used; what cannot be told with
 from pathlib import Path
 
 from gptlab.data.config import BatchConfig
+from gptlab.data.text.instructions import Instructions
+from gptlab.data.text.labelled import Labelled
+from gptlab.data.text.preferences import Preferences
 from gptlab.data.text.sources import Files, Mixture, TokenFiles, matching
 from gptlab.distributed.devices import may_have_gpu
 from gptlab.errors import UserError, require
 from gptlab.interop.hub_directory import in_hub_format
+from gptlab.runs.reader import expand
 from gptlab.runs.run_dir import RunDir
+from gptlab.tasks.distill import Distill
 from gptlab.tokenizers.saved import Saved
 from gptlab.training.config import TrainConfig
 from gptlab.training.trainer import TrainerConfig
@@ -33,6 +38,9 @@ def require_possible(config: TrainConfig) -> None:
         except UserError as error:
             raise UserError("init_from", config.init_from, error.why, error.todo) from error
     require_files(config.data)
+    if isinstance(config.task, Distill) and not config.resume:
+        for name in expand(config.task.teacher):
+            RunDir.find_as("task.teacher", name)
     if isinstance(config.tokenizer, Saved):
         folder = config.tokenizer.folder
         there = Path(folder).expanduser().is_dir() or config.resume or config.init_from
@@ -53,12 +61,13 @@ def require_devices(trainer: TrainerConfig) -> None:
 
 
 def require_files(data: BatchConfig) -> None:
-    """Refuse text and tokens whose files are not there."""
+    """Refuse text, examples and tokens whose files are not there."""
     if isinstance(data, Mixture):
         for part in data.parts.values():
             require_files(part)
-    elif isinstance(data, Files):
-        matching(data.files, "data.files")
+    elif isinstance(data, Files | Instructions | Labelled | Preferences):
+        if data.files or isinstance(data, Files):  # the others have examples of their own
+            matching(data.files, "data.files")
         if data.val_files:
             matching(data.val_files, "data.val_files")
     elif isinstance(data, TokenFiles) and data.folder is not None:
