@@ -6,13 +6,15 @@ All begin with the same random weights of GPT-2's shape in fp32, and learn one b
 fused AdamW and clipping in the same loop; only the model differs. Those of one kind begin with the same factors, and
 their losses must agree. For speed they take turns within one process, a step each in every round after a first one, by
 the CPU time that it takes, of which other work on the machine is no part. Memory is measured in a fresh process for
-each, of two steps: the most that it has, less what it had after a step of a tiny model.
+each, of two steps of a model that is made already: the most that it has, less what it had after a step of a tiny one.
 """
 
 import argparse
 import ctypes
 import dataclasses
+import gc
 import importlib.util
+import itertools
 import json
 import sys
 import time
@@ -130,21 +132,23 @@ def peak(name: str, shape: dict[str, int], batch: int) -> float:
     """In the child: return the most memory that two steps of a candidate take, in units of 2^20 bytes."""
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)  # large tensors return their pages when they are freed
     next(training(name, TINY, 2))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     before = megabytes("self", "VmRSS")
     steps = training(name, shape, batch)
+    gc.collect()  # what the model was made of
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     next(steps), next(steps)
     return megabytes("self", "VmHWM") - before
 
 
 def training(name: str, shape: dict[str, int], batch: int) -> Iterator[dict[str, Any]]:
-    """Yield the loss of each step of a candidate, and the CPU time that it took."""
+    """Make a candidate; return an iterator that trains it a step at a time: its loss, and the CPU time that it took."""
     model, logits = built(name, GPTConfig(**shape))
     optimizer = AdamW(lr=1e-3).build(model)
     own = [p for p in model.parameters() if p.requires_grad]
     torch.manual_seed(2)
     x, y = torch.randint(shape["vocab_size"], (2, batch, shape["block_size"]))
-    while True:
+
+    def step() -> dict[str, Any]:
         start = time.process_time()
         loss = cross_entropy(logits(x).float(), y)
         loss.backward()
@@ -152,7 +156,9 @@ def training(name: str, shape: dict[str, int], batch: int) -> Iterator[dict[str,
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds = time.process_time() - start
-        yield {"seconds": seconds, "loss": loss.item(), "trained": sum(p.numel() for p in own)}
+        return {"seconds": seconds, "loss": loss.item(), "trained": sum(p.numel() for p in own)}
+
+    return (step() for _ in itertools.count())
 
 
 def built(name: str, config: GPTConfig) -> tuple[Any, Callable[[Any], Any]]:

@@ -35,7 +35,7 @@ class Classification:
     best_by: str = field(default="accuracy", compare=False)  # ranks checkpoints and runs: accuracy | macro_f1 | loss
     # a text longer than the context: cut | skip (not if held out) | refuse
     too_long: str = field(default="cut", compare=False)
-    # of the layer that tells the labels: true | false | null: where the model's last norm has one
+    # whether the head has a bias; null: where the model's last norm has one
     head_bias: bool | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
