@@ -1,7 +1,5 @@
 """The page in a real browser: keys alone, a reload, two raters at once, and nothing that leaves the machine."""
 
-import shutil
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,46 +8,24 @@ from typing import Any
 import pytest
 
 from gptlab.app.rating import rating_app
-from gptlab.app.server import listening, serve
+from tests.app.browser import address_of, in_browser, opened
+from tests.app.browser import browser as browser  # a fixture
 from tests.app.test_rating import study_of
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no chromium")]
+pytestmark = in_browser
 KEYS = {"1": "left", "2": "right", "0": "tie", "ArrowLeft": "left", "ArrowRight": "right", "ArrowDown": "tie"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-        started = playwright.chromium.launch(executable_path=BROWSER, args=flags)
-        yield started
-        started.close()
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
     """Serve a study in a thread; yields its address and the study."""
     monkeypatch.chdir(tmp_path)
-    study, said, ready = study_of(6, request.param), list[str](), threading.Event()
-
-    def say(address: str) -> None:
-        said.append(address)
-        ready.set()
-
-    sock = listening("127.0.0.1", 0)
-    threading.Thread(target=serve, args=(rating_app(study), sock, None, say), daemon=True).start()
-    assert ready.wait(30)
-    yield said[0], study
+    study = study_of(6, request.param)
+    yield address_of(rating_app(study)), study
 
 
 def began(browser: Any, address: str, name: str, seen: list[str], width: int = 390) -> Any:
-    page = browser.new_context(viewport={"width": width, "height": 800}).new_page()
-    page.on("request", lambda request: seen.append(request.url))
-    page.on("dialog", lambda dialog: seen.append(f"dialog {dialog.message}"))
-    page.goto(address)
+    page = opened(browser, address, seen, width)
     page.keyboard.type(name)  # the field has the focus
     page.keyboard.press("Enter")
     page.wait_for_selector("#answer")

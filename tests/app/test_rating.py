@@ -129,10 +129,10 @@ def test_texts_that_are_equal_are_not_compared() -> None:
 def test_pages_load_nothing_from_elsewhere() -> None:
     client = client_of(study_of())
     page = client.get("/")
-    assert set(re.findall(r'(?:src|href)="([^"]*)"', page.text)) == {"/rating.css", "/rating.js"}
+    assert set(re.findall(r'(?:src|href)="([^"]*)"', page.text)) == {"/site.css", "/rating.css", "/rating.js"}
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "http" not in policy
-    for name, code in {"rating.css": 200, "rating.js": 200, "name.html": 404, "__init__.py": 404}.items():
+    for name, code in {"site.css": 200, "rating.js": 200, "name.html": 404, "__init__.py": 404}.items():
         assert client.get(f"/{name}").status_code == code
     assert "http" not in client.get("/rating.css").text + client.get("/rating.js").text
 

@@ -15,6 +15,7 @@ from gptlab.commands.compare import compare
 from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.evaluation.sequential import Samples, confidence_sequence
 from gptlab.evaluation.statistics import seeds_needed
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
@@ -98,6 +99,21 @@ def test_several_seeds(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
         and "(the runs given)" in said
         and "differ in more" not in said
     )
+    # a verdict for whenever one stops, of single seeds and of pairs of them
+    low, high = confidence_sequence(Samples(float(np.mean(b) - np.mean(a)), deviation, 1.5, 4))
+    told = result["over_seeds"]
+    assert (told["low"], told["high"], told["paired"]) == (pytest.approx(low), pytest.approx(high), False)
+    assert told["verdict"] == ("b" if high < 0 else "a" if low > 0 else "go_on")
+    assert f"whenever you stop: 95% interval {low:+.4f} to {high:+.4f}: " in said and "seeds needed" not in said
+    by_pairs = ask("a=x*", "b=y*", "paired=true", "margin=100", "out=pairs.json")["over_seeds"]
+    assert by_pairs["verdict"] == "same" and by_pairs["paired"]
+    low, high = confidence_sequence(
+        Samples(float(np.mean(b) - np.mean(a)), float(np.std(np.subtract(b, a), ddof=1)), 3, 2)
+    )
+    assert (by_pairs["low"], by_pairs["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert "stop: no difference above 100.0 bits per byte" in capsys.readouterr().out
+    with pytest.raises(UserError, match="^paired=true: needs the same seeds on both sides, and a has 1, 2, 3, b 1, 2;"):
+        ask("a=x*", "b=[y1,y2]", "paired=true")
 
     single = ask("a=x1", "b=y2")  # seeds that stand beside them tell the noise
     scores = [

@@ -38,6 +38,7 @@ HABITS: dict[str, str] = {
     "sample do_sample=false": "sample decoder=greedy",
     "sample num_beams=4 repetition_penalty=1.2": "sample decoder=beam decoder.beams=4 logits_processors.repetition=1.2",
     "generate --num_return_sequences 4 --max_length 20": "sample num_samples=4 max_new_tokens=20",
+    "serve --model out --max-num-seqs 64 --served-model-name tiny --api-key k": "serve run=out max_batch=64 name=tiny token=k",
     # LitGPT, Lightning
     "pretrain --train.max_tokens 1000000": "train budget.tokens=1000000",
     "pretrain": "train",
@@ -45,6 +46,8 @@ HABITS: dict[str, str] = {
     "fit --trainer.max_epochs=3 --optimizer.lr=0.01": "train budget.epochs=3 optimizer.lr=0.01",
     "train --trainer.accumulate_grad_batches=2": "train data.batch_size=16 data.micro_batch_size=8",
     "eval run=out": "evaluate run=out",
+    "playground run=out": "app run=out",
+    "webui": "app",
     # with dashes, without a group, with other words
     "train --model=micro": "train model=micro",
     "model=micro": "train model=micro",

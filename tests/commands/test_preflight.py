@@ -38,6 +38,8 @@ MISTAKES = [
     "replay run=none step=1",
     "export run=none out=new",
     "chat run=none",
+    "app run=none",
+    "app port=70000",
     "import hf=none out=new",
     "import checkpoint=none out=new",
     "audit data=text data.files=[none.txt]",

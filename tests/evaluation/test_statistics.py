@@ -9,6 +9,7 @@ from scipy import stats
 
 from gptlab.evaluation.statistics import (
     Difference,
+    expected_best,
     noise_floor,
     paired_bootstrap,
     pooled_deviation,
@@ -173,3 +174,11 @@ def test_scipy_waits_until_it_is_needed() -> None:
 
     code = "import sys, gptlab.evaluation.statistics; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_best_of_many_is_lucky() -> None:
+    """Means of the largest of 2, 3 and 20 normal values are known (Harter 1961); 20 are 1.867 above the mean."""
+    assert expected_best(1) == pytest.approx(0, abs=1e-9)
+    assert expected_best(2) == pytest.approx(1 / math.sqrt(math.pi), abs=1e-6)
+    assert expected_best(3) == pytest.approx(1.5 / math.sqrt(math.pi), abs=1e-6)
+    assert expected_best(20) == pytest.approx(1.86748, abs=1e-5)

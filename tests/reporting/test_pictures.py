@@ -18,7 +18,7 @@ from tests.written_runs import MakeRun
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the figures that are drawn, before they become PNG."""
     found: list[Any] = []
-    to_png = pictures._png
+    to_png = pictures.png
 
     def keep(figure: Any) -> bytes:
         found.append(figure)

@@ -122,3 +122,15 @@ def test_the_loss_of_several_tasks_is_not_said_to_be_per_token(make_run: MakeRun
     make_run("b")
     found = report()
     assert found.score.axis == "loss (nats per target)" and b'"loss (nats per target)"' in page_data(found)
+
+
+def test_the_best_of_several_is_said_to_be_lucky(make_run: MakeRun) -> None:
+    for i in range(3):
+        make_run(f"{i}", 2.0 + i, optimizer__lr=0.1 * (1 + i))
+    note = "The best of 3 was lucky, too: run again, expect it to be worse by up to 0.85 deviations of a seed"
+    assert report().notes[-1] == f"{note}, which is not known here."
+    make_run("3", 3.2, seed=2, optimizer__lr=0.2)  # beside 3.0 of the second: a deviation of 0.1 times the root of 2
+    assert report().notes[-1] == f"{note} ({0.846284 * 0.1 * math.sqrt(2):.4f})."
+    make_run("4", 2.1, seed=2, optimizer__lr=0.1)  # the best is of two seeds now
+    both = math.sqrt((0.2**2 / 2 + 0.1**2 / 2) / 2)
+    assert report().notes[-1].endswith(f"0.60 deviations of a seed ({0.846284 / math.sqrt(2) * both:.4f}).")

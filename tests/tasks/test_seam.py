@@ -133,7 +133,7 @@ def test_the_best_so_far_is_the_highest(
         config = yaml.safe_load((run / "config.yaml").read_text())
         (run / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in config.items() if k != "defaults"}))
     found: list[Any] = []
-    monkeypatch.setattr("gptlab.reporting.pictures._png", lambda figure: found.append(figure) or b"")
+    monkeypatch.setattr("gptlab.reporting.pictures.png", lambda figure: found.append(figure) or b"")
     best_so_far(tabulate(find_runs(["runs"])))
     (panel,) = found[0].axes
     assert list(panel.lines[0].get_ydata()) == [0.5, 0.5, 0.75]

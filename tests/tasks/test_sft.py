@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import gptlab
-from gptlab.commands.chat import chat, fitting
+from gptlab.commands.chat import chat
 from gptlab.commands.compare import compare
 from gptlab.commands.evaluate import evaluate
 from gptlab.commands.export import export
@@ -23,6 +23,7 @@ from gptlab.data.batches.chat import Rows
 from gptlab.data.batches.order import Order, OrderByLength
 from gptlab.decoding.decoders import Greedy
 from gptlab.errors import UserError
+from gptlab.evaluation.chat import fitting
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.tasks.base import Reading

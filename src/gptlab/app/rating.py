@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from gptlab.app.pages import asset, page
 from gptlab.app.questions import next_question
+from gptlab.app.server import body_of
 from gptlab.app.store import Question, Study
 from gptlab.evaluation.ratings import CHOICES
 
@@ -39,12 +40,8 @@ def rating_app(study: Study) -> Starlette:
 
 async def _form(request: Request) -> dict[str, str]:
     """Return the fields of a form, of at most MOST_BYTES."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            return {}
-    return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+    body = await body_of(request, MOST_BYTES)
+    return {} if body is None else dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
 
 
 def _ask(request: Request) -> Response:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptlab.decoding.decoders import Decoder, TopP
 from gptlab.errors import require
 from gptlab.registry import command
-
-if TYPE_CHECKING:
-    from gptlab.tokenizers.chat_templates import ChatTemplate
 
 FORGET = "/forget"  # begins a new conversation
 
@@ -50,7 +47,7 @@ def chat(config: ChatConfig) -> dict[str, Any]:
     from gptlab.decoding.context import Limits
     from gptlab.decoding.generate import draw_key
     from gptlab.decoding.texts import continue_prompts
-    from gptlab.evaluation.chat import first_messages, template_of
+    from gptlab.evaluation.chat import first_messages, fitting, template_of
     from gptlab.evaluation.model import load_language_model
     from gptlab.runs.samples import visible
     from gptlab.tokenizers.chat_templates import ChatCodec
@@ -82,19 +79,6 @@ def chat(config: ChatConfig) -> dict[str, Any]:
         console.print()
         said = [*said, {"role": "user", "content": line}, {"role": "assistant", "content": answer.text}]
     return {"run": str(run.path), "messages": [*first, *said]}
-
-
-def fitting(
-    template: ChatTemplate, first: list[dict[str, str]], said: list[dict[str, str]], line: str, room: int
-) -> tuple[list[dict[str, str]], int]:
-    """Return the newest turns that, with `first` and the next message, take at most `room` tokens.
-
-    Returns also how many messages are forgotten.
-    """
-    kept = said
-    while kept and len(template.prompt([*first, *kept, {"role": "user", "content": line}])) > room:
-        kept = kept[2:]
-    return kept, len(said) - len(kept)
 
 
 def _lines(console: Any) -> Iterator[str]:

@@ -41,6 +41,7 @@ from gptlab.errors import RunFailed, UserError, one_line, reason, require
 from gptlab.plugins import enable_all
 from gptlab.runs.config_file import as_yaml, record
 from gptlab.sweep.cluster import run_one
+from gptlab.sweep.confirm import told
 from gptlab.sweep.job import follow_the_sweep
 from gptlab.sweep.sweep import Sweep, exit_code
 
@@ -110,6 +111,7 @@ class _Run:
     argv: list[str]
     processes: ProcessGroup
     answers: list[dict[str, Any]] = field(default_factory=list)  # one per job
+    confirmed: dict[str, Any] | None = None  # what came of a sweep's best config with fresh seeds
     code: int = 0
 
     def prepare(self) -> Sweep | None:
@@ -125,6 +127,9 @@ class _Run:
             why = f"a sweep starts its jobs itself, and {size} processes are started"
             require(size == 1, "hydra.mode", "MULTIRUN", why, "start it without torchrun or srun")
             self.argv = sweep.argv
+        elif asked := [arg for arg in self.argv if arg.startswith("confirm=") and arg != "confirm=0"]:
+            value, todo = asked[-1].partition("=")[2], "add -m and several values of a key"
+            raise UserError("confirm", value, "runs the best of a sweep again, and this is none", todo)
         return sweep
 
     def run(self, sweep: Sweep | None) -> None:
@@ -144,6 +149,7 @@ class _Run:
                         self._do(config)
             for line in sweep.refused if sweep else ():
                 self._say(line, code=2)
+            self.confirmed = sweep.confirmed() if sweep else None
         except (*MISTAKES, OSError) as error:
             self.refused_by(error)
         except KeyboardInterrupt as error:
@@ -212,7 +218,12 @@ class _Run:
         if sweep and (results := sweep.results()):
             sweep.report(results)
             self.code = max(self.code, exit_code(results))
-            return {"runs": results, **(self.answers[0] if self.answers else {})}
+            more = {}
+            if self.confirmed:
+                print(told(self.confirmed))
+                self.code = max(self.code, exit_code(self.confirmed["runs"]))
+                more = {"confirmed": self.confirmed}
+            return {"runs": results, **more, **(self.answers[0] if self.answers else {})}
         return self.answers[0] if len(self.answers) == 1 else {"runs": self.answers}
 
     def refused_by(self, error: Exception) -> None:

@@ -36,6 +36,8 @@ class CompareConfig:
     block_size: int | None = None  # tokens per window; null: the context each model was trained with
     resamples: int = 10_000  # draws of the bootstrap
     seed: int = 1337  # of the draws of the bootstrap
+    margin: float | None = None  # a difference of at most this is none in practice, in the metric's unit
+    paired: bool = False  # compare the runs of each seed with each other, where that was seen to help
     out: str | None = None  # a JSON file; null: A/compare/B.json
     json: bool = False  # print one JSON object and nothing else
 
@@ -56,6 +58,7 @@ class CompareConfig:
             value = getattr(self, key)
             require(value >= 1, key, value, "must be at least 1", f"try {usual}")
         require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
+        require(self.margin is None or self.margin > 0, "margin", self.margin, "is not above 0", "try 0.01")
         size = self.block_size
         require(size is None or size >= 1, "block_size", size, "must be at least 1", "leave it out")
 
@@ -92,7 +95,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
     of_tasks = config.max_new_tokens, config.chat
     size, drawn = config.block_size, (config.resamples, config.seed)
-    asked = Asked(config.data, config.metric, size, config.batch_size, *drawn, *of_tasks)
+    of_seeds = config.margin, config.paired
+    asked = Asked(config.data, config.metric, size, config.batch_size, *drawn, *of_tasks, *of_seeds)
     if tasks:
         every = compare_tasks(sides, asked, tasks)
     else:

@@ -26,6 +26,7 @@ VERBS = {
     "import": "convert convert_from_hf download",
     "export": "convert_to_hf save_pretrained",
     "report": "summary dashboard ls list",
+    "app": "playground ui webui gradio streamlit",
 }
 # what is called here as on the left
 TRAINING = {
@@ -76,6 +77,9 @@ SAMPLING = {
     "logits_processors.frequency": "frequency_penalty",
     "logits_processors.no_repeat_ngram": "no_repeat_ngram_size",
     "seed": "random_seed",
+    "max_batch": "max_num_seqs max_batch_size",
+    "name": "served_model_name",
+    "token": "api_key",
 }
 PRECISIONS = {
     "bf16-mixed": "bf16 bfloat16",

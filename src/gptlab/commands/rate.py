@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptlab.app.installed import require_app
 from gptlab.errors import UserError, require
 from gptlab.files import require_file, write_atomically
 from gptlab.registry import command
@@ -97,7 +98,7 @@ def rate(config: RateConfig) -> dict[str, Any]:
         raise UserError("study", path, why, f"leave {begins[0]} out to go on with it, or give a new file")
     if config.report or config.preferences:
         return _reported(config, path)
-    _require_app()
+    require_app("rate")
 
     from gptlab.app.server import listening, serve, token_for
     from gptlab.app.store import Study
@@ -111,14 +112,6 @@ def rate(config: RateConfig) -> dict[str, Any]:
 
         serve(rating_app(study), sock, token_for(config.host, config.token), _say(study))
     return {"study": str(path), "answers": len(study.answers())}
-
-
-def _require_app() -> None:
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError("rate", "page", f"needs {error.name}", "pip install 'gptlab[app]'") from error
 
 
 def _say(study: Study) -> Callable[[str], None]:

@@ -94,16 +94,12 @@ def sample(config: SampleConfig) -> dict[str, Any]:
 
     run = run_of("run", config.run)  # before torch is imported
 
-    import torch
-
     from gptlab.decoding.context import Limits
     from gptlab.decoding.inspect import inspect
-    from gptlab.decoding.onednn import pack
     from gptlab.decoding.texts import with_ids
     from gptlab.evaluation.chat import first_messages, template_of
-    from gptlab.evaluation.model import load_language_model
+    from gptlab.evaluation.model import load_for_decoding
     from gptlab.evaluation.predictions import gives_labels
-    from gptlab.model.config import GPTConfig
     from gptlab.tokenizers.chat_templates import ChatCodec
     from gptlab.tokenizers.unspelled import Unspelled
 
@@ -113,11 +109,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
         return _predict(config, run, prompts)
     todo = 'give one, e.g. prompt="Once upon", or start=eot'
     require(bool(config.start) or "" not in prompts, "prompt", "null", "the run has no sample prompt", todo)
-    gpt, tokenizer = load_language_model(run)
-    dtype = torch.bfloat16 if config.precision == "bf16-true" else torch.float32
-    gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
-    if type(gpt.config) is GPTConfig:  # another model may do more with a layer than call it
-        pack(gpt)
+    gpt, tokenizer = load_for_decoding(run, config.precision)
     codec: Codec = tokenizer
     ends, before = tokenizer.ends, [tokenizer.eot] if config.start == "eot" else tokenizer.start
     if config.chat:

@@ -1,6 +1,6 @@
 """Search for the most probable texts by following a few at once: beam search."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,9 +19,15 @@ class Hypothesis:
     logprob: float = field(compare=False)
 
 
-@torch.no_grad()
 def beam_search(gpt: Model, prompt: Sequence[int], decoder: Beam, limits: Limits) -> list[Hypothesis]:
-    """Return the best texts found, best first: those that ended with one of limits.ends, and those of full length.
+    """Return the best texts found, best first: those that ended with one of limits.ends, and those of full length."""
+    *_, found = beam_steps(gpt, prompt, decoder, limits)
+    return found
+
+
+@torch.no_grad()
+def beam_steps(gpt: Model, prompt: Sequence[int], decoder: Beam, limits: Limits) -> Iterator[list[Hypothesis]]:
+    """Yield after each step the best texts so far, best first: ended ones, and all that the search goes on with.
 
     The `beams` most probable unfinished texts are continued at each step; ties go to the earlier beam and token id.
     """
@@ -44,10 +50,11 @@ def beam_search(gpt: Model, prompt: Sequence[int], decoder: Beam, limits: Limits
         n_vocab, flat = total.shape[1], total.flatten()
         best = flat.argsort(descending=True, stable=True)[: min(width, int((flat > -torch.inf).sum()))]
         if not len(best):
-            return sorted(ended, reverse=True)[:width]
+            yield sorted(ended, reverse=True)[:width]
+            return
         rows, tokens = (best // n_vocab).tolist(), (best % n_vocab).tolist()
         texts = [[*texts[row], token] for row, token in zip(rows, tokens, strict=True)]
         scores = flat[best]
         context.keep(rows)
-    ended += [hypothesis(text, score, len(text)) for text, score in zip(texts, scores.tolist(), strict=True)]
-    return sorted(ended, reverse=True)[:width]
+        unfinished = [hypothesis(text, score, len(text)) for text, score in zip(texts, scores.tolist(), strict=True)]
+        yield sorted([*ended, *unfinished], reverse=True)[:width]

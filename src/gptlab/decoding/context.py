@@ -36,7 +36,7 @@ class Context:
         """Return the logits (B, V) of the token that follows each text."""
         block_size = self.limits.block_size
         if not hasattr(self.gpt, "new_cache"):
-            return self._read_again([text[-block_size:] for text in texts])[:, : self.limits.n_vocab].float()
+            return read_whole(self.gpt, [text[-block_size:] for text in texts])[:, : self.limits.n_vocab].float()
         longest = max(map(len, texts))
         if longest > block_size:  # every token changes its position, so all are read again
             logits = self._read_all([text[-block_size:] for text in texts], block_size)
@@ -58,24 +58,35 @@ class Context:
         return most is not None and any(len(text) == most + 1 for text in texts)
 
     def _read_all(self, texts: Sequence[Sequence[int]], size: int) -> Tensor:
-        """Read texts of unequal length, padded on the left, into a new cache."""
-        longest = max(map(len, texts))
-        gaps = [longest - len(text) for text in texts]
-        idx = torch.tensor([[0] * gap + list(text) for gap, text in zip(gaps, texts, strict=True)], device=self.device)
-        padding = torch.tensor(gaps, device=self.device) if any(gaps) else None
-        self.cache = self.gpt.new_cache(len(texts), size, padding)
-        return self.gpt(idx, cache=self.cache)
-
-    def _read_again(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Return the logits (B, V) of what follows each text, read whole; those of one length are read together."""
-        found: dict[int, Tensor] = {}
-        for length in sorted(set(map(len, texts))):
-            rows = [row for row, text in enumerate(texts) if len(text) == length]
-            idx = torch.tensor([list(texts[row]) for row in rows], device=self.device)
-            found |= dict(zip(rows, self.gpt(idx)[:, -1], strict=True))
-        return torch.stack([found[row] for row in range(len(texts))])
+        """Read texts of unequal length into a new cache."""
+        logits, self.cache = read_padded(self.gpt, texts, size)
+        return logits
 
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with some of the rows, in this order."""
         if self.cache is not None and list(rows) != list(range(self.cache.batch)):
             self.cache.select(torch.tensor(rows, device=self.device))
+
+
+def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int) -> tuple[Tensor, Any]:
+    """Read texts of unequal length, padded on the left, into a new cache of `size` columns.
+
+    Returns the logits (B, T, V), of which the last are those of what follows each text, and the cache.
+    """
+    longest, device = max(map(len, texts)), next(gpt.parameters()).device
+    gaps = [longest - len(text) for text in texts]
+    idx = torch.tensor([[0] * gap + list(text) for gap, text in zip(gaps, texts, strict=True)], device=device)
+    padding = torch.tensor(gaps, device=device) if any(gaps) else None
+    cache = gpt.new_cache(len(texts), size, padding)
+    return gpt(idx, cache=cache), cache
+
+
+def read_whole(gpt: Model, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Return the logits (B, V) of what follows each text, read without a cache; those of one length together."""
+    found: dict[int, Tensor] = {}
+    device = next(gpt.parameters()).device
+    for length in sorted(set(map(len, texts))):
+        rows = [row for row, text in enumerate(texts) if len(text) == length]
+        idx = torch.tensor([list(texts[row]) for row in rows], device=device)
+        found |= dict(zip(rows, gpt(idx)[:, -1], strict=True))
+    return torch.stack([found[row] for row in range(len(texts))])

@@ -157,6 +157,18 @@ class Beam:
         require(self.beams >= 1, "beams", self.beams, "must be at least 1", "4 is usual, 1 is greedy")
 
 
+@dataclass
+class Chain:
+    """Several decoders, one after another: each sees only the tokens that those before it keep."""
+
+    decoders: list[Decoder]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        for decoder in self.decoders[:-1]:
+            logits = logits.masked_fill(decoder(logits) == 0, float("-inf"))
+        return self.decoders[-1](logits)
+
+
 def check(logits: Tensor) -> None:
     """Refuse logits that are not a distribution: NaN, +inf, or a row of -inf alone."""
     finite = bool(logits.amax(-1).isfinite().all())  # amax propagates NaN

@@ -17,19 +17,26 @@ def inspect(step: Step, decoder: Decoder, how_many: int = 8) -> dict[str, Any]:
     """
     raw = step.logits.softmax(-1)
     tempered = Sample(getattr(decoder, "temperature", 1.0))(step.processed[None])[0]
-    top = raw.argsort(descending=True, stable=True)[:how_many].tolist()
-    shown = top if step.token in top else [*top, step.token]
     return {
         "token": step.token,
         "logprob": step.logprob,
         "rank": rank(raw, step.token),
         "entropy": entropy(raw),
         "kept": int((step.probs > 0).sum()),
-        "alternatives": [
-            {"token": i, "raw": raw[i].item(), "tempered": tempered[i].item(), "final": step.probs[i].item()}
-            for i in shown
-        ],
+        "alternatives": alternatives(raw, tempered, step.probs, step.token, how_many),
     }
+
+
+def alternatives(
+    raw: Tensor, tempered: Tensor, final: Tensor, chosen: int | None, how_many: int
+) -> list[dict[str, float]]:
+    """Return the `how_many` tokens that are the most probable by `raw`, and the chosen one, with their probabilities.
+
+    All three distributions are (V,).
+    """
+    top = raw.argsort(descending=True, stable=True)[:how_many].tolist()
+    shown = top if chosen is None or chosen in top else [*top, chosen]
+    return [{"token": i, "raw": raw[i].item(), "tempered": tempered[i].item(), "final": final[i].item()} for i in shown]
 
 
 def rank(probs: Tensor, token: int) -> int:

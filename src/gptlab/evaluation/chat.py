@@ -28,3 +28,16 @@ def template_of(run: RunDir, tokenizer: Tokenizer, key: str = "run") -> ChatTemp
 def first_messages(system: str | None) -> Sequence[dict[str, str]]:
     """Return the messages that a conversation begins with."""
     return [] if system is None else [{"role": "system", "content": system}]
+
+
+def fitting(
+    template: ChatTemplate, first: list[dict[str, str]], said: list[dict[str, str]], line: str, room: int
+) -> tuple[list[dict[str, str]], int]:
+    """Return the newest turns that, with `first` and the next message, take at most `room` tokens.
+
+    Returns also how many messages are forgotten.
+    """
+    kept = said
+    while kept and len(template.prompt([*first, *kept, {"role": "user", "content": line}])) > room:
+        kept = kept[2:]
+    return kept, len(said) - len(kept)

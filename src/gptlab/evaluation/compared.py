@@ -6,6 +6,7 @@ from typing import Any
 
 from gptlab.data.config import BatchConfig
 from gptlab.errors import require
+from gptlab.evaluation.sequential import over_seeds
 from gptlab.evaluation.statistics import LEVEL, Difference, noise_floor, seed_test, seeds_needed
 from gptlab.metrics import Metric
 from gptlab.runs.differences import differences, same_but_seed
@@ -29,6 +30,8 @@ class Asked:
     seed: int = 1337
     max_new_tokens: int = 64  # of what is written for a task
     chat: bool = False  # tasks are asked in the chat template of each run
+    margin: float | None = None  # differences of at most this are none in practice
+    paired: bool = False  # seeds that both sides have are compared with each other
 
 
 @dataclass(frozen=True)
@@ -98,28 +101,42 @@ def result_of(
         "difference": asdict(difference),
         "level": LEVEL,
         **units,
-        **_over_seeds(every, values, which.key, difference.value),
+        **_over_seeds(every, values, which, difference.value, asked),
         "runs": list(stored),
         "bootstrap": {"resamples": asked.resamples, "seed": asked.seed},
     }
 
 
 def _over_seeds(
-    every: Sequence[Compared], values: dict[str, list[float]], key: str, difference: float
+    every: Sequence[Compared], values: dict[str, list[float]], which: Metric, difference: float, asked: Asked
 ) -> dict[str, Any]:
-    """Return what is known of the seeds of both sides: a test, the noise floor, and how many it takes to be sure.
+    """Return what is known of the seeds of both sides: a test, a verdict for whenever one stops, the noise floor.
 
-    `values` are the scores of each side's runs, `key` that of the score in summary.json.
+    `values` are the scores of each side's runs.
     """
+    by_seed = {side: _by_seed([each.run for each in every if each.side == side], values[side]) for side in SIDES}
+    if asked.paired:
+        same = set(by_seed["a"]) == set(by_seed["b"]) and None not in by_seed["a"]
+        given = [", ".join(map(str, by_seed[side])) for side in SIDES]
+        why = f"needs the same seeds on both sides, and a has {given[0]}, b {given[1]}"
+        require(same, "paired", "true", why, "leave it out, or give runs of the same seeds")
     tested = seed_test(values["a"], values["b"])
-    seeds, whose = _seeds([each.run for each in every], values, key)
+    seeds, whose = _seeds([each.run for each in every], values, which.key)
     floor = noise_floor(seeds)
     return {
         "seed_test": None if tested is None else asdict(tested),
+        "over_seeds": over_seeds(by_seed, which.sign, asked.margin, asked.paired),
         "noise_floor": None if floor is None else {"deviation": floor[0], "single_runs": floor[1], "seeds": whose},
         "seeds_needed": None if floor is None else seeds_needed(difference, floor[0]),
         "not_only_seeds": {side: _unequal([each.run for each in every if each.side == side]) for side in SIDES},
     }
+
+
+def _by_seed(runs: Sequence[RunDir], scores: Sequence[float]) -> dict[Any, float]:
+    """Return the scores of one side by their seeds, or by numbers where a seed is there twice."""
+    seeds = [run.config().get("seed") for run in runs]
+    alone = len(set(map(str, seeds))) == len(seeds)
+    return {seed if alone else (number,): score for number, (seed, score) in enumerate(zip(seeds, scores, strict=True))}
 
 
 def _seeds(runs: Sequence[RunDir], given: dict[str, list[float]], key: str) -> tuple[list[list[float]], str | None]:

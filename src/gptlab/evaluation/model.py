@@ -31,3 +31,21 @@ def require_next_tokens(run: RunDir, key: str = "run") -> Task:
 def load_language_model(run: RunDir, key: str = "run") -> tuple[Any, Tokenizer]:
     """Return the model of a run, in eval mode, and its tokenizer; raises UserError where it predicts no tokens."""
     return run.load(require_next_tokens(run, key).head)
+
+
+def load_for_decoding(run: RunDir, precision: str, key: str = "run") -> tuple[Any, Tokenizer]:
+    """Return the model of a run on the GPU, if there is one, laid out for fast reading, and its tokenizer.
+
+    `precision` is 32-true or bf16-true. Raises UserError where the model predicts no tokens.
+    """
+    import torch
+
+    from gptlab.decoding.onednn import pack
+    from gptlab.model.config import GPTConfig
+
+    gpt, tokenizer = load_language_model(run, key)
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
+    gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
+    if type(gpt.config) is GPTConfig:  # another model may do more with a layer than call it
+        pack(gpt)
+    return gpt, tokenizer

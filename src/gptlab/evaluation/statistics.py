@@ -154,6 +154,19 @@ def seeds_needed(difference: float, deviation: float, wanted: float = 0.8, most:
     return low
 
 
+def expected_best(number: int) -> float:
+    """Return by how many deviations the best of some equal candidates is expected to exceed their mean.
+
+    It is the mean of the largest of `number` standard normal values: how much the winner flatters itself where all are
+    equally good, and the most that it does so on average where they are not.
+    """
+    at = np.linspace(-9, 9, 20_001)
+    density = np.exp(-at * at / 2) / math.sqrt(2 * math.pi)
+    below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2) * (at[1] - at[0])])
+    each = at * number * density * np.minimum(below, 1) ** (number - 1)
+    return float(((each[1:] + each[:-1]) / 2).sum() * (at[1] - at[0]))
+
+
 def noise_floor(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
     """Return the standard deviation of seeds, and the difference of two single runs that it explains at LEVEL.
 

@@ -39,17 +39,27 @@ class CausalSelfAttention(nn.Module):
         cache: "KVCache | None" = None,
         layer: int = 0,
     ) -> Tensor:
-        heads = (self.n_head, self.n_kv_head, self.n_kv_head)
-        qkv = self.qkv(x) if not self.clip else self.qkv(x).clamp(-self.clip, self.clip)
-        q, k, v = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split(heads, dim=1)  # (B, H, T, D)
-        q, k = self._normalized(self.q_norm, q), self._normalized(self.k_norm, k)
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = self._projected(x, rotation)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
             q = q.to(k.dtype)
         y = attend(q, k, v, bias, self.attn_dropout if self.training else 0.0, self.scale, self.softcap)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2).to(x.dtype)))
+
+    def weights(self, x: Tensor, rotation: Rotation | None = None, bias: Tensor | None = None) -> Tensor:
+        """Return the weights (B, H, T, T) by which each position of x sums values; row t has those of position t."""
+        q, k, _ = self._projected(x, rotation)
+        return _scores(q.float(), k.float(), bias, self.scale, self.softcap).softmax(-1)
+
+    def _projected(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values of x (B, T, C), (B, H, T, D) each."""
+        heads = (self.n_head, self.n_kv_head, self.n_kv_head)
+        qkv = self.qkv(x) if not self.clip else self.qkv(x).clamp(-self.clip, self.clip)
+        q, k, v = qkv.unflatten(-1, (-1, self.head_dim)).transpose(1, 2).split(heads, dim=1)
+        q, k = self._normalized(self.q_norm, q), self._normalized(self.k_norm, k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        return q, k, v
 
     def _normalized(self, norm: nn.Module, x: Tensor) -> Tensor:
         if not self.all_heads:
@@ -107,9 +117,17 @@ class KVCache:
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
+    def advance(self, T: int) -> None:
+        """Count the T tokens whose keys and values all layers have appended."""
+        self.length += T
+
+    def columns(self, T: int) -> Tensor:
+        """Return the columns of the next T tokens, (T,)."""
+        return torch.arange(self.length, self.length + T, device=self.keys[0].device)
+
     def positions(self, T: int) -> Tensor:
         """Return the positions of the next T tokens, (T,), or (B, T) if rows begin at different columns."""
-        columns = torch.arange(self.length, self.length + T, device=self.keys[0].device)
+        columns = self.columns(T)
         return columns if self.padding is None else (columns - self.padding[:, None]).clamp(min=0)
 
     def mask(self, T: int) -> Tensor | None:
@@ -171,10 +189,18 @@ def _attend_by_products(
     scale: float | None = None,
     softcap: float = 0.0,
 ) -> Tensor:
+    scores, groups = _scores(q, k, bias, scale, softcap), q.shape[1] // v.shape[1]
+    if groups > 1:
+        v = v.repeat_interleave(groups, dim=1)
+    return F.dropout(scores.softmax(-1).to(v.dtype), dropout) @ v
+
+
+def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scale: float | None, softcap: float) -> Tensor:
+    """Return the scores (B, H, T, S) of causal attention, before the softmax; the arguments are those of `attend`."""
     T, groups = q.shape[2], q.shape[1] // k.shape[1]
     if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-    scores = (q / math.sqrt(q.shape[-1]) if scale is None else q * scale) @ k.mT  # (B, H, T, S)
+        k = k.repeat_interleave(groups, dim=1)
+    scores = (q / math.sqrt(q.shape[-1]) if scale is None else q * scale) @ k.mT
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
@@ -182,4 +208,4 @@ def _attend_by_products(
     elif T > 1:
         at = torch.arange(T, dtype=torch.int32, device=q.device)  # compiled, int64 would take twice the time
         scores = scores.masked_fill(at > at[:, None], -torch.inf)
-    return F.dropout(scores.softmax(-1).to(v.dtype), dropout) @ v
+    return scores

@@ -13,6 +13,7 @@ may have more than they must; what is asked for and needs more is refused in one
 | of the model | who uses it | without it |
 |---|---|---|
 | `new_cache(batch, size, padding)` and `forward(idx, cache=)` | generation | the text is read again for every token |
+| `new_slots()`, a cache that texts join and leave (model/slots.py) | serve | the text is read again for every token |
 | `reads_again_beyond`, a number of tokens or None: a text that grows beyond is read again | the same | not done |
 | `forward(idx, documents=)` | data.mask_documents | refused |
 | `hidden(idx)` (B, T, C) and `logits(hidden)` | loss=chunked | refused |

@@ -14,6 +14,7 @@ from gptlab.model.attention import CausalSelfAttention, KVCache
 from gptlab.model.layers import MLP, norm
 from gptlab.model.positions import Rotation, alibi_bias, first_of, lengths, recent, rotation, within
 from gptlab.model.shape import GPTShape
+from gptlab.model.slots import SlotCache
 
 
 class Block(nn.Module):
@@ -99,7 +100,8 @@ class GPT(nn.Module):
         """
         config, T, device = self.config, idx.shape[1], idx.device
         before = 0 if cache is None else cache.length
-        columns, keys = (torch.arange(first, before + T, device=device) for first in (before, 0))
+        keys = torch.arange(before + T, device=device)
+        columns = keys if cache is None else cache.columns(T)
         at = columns if cache is None else cache.positions(T)
         mask = None if cache is None else cache.mask(T)
         x, turn, bias = self.ln_wte(self.wte(idx)), None, None  # (B, T, C)
@@ -128,7 +130,7 @@ class GPT(nn.Module):
             ins = (x, turn if config.has_positions(layer) else None, bias, cache, layer)
             x = recomputed(block, *ins) if recompute else block(*ins)
         if cache is not None:
-            cache.length += T
+            cache.advance(T)
             x = x[:, -1:]  # only the last position's prediction is new
         return self.ln_f(x)
 
@@ -164,6 +166,11 @@ class GPT(nn.Module):
         """Return an empty cache with room for `size` tokens of each row."""
         config = self.config
         return KVCache(config.n_layer, config.kv_heads, config.head_dim, batch, size, self.wte.weight, padding)
+
+    def new_slots(self) -> SlotCache:
+        """Return a cache without rows, which texts of any length join and leave."""
+        config = self.config
+        return SlotCache(config.n_layer, config.kv_heads, config.head_dim, self.wte.weight)
 
 
 def recomputed(module: nn.Module, *inputs: Any) -> Any:

@@ -85,9 +85,9 @@ def alibi_slopes(n_head: int) -> list[float]:
 def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
     """Return the bias of each head on its scores, (H, T, S): -slope x distance, -inf ahead (Press et al. 2022).
 
-    `queries` (T,) and `keys` (S,) are their positions.
+    `queries` (T,) and `keys` (S,) are their positions; of queries (B, T), the bias is (B, H, T, S).
     """
-    distance = (queries[:, None] - keys[None, :]).float()
+    distance = (queries[..., None, :, None] - keys).float()
     slopes = torch.tensor(alibi_slopes(n_head), device=queries.device)
     return (-slopes[:, None, None] * distance).masked_fill(distance < 0, -torch.inf)
 
@@ -95,10 +95,11 @@ def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
 def recent(queries: Tensor, keys: Tensor, window: int) -> Tensor:
     """Return the bias on scores by which only the last `window` positions count, (T, S).
 
-    `queries` (T,) and `keys` (S,) are their positions (Beltagy et al. 2020).
+    `queries` (T,) and `keys` (S,) are their positions (Beltagy et al. 2020); of queries (B, T), it is (B, 1, T, S).
     """
-    distance = queries[:, None] - keys[None, :]
+    distance = queries[..., :, None] - keys
     hidden = (distance < 0) | (distance >= window)
+    hidden = hidden if queries.dim() == 1 else hidden[:, None]
     return torch.zeros(hidden.shape, device=queries.device).masked_fill(hidden, -torch.inf)
 
 

@@ -64,24 +64,42 @@ def sentences(result: dict[str, Any]) -> list[str]:
     if tested := result["seed_test"]:
         welch = f"Welch's t-test, {tested['degrees_of_freedom']:.1f} degrees of freedom, p = {tested['p']:.2g}"
         lines.append(f"over seeds: {_interval(tested['difference'], unit, sign)} ({welch})")
+        lines += _at_any_time(result["over_seeds"], unit)
     else:
         lines.append("The interval is about these runs, not about their configs: that takes seeds, a=[RUN,RUN].")
     if floor := result["noise_floor"]:
-        needed = result["seeds_needed"] or "over 10,000"
         by_chance = f"two single runs differ by up to {floor['single_runs']:.4f} by chance ({LEVEL:.0%})"
         if not tested:
             more = abs(result["difference"]["value"]) > floor["single_runs"]
             by_chance += f", these by {'more' if more else 'less'}"
-        lines += [
-            f"noise floor: seeds of one config deviate by {floor['deviation']:.4f} ({floor['seeds']}); {by_chance}",
-            f"seeds needed to see this difference with 80% power: {needed} on each side",
-        ]
+        lines.append(
+            f"noise floor: seeds of one config deviate by {floor['deviation']:.4f} ({floor['seeds']}); {by_chance}"
+        )
+        if not result["over_seeds"]:
+            needed = result["seeds_needed"] or "over 10,000"
+            lines.append(f"seeds needed to see this difference with 80% power, if all are run: {needed} on each side")
     else:
         lines.append("noise floor: unknown; no two runs given or beside them differ in the seed alone")
     if result.get("perplexity_refused"):
         lines.append(f"Perplexities do not compare: {result['perplexity_refused']}; bits per byte do.")
     for side, keys in result["not_only_seeds"].items():
         lines += [f"The runs of {side} differ in more than the seed: {', '.join(keys)}."] if keys else []
+    return lines
+
+
+def _at_any_time(found: dict[str, Any] | None, unit: str) -> list[str]:
+    """Return the verdict over seeds that holds however often one looks, and what pairs of seeds would do."""
+    if found is None:
+        return []
+    bounds = "unbounded" if found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
+    told = {"same": f"stop: no difference above {found['margin']} {unit}"}
+    told |= {side: f"stop: {side} is better" for side in "ab"}
+    more = found["more_seeds"]
+    on = "over 1,000 more seeds" if more is None else f"about {more} more seed{'s' if more > 1 else ''}"
+    told["go_on"] = f"go on, {on} on each side if all stays as it is"
+    lines = [f"whenever you stop: {LEVEL:.0%} interval {bounds}: {told[found['verdict']]}"]
+    if (together := found["correlation"]) is not None and not found["paired"] and together > 0.5:
+        lines.append(f"The seeds of a and b go together (correlation {together:.2f}): paired=true may take fewer.")
     return lines
 
 

@@ -36,7 +36,7 @@ def curves(report: Report) -> bytes:
 
     The best groups are in colour, others in grey.
     """
-    figure, panels = _panels(11, 8.6, 2, 2)
+    figure, panels = empty_panels(11, 8.6, 2, 2)
     groups = report.groups()
     score, training = report.score, in_training(report.score)
     values: list[float] = []  # values that must be visible: the best groups' scores after the start
@@ -79,7 +79,7 @@ def curves(report: Report) -> bytes:
         lines, names = [*lines, _line("#555", 0.8)], [*names, "thin: in training, thick: held-out"]
     columns = 1 if max(map(len, names)) > 55 else 2 if max(map(len, names)) > 28 else 3
     figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def best_so_far(report: Report) -> bytes | None:
@@ -91,7 +91,7 @@ def best_so_far(report: Report) -> bytes | None:
     scores = [_score(report, row) for row in rows]
     best = list(itertools.accumulate(scores, lambda a, b: report.score.best([a, b])))
     at = list(range(1, len(rows) + 1))
-    figure, (panel,) = _panels(8, 4)
+    figure, (panel,) = empty_panels(8, 4)
     panel.step(at, best, where="post", color="#444", lw=1.5, label=f"{report.score.most} so far")
     panel.scatter(at, scores, color=[_colour(row.group) for row in rows], s=36, zorder=3)
     first = scores.index(best[-1])
@@ -102,7 +102,7 @@ def best_so_far(report: Report) -> bytes | None:
     panel.set_ylabel(f"final held-out {report.score.axis}")
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def swept(report: Report) -> bytes | None:
@@ -116,12 +116,12 @@ def swept(report: Report) -> bytes | None:
         return None
     across = min(len(keys), 3)
     down = -(-len(keys) // across)
-    figure, panels = _panels(max(6.5, 4.2 * across), 4.4 * down, down, across)
+    figure, panels = empty_panels(max(6.5, 4.2 * across), 4.4 * down, down, across)
     for panel, key in zip(panels, keys, strict=False):
         _sweep_panel(panel, report, rows, key)
     for panel in panels[len(keys) :]:
         panel.set_axis_off()
-    return _png(figure)
+    return png(figure)
 
 
 def _sweep_panel(panel: Any, report: Report, every: Sequence[Row], key: str) -> None:
@@ -193,7 +193,7 @@ def _group_label(report: Report, group: Sequence[Row]) -> str:
     return label + (f" ({len(group)} seeds)" if len(group) > 1 else "")
 
 
-def _panels(width: float, height: float, down: int = 1, across: int = 1) -> tuple[Any, list[Any]]:
+def empty_panels(width: float, height: float, down: int = 1, across: int = 1) -> tuple[Any, list[Any]]:
     """Return an empty picture, sized in inches, and its panels; without pyplot's global state."""
     from matplotlib.figure import Figure
 
@@ -225,7 +225,7 @@ def _line(colour: str, width: float) -> Any:
     return Line2D([], [], color=colour, lw=width)
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=140, metadata={"Software": None})
     return out.getvalue()

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.errors import UserError
+from gptlab.evaluation.statistics import expected_best, pooled_deviation
 from gptlab.metrics import Metric, metric
 from gptlab.reporting.curves import Curves, read_curves
 from gptlab.reporting.figures import Figure, figures_of
 from gptlab.reporting.names import Name, names_of, short, shown, tell_apart, varied_keys
 from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.differences import differences, same_but_seed
+from gptlab.runs.origin import confirms
 from gptlab.runs.reader import SILENT, RunRecord
 from gptlab.tasks.base import Task, target_of
 from gptlab.tasks.causal_lm import CausalLM
@@ -114,15 +116,20 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
         notes.insert(0, f"There are {len(tasks)} tasks: runs are ranked by {score.head}, and compare only within one.")
     if left_out > 0:
         notes.append(f"{left_out:,} more settings differ; the table shows the first {MOST_KEYS}.")
+    notes += _flattery(groups, score)
     rows = [row for group in groups for row in group]
     varied = [key for key in varied if key in differing]
     return Report(rows, short(list(differing)), varied, figures, score, target, notes)
 
 
 def scores_of_seeds(rows: Sequence[Row], score: Metric) -> list[float]:
-    """Return the final scores of the finished runs, one of each seed: the mean where a seed was run again."""
+    """Return the final scores of the finished runs, one of each seed: the mean where a seed was run again.
+
+    Where a sweep has run its best config again with fresh seeds, these alone count: those it was chosen by were lucky.
+    """
     by_seed: dict[str, list[float]] = {}
-    for row in rows:
+    confirming = [row for row in rows if confirms(row.run)]
+    for row in confirming or rows:
         value = row.figures[score.key]
         if row.run.status == "finished" and value is not None and math.isfinite(value):
             by_seed.setdefault(repr(row.run.config.get("seed")), []).append(value)
@@ -186,6 +193,22 @@ def _notes(rows: Sequence[Row], figures: dict[str, Figure], tokenizers: int, tex
     if any(row.run.status not in ("finished", "running") for row in rows):
         notes.append("Only finished runs count for means and ranks.")
     return notes
+
+
+def _flattery(groups: Sequence[Sequence[Row]], score: Metric) -> list[str]:
+    """Return a note on the best of several groups: it was chosen for its luck, too."""
+    ended = [group for group in groups if group[0].mean is not None]
+    if len(ended) < 3 or any(confirms(row.run) for row in ended[0]):
+        return []
+    deviation = pooled_deviation([scores_of_seeds(group, score) for group in ended])
+    share = expected_best(len(ended)) / math.sqrt(ended[0][0].seeds)
+    much = f"{share:.2f} deviations of a seed"
+    if deviation is None:
+        much += ", which is not known here"
+    else:
+        much += f" ({score.text(share * deviation, precise=True)})"
+    note = f"The best of {len(ended)} was lucky, too: run again, expect it to be worse by up to {much}."
+    return [note]
 
 
 def _budget(run: RunRecord) -> str | None:

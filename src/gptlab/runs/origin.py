@@ -9,6 +9,7 @@ from typing import Any
 from gptlab.files import read_json
 from gptlab.runs.reader import RunRecord, natural
 
+CONFIRMED = "confirm"  # the folder, in that of a sweep, where its best config is run again
 MOST_JOBS = 10_000  # of a sweep that are read
 MOST_BYTES = 1 << 20  # of a job.json
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{9,11})\..*")
@@ -18,6 +19,12 @@ _DATED = re.compile(r"(\d{4}-\d\d-\d\d)/(\d\d-\d\d-\d\d)(?:/(\d+)-|-|$)")
 def sweep_of(run: RunRecord) -> Path | None:
     """Return the directory of the sweep that a run is a job of; None for a run that was started alone."""
     return run.path.parent if (run.path / "job.json").is_file() else None
+
+
+def confirms(run: RunRecord) -> bool:
+    """Tell whether a run repeats the best config of a sweep with a fresh seed."""
+    folder = sweep_of(run)
+    return folder is not None and folder.name == CONFIRMED and (folder.parent / "sweep.json").is_file()
 
 
 def swept(runs: Sequence[RunRecord]) -> list[dict[str, str]]:

@@ -46,12 +46,13 @@ class RunDir:
         save_held_out: Callable[[Path], None],
         take_over: Callable[[Path], None] = lambda run_dir: None,
         planned_steps: int | None = None,
+        branch_of: Path | None = None,
     ) -> None:
         """Write a new run's directory: config, tokenizer and held-out text with their checksums, status `running`.
 
         `save_tokenizer` and `save_held_out` write into the folder that they are given; `take_over` copies into the
-        run's folder the files that it takes from another run. The status comes last: a directory that a kill left
-        without it is written again.
+        run's folder the files that it takes from another run, `branch_of`, whose first steps it shares. The status
+        comes last: a directory that a kill left without it is written again.
         """
         self.require_new()
         self.write_config(config)
@@ -61,7 +62,7 @@ class RunDir:
             list_files(self.path / name)
             sync_files(self.path / name)
         take_over(self.path)
-        self.begin(planned_steps)
+        self.begin(planned_steps, branch_of)
         _point_latest_to(self.path)
 
     @property
@@ -83,9 +84,10 @@ class RunDir:
         there = (self.path / "summary.json").exists()
         require(not there, "run_dir", self.path, "holds a run already", "give a new directory")
 
-    def begin(self, planned_steps: int | None) -> None:
+    def begin(self, planned_steps: int | None, branch_of: Path | None = None) -> None:
         """Set the status to `running`, and say how many steps there will be, where that is known."""
-        self.write_summary({"status": "running", **({"planned_steps": planned_steps} if planned_steps else {})})
+        planned = {"planned_steps": planned_steps} if planned_steps else {}
+        self.write_summary({"status": "running", **planned, **({"branch_of": str(branch_of)} if branch_of else {})})
 
     def go_on(self, config: dict[str, Any], planned_steps: int | None = None) -> None:
         """Resume a run: its status becomes `running` again, and its config the given one."""
@@ -183,8 +185,8 @@ class RunDir:
         return str(self.summary().get("status"))
 
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write summary.json and return its content: the summary, when the run was first started, and its layout."""
-        summary = {**summary, "started": self._started(), "layout": LAYOUT}
+        """Write summary.json and return its content: the summary, what the run keeps all along, and its layout."""
+        summary = {**summary, **self._kept(), "layout": LAYOUT}
         write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         return summary
 
@@ -221,13 +223,15 @@ class RunDir:
             small = not regular or not path.exists() or path.stat().st_size <= MOST_BYTES
             require(small, key, path, f"is larger than {MOST_BYTES:,} bytes", todo)
 
-    def _started(self) -> float:
-        """Return when the run was first started, in seconds since 1970; now, unless its summary knows it."""
-        known = None
+    def _kept(self) -> dict[str, Any]:
+        """Return what stays in a summary: when the run was first started, in seconds since 1970, and `branch_of`."""
+        before = dict[str, Any]()
         with contextlib.suppress(UserError):  # a damaged summary is written again
-            known = self.summary().get("started")
+            before = self.summary()
+        known, origin = before.get("started"), before.get("branch_of")
         usable = isinstance(known, int | float) and not isinstance(known, bool)
-        return float(known) if known is not None and usable else round(time.time(), 3)
+        started = float(known) if known is not None and usable else round(time.time(), 3)
+        return {"started": started, **({"branch_of": origin} if isinstance(origin, str) else {})}
 
     def _read(self, name: str) -> dict[str, Any]:
         """Return the object in one of the run's JSON files."""

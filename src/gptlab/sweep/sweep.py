@@ -21,6 +21,7 @@ from gptlab.metrics import metric
 from gptlab.runs.config_file import fixed_budget, read_config
 from gptlab.runs.run_dir import unused
 from gptlab.sweep import stored
+from gptlab.sweep.confirm import confirm
 from gptlab.sweep.job import jobs_in, score_of, score_text
 from gptlab.sweep.watch import watched
 
@@ -107,6 +108,17 @@ class Sweep:
     def results(self) -> list[dict[str, Any]]:
         """Return the result of each job: its summary, with `overrides`, `status` and perhaps `error`."""
         return [job.result() for job in jobs_in(self.path)]
+
+    def confirmed(self) -> dict[str, Any] | None:
+        """Run the best config again with fresh seeds, as many as `confirm=` asks for, and return what came of it.
+
+        None where none are asked for, or a job has not finished.
+        """
+        number = _last(self.argv, "confirm") or "0"
+        if not number.isdecimal() or number == "0" or any(each["status"] != "finished" for each in self.results()):
+            return None
+        launcher = [arg for arg in self._asked if re.match(r"hydra[/.]launcher\b", arg)]
+        return confirm(self.path, int(number), launcher)
 
     def report(self, results: list[dict[str, Any]]) -> None:
         """Print one table of all jobs, their common settings, and the command that runs the missing ones."""

@@ -70,6 +70,7 @@ class TrainConfig:
     run_dir: str | None = None  # a new directory; null: outputs/DATE/TIME-NAME
     resume: str | None = None  # a run to continue in place, by its own config and these overrides; or auto
     resume_sweep: str | None = None  # the directory of a sweep, whose missing jobs are run
+    confirm: int = 0  # of a sweep: seeds with which its best config is run again, in its folder confirm
     compile: bool = False  # torch.compile: slower to begin, faster after
     loss: str = "full"  # full | chunked: the logits of 1,024 positions at a time; less memory, more time
     ema: float | None = None  # decay of averaged weights, e.g. 0.999; the average is then validated and saved
@@ -90,6 +91,7 @@ class TrainConfig:
         require(known_metric, "search_metric", self.search_metric, "no such metric of the task", known)
         self._require_data_of_task()
         require(0 <= self.seed < 2**32, "seed", self.seed, "is not in [0, 2^32)", "try 1337")
+        require(self.confirm >= 0, "confirm", self.confirm, "is negative", "try 3, or leave it out")
         folders = self.name.split("/")
         proper = not {"", ".", ".."} & set(folders) and "\0" not in self.name
         require(proper, "name", self.name, "is no name of a folder, or of folders in each other", "try nano or a/b")

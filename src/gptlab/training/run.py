@@ -92,7 +92,8 @@ def open_run(begun: Start, parts: Parts, console: Console) -> None:
             run.go_on(record(config), planned)
         else:
             take_over = functools.partial(put_back, begun)
-            run.create(record(config), data.tokenizer.save, data.save_held_out, take_over, planned)
+            trunk = begun.resumed_from.path.resolve() if begun.resumed_from else None
+            run.create(record(config), data.tokenizer.save, data.save_held_out, take_over, planned, trunk)
         if begun.resumed_from:
             again = "there was no checkpoint yet: it begins again"
             console.print(f"going on after step {begun.step:,}" if begun.checkpoint else again)

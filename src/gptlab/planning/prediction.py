@@ -1,0 +1,68 @@
+"""Register what a larger run will reach before it is trained, in a file whose hash shows that it was not changed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptlab.errors import require
+from gptlab.files import read_object, write_atomically
+from gptlab.planning.scaling import COEFFICIENTS, Law, Point
+from gptlab.version import VERSION
+
+MOST_BYTES = 1 << 26
+NEEDED = ("made", "parameters", "tokens", "loss", "low", "high", "level")
+
+
+def predict(
+    points: Sequence[Point], law: Law, laws: Sequence[Law], at: tuple[float, float], level: float, seed: int
+) -> tuple[float, float, float]:
+    """Return the loss predicted for parameters and tokens, with the interval that holds it in `level` of the cases.
+
+    The interval is of one run: it has the doubt about the law, by those of resampled points (`laws`), and the scatter
+    of single runs about it, by the residuals, enlarged for the coefficients that were fitted to them.
+    """
+    n = len(points)
+    fitted = law.loss(np.array([p.parameters for p in points]), np.array([p.tokens for p in points]))
+    residuals = np.log([p.loss for p in points]) - np.log(fitted)
+    residuals *= np.sqrt(n / (n - len(COEFFICIENTS)))
+    rng = np.random.default_rng(seed)
+    drawn = [each.loss(*at) * np.exp(rng.choice(residuals)) for each in laws]
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return float(law.loss(*at)), float(low), float(high)
+
+
+def register(path: Path, points: Sequence[Point], law: Law, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a prediction (`NEEDED` but its time) with what it was made from; returns the content of the file."""
+    content = {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gptlab": VERSION,
+        **found,
+        "law": law._asdict(),
+        "points": [asdict(each) for each in points],
+    }
+    content["sha256"] = _hash(content)
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    return content
+
+
+def registered(path: Path) -> dict[str, Any]:
+    """Read a prediction; raises UserError where it is damaged, or was changed after it was made."""
+    todo = "give a file that predict= has written"
+    found = read_object("score", path, MOST_BYTES, todo)
+    require(all(key in found for key in (*NEEDED, "sha256")), "score", path, "is no registered prediction", todo)
+    said = found.pop("sha256")
+    require(said == _hash(found), "score", path, "was changed after it was made: its hash differs", todo)
+    numbers = [found[key] for key in NEEDED if key != "made"]
+    require(all(isinstance(each, int | float) for each in numbers), "score", path, "is no registered prediction", todo)
+    return {**found, "sha256": said}
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
