@@ -60,7 +60,9 @@ def main() -> None:
         interval = f"95% interval {gap['low']:+.2%} to {gap['high']:+.2%}"
         print(f"accuracy of {way} less that of full: {gap['value']:+.2%}, {interval}")
     if options.picture:
-        draw(options.picture, found)
+        from adapting_pictures import draw_spam  # matplotlib is not needed otherwise
+
+        draw_spam(options.picture, found)
     if options.out:
         work = {"name": "spam", "candidates": found, "less_full": gaps}
         write(options.out, {"machine": about, "repeats": options.seeds, "workloads": [work]})
@@ -111,28 +113,6 @@ def against_full(way: str, seeds: int) -> dict[str, float]:
 
 def cell(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f} ± {statistics.stdev(values) / len(values) ** 0.5:.4f}"
-
-
-def draw(path: Path, found: dict[str, Any]) -> None:
-    """Draw the loss of each rate on the messages that choose it, and the accuracy of each seed on the test messages."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for way, row in found.items():
-        left.plot([float(rate) for rate in row["tuning"]], list(row["tuning"].values()), marker="o", label=way)
-    left.set(xscale="log", yscale="log", xlabel="optimizer.lr", ylabel="loss (nats per message)", title="each rate")
-    left.legend(frameon=False, fontsize=8)
-    for at, row in enumerate(found.values()):
-        accuracies = row["scores"]["accuracy"]
-        right.plot([at] * len(accuracies), accuracies, "o", alpha=0.6)
-        right.plot([at - 0.2, at + 0.2], [statistics.mean(accuracies)] * 2, color="#222")
-    right.set_xticks(range(len(found)), list(found))
-    right.set(ylabel="accuracy", title="other messages, each seed")
-    for panel in (left, right):
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(color="#e6e6e6")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":

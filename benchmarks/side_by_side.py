@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "lightning", "hydra-core", "transformers", "accelerate", "litgpt", "tiktoken", "numpy")
+LIBRARIES = ("torch", "lightning", "hydra-core", "transformers", "peft", "accelerate", "litgpt", "tiktoken", "numpy")
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # as asked, else all cores
 
 DEVICES = ("auto", "cpu", "cuda")

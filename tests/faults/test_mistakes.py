@@ -214,6 +214,10 @@ MISTAKES: list[tuple[str, str]] = [
     ("train task=classification data=labelled data.files=[] task.too_long=refuse", "data=training example "),
     ("train task=classification data=labelled data.files=[] task.class_weights=even", "task.class_weights=even: no such option"),
     ("train task=classification data=labelled data.files=[] task.class_weights=[1]", "task.class_weights=[1]: has another length"),
+    ("train task=classification data=labelled data.files=[] task.head_bias=maybe", "task.head_bias=maybe: "),
+    ("train task=sft data=instructions data.files=[bot.jsonl]", "data.files=bot.jsonl: line 1 has a message 1 from 'bot'; "
+        "choose one of human, gpt, system"),
+    ("train task=sft data=instructions data.files=[no.parquet]", "data.files=no.parquet: no such file"),
     ("train task=classification data=labelled data.files=[] task.best_by=f1", "task.best_by=f1: no such option; choose one of "
      "accuracy, macro_f1, loss"),
     ("train tokenizer=json tokenizer.file=none", "tokenizer.file=none: no such file"),

@@ -22,6 +22,8 @@ from gptlab.config import compose
 from gptlab.data.batches.batch import IGNORE, tensors
 from gptlab.data.batches.labelled import LabelledTexts, labelled_texts
 from gptlab.errors import UserError
+from gptlab.model.config import GPTConfig
+from gptlab.model.gpt import GPT
 from gptlab.tasks.base import Reading
 from gptlab.tasks.classification import Classification
 from gptlab.tokenizers.byte import Byte
@@ -71,6 +73,14 @@ def test_logits_loss_and_gradient_are_those_of_transformers(tiny: Ask, tmp_path:
     assert padded.label.tolist() == [0, IGNORE]
     losses = task.losses(ours, *tensors(padded), reading=Reading())["loss"]
     assert losses.tolist() == pytest.approx([figures["loss"][0].item(), 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "asked", "expected"), [("layer", None, True), ("rms", None, False),
+    ("layer", False, False), ("rms", True, True)])  # fmt: skip
+def test_the_head_has_a_bias_where_the_last_norm_has_one(norm: str, asked: bool | None, expected: bool) -> None:
+    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=9, norm=norm))
+    head: Any = Classification(["a", "b"], head_bias=asked).head(gpt)
+    assert (head.score.bias is not None) is expected
 
 
 def test_weights_of_labels_count_in_training_alone() -> None:

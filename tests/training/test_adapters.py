@@ -1,5 +1,7 @@
 """Runs that train an adapter: what their checkpoints hold, their base, and that they go on as if never stopped."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.training.config import TrainConfig
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
-from tests.conftest import save_by_hand
+from tests.conftest import ROOT, save_by_hand
 from tests.tasks.test_examples import LEARN, records, write
+from tests.training.test_devices import command, compare, losses
 from tests.training.test_resume import kill_at, resumed, rows
 
 Tiny = Callable[..., TrainConfig]
@@ -94,6 +97,38 @@ def test_it_goes_on_as_if_never_stopped(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["dora", "last_n"])
+def test_sharded_on_two_processes(adapter: str, texts: str, lora: Tiny, tmp_path: Path) -> None:
+    """The losses of one process, a checkpoint of what was trained alone, and from the middle of it the same run on."""
+    steady = ["schedule=constant", "optimizer.lr=0.01", "logger.every_n_steps=1", "trainer.gradient_clip_val=0.1"]
+    steady += [f"adapter={adapter}", "checkpoint.every_n_steps=3"]
+    train(lora(*steady, f"run_dir={tmp_path}/one"))
+    two = ["init_from=base", "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "run_dir=two"]
+    command(texts, *steady, *two)
+    compare(tmp_path / "one", tmp_path / "two", 2e-5)
+    one, two_ = saved(tmp_path / "one"), saved(tmp_path / "two")
+    assert set(two_["state_dict"]) == set(one["state_dict"]) and two_["adapter"] == one["adapter"]
+    sizes = [sum(w["exp_avg"].numel() for w in each["optimizer_states"][0]["state"].values()) for each in (one, two_)]
+    assert sizes[0] == sizes[1] == sum(w.numel() for w in one["state_dict"].values())
+    result = evaluate(compose("evaluate", ["run=two"]))
+    assert result["loss"] == pytest.approx(losses(tmp_path / "two", "val/loss")[-1], abs=1e-5)
+    # on from step 3, once as it was and once on one device
+    for name, more in {"again": [], "alone": ["trainer.strategy=auto", "trainer.devices=1"]}.items():
+        branch = [
+            sys.executable,
+            str(ROOT / "train.py"),
+            "resume=two/checkpoints/step-3.ckpt",
+            f"run_dir={name}",
+            *more,
+        ]
+        done = subprocess.run(branch, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    again, alone = saved(tmp_path / "again")["state_dict"], saved(tmp_path / "alone")["state_dict"]
+    assert all(torch.equal(w, two_["state_dict"][name]) for name, w in again.items())
+    assert all((w - two_["state_dict"][name]).abs().max() < 1e-5 for name, w in alone.items())
+
+
+@pytest.mark.slow
 def test_another_base_is_refused(lora: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(lora("budget.steps=4", "checkpoint.every_n_steps=2"))
     path = tmp_path / "base/checkpoints/last.ckpt"
@@ -124,8 +159,6 @@ def test_mistakes(tiny: Tiny, lora: Tiny, tmp_path: Path) -> None:
         UserError, match=r"^adapter=lora: trains a part of a model that there is already; give init_from"
     ):
         tiny("adapter=lora")
-    with pytest.raises(UserError, match=r"^adapter=lora: cannot be sharded by fsdp yet; try trainer=ddp"):
-        lora("trainer=fsdp")
     with pytest.raises(UserError, match=r"^adapter.layers=q_proj: fits no linear layer; there are attn.qkv"):
         train(lora("adapter.layers=[q_proj]"))
     assert not (tmp_path / "run").exists()

@@ -16,7 +16,8 @@ DTYPES = ("f32", "f16", "bf16")
 class ExportConfig:
     """Turn a run into what other programs load.
 
-    format=hf is a directory of transformers, in the family that computes the same: GPT-2, Llama and others.
+    format=hf is a directory of transformers, in the family that computes the same: GPT-2, Llama and others. A
+    classifier is one for sequence classification.
     format=gguf is a file of llama.cpp, as GPT-2 or Llama, with matrices of dtype f32, f16 or bf16.
     """
 
@@ -51,6 +52,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     from gptlab.interop.adapters import export_adapter
     from gptlab.interop.exporting import export_run
     from gptlab.interop.gguf_file import export_gguf
+    from gptlab.tasks.classification import Classification
     from gptlab.tasks.saved import task_of
 
     task: Any = task_of(run.config())
@@ -60,6 +62,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     elif config.format == "gguf":
         written = export_gguf(run, out, config.dtype, task.head)
     else:
-        written = export_run(run, out, task.head, **templates)
+        labels = task.labels if isinstance(task, Classification) else None
+        written = export_run(run, out, task.head, labels=labels, **templates)
     print(f"exported {written['parameters']:,} parameters as {written['architecture']} into {config.out}")
     return {"out": config.out, **written}

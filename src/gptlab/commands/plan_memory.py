@@ -89,8 +89,7 @@ class _Ways:
 
     def lora(self, config: TrainConfig) -> TrainConfig:
         """Return the config with LoRA, and with frozen weights in bf16."""
-        strategy = "auto" if config.trainer.sharded else config.trainer.strategy
-        trainer = dataclasses.replace(config.trainer, precision="bf16-true", strategy=strategy)
+        trainer = dataclasses.replace(config.trainer, precision="bf16-true")
         return dataclasses.replace(config, trainer=trainer, adapter=LoRA())
 
     def that_fit(self, most: float) -> Iterator[str]:

@@ -31,11 +31,14 @@ def full_tensor(tensor: Any) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def load_whole_weights(module: nn.Module, weights: dict[str, Any]) -> None:
-    """Give a sharded module the weights of a checkpoint, which are whole on every rank; each keeps its part of them."""
+def load_whole_weights(module: nn.Module, weights: dict[str, Any], every: bool = True) -> None:
+    """Give a sharded module the weights of a checkpoint, which are whole on every rank; each keeps its part of them.
+
+    Unless they are `every` weight of the module, the others stay as they are.
+    """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-    set_model_state_dict(module, dict(weights), options=StateDictOptions(full_state_dict=True))
+    set_model_state_dict(module, dict(weights), options=StateDictOptions(full_state_dict=True, strict=every))
 
 
 def load_whole_optimizer_state(module: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import nn
 
 from gptlab.errors import require
 from gptlab.files import new_folder
+from gptlab.interop.classifiers import classifier_to, padding_id
 from gptlab.interop.families import FAMILIES
 from gptlab.interop.names import config_to, weights_of
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
-from gptlab.model.heads import parameters_beside
+from gptlab.model.heads import LastTokenHead, parameters_beside
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
@@ -26,33 +28,44 @@ def export_run(
     out: Path,
     head: Callable[[GPT], Any] = lambda gpt: gpt,
     chat_template: Callable[[Tokenizer], ChatTemplate | None] = lambda tokenizer: None,
+    labels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Write model and tokenizer of a run into the new directory `out`, whole or not at all.
 
     `head` gives the model the head of the run's task (`Task.head`), and `chat_template` the template by which the task
-    reads conversations, None where it reads none: then the tokenizer's own is written. Returns the architecture and the
-    number of parameters; raises UserError if Hugging Face has no such model.
+    reads conversations, None where it reads none: then the tokenizer's own is written. With `labels` the run is a
+    classifier, and so is what is written. Returns the architecture and the number of parameters; raises UserError if
+    Hugging Face has no such model.
     """
-    gpt, tokenizer = loaded(run, head)
+    gpt, tokenizer = loaded(run, head, LastTokenHead if labels else GPT)
     definition, template = tokenizer.hf_definition(), chat_template(tokenizer)
     ids = special_ids(tokenizer, template.ends if template else None)
     kinds = [kind for kind in FAMILIES if read_alike(definition, kind)]  # transformers reads the tokenizer by the kind
-    hf = config_to(gpt.config, run.config().get("model_type"), kinds) | ids
-    padding = list(range(tokenizer.n_vocab, gpt.config.vocab_size))
-    generation = ids | ({"suppress_tokens": padding} if padding else {})  # generate() then never draws it
+    prefer, files = run.config().get("model_type"), dict[str, dict[str, Any]]()
+    if labels:
+        pad = padding_id(tokenizer)
+        hf, weights = classifier_to(gpt, labels, prefer, kinds)
+        hf |= ids | {"pad_token_id": pad}
+    else:
+        pad, hf = tokenizer.declared.pad, config_to(gpt.config, prefer, kinds) | ids
+        weights, padding = weights_of(gpt, hf), list(range(tokenizer.n_vocab, gpt.config.vocab_size))
+        never = {"suppress_tokens": padding} if padding else {}  # generate() then never draws it
+        files["generation_config.json"] = ids | never
     with new_folder(out) as work:
         (work / "config.json").write_text(json.dumps(hf, indent=2) + "\n", encoding="utf-8")
-        (work / "generation_config.json").write_text(json.dumps(generation) + "\n", encoding="utf-8")
-        save_file(weights_of(gpt, hf), work / "model.safetensors", metadata={"format": "pt"})
+        for name, values in files.items():
+            (work / name).write_text(json.dumps(values) + "\n", encoding="utf-8")
+        save_file(weights, work / "model.safetensors", metadata={"format": "pt"})
         jinja = template.text if template else tokenizer.declared.chat_template
-        _write_tokenizer(work, tokenizer, definition, gpt.config.block_size, jinja)
+        _write_tokenizer(work, tokenizer, definition, gpt.config.block_size, jinja, pad)
         for path in work.iterdir():
             path.chmod(0o644)
     return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
 
 
-def loaded(run: RunDir, head: Callable[[GPT], Any]) -> tuple[GPT, Tokenizer]:
-    """Return the model and the tokenizer of a run; raises UserError where it is not a GPT alone."""
+def loaded(run: RunDir, head: Callable[[GPT], Any], kind: type[nn.Module] = GPT) -> tuple[Any, Tokenizer]:
+    """Return the model and the tokenizer of a run; raises UserError where it is not a GPT alone, or with a head of a
+    kind."""
     gpt, tokenizer = run.load(head)
     why, todo = (
         f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
@@ -60,9 +73,10 @@ def loaded(run: RunDir, head: Callable[[GPT], Any]) -> tuple[GPT, Tokenizer]:
     )
     require(type(gpt.config) is GPTConfig, "run", run.path, why, todo)
     beside = sorted(parameters_beside(gpt))
-    why = f"has the head of another task ({type(gpt).__name__}: {', '.join(beside[:4])}), which no exported format has"
+    why = f"has the head of a task ({type(gpt).__name__}: {', '.join(beside[:4])}), which this format has no place for"
     todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
-    require(isinstance(gpt, GPT) and not beside, "run", run.path, why, todo)
+    known = isinstance(gpt, kind) and (kind is not GPT or not beside)
+    require(known, "run", run.path, why, todo)
     return gpt, tokenizer
 
 
@@ -79,11 +93,16 @@ def special_ids(tokenizer: Tokenizer, ends: Sequence[int] | None = None) -> dict
 
 
 def _write_tokenizer(
-    folder: Path, tokenizer: Tokenizer, definition: str, block_size: int, template: str | dict[str, str] | None
+    folder: Path,
+    tokenizer: Tokenizer,
+    definition: str,
+    block_size: int,
+    template: str | dict[str, str] | None,
+    pad: int | None,
 ) -> None:
     """Write tokenizer.json, and the names of the special tokens and the chat template as transformers reads them."""
     declared = tokenizer.declared
-    ids = {"bos": declared.bos, "eos": next(iter(tokenizer.ends), None), "pad": declared.pad, "unk": declared.unk}
+    ids = {"bos": declared.bos, "eos": next(iter(tokenizer.ends), None), "pad": pad, "unk": declared.unk}
     if declared.bos is None and not declared.ends:
         ids["bos"] = tokenizer.eot
     if declared.unk is None:

@@ -13,14 +13,14 @@ from gptlab.registry import name_of
 class LastTokenHead(nn.Module):
     """A model with a linear layer over its last token in place of its own head: ids (B, T) in, logits (B, N) out."""
 
-    def __init__(self, gpt: Any, size: int) -> None:
+    def __init__(self, gpt: Any, size: int, bias: bool = True) -> None:
         super().__init__()
         able = hasattr(gpt, "hidden") and hasattr(gpt.config, "n_embd")
         why = "has no hidden(idx) of a width n_embd, which a head on its last token needs"
         require(able, "model", name_of(gpt.config), why, "give it both, or choose another model")
         self.gpt, self.config = gpt, gpt.config
         gpt.lm_head = nn.Identity()
-        self.score = nn.Linear(gpt.config.n_embd, size)
+        self.score = nn.Linear(gpt.config.n_embd, size, bias)
 
     def forward(self, idx: Tensor, last: Tensor) -> Tensor:
         """Return the logits of each row, which ends at the position `last` (B,); what is behind it is not seen."""

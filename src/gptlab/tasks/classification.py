@@ -35,6 +35,8 @@ class Classification:
     best_by: str = field(default="accuracy", compare=False)  # ranks checkpoints and runs: accuracy | macro_f1 | loss
     # a text longer than the context: cut | skip (not if held out) | refuse
     too_long: str = field(default="cut", compare=False)
+    # whether the head has a bias; null: where the model's last norm has one
+    head_bias: bool | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for key, choices in CHOICES.items():
@@ -101,7 +103,9 @@ class Classification:
         """Return the model with a layer over its last token in place of its own head."""
         from gptlab.model.heads import LastTokenHead
 
-        return LastTokenHead(gpt, len(self.labels))
+        norm = getattr(gpt, "ln_f", None)
+        usual = norm is None or getattr(norm, "bias", None) is not None
+        return LastTokenHead(gpt, len(self.labels), usual if self.head_bias is None else self.head_bias)
 
     def losses(self, gpt: Any, x: Tensor, last: Tensor, label: Tensor, reading: Reading) -> Figures:
         """Compute the cross-entropy of each label, (B,), in nats; weighted in training, if there are weights."""

@@ -23,7 +23,7 @@ class Adapted:
     def reduce(self, checkpoint: dict[str, Any], prefix: str) -> None:
         """Leave of the weights in a checkpoint those that are trained, and say what they belong to."""
         for key in ("state_dict", "current_model_state"):
-            if key in checkpoint:
+            if checkpoint.get(key):  # of a sharded model they are on rank 0 alone
                 checkpoint[key] = {f"{prefix}{name}": checkpoint[key][f"{prefix}{name}"] for name in self.trained}
         checkpoint["adapter"] = describe(self.adapter, self.base)
 

@@ -104,9 +104,6 @@ class TrainConfig:
         require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
         require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
         self._require_source()
-        if self.adapter is not None:
-            sharded = self.trainer.sharded
-            require(not sharded, "adapter", name_of(self.adapter), "cannot be sharded by fsdp yet", "try trainer=ddp")
         if self.trainer.sharded:
             muon = isinstance(self.optimizer, Muon)
             require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")

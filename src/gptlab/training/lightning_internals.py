@@ -165,7 +165,8 @@ def sharded_strategy() -> Strategy:
             checkpoint: dict[str, Any] = torch.load(checkpoint_path, "cpu", weights_only=True, mmap=True)
             weights, module = checkpoint.pop("state_dict"), self.lightning_module
             assert module is not None
-            load_whole_weights(module, checkpoint.pop("current_model_state", weights))
+            whole = "adapter" not in checkpoint
+            load_whole_weights(module, checkpoint.pop("current_model_state", weights), whole)
             for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
                 load_whole_optimizer_state(module, optimizer, state)
             return checkpoint

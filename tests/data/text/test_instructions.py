@@ -8,6 +8,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gptlab.data.text.instructions import Instructions
@@ -18,6 +21,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "messages": {"id": 7, "messages": ASKED},
     "prompt": {"prompt": "2 + 2?", "completion": "4"},
     "alpaca": {"instruction": "2 + 2?", "input": "", "output": "4", "text": "all of it"},
+    "sharegpt": {"id": 7, "conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+    "conversations": {"conversations": ASKED, "system": ""},
 }
 
 
@@ -41,6 +46,57 @@ def test_files_of_several_kinds(tmp_path: Path) -> None:
     user = {"role": "user", "content": "Add.", "input": "1, 2"}
     assert list(data.held_out() or ()) == [{"messages": [user, {"role": "assistant", "content": "3"}]}]
     assert Instructions(files=["x"]).held_out() is None
+
+
+def test_the_system_of_sharegpt_is_the_first_message(tmp_path: Path) -> None:
+    system = {"from": "system", "value": "Be brief."}
+    within = {"conversations": [system, *FORMS["sharegpt"]["conversations"]], "system": "not this"}
+    file = lines(tmp_path / "a.jsonl", FORMS["sharegpt"] | {"system": "Be brief."}, within)
+    assert (
+        list(Instructions(files=[file]).examples())
+        == [{"messages": [{"role": "system", "content": "Be brief."}, *ASKED]}] * 2
+    )
+
+
+def parquet(path: Path, *records: Any, **how: Any) -> str:
+    pq.write_table(pa.Table.from_pylist(list(records)), path, **how)
+    return str(path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parquet_and_saved_datasets_hold_the_same_records(form: str, tmp_path: Path) -> None:
+    """A column that only other rows have, which is empty in this one, says nothing."""
+    found = [FORMS[form]] * 9 + [{"id": 3, "instruction": "Add.", "input": "1, 2", "output": "3"}]
+    expected = list(Instructions(files=[lines(tmp_path / "a.jsonl", *found)]).examples())
+    fields = {name for each in found for name in each}
+    full = [{name: each.get(name) for name in fields} for each in found]
+    assert list(Instructions(files=[parquet(tmp_path / "a.parquet", *full)]).examples()) == expected
+    datasets.Dataset.from_list(full).save_to_disk(str(tmp_path / "saved"))
+    assert list(Instructions(files=[str(tmp_path / "saved")]).examples()) == expected
+    assert len(expected) == 10
+
+
+def test_a_mistake_names_the_row_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(path: str) -> str:
+        with pytest.raises(UserError) as found:
+            list(Instructions(files=[path]).examples())
+        return str(found.value).removeprefix(f"data.files={path}: ")
+
+    bot = {"conversations": [{"from": "human", "value": "a"}, {"from": "bot", "value": "b"}]}
+    path = parquet(tmp_path / "a.parquet", *[FORMS["sharegpt"]] * 11, bot)
+    assert said(path).startswith("row 12 has a message 2 from 'bot'; choose one of human, gpt, system")
+    Path(path).write_bytes(Path(path).read_bytes()[:-7])
+    assert said(path).startswith("cannot be read (")
+    (tmp_path / "b.arrow").write_bytes(b"no table")
+    assert said(str(tmp_path / "b.arrow")).startswith("is no Arrow file, or one that is cut short")
+    raw = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ok", b"\xff"], pa.binary()).buffers())
+    pq.write_table(pa.table({"prompt": raw, "completion": ["a", "b"]}), tmp_path / "c.parquet")
+    assert said(str(tmp_path / "c.parquet")).startswith("is not UTF-8 (row 2); write it again")
+    pq.write_table(pa.table([["a"], ["b"]], ["prompt", "prompt"]), tmp_path / "d.parquet")
+    assert said(str(tmp_path / "d.parquet")).startswith("has more than one column 'prompt'; rename one")
+    monkeypatch.setattr("gptlab.data.text.parquet.LARGEST", 10)
+    path = parquet(tmp_path / "e.parquet", {"prompt": "a" * 50, "completion": "b"}, compression="none")
+    assert "has a page of" in said(path)
 
 
 @pytest.mark.slow
@@ -72,6 +128,15 @@ MISTAKES: dict[str, tuple[str, str]] = {
         json.dumps(with_role("bot")),
         "line 2 has a message 1 of the role 'bot'; choose one of system, user, assistant",
     ),
+    "from": (
+        json.dumps({"conversations": [{"from": "tool", "value": "x"}]}),
+        "line 2 has a message 1 from 'tool'; choose one of human, gpt, system",
+    ),
+    "no value": (
+        json.dumps({"conversations": [{"from": "gpt"}]}),
+        "line 2 has a message 1 without role and content, or from and value; give it both",
+    ),
+    "no conversations": ('{"conversations": "a"}', "line 2 has conversations that are no list of some; give"),
     "no answer": (
         json.dumps({"messages": ASKED[:1]}),
         "line 2 has no answer of the assistant: all of its tokens are masked",
@@ -102,7 +167,7 @@ def test_a_mistake_names_its_line(name: str, tmp_path: Path) -> None:
 def test_files_that_hold_no_records(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,completion\n1,2\n")
     with pytest.raises(
-        UserError, match=r"^data.files=\S+a.csv: holds csv, which is not read as records; give JSON lines"
+        UserError, match=r"^data.files=\S+a.csv: holds csv, which is not read as records; give JSON lines, one"
     ):
         list(Instructions(files=[str(tmp_path / "a.csv")]).examples())
     with pytest.raises(UserError, match=r"^data.files=none.jsonl: no such file"):

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gptlab.data.text.labelled import Labelled
@@ -76,13 +78,24 @@ def test_a_table_without_names_and_without_quotes(tmp_path: Path) -> None:
         ("a.csv", "text,label,text\na,b,c\n", "has more than one column 'text'; rename one"),
         ("a.csv", "text,label\na,\n", "row 1 has an empty label"),
         ("a.csv.gz", "text,label\n", "cannot be read .*; give a whole file"),
-        ("a.parquet", "PAR1", "holds parquet, which is not read as records"),
+        ("a.parquet", "PAR1", "cannot be read .*; give a whole file"),
+        ("a.tar", "", ".tar is not read; unpack it"),
     ],
 )
 def test_lines_that_are_none(name: str, content: str, line: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=rf"^data.files=\S+{name}: ({line})"):
         list(Labelled(files=[str(tmp_path / name)]).examples())
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [1, 0], "more": [None, [1]]}), path)
+    expected = [{"text": "a", "label": "1"}, {"text": "b", "label": "0"}]
+    assert list(Labelled(files=[str(path)]).examples()) == expected
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [True, None]}), path)
+    with pytest.raises(UserError, match=r"^data.files=\S+a.parquet: row 2 has no field 'label'; it has text; give it"):
+        list(Labelled(files=[str(path)]).examples())
 
 
 def test_fields_that_make_no_sense() -> None:

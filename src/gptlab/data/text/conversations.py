@@ -1,4 +1,4 @@
-"""Read conversations from records of the usual forms: prompt and completion, Alpaca's fields, messages with roles."""
+"""Read conversations from records of the usual forms: prompt and completion, Alpaca's, messages, ShareGPT's."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from gptlab.errors import UserError
 
 ROLES = ("system", "user", "assistant")
-FORMS = "messages, a prompt with its completion, or an instruction with its output"
+SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+FORMS = "messages, conversations, a prompt with its completion, or an instruction with its output"
 
 Mistake = Callable[[str, str], UserError]  # of a record: why it is no conversation, and what to do
 
@@ -24,6 +25,10 @@ def conversation(record: Any, mistake: Mistake) -> dict[str, Any]:
         raise mistake("has tools, which no template here is given", "drop it")
     if "messages" in record:
         messages = messages_of(record["messages"], "messages", mistake)
+    elif "conversations" in record:
+        messages = messages_of(record["conversations"], "conversations", mistake)
+        if record.get("system") and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": text_of(record, "system", "system", mistake)}, *messages]
     elif "prompt" in record or "completion" in record:
         prompt, completion = (
             text_of(record, key, "prompt and completion", mistake) for key in ("prompt", "completion")
@@ -42,19 +47,27 @@ def conversation(record: Any, mistake: Mistake) -> dict[str, Any]:
 
 
 def messages_of(found: Any, key: str, mistake: Mistake) -> list[dict[str, str]]:
-    """Return the messages of a field of a record; raises what `mistake` returns where they are none."""
+    """Return the messages of a field of a record, `role` and `content` each, or ShareGPT's `from` and `value`.
+
+    Raises what `mistake` returns where they are none.
+    """
     if not isinstance(found, list) or not found:
         raise mistake(f"has {key} that are no list of some", 'give [{"role": "user", "content": "..."}, ...]')
     messages = []
     for number, each in enumerate(found, 1):
-        if not isinstance(each, Mapping) or not {"role", "content"} <= set(each):
-            raise mistake(f"has a message {number} without role and content", "give it both")
-        role = each["role"]
-        if role not in ROLES:
-            raise mistake(f"has a message {number} of the role {role!r}", f"choose one of {', '.join(ROLES)}")
+        shared = isinstance(each, Mapping) and {"from", "value"} <= set(each) and "role" not in each
+        if not shared and not (isinstance(each, Mapping) and {"role", "content"} <= set(each)):
+            raise mistake(f"has a message {number} without role and content, or from and value", "give it both")
+        role, content = ("from", "value") if shared else ("role", "content")
+        names = SPEAKERS if shared else dict(zip(ROLES, ROLES, strict=True))
+        if not isinstance(each[role], str) or each[role] not in names:
+            what = "from" if shared else "of the role"
+            todo = "choose one of human, gpt, system" if shared else f"choose one of {', '.join(ROLES)}"
+            raise mistake(f"has a message {number} {what} {each[role]!r}", todo)
         if each.get("tool_calls"):
             raise mistake(f"has a message {number} that calls tools", "drop it")
-        messages.append({"role": role, "content": text_of(each, "content", f"message {number}", mistake)})
+        said = text_of(each, content, f"message {number}", mistake)
+        messages.append({"role": names[each[role]], "content": said})
     return messages
 
 

@@ -18,9 +18,10 @@ from gptlab.registry import option
 @option("data", "instructions")
 @dataclass
 class Instructions(ExampleData):
-    """Conversations to learn answers from: JSON lines with messages, prompt and completion, or Alpaca's fields.
+    """Conversations to learn answers from: messages, ShareGPT's, prompt and completion, or Alpaca's fields.
 
-    Without files they are questions about the standard library, answered by its own docstrings.
+    They are JSON lines, or rows of Parquet; without files, questions about the standard library, answered by its own
+    docstrings.
     """
 
     files: list[str] = field(default_factory=list)  # paths and globs; none: questions about Python's library

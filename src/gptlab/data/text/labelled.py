@@ -19,7 +19,7 @@ from gptlab.registry import option
 @option("data", "labelled")
 @dataclass
 class Labelled(ExampleData):
-    """Texts with labels, for task=classification: JSON lines, CSV or TSV.
+    """Texts with labels, for task=classification: JSON lines, CSV, TSV or Parquet.
 
     Without files they are generated short messages, half of them spam.
     """

@@ -28,26 +28,44 @@ def arrays(path: Path, column: str, mistake: Mistake) -> Iterator[Any]:
     try:
         with path.open("rb") as raw, pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
             require_column(file.schema_arrow.names, column, "it", mistake)
-            for size in _page_sizes(raw, file.metadata, column):
-                if not 0 <= size <= LARGEST:
-                    why = f"has a page of {size:,} bytes, and those of more than {LARGEST:,} are not read"
-                    raise mistake(why, "write it again with smaller pages, or its texts as files")
+            _require_small_pages(raw, file.metadata, column, mistake)
             for batch in file.iter_batches(batch_size=ROWS, columns=[column]):
                 yield batch.column(0)
     except (pyarrow.ArrowException, _NotThrift) as error:
         raise mistake(f"cannot be read ({reason(error)})", "give a whole file") from error
 
 
+def record_batches(path: Path, mistake: Mistake) -> Iterator[Any]:
+    """Yield the rows of a file, with all of its columns, as Arrow batches of a few rows; raises UserError as `arrays`
+    does."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with path.open("rb") as raw, pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+            _require_small_pages(raw, file.metadata, None, mistake)
+            yield from file.iter_batches(batch_size=ROWS)
+    except (pyarrow.ArrowException, _NotThrift) as error:
+        raise mistake(f"cannot be read ({reason(error)})", "give a whole file") from error
+
+
+def _require_small_pages(raw: IO[bytes], metadata: Any, column: str | None, mistake: Mistake) -> None:
+    for size in _page_sizes(raw, metadata, column):
+        if not 0 <= size <= LARGEST:
+            why = f"has a page of {size:,} bytes, and those of more than {LARGEST:,} are not read"
+            raise mistake(why, "write it again with smaller pages, or its texts as files")
+
+
 class _NotThrift(ValueError):
     """Say that the header of a page is none."""
 
 
-def _page_sizes(raw: IO[bytes], metadata: Any, column: str) -> Iterator[int]:
-    """Yield the size of each page of a column when it is decompressed, as its header has it."""
+def _page_sizes(raw: IO[bytes], metadata: Any, column: str | None) -> Iterator[int]:
+    """Yield the size of each page of a column, or of all, when it is decompressed, as its header has it."""
     for group in range(metadata.num_row_groups):
         for number in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(number)
-            if chunk.path_in_schema.partition(".")[0] != column:
+            if column not in (None, chunk.path_in_schema.partition(".")[0]):
                 continue
             begin = chunk.data_page_offset
             if chunk.dictionary_page_offset is not None and 0 < chunk.dictionary_page_offset < begin:

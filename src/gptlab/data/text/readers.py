@@ -10,7 +10,16 @@ from typing import IO, Any, NamedTuple
 from gptlab.data.text import parquet
 from gptlab.data.text.json_arrays import array_items, is_array
 from gptlab.data.text.opened import BLOCK, bytes_read, opened, tell, whole_file
-from gptlab.data.text.tables import NOT_UTF8, Row, arrow_rows, column_values, delimited_rows, require_column
+from gptlab.data.text.tables import (
+    NOT_UTF8,
+    Row,
+    arrow_batches,
+    arrow_rows,
+    column_values,
+    delimited_rows,
+    records,
+    require_column,
+)
 from gptlab.errors import UserError, reason, require
 
 HEAD = 1 << 20  # bytes that tell what a file holds
@@ -103,20 +112,29 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
 
 
 def read_records(path: Path, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield each value of a file of JSON lines, or of one JSON array, with where it stands; .gz and .zst are unpacked.
+    """Yield each record of a file of JSON lines, of one JSON array, of Parquet or of Arrow, with where it stands.
 
-    Raises UserError, as `key=path`, where the file is damaged or something else.
+    JSON may be packed as .gz or .zst. Raises UserError, as `key=path`, where the file is damaged or something else.
     """
+
+    def mistake(why: str, todo: str) -> UserError:
+        return UserError(key, path, why, todo)
+
     kind, packing = format_of(path.name)
-    todo = "give JSON lines, or one JSON array"
-    require(kind in ("json", "text"), key, path, f"holds {kind}, which is not read as records", todo)
+    todo = "give JSON lines, one JSON array, or Parquet"
+    known = ("json", "text", "parquet", "arrow")
+    require(kind in known, key, path, f"holds {kind}, which is not read as records", todo)
     _require_text(path.name, key, path)
     with whole_file(key, path):
+        if kind in ("parquet", "arrow"):
+            require(not packing, key, path, f"{packing} around {kind} is not read", "decompress it")
+            batches = parquet.record_batches if kind == "parquet" else arrow_batches
+            yield from records(batches(path, mistake), mistake)
+            return
         as_array = is_array(_head(path, packing).decode("utf-8", "ignore").removeprefix("\ufeff"))
         with opened(path, packing) as file:
             if as_array:
-                blocks = _blocks(file, Reading("", None, "strict"), key, path)
-                yield from array_items(blocks, lambda why, todo: UserError(key, path, why, todo))
+                yield from array_items(_blocks(file, Reading("", None, "strict"), key, path), mistake)
                 return
             yield from _json_lines(file, "strict", key, path)
 

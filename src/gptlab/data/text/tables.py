@@ -1,4 +1,4 @@
-"""Read tables row by row, in constant memory: CSV, TSV, and one column of Arrow."""
+"""Read tables row by row, in constant memory: CSV, TSV, and Arrow."""
 
 import csv
 import io
@@ -87,9 +87,17 @@ def column_names(path: Path) -> list[str]:
 
 
 def arrow_rows(path: Path, column: str, mistake: Mistake) -> Iterator[Any]:
-    """Yield the column of an Arrow file, in the file or the stream format, as Arrow arrays of a few rows.
+    """Yield the column of an Arrow file, as Arrow arrays of a few rows; raises UserError as `arrow_batches` does."""
+    for batch in arrow_batches(path, mistake):
+        require_column(batch.schema.names, column, "it", mistake)
+        yield batch.column(batch.schema.names.index(column))
 
-    Hugging Face's `save_to_disk` writes streams. Raises UserError where one ends without its end mark.
+
+def arrow_batches(path: Path, mistake: Mistake) -> Iterator[Any]:
+    """Yield the rows of an Arrow file, in the file or the stream format, as Arrow batches of a few rows.
+
+    Hugging Face's `save_to_disk` writes streams. A file without rows gives one batch without any. Raises UserError
+    where one ends without its end mark.
     """
     import pyarrow.ipc
 
@@ -102,12 +110,35 @@ def arrow_rows(path: Path, column: str, mistake: Mistake) -> Iterator[Any]:
         raise mistake("is no Arrow file, or one that is cut short", "give a whole file")
     with pyarrow.memory_map(str(path)) as source:
         reader: Any = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
-        require_column(reader.schema.names, column, "it", mistake)
-        at = reader.schema.names.index(column)
+        yield pyarrow.RecordBatch.from_pylist([], reader.schema)
         batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
         for batch in batches:
             for start in range(0, batch.num_rows, ROWS):
-                yield batch.column(at).slice(start, ROWS)
+                yield batch.slice(start, ROWS)
+
+
+def records(batches: Iterator[Any], mistake: Mistake) -> Iterator[Row]:
+    """Yield the rows of Arrow batches as dicts without the fields that a row leaves empty, with where they stand.
+
+    Raises UserError where a row is not UTF-8, or two columns have one name.
+    """
+    import pyarrow
+
+    row = 0
+    try:
+        for batch in batches:
+            names = batch.schema.names
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise mistake(f"has more than one column {twice!r}", "rename one")
+            for number in range(batch.num_rows):
+                row += 1
+                (found,) = batch.slice(number, 1).to_pylist()
+                yield f"row {row}", {name: value for name, value in found.items() if value is not None}
+    except UnicodeDecodeError as error:
+        raise mistake(f"is not UTF-8 (row {row})", "write it again as UTF-8") from error
+    except pyarrow.ArrowException as error:
+        raise mistake(f"cannot be read ({reason(error)})", "give a whole file") from error
 
 
 def column_values(arrays: Iterator[Any], errors: str, mistake: Mistake) -> Iterator[Row]:
