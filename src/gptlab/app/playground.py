@@ -96,8 +96,9 @@ async def _write(request: Request) -> Response:
     """Write a text, each event a line of JSON; whoever goes away ends it."""
     asked = await _asked(request, Writing)
     model = _model(request, asked.run)
-    begun = await run_in_threadpool(begin, model, asked)
     state = request.app.state
+    async with state.turn:  # a tokenizer has a state while it encodes
+        begun = await run_in_threadpool(begin, model, asked)
     return _Lines(_in_turn(written(model, asked, begun), state.turn, state.places), headers=HEADERS)
 
 
