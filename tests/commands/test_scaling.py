@@ -42,21 +42,23 @@ def test_runs_give_the_law_that_they_follow(
     make_run("broken", None, "failed")
     make_run("far", summary={"parameters": 1e6, "tokens": 1e7, "val_loss": 9.0})  # of 257 ids: guessing has 5.549
     make_run("labels", parts={"task": "classification"})
-    found = ask("runs=runs", "out=pics", "flops=[1e15]", "resamples=20")
+    found = ask("runs=runs", "out=pics", "flops=[1e16]", "resamples=20")
     assert [found[name] for name in "EABab"] == pytest.approx(LAW, rel=1e-3)
     assert found["points"] == 12 and set(found["intervals"]) == set("EABab")
     why = {each["run"]: each["why"] for each in found["left_out"]}
     assert why == {"broken": "is failed", "far": "diverged", "labels": "its task does not predict tokens"}
     (best,) = found["best"]
-    assert (best["parameters"], best["tokens"]) == pytest.approx(LAW.best_size(1e15), rel=1e-2)
+    assert (best["parameters"], best["tokens"]) == pytest.approx(LAW.best_size(1e16), rel=1e-2)
     assert (tmp_path / "pics/scaling.png").read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
     assert "left out: far diverged" in said and "12 points" in said
+    assert best["beyond"] and "* beyond the sizes of the points" in said and "E is 0" not in said
 
     # the same of points in a file, as others publish them
     points = [{"parameters": n, "tokens": d, "loss": float(LAW.loss(n, d))} for n in SIZES for d in TOKENS]
     Path("points.json").write_text(json.dumps(points))
-    assert [ask("points=points.json", "resamples=20")[name] for name in "EABab"] == pytest.approx(LAW, rel=1e-3)
+    again = ask("points=points.json", "flops=[1e13]", "resamples=20")
+    assert [again[name] for name in "EABab"] == pytest.approx(LAW, rel=1e-3) and not again["best"][0]["beyond"]
 
 
 def test_weights_of_the_blocks_count_where_asked(make_run: MakeRun) -> None:

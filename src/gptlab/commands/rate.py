@@ -136,7 +136,7 @@ def _begun(config: RateConfig, path: Path) -> Study:
         sources, texts = read_texts([Path(name).expanduser() for name in config.texts])
     else:
         require(bool(config.runs), "runs", "[]", "is needed to begin a study", "give runs=[RUN,RUN]")
-        decoders, runs = decoders_of(config.decoders), [RunDir.find(name) for name in expand(config.runs)]
+        decoders, runs = decoders_of(config.decoders), [RunDir.find_as("runs", name) for name in expand(config.runs)]
         for run in runs:
             require_next_tokens(run, "runs")
         prompts = config.prompts or (

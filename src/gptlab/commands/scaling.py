@@ -118,7 +118,7 @@ def _fit(config: ScalingConfig, found: Found) -> dict[str, Any]:
         "points": len(points),
         "typical_error": _typical_error(points, law),
         "left_out": [{"run": name, "why": why} for name, why in found.left_out],
-        "best": [_best(law, flops) for flops in config.flops or _budgets(points)],
+        "best": [_best(points, law, flops) for flops in config.flops or _budgets(points)],
     }
     show_fit(answer)
     if config.predict:
@@ -133,7 +133,7 @@ def _fit(config: ScalingConfig, found: Found) -> dict[str, Any]:
     if config.out:
         from gptlab.reporting.scaling import picture
 
-        write_atomically(Path(config.out).expanduser() / "scaling.png", picture(points, law, answer["best"]))
+        write_atomically(Path(config.out).expanduser() / "scaling.png", picture(points, law))
         print(f"the picture is {Path(config.out) / 'scaling.png'}")
     return answer
 
@@ -153,12 +153,17 @@ def _budgets(points: Sequence[Point]) -> list[float]:
     return [most, 10 * most, 100 * most]
 
 
-def _best(law: Law, flops: float) -> dict[str, float | None]:
-    """Return the size and tokens of the least loss for a budget; None where the law has no such optimum."""
+def _best(points: Sequence[Point], law: Law, flops: float) -> dict[str, Any]:
+    """Return the size and tokens of the least loss for a budget; None where the law has no such optimum.
+
+    `beyond` tells whether no model is as small, or as large.
+    """
     if not (law.A > 0 and law.B > 0):
-        return {"flops": flops, "parameters": None, "tokens": None, "loss": None}
+        return {"flops": flops, "parameters": None, "tokens": None, "loss": None, "beyond": False}
     parameters, tokens = law.best_size(flops)
-    return {"flops": flops, "parameters": parameters, "tokens": tokens, "loss": float(law.loss(parameters, tokens))}
+    sizes, loss = [each.parameters for each in points], float(law.loss(parameters, tokens))
+    beyond = not min(sizes) <= parameters <= max(sizes)
+    return {"flops": flops, "parameters": parameters, "tokens": tokens, "loss": loss, "beyond": beyond}
 
 
 def _score(config: ScalingConfig, name: str) -> dict[str, Any]:

@@ -29,9 +29,14 @@ def show_fit(found: dict[str, Any]) -> None:
             best.add_row(f"{each['flops']:.2e}", *(["none"] * 4))
         else:
             share = number(each["tokens"] / each["parameters"])
-            row = f"{each['flops']:.2e}", f"{each['parameters']:.3g}", f"{each['tokens']:.3g}", share
+            size = f"{each['parameters']:.3g}{' *' if each['beyond'] else ''}"
+            row = f"{each['flops']:.2e}", size, f"{each['tokens']:.3g}", share
             best.add_row(*row, f"{each['loss']:.3f}")
     console.print(best)
+    if any(each["beyond"] for each in found["best"]):
+        console.print("* beyond the sizes of the points: the law was not seen to hold there", highlight=False)
+    if found["E"] == 0:
+        console.print("E is 0: where the loss ends cannot be told from so few tokens", highlight=False)
 
 
 def show_prediction(found: dict[str, Any], file: str) -> None:

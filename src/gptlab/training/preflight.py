@@ -11,7 +11,7 @@ from gptlab.data.text.labelled import Labelled
 from gptlab.data.text.preferences import Preferences
 from gptlab.data.text.sources import Files, Mixture, TokenFiles, matching
 from gptlab.distributed.devices import may_have_gpu
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.interop.hub_directory import in_hub_format
 from gptlab.runs.reader import expand
 from gptlab.runs.run_dir import RunDir
@@ -31,12 +31,9 @@ def require_possible(config: TrainConfig) -> None:
     """Refuse devices that are not there, and runs and files that do not exist; raises UserError."""
     require_devices(config.trainer)
     if config.resume and config.resume != "auto":
-        RunDir.find(config.resume, without_checkpoint=True)
+        RunDir.find_as("resume", config.resume, without_checkpoint=True)
     if config.init_from and not config.resume and not in_hub_format(config.init_from):
-        try:
-            RunDir.find(config.init_from)
-        except UserError as error:
-            raise UserError("init_from", config.init_from, error.why, error.todo) from error
+        RunDir.find_as("init_from", config.init_from)
     require_files(config.data)
     if isinstance(config.task, Distill) and not config.resume:
         for name in expand(config.task.teacher):

@@ -87,7 +87,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     config.callbacks.require_classes()
     config.logger.require_usable()
     auto = config.resume == "auto"
-    before = RunDir.find(config.resume, without_checkpoint=True) if config.resume and not auto else None
+    before = RunDir.find_as("resume", config.resume, without_checkpoint=True) if config.resume and not auto else None
     needed = config.adapter is not None or not (before and before.has_checkpoint())  # a checkpoint has the whole model
     read_again = config.adapter is not None or needs_reference(config.task)  # by other commands, too
     if needed and read_again and config.init_from:
