@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.chat_templates import ChatTemplate
@@ -60,26 +60,12 @@ def named_runs(runs: Sequence[RunDir]) -> dict[str, RunDir]:
 
 def load_served(runs: Mapping[str, RunDir]) -> list[Served]:
     """Load the models of runs, by their names on pages."""
-    import torch
-
-    from gptlab.decoding.onednn import pack
-    from gptlab.evaluation.model import load_language_model
-    from gptlab.model.config import GPTConfig
+    from gptlab.evaluation.chat import template_if_any
+    from gptlab.evaluation.model import load_for_decoding
 
     found = []
     for name, run in runs.items():
-        gpt, tokenizer = load_language_model(run)
-        gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)  # as `gptlab sample`
-        if type(gpt.config) is GPTConfig:
-            pack(gpt)
-        found.append(Served(name, gpt, tokenizer, _template(run, tokenizer), list(run.sample_prompts())))
+        gpt, tokenizer = load_for_decoding(run, "32-true")
+        template, _ = template_if_any(run, tokenizer)
+        found.append(Served(name, gpt, tokenizer, template, list(run.sample_prompts())))
     return found
-
-
-def _template(run: RunDir, tokenizer: Tokenizer) -> ChatTemplate | None:
-    from gptlab.evaluation.chat import template_of
-
-    try:
-        return template_of(run, tokenizer)
-    except UserError:
-        return None

@@ -134,14 +134,14 @@ def _anatomy(config: EvaluateConfig, runs: list[RunDir], console: Console) -> di
     require_distinct("run", runs)
     require_one_tokenizer("run", runs)
 
-    from gptlab.evaluation.anatomy import anatomies
+    from gptlab.evaluation.anatomy import anatomy
     from gptlab.evaluation.ensembles import require_same_text
     from gptlab.reporting.anatomy import anatomy_tables, write_anatomy_page
 
     if config.data is None:
         require_same_text(runs)
     asked = config.data, config.block_size, config.batch_size, _sliding(config), config.length
-    every = anatomies(runs, *asked)
+    every = [anatomy(run, *asked) for run in runs]
     for run, result in zip(runs, every, strict=True):
         write_atomically(run.path / "anatomy.json", (json.dumps(result, indent=2) + "\n").encode())
         for table in anatomy_tables(result):

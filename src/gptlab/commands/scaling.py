@@ -82,9 +82,9 @@ def scaling(config: ScalingConfig) -> dict[str, Any]:
     if config.out:
         from gptlab.reporting.pictures import require_matplotlib
 
-        require_matplotlib()
+        require_matplotlib("out", config.out, ", or leave it out")
         require_writable("out", config.out, Path(config.out).expanduser())
-    require_scipy()
+    require_scipy("scaling", "fit")
     found = _points(config)
     if config.rank:
         return _rank(config.rank, found)
@@ -140,11 +140,9 @@ def _fit(config: ScalingConfig, found: Found) -> dict[str, Any]:
 
 def _typical_error(points: Sequence[Point], law: Law) -> float:
     """Return the root of the mean square of the residuals of log L, corrected for the five coefficients."""
-    import numpy as np
+    from gptlab.planning.scaling import residuals
 
-    fitted = law.loss(np.array([p.parameters for p in points]), np.array([p.tokens for p in points]))
-    residuals = np.log([p.loss for p in points]) - np.log(fitted)
-    return float(np.sqrt((residuals**2).sum() / (len(points) - len(law))))
+    return float((residuals(points, law) ** 2).sum() / (len(points) - len(law))) ** 0.5
 
 
 def _budgets(points: Sequence[Point]) -> list[float]:

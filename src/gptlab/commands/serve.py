@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
-from gptlab.errors import Stopped, UserError, require
+from gptlab.errors import Stopped, require
 from gptlab.registry import command
 
 if TYPE_CHECKING:
-    from gptlab.runs.run_dir import RunDir
-    from gptlab.tokenizers import Tokenizer
-    from gptlab.tokenizers.chat_templates import ChatTemplate
+    pass
 
 
 @dataclass
@@ -63,12 +61,13 @@ def serve(config: ServeConfig) -> None:
         from gptlab.app.api.routes import OPEN, api
         from gptlab.decoding.continuous import ContinuousBatch
         from gptlab.decoding.engine import Engine
+        from gptlab.evaluation.chat import template_if_any
         from gptlab.evaluation.model import load_for_decoding
 
         gpt, tokenizer = load_for_decoding(run, config.precision)
         block_size = gpt.config.block_size
         engine = Engine(ContinuousBatch(gpt, block_size, config.max_batch, tokenizer.n_vocab))
-        template, why = _template(run, tokenizer)
+        template, why = template_if_any(run, tokenizer)
         app = api(Served(name, tokenizer, template, block_size, engine, int(time.time())))
 
         def say(_: str) -> None:
@@ -82,16 +81,6 @@ def serve(config: ServeConfig) -> None:
         finally:
             given_up = engine.close()
             print(f"stopped: {app.state.answered} requests were answered, {given_up} texts given up", flush=True)
-
-
-def _template(run: RunDir, tokenizer: Tokenizer) -> tuple[ChatTemplate | None, str]:
-    """Return the chat template of a run; None, and why, where it has none that works."""
-    from gptlab.evaluation.chat import template_of
-
-    try:
-        return template_of(run, tokenizer), ""
-    except UserError as error:
-        return None, error.why
 
 
 @contextlib.contextmanager

@@ -42,23 +42,7 @@ class Targets:
     document: Ints  # its number
 
 
-def anatomies(
-    runs: Sequence[RunDir],
-    data: BatchConfig | None,
-    block_size: int | None,
-    batch_size: int,
-    sliding: Sliding | None,
-    length: int,
-) -> list[dict[str, Any]]:
-    """Return the anatomy of the loss of each run, as plain values, and the loss in windows of up to `length` contexts.
-
-    A context is `block_size`, or what the model was trained with. Raises UserError where a run's task does not predict
-    the tokens of a text, or its model has diverged.
-    """
-    return [_anatomy(run, data, block_size, batch_size, sliding, length) for run in runs]
-
-
-def _anatomy(
+def anatomy(
     run: RunDir,
     data: BatchConfig | None,
     block_size: int | None,
@@ -66,6 +50,11 @@ def _anatomy(
     sliding: Sliding | None,
     length: int,
 ) -> dict[str, Any]:
+    """Return the anatomy of the loss of a run, as plain values, and the loss in windows of up to `length` contexts.
+
+    A context is `block_size`, or what the model was trained with. Raises UserError where the run's task does not
+    predict the tokens of a text, or its model has diverged.
+    """
     require_next_tokens(run)
     task, gpt, tokenizer = load_with_task(run)
     context = block_size or gpt.config.block_size

@@ -25,6 +25,14 @@ def template_of(run: RunDir, tokenizer: Tokenizer, key: str = "run") -> ChatTemp
     return chat_template(AUTO, tokenizer)
 
 
+def template_if_any(run: RunDir, tokenizer: Tokenizer) -> tuple[ChatTemplate | None, str]:
+    """Return the chat template of a run; None, and why, where it has none that works."""
+    try:
+        return template_of(run, tokenizer), ""
+    except UserError as error:
+        return None, error.why
+
+
 def first_messages(system: str | None) -> Sequence[dict[str, str]]:
     """Return the messages that a conversation begins with."""
     return [] if system is None else [{"role": "system", "content": system}]

@@ -36,12 +36,14 @@ def kept_scores(path: Path, checkpoint: str = LAST) -> dict[str, float]:
     What was found of another checkpoint of that name, before the run went on, is left out, and so are other files.
     """
     found: dict[str, float] = {}
-    for file in sorted((path / FOLDER).glob("*.json")):
+    files = sorted((path / FOLDER).glob("*.json"))
+    now = _listed(path, checkpoint) if files else None
+    for file in files:
         try:
             result = read_object("run", file, MOST_BYTES, "evaluate the task again")
         except UserError:
             continue
-        now, then = _listed(path, checkpoint), result.get("checkpoint_sha256")
+        then = result.get("checkpoint_sha256")
         if result.get("checkpoint", LAST) == checkpoint and (now is None or then in (None, now)):
             task = file.stem if checkpoint == LAST else file.stem.removesuffix(f"-{Path(checkpoint).stem}")
             found |= {f"{task} {name}": value for name, value in _scores(result)}

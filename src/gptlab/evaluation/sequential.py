@@ -9,7 +9,7 @@ cases. Differences that it does not reject make an interval that holds the truth
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,17 +105,21 @@ def judge(found: Samples, sign: int, margin: float | None, is_paired: bool = Fal
     A difference of at most `margin` is none in practice.
     """
     low, high = confidence_sequence(found)
-    if margin is not None and -margin <= low and high <= margin:
-        verdict = "same"
-    elif low <= 0 <= high:
-        verdict = "go_on"
-    else:
-        verdict = "b" if sign * found.difference < 0 else "a"
+    verdict = _settled(low, high, sign, margin)
     t_squared = found.size * (found.difference / found.deviation) ** 2
     e_value = math.exp(min(700.0, float(log_e_value(t_squared, found.size, found.freedom))))
     more = _more(found, margin, is_paired) if verdict == "go_on" else 0
     known = math.isfinite(low)
     return Verdict(verdict, low if known else None, high if known else None, e_value, more, margin, is_paired)
+
+
+def _settled(low: float, high: float, sign: int, margin: float | None) -> str:
+    """Return what the interval says: a or b is better, they are the `same`, or one has to go on."""
+    if margin is not None and -margin <= low and high <= margin:
+        return "same"
+    if low <= 0 <= high:
+        return "go_on"
+    return "b" if sign * low < 0 else "a"
 
 
 def _more(found: Samples, margin: float | None, is_paired: bool) -> int | None:
@@ -124,8 +128,7 @@ def _more(found: Samples, margin: float | None, is_paired: bool) -> int | None:
 
     def decides(seeds: int) -> bool:
         size, freedom = (seeds, seeds - 1) if is_paired else (seeds / 2, 2 * seeds - 2)
-        half = reach(size, freedom) * found.deviation / math.sqrt(size)
-        return abs(found.difference) > half or (margin is not None and abs(found.difference) + half <= margin)
+        return _settled(*confidence_sequence(replace(found, size=size, freedom=freedom)), 1, margin) != "go_on"
 
     if not decides(MOST_SEEDS):
         return None

@@ -12,7 +12,7 @@ import numpy as np
 
 from gptlab.errors import require
 from gptlab.files import read_object, write_atomically
-from gptlab.planning.scaling import COEFFICIENTS, Law, Point
+from gptlab.planning.scaling import COEFFICIENTS, Law, Point, middle, residuals
 from gptlab.version import VERSION
 
 MOST_BYTES = 1 << 26
@@ -27,14 +27,9 @@ def predict(
     The interval is of one run: it has the doubt about the law, by those of resampled points (`laws`), and the scatter
     of single runs about it, by the residuals, enlarged for the coefficients that were fitted to them.
     """
-    n = len(points)
-    fitted = law.loss(np.array([p.parameters for p in points]), np.array([p.tokens for p in points]))
-    residuals = np.log([p.loss for p in points]) - np.log(fitted)
-    residuals *= np.sqrt(n / (n - len(COEFFICIENTS)))
-    rng = np.random.default_rng(seed)
-    drawn = [each.loss(*at) * np.exp(rng.choice(residuals)) for each in laws]
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(drawn, [tail, 100 - tail])
+    n, rng = len(points), np.random.default_rng(seed)
+    scatter = residuals(points, law) * np.sqrt(n / (n - len(COEFFICIENTS)))
+    low, high = middle(np.array([each.loss(*at) * np.exp(rng.choice(scatter)) for each in laws]), level)
     return float(law.loss(*at)), float(low), float(high)
 
 

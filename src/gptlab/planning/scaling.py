@@ -57,12 +57,10 @@ class Law(NamedTuple):
 class _Data:
     """Points in units in which parameters and tokens are about 1."""
 
-    def __init__(self, points: Sequence[Point], weights: Array | None = None) -> None:
-        n, d = (np.array([getattr(each, key) for each in points], np.float64) for key in ("parameters", "tokens"))
+    def __init__(self, points: Sequence[Point]) -> None:
+        n, d, self.loss = columns_of(points)
         self.units = float(np.exp(np.log(n).mean())), float(np.exp(np.log(d).mean()))
         self.logs = np.log(n / self.units[0]), np.log(d / self.units[1])
-        self.loss = np.array([each.loss for each in points], np.float64)
-        self.weights = np.ones(len(points)) if weights is None else weights
 
     def columns(self, a: float, b: float) -> Array:
         """Return what E, A and B are multiplied by, (n, 3)."""
@@ -75,12 +73,12 @@ class _Data:
         it ends at Huber's loss.
         """
         x, y = self.columns(a, b), self.loss
-        found, _ = nnls(x / y[:, None] * np.sqrt(self.weights)[:, None], np.sqrt(self.weights))
+        found, _ = nnls(x / y[:, None], np.ones(len(y)))
         value = self.objective(x @ found)
         for _ in range(ROUNDS):
             predicted = np.maximum(x @ found, 1e-12)
             residual = np.log(predicted) - np.log(y)
-            root = np.sqrt(self.weights * np.minimum(1, DELTA / np.maximum(np.abs(residual), 1e-300)))
+            root = np.sqrt(np.minimum(1, DELTA / np.maximum(np.abs(residual), 1e-300)))
             step, _ = nnls(x / predicted[:, None] * root[:, None], (1 - residual) * root)
             for _ in range(8):  # a shorter step where the linearised problem is too far off
                 if (ahead := self.objective(x @ step)) <= value:
@@ -94,8 +92,7 @@ class _Data:
     def objective(self, predicted: Array) -> float:
         """Return the sum of Huber's loss of the logarithms' residuals."""
         residual = np.abs(np.log(np.maximum(predicted, 1e-12)) - np.log(self.loss))
-        each = np.where(residual < DELTA, residual**2 / 2, DELTA * (residual - DELTA / 2))
-        return float((self.weights * each).sum())
+        return float(np.where(residual < DELTA, residual**2 / 2, DELTA * (residual - DELTA / 2)).sum())
 
     def slopes(self, a: float, b: float, found: Array) -> Array:
         """Return the derivatives of the objective by log a and log b, E, A and B being the best for them.
@@ -104,14 +101,15 @@ class _Data:
         """
         x = self.columns(a, b)
         predicted = np.maximum(x @ found, 1e-12)
-        pull = self.weights * np.clip(np.log(predicted / self.loss), -DELTA, DELTA) / predicted
+        pull = np.clip(np.log(predicted / self.loss), -DELTA, DELTA) / predicted
         return np.array(
             [-a * (pull * found[1] * x[:, 1]) @ self.logs[0], -b * (pull * found[2] * x[:, 2]) @ self.logs[1]]
         )
 
     def search(self, starts: Sequence[tuple[float, float]], fixed: dict[str, float] | None = None) -> tuple[Law, float]:
         """Return the best law found from some exponents, and its objective; `fixed` ones stay."""
-        free = [i for i, name in enumerate(("a", "b")) if name not in (fixed or {})]
+        fixed = fixed or {}
+        free = [i for i, name in enumerate(("a", "b")) if name not in fixed]
         unit = DELTA**2 * len(self.loss)
         best: tuple[float, Array] | None = None
 
@@ -123,7 +121,7 @@ class _Data:
             return value / unit, self.slopes(a, b, found)[free] / unit
 
         for start in starts:
-            begin = np.array([(fixed or {}).get(name, start[i]) for i, name in enumerate(("a", "b"))])
+            begin = np.array([fixed.get(name, start[i]) for i, name in enumerate(("a", "b"))])
             end = minimize(
                 objective, np.log(begin[free]), (begin,), "L-BFGS-B", jac=True, bounds=[np.log(BOUNDS)] * len(free),
                 options={"ftol": 1e-13, "gtol": 1e-9},
@@ -140,12 +138,21 @@ class _Data:
 
 def fit(points: Sequence[Point]) -> Law:
     """Return the law that fits the points best; they must be as many as `missing` asks for."""
-    return _fitted(_Data(points))[0]
-
-
-def _fitted(data: _Data) -> tuple[Law, float]:
+    data = _Data(points)
     grid = [(data.linear(a, b)[1], (float(a), float(b))) for a in GRID for b in GRID]
-    return data.search([at for _, at in sorted(grid)[:STARTS]])
+    return data.search([at for _, at in sorted(grid)[:STARTS]])[0]
+
+
+def columns_of(points: Sequence[Point]) -> tuple[Array, Array, Array]:
+    """Return the parameters, tokens and losses of points, (n,) each."""
+    n, d, loss = (np.array([getattr(p, key) for p in points], np.float64) for key in ("parameters", "tokens", "loss"))
+    return n, d, loss
+
+
+def residuals(points: Sequence[Point], law: Law) -> Array:
+    """Return by how much the logarithm of each point's loss is above the law's, (n,)."""
+    n, d, loss = columns_of(points)
+    return np.asarray(np.log(loss) - np.log(law.loss(n, d)))
 
 
 def missing(points: Sequence[Point]) -> str | None:
@@ -187,10 +194,14 @@ def _groups(points: Sequence[Point]) -> list[list[int]]:
 
 def intervals(laws: Sequence[Law], level: float) -> dict[str, tuple[float, float]]:
     """Return the interval of each coefficient that holds the middle `level` of the resampled ones."""
-    tail = 100 * (1 - level) / 2
-    values = np.array(laws)
-    low, high = np.percentile(values, [tail, 100 - tail], axis=0)
+    low, high = middle(np.array(laws), level)
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(COEFFICIENTS)}
+
+
+def middle(values: Array, level: float) -> Array:
+    """Return the ends between which the middle `level` of values lies, (2, ...), over their first dimension."""
+    tail = 100 * (1 - level) / 2
+    return np.asarray(np.percentile(values, [tail, 100 - tail], axis=0))
 
 
 def profile(points: Sequence[Point], law: Law, level: float) -> dict[str, tuple[float, float]]:
@@ -202,13 +213,7 @@ def profile(points: Sequence[Point], law: Law, level: float) -> dict[str, tuple[
     data, rest = _Data(points), len(points) - len(COEFFICIENTS)
     least = data.linear(law.a, law.b)[1]
     most = least * (1 + float(f_distribution.ppf(level, 1, rest)) / rest)
-    found = {}
-    for name in ("a", "b"):
-        ends = []
-        for direction in (-1, 1):
-            ends.append(_edge(data, law, name, direction, most))
-        found[name] = (ends[0], ends[1])
-    return found
+    return {name: (_edge(data, law, name, -1, most), _edge(data, law, name, 1, most)) for name in ("a", "b")}
 
 
 def _edge(data: _Data, law: Law, name: str, direction: int, most: float) -> float:
@@ -223,6 +228,6 @@ def _edge(data: _Data, law: Law, name: str, direction: int, most: float) -> floa
             return outside
         inside, step = outside, 2 * step
     for _ in range(10):
-        middle = (inside + outside) / 2
-        inside, outside = (middle, outside) if within(middle) else (inside, middle)
+        between = (inside + outside) / 2
+        inside, outside = (between, outside) if within(between) else (inside, between)
     return float(inside)

@@ -29,19 +29,20 @@ class Best(NamedTuple):
 
 def best_of(folder: Path) -> Best | None:
     """Return the best of the configs that have finished, by the mean over their seeds; None where none has."""
-    found: dict[Path, tuple[float, list[str], str]] = {}
-    for job in jobs_in(folder):
-        result = job.result()
-        score = score_of(result) if result["status"] == "finished" else None
-        if score is not None:
-            found[job.path] = score, job.overrides, result["search_metric"]
-    if not found:
+    jobs = {job.path: job for job in jobs_in(folder)}
+    scores = {path: score for path, job in jobs.items() if (score := _final(job.result())) is not None}
+    if not scores:
         return None
-    groups = same_but_seed([read_run(path, path.name) for path in found])
-    row = metric(next(iter(found.values()))[2])
-    best = min(groups, key=lambda group: row.sign * statistics.fmean(found[run.path][0] for run in group))
-    overrides = [each for each in found[best[0].path][1] if not each.startswith("seed=")]
-    return Best(best[0], [found[run.path][0] for run in best], overrides)
+    groups = same_but_seed([read_run(path, path.name) for path in scores])
+    sign = next(iter(jobs.values())).search_metric.sign
+    best = min(groups, key=lambda group: sign * statistics.fmean(scores[run.path] for run in group))
+    overrides = [each for each in jobs[best[0].path].overrides if not each.startswith("seed=")]
+    return Best(best[0], [scores[run.path] for run in best], overrides)
+
+
+def _final(result: dict[str, Any]) -> float | None:
+    """Return the score of a job that has finished."""
+    return score_of(result) if result["status"] == "finished" else None
 
 
 def confirm(folder: Path, number: int, more: Sequence[str]) -> dict[str, Any] | None:
@@ -52,11 +53,11 @@ def confirm(folder: Path, number: int, more: Sequence[str]) -> dict[str, Any] | 
     best = best_of(folder)
     if best is None:
         return None
-    again = folder / CONFIRMED
+    again, jobs = folder / CONFIRMED, jobs_in(folder)
     if (again / stored.NAME).exists():
         asked = [f"resume_sweep={quoted(str(again))}"]
     else:
-        used = [run.config.get("seed") for run in map(_read, jobs_in(folder))]
+        used = [read_run(job.path, job.path.name).config.get("seed") for job in jobs]
         first = 1 + max(seed for seed in [0, *used] if isinstance(seed, int))
         seeds = ",".join(str(first + i) for i in range(number))
         config = quoted(str(best.run.path / "config.yaml"))
@@ -64,13 +65,13 @@ def confirm(folder: Path, number: int, more: Sequence[str]) -> dict[str, Any] | 
     command = [sys.executable, "-m", "gptlab", "train", *asked]
     subprocess.run(command, check=False, stdout=sys.stderr.fileno())  # its table; the sweep's own answer is one object
     runs = [job.result() for job in jobs_in(again)]
-    scores = [score for run in runs if run["status"] == "finished" and (score := score_of(run)) is not None]
+    scores = [score for run in runs if (score := _final(run)) is not None]
     return {
         "overrides": best.overrides,
         "chosen_by": statistics.fmean(best.scores),
         "score": statistics.fmean(scores) if scores else None,
         "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
-        "search_metric": jobs_in(folder)[0].search_metric.name,
+        "search_metric": jobs[0].search_metric.name,
         "runs": runs,
     }
 
@@ -82,7 +83,3 @@ def told(found: dict[str, Any]) -> str:
     spread = "" if found["deviation"] is None else f", which deviate by {row.text(found['deviation'], precise=True)}"
     chosen = row.text(found["chosen_by"], precise=True)
     return f"the best again, with {seeds} fresh seeds: {row.head} {score}{spread}; it was chosen with {chosen}"
-
-
-def _read(job: Any) -> RunRecord:
-    return read_run(job.path, job.path.name)

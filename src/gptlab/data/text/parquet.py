@@ -18,33 +18,25 @@ HEADER = 1 << 16  # bytes that the header of a page may have
 
 
 def arrays(path: Path, column: str, mistake: Mistake) -> Iterator[Any]:
-    """Yield the values of a column, as Arrow arrays of a few rows.
+    """Return the values of a column, as Arrow arrays of a few rows, which are read as they are asked for.
 
     Raises UserError where there is no such column, or the file is damaged, or a page of it is larger than LARGEST.
     """
+    return (batch.column(0) for batch in record_batches(path, mistake, column))
+
+
+def record_batches(path: Path, mistake: Mistake, column: str | None = None) -> Iterator[Any]:
+    """Yield the rows of a file, with all of its columns or one, as Arrow batches of a few rows; raises UserError as
+    `arrays` does."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with path.open("rb") as raw, pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
-            require_column(file.schema_arrow.names, column, "it", mistake)
+            if column is not None:
+                require_column(file.schema_arrow.names, column, "it", mistake)
             _require_small_pages(raw, file.metadata, column, mistake)
-            for batch in file.iter_batches(batch_size=ROWS, columns=[column]):
-                yield batch.column(0)
-    except (pyarrow.ArrowException, _NotThrift) as error:
-        raise mistake(f"cannot be read ({reason(error)})", "give a whole file") from error
-
-
-def record_batches(path: Path, mistake: Mistake) -> Iterator[Any]:
-    """Yield the rows of a file, with all of its columns, as Arrow batches of a few rows; raises UserError as `arrays`
-    does."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with path.open("rb") as raw, pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
-            _require_small_pages(raw, file.metadata, None, mistake)
-            yield from file.iter_batches(batch_size=ROWS)
+            yield from file.iter_batches(batch_size=ROWS, columns=None if column is None else [column])
     except (pyarrow.ArrowException, _NotThrift) as error:
         raise mistake(f"cannot be read ({reason(error)})", "give a whole file") from error
 
