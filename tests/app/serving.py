@@ -1,8 +1,7 @@
 """A small model that is served in a thread, for tests."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,10 +75,3 @@ def served(
             engine.close()
             server.should_exit = True
             thread.join(30)
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)

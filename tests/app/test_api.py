@@ -21,8 +21,9 @@ from gptlab.tokenizers.base import Declared
 from gptlab.tokenizers.byte import Byte
 from gptlab.tokenizers.chat_templates import ChatCodec, chat_template
 from gptlab.tokenizers.hf import JSONTokenizer
-from tests.app.serving import LETTERS, Repeating, T, gpt, letters, served, wait_until
+from tests.app.serving import LETTERS, Repeating, T, gpt, letters, served
 from tests.tokenizers.directories import metaspace
+from tests.waiting import wait_until
 
 GREEDY = {"temperature": 0}
 

@@ -22,7 +22,7 @@ from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
-from tests.app.serving import wait_until
+from tests.waiting import wait_until
 
 Tiny = Callable[..., TrainConfig]
 

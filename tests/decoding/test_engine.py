@@ -1,8 +1,7 @@
 """A batch in a thread of its own."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +9,7 @@ from gptlab.decoding.continuous import ContinuousBatch, Scored
 from gptlab.decoding.decoders import Sample
 from gptlab.decoding.engine import Closed, Engine
 from tests.decoding.test_continuous import Heard, T, alone, gpt, heard, row
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -17,13 +17,6 @@ def engine() -> Iterator[Engine]:
     engine = Engine(ContinuousBatch(gpt(), T, 4))
     yield engine
     engine.close()
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_texts_of_many_threads_are_those_written_alone(engine: Engine) -> None:

@@ -6,8 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import yaml
 from gptlab.config import compose
 from gptlab.training.run import train
 from tests.conftest import ROOT, start, tiny_overrides
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 TRAIN = [sys.executable, str(ROOT / "train.py")]
@@ -41,13 +40,6 @@ def processes_in(folder: Path) -> list[str]:
         except OSError:
             continue
     return [line for line in found if f"{folder}/" in line and "gptlab" in line]
-
-
-def wait_for(happened: Callable[[], object], seconds: int = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("with_extras")  # Optuna needs SciPy
@@ -126,14 +118,14 @@ def test_a_killed_sweep_goes_on(texts: str) -> None:
     process = subprocess.Popen([*TRAIN, "-m", *tiny_overrides(texts), *long], stdout=subprocess.DEVNULL)
     folders = Path("outputs/multirun")
     try:
-        wait_for(lambda: list(folders.glob("*/*/1-seed=2/checkpoints/last.ckpt")))
+        wait_until(lambda: list(folders.glob("*/*/1-seed=2/checkpoints/last.ckpt")), 120, 0.1)
     finally:
         process.kill()
         process.wait()
     folder = next(folders.glob("*/*"))
     job = next(path for path in Path("/proc").glob("[0-9]*") if _group_of(path, folder.resolve()))
     os.killpg(int(job.name), signal.SIGKILL)
-    wait_for(lambda: not processes_in(folder.resolve()), 40)
+    wait_until(lambda: not processes_in(folder.resolve()), 40, 0.1)
     status = json.loads((folder / "1-seed=2/summary.json").read_text())["status"]
     assert status in ("running", "stopped")  # the kill came before the job had seen that its sweep is gone, or after
     untouched = (folder / "0-seed=1/summary.json").stat().st_mtime_ns
@@ -159,7 +151,7 @@ def test_a_sweep_that_is_stopped_leaves_no_process(texts: str, how: signal.Signa
     command = [*TRAIN, "-m", *tiny_overrides(texts), *more]
     process = start(command)
     folders = Path("outputs/multirun")
-    wait_for(lambda: list(folders.glob("*/*/0-seed=1/checkpoints/last.ckpt")))
+    wait_until(lambda: list(folders.glob("*/*/0-seed=1/checkpoints/last.ckpt")), 120, 0.1)
     folder = next(folders.glob("*/*")).resolve()
     assert len(processes_in(folder)) == 2
     process.send_signal(how)
@@ -168,7 +160,7 @@ def test_a_sweep_that_is_stopped_leaves_no_process(texts: str, how: signal.Signa
     finally:
         process.kill()
     if how == signal.SIGKILL:
-        wait_for(lambda: not processes_in(folder), 40)
+        wait_until(lambda: not processes_in(folder), 40, 0.1)
     assert not processes_in(folder)
     assert json.loads((folder / "0-seed=1/summary.json").read_text())["status"] == "stopped"
     if how == signal.SIGINT:

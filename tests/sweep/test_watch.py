@@ -3,20 +3,13 @@
 import io
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from gptlab.sweep.watch import watched
 from tests.sweep.test_live import job, logs, rows_of
-
-
-def until(seen: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not seen():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+from tests.waiting import wait_until
 
 
 def test_jobs_are_found_as_they_begin_and_end(tmp_path: Path) -> None:
@@ -36,18 +29,18 @@ def test_jobs_are_found_as_they_begin_and_end(tmp_path: Path) -> None:
         return [str(num), f"seed={num}", status, "10/100", "4.500", "4.250", "1,000"]
 
     with watched(tmp_path, console, every=0.01):
-        until(lambda: "waiting for the first job" in screen.getvalue())
+        wait_until(lambda: "waiting for the first job" in screen.getvalue(), 20, 0.02)
     begin(0, "finished")  # an earlier start of the sweep has run it
     with watched(tmp_path, console, every=0.01):
         begin(2, "running")
         begin(1, "running")
-        until(lambda: drawn() == [row(0, "finished"), row(1, "running"), row(2, "running")])
+        wait_until(lambda: drawn() == [row(0, "finished"), row(1, "running"), row(2, "running")], 20, 0.02)
         assert "1 of 3 jobs have ended" in screen.getvalue()
         (tmp_path / "1-seed=1/job.json").write_text("{")  # is being written
         (tmp_path / "2-seed=2/summary.json").write_text('{"status": "failed", "planned_steps": 100}')
         time.sleep(0.1)
         (tmp_path / "1-seed=1/job.json").write_text('{"job": 1, "overrides": ["seed=1"]}')
-        until(lambda: drawn() == [row(0, "finished"), row(1, "running"), row(2, "failed")])
+        wait_until(lambda: drawn() == [row(0, "finished"), row(1, "running"), row(2, "failed")], 20, 0.02)
         begin(3, "failed")
         (tmp_path / "3-seed=3/job.json").write_text('{"job": 3, "overrides": ["seed=3"], "refused": "no"}')
-        until(lambda: drawn()[-1] == row(3, "refused"))
+        wait_until(lambda: drawn()[-1] == row(3, "refused"), 20, 0.02)
