@@ -197,7 +197,7 @@ def test_streams_are_the_whole_in_pieces(client: openai.OpenAI, more: dict[str, 
 
 
 def test_an_event_stream_by_its_lines(address: str) -> None:
-    ask = {"model": "tiny", "prompt": "a", "max_tokens": 3, "stream": True}
+    ask = {"model": "tiny", "prompt": "a", "max_tokens": 3, "seed": 1, "stream": True}
     with httpx.stream("POST", f"{address}/v1/completions", json=ask) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in reply.iter_lines() if line]
