@@ -55,4 +55,11 @@ def opened(browser: Any, address: str, seen: list[str], width: int = 390) -> Any
     page.on("dialog", lambda dialog: seen.append(f"dialog {dialog.message}"))
     page.on("pageerror", lambda error: seen.append(f"error {error}"))
     page.goto(address)
+    painted(page)
     return page
+
+
+def painted(page: Any) -> None:
+    """Wait for two frames of a page: Chromium drops keys that come before a page was painted."""
+    page.wait_for_load_state("load")
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gptlab.app.rating import rating_app
-from tests.app.browser import address_of, in_browser, opened
+from tests.app.browser import address_of, in_browser, opened, painted
 from tests.app.browser import browser as browser  # a fixture
 from tests.app.test_rating import study_of
 
@@ -27,14 +27,15 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 def began(browser: Any, address: str, name: str, seen: list[str], width: int = 390) -> Any:
     page = opened(browser, address, seen, width)
     page.keyboard.type(name)  # the field has the focus
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#answer")
+    pressed(page, "Enter")
+    assert page.locator("#answer").count() == 1
     return page
 
 
 def pressed(page: Any, key: str) -> None:
     with page.expect_navigation():
         page.keyboard.press(key)
+    painted(page)
 
 
 @pytest.mark.parametrize("site", ["pairs"], indirect=True)
@@ -47,6 +48,7 @@ def test_pairs_by_keys_alone_by_two_raters(browser: Any, site: tuple[str, Any]) 
         pressed(bob, key)
     asked = ann.locator("input[name=question]").get_attribute("value")
     ann.reload()
+    painted(ann)
     assert ann.locator("input[name=question]").get_attribute("value") == asked
     for _ in range(4):
         ann.keyboard.press("Tab")  # to the buttons, and by Enter
