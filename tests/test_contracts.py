@@ -126,7 +126,9 @@ def test_a_run_resumes_at_any_step(tmp_path: Path, accumulate: int) -> None:
 
     class Resumes(Module):
         def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-            checkpoint["loops"] = lightning_internals.restart_loops_at(self.trainer, checkpoint["global_step"])
+            checkpoint["loops"] = lightning_internals.restart_loops_at(
+                self.trainer, checkpoint["global_step"], accumulate * checkpoint["global_step"]
+            )
 
         def on_train_start(self) -> None:
             state = self.trainer.optimizers[0].state_dict()["state"]

@@ -14,7 +14,7 @@ from gptlab.distributed.sharding import full_tensor, shard
 from gptlab.errors import UserError, require
 from gptlab.model.config import build_model
 from gptlab.optim.optimizers import OptimizerConfig
-from gptlab.optim.schedules import Schedule
+from gptlab.optim.schedules import Schedule, batch_sizes, rate
 from gptlab.randomness import random_seed
 from gptlab.registry import name_of, option_of, options
 from gptlab.tasks.base import Reading, Sums
@@ -27,6 +27,7 @@ from gptlab.training.lightning_internals import (
     publish,
     reduced,
     restart_loops_at,
+    set_accumulation,
     unscales_itself,
 )
 from gptlab.training.loss import Loss
@@ -47,7 +48,8 @@ class GPTModule(L.LightningModule):
     With `adapted` a part of the model is trained, and checkpoints hold that alone. `val_bytes` is the length of the
     text that the held-out targets spell, `bytes_per_target` the mean length of the text of a training target;
     `part_losses` score the other held-out sets, if not all have one task. With `sharded` the weights are spread over
-    the devices, which compute in `shard_dtype`.
+    the devices, which compute in `shard_dtype`. The first step has `batch_size` sequences, the others as many as
+    `schedule` says.
     """
 
     gpt: Any  # the model, with the head of its task
@@ -70,10 +72,12 @@ class GPTModule(L.LightningModule):
         shard_dtype: torch.dtype | None = None,
         adapted: Adapted | None = None,
         part_losses: Sequence[Loss] = (),
+        batch_size: int = 1,
     ) -> None:
         super().__init__()
         self.gpt, self.loss, self.task = loss.gpt, loss, loss.task
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
+        self.batch_sizes = batch_sizes(batch_size, schedule)
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
         self.log_every_n_steps, self.on_nan, self.bytes_per_target = log_every_n_steps, on_nan, bytes_per_target
         self.average = average or WeightAverage(None)
@@ -82,13 +86,15 @@ class GPTModule(L.LightningModule):
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
         self.held_out_sums: Sums = {}  # of the last validation, over all ranks
-        self._earlier_losses = torch.empty(0)  # of steps since the last log before a checkpoint, over all ranks, (N,)
-        self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or that checkpoint
+        # of steps since the last log before a checkpoint or another size of batch, over all ranks, (N,)
+        self._earlier_losses = torch.empty(0)
+        self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or those steps
         self._gradients: dict[str, Any] = {}  # norm and rate of the last step, from clipping
         self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last check
         self._sums: dict[int, list[Sums]] = {}  # of this rank's batches, by the number of the held-out set
         hparams = {name: settings(part) for name, part in self._parts().items()}
         plain = {"steps": steps, "val_bytes": val_bytes, "clip_norm": clip_norm, "seed": seed, "on_nan": on_nan}
+        plain |= {"batch_size": batch_size}
         rest = {"log_every_n_steps": log_every_n_steps, "bytes_per_target": bytes_per_target}
         self.save_hyperparameters({**hparams, **plain, **rest, "separator": loss.reading.separator}, logger=False)
 
@@ -149,12 +155,29 @@ class GPTModule(L.LightningModule):
         self.validation_step(batch, batch_idx)
 
     def on_train_start(self) -> None:
-        """Set the learning rate of this config: a checkpoint has that of the config it was made with."""
+        """Set the learning rate of this config, a checkpoint has that of the config it was made with; and divide the
+        first step into micro-batches."""
+        self.divide_step()
         schedule: Any = self.lr_schedulers()
         schedule.base_lrs = [self.optimizer.lr] * len(schedule.base_lrs)
         for group in self.trainer.optimizers[0].param_groups:
             group["initial_lr"] = self.optimizer.lr
-            group["lr"] = self.optimizer.lr * self.schedule(self.global_step, self.steps)
+            group["lr"] = self.optimizer.lr * self.rate(self.global_step)
+
+    def rate(self, step: int) -> float:
+        """Return the multiplier of the learning rate at a step, counted from 0."""
+        return rate(self.schedule, self.batch_sizes, step, self.steps)
+
+    def divide_step(self) -> None:
+        """Let the next step have as many micro-batches as its size takes; due at the end of each step."""
+        if self.batch_sizes.constant:
+            return
+        data = datamodule_of(self.trainer)
+        parts = self.batch_sizes.size(self.global_step) // (data.micro_batch_size * self.trainer.world_size)
+        if parts != self.trainer.accumulate_grad_batches:
+            self._earlier_losses = self._step_losses()
+            self._losses.clear()
+            set_accumulation(self.trainer, parts)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the position in training, not by anything that ran before; no two ranks share its noise."""
@@ -229,7 +252,7 @@ class GPTModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer.build(self.gpt)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, self.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -277,8 +300,10 @@ class GPTModule(L.LightningModule):
                     p.grad = None  # optimizers skip parameters without gradients
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        read_older_checkpoint(checkpoint, datamodule_of(self.trainer).tokens_per_step)
-        checkpoint["loops"] = restart_loops_at(self.trainer, checkpoint["global_step"])
+        data, step = datamodule_of(self.trainer), checkpoint["global_step"]
+        read_older_checkpoint(checkpoint, data.tokens_per_step)
+        micro_batches = data.batch_sizes.start(step) // (data.micro_batch_size * self.trainer.world_size)
+        checkpoint["loops"] = restart_loops_at(self.trainer, step, micro_batches)
         self.complete(checkpoint)
         self.average.load(checkpoint, "gpt.", self.gpt)
         self._earlier_losses = torch.tensor([float(loss) for loss in checkpoint["losses"]])

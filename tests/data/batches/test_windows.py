@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.data.batches import sampler
 from gptlab.data.batches.batch import IGNORE, Batch
 from gptlab.data.batches.order import Order
@@ -151,7 +152,7 @@ def test_every_micro_batch_knows_the_size_of_its_step(
         expected.append((targets, sum(int(each.stops[i]) - int(each.starts[i]) for each, i in windows)))
     with mock.patch.object(sampler, "AHEAD", 20):
         for rank in range(world_size):
-            batches = TrainBatches(order, steps, B, micro, rank, world_size, begin, counts=sources)
+            batches = TrainBatches(order, steps, BatchSizes(B), micro, rank, world_size, begin, counts=sources)
             found = [sources.__getitems__(micro_batch)[2:] for micro_batch in batches]
             assert found == [sizes for sizes in expected[begin:] for _ in range(B // (micro * world_size))]
 
@@ -160,9 +161,9 @@ def test_full_windows_are_not_counted_one_by_one(monkeypatch: pytest.MonkeyPatch
     sources = TrainWindows([dense(np.arange(100, dtype=np.uint16), T)])
     monkeypatch.delattr(TrainWindows, "targets")
     monkeypatch.delattr(TrainWindows, "lengths")
-    batches = list(TrainBatches(Order([12], [1.0], 0), 2, 6, 3, 0, 1, counts=sources))
+    batches = list(TrainBatches(Order([12], [1.0], 0), 2, BatchSizes(6), 3, 0, 1, counts=sources))
     assert [batch[1:] for batch in batches] == [(6 * T, 6 * T)] * 4
-    assert [batch[1:] for batch in TrainBatches(Order([12], [1.0], 0), 1, 6, 6, 0, 1)] == [(None, None)]
+    assert [batch[1:] for batch in TrainBatches(Order([12], [1.0], 0), 1, BatchSizes(6), 6, 0, 1)] == [(None, None)]
 
 
 def test_a_batch_of_several_sources() -> None:
@@ -182,7 +183,9 @@ def test_any_devices_before_and_after_any_restart_give_the_same_steps(data: st.D
     with mock.patch.object(sampler, "AHEAD", 30):
         for begin, end in ((0, first_step), (first_step, steps)):
             world_size, micro = data.draw(layouts(B))
-            samplers = [TrainBatches(order, steps, B, micro, rank, world_size, begin) for rank in range(world_size)]
+            samplers = [
+                TrainBatches(order, steps, BatchSizes(B), micro, rank, world_size, begin) for rank in range(world_size)
+            ]
             ranks = [list(sampler) for sampler in samplers]
             passes = B // (micro * world_size)
             assert {len(rank) for rank in ranks} == {len(samplers[0])} == {(steps - begin) * passes}
