@@ -54,6 +54,8 @@ def test_the_rate_goes_by_the_data_and_grows_with_the_batch() -> None:
 
 @pytest.mark.parametrize("batch", [[[0, 8]], [[8]], [[8, 0]], [[9, 4], [9, 8]], [[9, 4], [5, 8]], [[4, 1 << 25]]])
 def test_what_is_no_list_of_changes_says_so(batch: list[list[int]]) -> None:
-    assert not orderly(batch) and orderly([[4, 8], [9, 1 << 24]]) and not orderly("[[4, 8]]") and not orderly([[4, 8.0]])
+    assert (
+        not orderly(batch) and orderly([[4, 8], [9, 1 << 24]]) and not orderly("[[4, 8]]") and not orderly([[4, 8.0]])
+    )
     with pytest.raises(UserError, match=r"^batch=\[\[.+: is no list of .+; try \[\[2000,16\]\]$"):
         Constant(batch=batch)

@@ -81,7 +81,14 @@ def test_two_devices(texts: str, tiny: Tiny, tmp_path: Path) -> None:
 
 def test_labelled_examples_and_a_budget_of_tokens(tiny: Tiny, tmp_path: Path) -> None:
     """Any task whose data come in steps can grow them; a budget in other units counts what the steps will read."""
-    ask = ["data=labelled", "data.files=[]", "task=classification", "data.batch_size=4", "data.micro_batch_size=2", *GROWS[:2]]
+    ask = [
+        "data=labelled",
+        "data.files=[]",
+        "task=classification",
+        "data.batch_size=4",
+        "data.micro_batch_size=2",
+        *GROWS[:2],
+    ]
     config = tiny(*ask, "budget.steps=5", "checkpoint.every_n_steps=1", "checkpoint.keep_last=9")
     train(config)
     train(tiny(*ask, "budget.steps=5", f"resume={tmp_path}/run/checkpoints/step-2.ckpt", f"run_dir={tmp_path}/branch"))
