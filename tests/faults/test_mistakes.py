@@ -376,7 +376,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("batch", "out=null: is needed; give out=DIR"),
     ("batch run=none out=new", "run=none: no such directory"),
     ("batch run=run out=file/new", "out=file/new: "),
-    ("batch run=run out=texts", "out=texts: holds other files; give a new folder"),
+    ("batch run=run out=texts tokens=5120", "out=texts: holds other files; give a new folder"),
     ("batch run=run out=new steps=[1000]", "steps=1000: is no step of a checkpoint that the run keeps: "),
     ("batch run=run out=new steps=[0]", "steps=[0]: are not from 1 up"),
     ("batch run=run out=new factors=[]", "factors=[]: are not from 1 up"),
