@@ -9,18 +9,19 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from gptlab.data.batches.batch import Batch, tensors
+from gptlab.data.batches.batch import Batch, step_targets, tensors
 from gptlab.distributed.sharding import full_tensor, shard
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.model.config import build_model
 from gptlab.optim.optimizers import OptimizerConfig
 from gptlab.optim.schedules import Schedule, batch_sizes, rate
 from gptlab.randomness import random_seed
-from gptlab.registry import name_of, option_of, options
+from gptlab.registry import name_of
 from gptlab.tasks.base import Reading, Sums
 from gptlab.tasks.saved import USUAL
 from gptlab.training.adapted import Adapted
 from gptlab.training.averaging import WeightAverage
+from gptlab.training.hyper_parameters import part_of, settings
 from gptlab.training.lightning_internals import (
     datamodule_of,
     grad_scaler,
@@ -120,10 +121,10 @@ class GPTModule(L.LightningModule):
         require("adapter" not in saved, "checkpoint", checkpoint_path, why, todo)
         hparams = {**saved.get("hyper_parameters", {}), **changes}
         task, optimizer, schedule = (
-            part(group, hparams.pop(group, None) or {"option": usual, "values": {}})
+            part_of(group, hparams.pop(group, None) or {"option": usual, "values": {}})
             for group, usual in {"task": USUAL, "optimizer": "adamw", "schedule": "cosine"}.items()
         )
-        config = part("model", {"option": saved.get("model_option", "gpt"), "values": saved["model"]})
+        config = part_of("model", {"option": saved.get("model_option", "gpt"), "values": saved["model"]})
         loss = Loss(task, task.head(build_model(config)), Reading(hparams.pop("separator", None)))
         usual = {"steps": 1, "val_bytes": None, "clip_norm": 0.0, "seed": 0, "log_every_n_steps": 1}
         module = cls(loss, optimizer, schedule, **{**usual, **hparams})
@@ -321,27 +322,3 @@ class GPTModule(L.LightningModule):
         """Add to a checkpoint the weights that an adapter does not train, which it does not hold."""
         if self.adapted:
             self.adapted.complete(checkpoint, self.state_dict())
-
-
-def settings(part: Any) -> dict[str, Any]:
-    """Return a part as plain values: the name it is registered under, and its fields."""
-    option = option_of(part)
-    return {
-        "option": option[1] if option else None,
-        "values": asdict(part) if hasattr(part, "__dataclass_fields__") else {},
-    }
-
-
-def part(group: str, saved: dict[str, Any]) -> Any:
-    """Return the part that `settings` gave; raises UserError where it is not registered here."""
-    kind = options(group).get(saved["option"])
-    if kind is None:
-        raise UserError(group, saved["option"], "is not an option here", "enable the plugin that has it")
-    return kind(**saved["values"])
-
-
-def step_targets(batch: Batch) -> int:
-    """Return the number of targets of a batch's whole step, at least 1; raises TypeError if the batch has no number."""
-    if batch.step_targets is None or batch.step_tokens is None:
-        raise TypeError("batches of training must say how large their step is (Batch.step_targets, Batch.step_tokens)")
-    return max(1, batch.step_targets)
