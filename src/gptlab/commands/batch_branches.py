@@ -76,7 +76,11 @@ def losses_at(out: Path, trunk: Trunk, step: int, factors: list[int], sequences:
         size = factor * trunk.sizes.size(step)
         path = out / f"step-{step}" / f"batch-{size}"
         _finish(RunDir(path), _overrides(trunk, step, size, sequences, power))
-        loss = RunDir(path).summary().get("val_loss")
+        summary, steps = RunDir(path).summary(), step + sequences // size
+        why = f"batch: the branch {path} ended before step {steps}: leave out callbacks that end a run"
+        if summary.get("steps") != steps:
+            raise RunFailed(one_line(why))
+        loss = summary.get("val_loss")
         found[size] = float("nan") if loss is None else float(loss)
         print(f"step {step}, {size} sequences a step: loss {found[size]:.4f}", flush=True)
     return found

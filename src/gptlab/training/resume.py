@@ -112,7 +112,7 @@ def require_same_place(before: dict[str, Any], sizes: BatchSizes, step: int) -> 
     changes = before["schedule"].get("batch", []) if isinstance(before.get("schedule"), dict) else []
     why = "its config does not say what it has read: schedule.batch is no list of changes"
     require(orderly(changes), "resume", "config.yaml", why, "begin with its weights alone: init_from=RUN")
-    read, now = BatchSizes(before["data"]["batch_size"], changes).start(step), sizes.start(step)
+    read, now = BatchSizes(sizes.first, changes).start(step), sizes.start(step)
     why = f"step {step:,} would end with sequence {now:,} of the data, and the run has read {read:,} by then"
     shown = [list(change) for change in sizes.changes]
     require(read == now, "schedule.batch", shown, why, f"change the size from sequence {read:,} on")
