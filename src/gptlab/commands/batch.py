@@ -26,9 +26,7 @@ class CriticalBatchConfig:
     tokens: float | None = None  # that each branch reads; null: a tenth of what the run has read
     tolerance: float = 0.01  # nats by which the loss may be above that of the run's own batch
     power: float = 0.5  # the rate grows with the batch to this power: 0.5 suits Adam, 1 SGD
-    out: str | None = (
-        None  # a folder for the branches and critical_batch.png; the same one goes on where it was stopped
-    )
+    out: str | None = None  # a folder for the branches and the picture; the same one goes on after a stop
     json: bool = False  # print one JSON object and nothing else
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ class Constant:
 
     warmup_steps: int = 0  # steps over which the rate rises from 0 to optimizer.lr
     warmup_share: float | None = None  # share of all steps; instead of warmup_steps
-    # other batch sizes than data.batch_size: [[P,B],...], from sequence P of the data on B sequences a step
+    # [[P,B],...]: from sequence P of the data on, a step has B sequences, not data.batch_size
     batch: list[list[int]] = field(default_factory=list)
     batch_power: float = 0.5  # the rate grows with the batch to this power: 0.5 suits Adam, 1 SGD; 0: it does not
 
