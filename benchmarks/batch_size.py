@@ -4,8 +4,9 @@
 
 A small model (2 layers, width 64, context 64) reads 7,200 windows in batches of 8. Its learning rate is the best of
 some, chosen with a seed that is not measured; all others begin with it, and it grows as the root of their batch. They
-read the same text in the same order: with `schedule.batch=[[1200,16],[2800,32]]`, for as many tokens and for some more,
-and with a larger batch from the start. Differences are of runs with one seed, with Student's interval of their mean.
+read the same text in the same order: with 16 sequences from the 1,200th on and 32 from the 2,800th (`growing`), for as
+many tokens and for 15% more, or from the 2,400th and the 4,800th on (`growing later`); and with a larger batch from the
+start. Differences are of runs with one seed, with Student's interval of their mean.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from side_by_side import described, fresh, interleaved, machine, succeeded, tabl
 
 LEVEL = 0.95
 BATCH, WINDOWS, LONGER = 8, 7200, 1.15
-GROWS = "schedule.batch=[[1200,16],[2800,32]]"
-CONSTANT, GROWING, LONG, LARGE = "constant 8", "8, 16, 32", "8, 16, 32, longer", "constant 16"
+CONSTANT, GROWING, LATER, LONG, LARGE = "constant 8", "growing", "growing later", "growing, longer", "constant 16"
+GROWS = {GROWING: "[[1200,16],[2800,32]]", LATER: "[[2400,16],[4800,32]]", LONG: "[[1200,16],[2800,32]]"}
 MODEL = ["model.n_layer=2", "model.n_head=2", "model.n_embd=64", "model.block_size=64"]
 QUIET = ["logger=csv", "sample_prompts=[]", "trainer.val_every_n_steps=100000", "checkpoint.every_n_steps=100000"]
 
@@ -44,7 +45,7 @@ def main() -> None:
         tried = {rate: bench.train("constant", f"rate-{rate:g}", 1000, rate)["val_loss"] for rate in options.rates}
         bench.rate = min(tried, key=lambda rate: tried[rate])
         print(f"learning rate {bench.rate:g}, of {', '.join(f'{rate:g}: {loss:.4f}' for rate, loss in tried.items())}")
-        found, left_out = interleaved([CONSTANT, GROWING, LONG, LARGE], options.seeds, bench.measure)
+        found, left_out = interleaved([CONSTANT, *GROWS, LARGE], options.seeds, bench.measure)
     rows = {name: summary(runs, found[CONSTANT]) for name, runs in found.items()}
     heads = ("", "steps", "fewer", "tokens", "val loss", "above constant's", f"{LEVEL:.0%} interval")
     table(heads, [[name, *cells(row)] for name, row in rows.items()])
@@ -59,7 +60,7 @@ class Bench:
 
     def __init__(self, folder: Path, windows: int) -> None:
         self.folder, self.windows, self.rate = folder, windows, 0.0
-        self.runs = dict.fromkeys((CONSTANT, GROWING, LONG, LARGE), 0)
+        self.runs = dict.fromkeys((CONSTANT, *GROWS, LARGE), 0)
 
     def measure(self, name: str) -> dict[str, Any]:
         seed = self.runs[name] = self.runs[name] + 1
@@ -68,7 +69,7 @@ class Bench:
     def train(self, name: str, run: str, seed: int, rate: float) -> dict[str, Any]:
         batch = 16 if name == LARGE else BATCH
         tokens = 64 * self.windows * (LONGER if name == LONG else 1)
-        more = [GROWS] if name in (GROWING, LONG) else []
+        more = [f"schedule.batch={GROWS[name]}"] if name in GROWS else []
         length = [f"data.batch_size={batch}", "budget.steps=null", f"budget.tokens={tokens:.0f}"]
         learning = [f"optimizer.lr={rate * math.sqrt(batch / BATCH)!r}", f"seed={seed}"]
         asked = [*MODEL, *QUIET, *length, *learning, *more, f"run_dir={self.folder / run}"]
