@@ -166,6 +166,33 @@ def test_full_windows_are_not_counted_one_by_one(monkeypatch: pytest.MonkeyPatch
     assert [batch[1:] for batch in TrainBatches(Order([12], [1.0], 0), 1, BatchSizes(6), 6, 0, 1)] == [(None, None)]
 
 
+@pytest.mark.parametrize("ahead", [1, 30, 4096])
+def test_steps_that_grow_on_any_devices_and_after_any_restart(ahead: int, tmp_path: Path) -> None:
+    """Steps of 8, 8, 8, 24, 24, 16 windows, packed by documents: their windows, targets and tokens by the order alone."""
+    np.array([EOT if i % 7 == 0 else i % 50 for i in range(400)], np.uint16).tofile(tmp_path / "ids")
+    tokens = TokenStream([Shard(tmp_path / "ids", "uint16", 400)])
+    sources = TrainWindows([packed(tokens, T, EOT)])
+    order, sizes = Order([len(sources.sources[0])], [1.0], 5), BatchSizes(8, [[20, 24], [50, 16]])
+    expected, at = list[tuple[list[tuple[int, int]], int]](), 0
+    for size in (8, 8, 8, 24, 24, 16):
+        places = order.at(range(at, at + size))
+        expected.append((sorted(places), int((sources.rows(places).y != IGNORE).sum())))
+        at += size
+    with mock.patch.object(sampler, "AHEAD", ahead):
+        for world_size, micro, first in ((1, 4, 0), (2, 4, 2), (4, 2, 4)):
+            ranks = [TrainBatches(order, 6, sizes, micro, r, world_size, first, sources) for r in range(world_size)]
+            dealt = [list(rank) for rank in ranks]
+            assert {len(rank) for rank in ranks} == {len(each) for each in dealt}
+            found, begin = [], 0
+            for size in (8, 8, 8, 24, 24, 16)[first:]:
+                end = begin + size // (micro * world_size)
+                parts = [part for each in dealt for part in each[begin:end]]
+                (counted,) = {part.step_targets for part in parts}
+                found.append((sorted(place for part in parts for place in part.windows), counted))
+                begin = end
+            assert found == expected[first:]
+
+
 def test_a_batch_of_several_sources() -> None:
     sources = [dense(np.arange(start, start + 50, dtype=np.uint16), T) for start in (0, 1000)]
     x, y, *_ = TrainWindows(sources).rows([(1, 2), (0, 0), (1, 0)])
