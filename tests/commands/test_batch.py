@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from gptlab.config import compose
 from gptlab.errors import RunFailed, Stopped, UserError
 from gptlab.optim.schedules import Cosine
 from gptlab.runs.run_dir import RunDir
+from gptlab.training.finish import not_finite
 from gptlab.training.run import train
 from tests.training.test_devices import losses
 from tests.training.test_resume import Tiny, same
@@ -78,9 +80,10 @@ def test_branches_and_the_curve(
 
 
 def test_the_rate_is_that_of_the_run_at_the_checkpoint(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The batch of the run has grown before, from 4 to 8; a failed branch is told in one line."""
+    """The batch of the run has grown before, from 4 to 8; a failed branch is told in one line, and one that has diverged
+    is no failure."""
     grows = ["schedule=cosine", "schedule.warmup_steps=1", "schedule.batch=[[8,8]]", "optimizer.lr=0.01"]
     train(tiny(*KEPT, *grows, "budget.steps=6"))  # steps of 4, 4, 8, 8, 8, 8
     trunk = batch_branches.trunk_of(RunDir(tmp_path / "run"))
@@ -89,10 +92,16 @@ def test_the_rate_is_that_of_the_run_at_the_checkpoint(
     assert float(given["optimizer.lr"]) == pytest.approx(expected)  # for 4 sequences; the branch takes twice of it
     assert given["schedule.batch"] == "[[8,8],[24,16]]" and given["budget.steps"] == "8"
 
+    said = "optimizer.lr=1: is too much; lower it"
+
     def run(command: list[str], stdout: Any, **_: Any) -> subprocess.CompletedProcess[bytes]:
-        stdout.write(b"error: optimizer.lr=1: is too much; lower it\n")
+        stdout.write(f"error: {said}\n".encode())
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(batch_branches.subprocess, "run", run)
     with pytest.raises(RunFailed, match=r"^batch: the branch .+ failed \(optimizer.lr=1: is too much; lower it\); "):
         ask("run=run", "steps=[4]", "factors=[2]", "tokens=2560", "out=out")
+    said = str(not_finite(SimpleNamespace(data=SimpleNamespace(corpus=None)), 5))  # type: ignore[arg-type]
+    found = ask("run=run", "steps=[4]", "factors=[2]", "tokens=2560", "out=out")
+    assert found["checkpoints"][0]["losses"] == {"8": None, "16": None} and found["schedule"] == []
+    assert "diverged" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def batch(config: CriticalBatchConfig) -> dict[str, Any]:
                 "tokens": round(each.position * trunk.tokens_per_sequence),
                 "read": round(sequences[each.step] * trunk.tokens_per_sequence),
                 "batch": each.own,
-                "losses": {str(size): loss for size, loss in each.losses.items()},
+                "losses": {str(size): None if math.isnan(loss) else loss for size, loss in each.losses.items()},
                 "critical": each.critical(config.tolerance),
                 "beyond": each.beyond(config.tolerance),
             }

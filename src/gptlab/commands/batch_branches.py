@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gptlab.training.config import TrainConfig
 
 NOTE, MOST_BYTES = "branches.json", 1 << 20
+NOT_FINITE = "its gradient is not finite"  # in the error that ends a run which has diverged
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,13 @@ def losses_at(out: Path, trunk: Trunk, step: int, factors: list[int], sequences:
     for factor in factors:
         size = factor * trunk.sizes.size(step)
         path = out / f"step-{step}" / f"batch-{size}"
-        _finish(RunDir(path), _overrides(trunk, step, size, sequences, power))
+        diverged = not _finish(RunDir(path), _overrides(trunk, step, size, sequences, power))
         summary, steps = RunDir(path).summary(), step + sequences // size
         why = f"batch: the branch {path} ended before step {steps}: leave out callbacks that end a run"
-        if summary.get("steps") != steps:
+        if not diverged and summary.get("steps") != steps:
             raise RunFailed(one_line(why))
-        loss = summary.get("val_loss")
-        found[size] = float("nan") if loss is None else float(loss)
+        loss = None if diverged else summary.get("val_loss")
+        found[size] = math.nan if loss is None else float(loss)
         print(f"step {step}, {size} sequences a step: loss {found[size]:.4f}", flush=True)
     return found
 
@@ -123,10 +125,10 @@ def _rate(trunk: Trunk, step: int) -> float:
     return float(share * trunk.config.optimizer.lr)
 
 
-def _finish(run: RunDir, overrides: list[str]) -> None:
-    """Train a branch to its end, from where it was stopped if it was begun."""
+def _finish(run: RunDir, overrides: list[str]) -> bool:
+    """Train a branch to its end, from where it was stopped if it was begun; tell whether it has not diverged before."""
     if run.is_begun() and run.status() == "finished":
-        return
+        return True
     own = quoted(str(run.path.resolve()))
     asked = [f"resume={own}"] if run.is_begun() else [*overrides, f"run_dir={own}"]
     run.path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,9 +137,11 @@ def _finish(run: RunDir, overrides: list[str]) -> None:
         command = [sys.executable, "-m", "gptlab", "train", *asked]
         done = subprocess.run(command, env=os.environ | {PASSING: "1"}, stdout=said, stderr=said, check=False)
     if done.returncode == 0:
-        return
+        return True
     if done.returncode > 128 or done.returncode < 0:
         raise Stopped(done.returncode - 128 if done.returncode > 128 else -done.returncode)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["it said nothing"]
     why = lines[-1].removeprefix("error: ")
+    if NOT_FINITE in why:
+        return False
     raise RunFailed(one_line(f"batch: the branch {run.path} failed ({why}); mend that, then give the same command"))
