@@ -57,6 +57,7 @@ hydra_internals.register_resolver("unused", _unused)
 hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
 hydra_internals.silence_advice()
+hydra_internals.share_the_store()
 
 
 def conf_dir() -> Path:
