@@ -5,8 +5,9 @@
 A small model (2 layers, width 64, context 64) reads 7,200 windows in batches of 8. Its learning rate is the best of
 some, chosen with a seed that is not measured; all others begin with it, and it grows as the root of their batch. They
 read the same text in the same order: with 16 sequences from the 1,200th on and 32 from the 2,800th (`growing`), for as
-many tokens and for 15% more, or from the 2,400th and the 4,800th on (`growing later`); and with a larger batch from the
-start. Differences are of runs with one seed, with Student's interval of their mean.
+many tokens and for 15% more, or from the 2,400th and the 4,800th on (`growing later`); with the sizes that `gptlab
+batch` has found (`as found`); and with a larger batch from the start. Differences are of runs with one seed, with Student's
+interval of their mean.
 """
 
 import argparse
@@ -24,7 +25,9 @@ from side_by_side import described, fresh, interleaved, machine, succeeded, tabl
 LEVEL = 0.95
 BATCH, WINDOWS, LONGER = 8, 7200, 1.15
 CONSTANT, GROWING, LATER, LONG, LARGE = "constant 8", "growing", "growing later", "growing, longer", "constant 16"
+FOUND = "as found"  # by gptlab batch, with a run of another seed and a constant rate: docs/planning.md
 GROWS = {GROWING: "[[1200,16],[2800,32]]", LATER: "[[2400,16],[4800,32]]", LONG: "[[1200,16],[2800,32]]"}
+GROWS[FOUND] = "[[2400,32],[6400,64]]"
 MODEL = ["model.n_layer=2", "model.n_head=2", "model.n_embd=64", "model.block_size=64"]
 QUIET = ["logger=csv", "sample_prompts=[]", "trainer.val_every_n_steps=100000", "checkpoint.every_n_steps=100000"]
 
