@@ -6,8 +6,8 @@ A small model (2 layers, width 64, context 64) reads 7,200 windows in batches of
 some, chosen with a seed that is not measured; all others begin with it, and it grows as the root of their batch. They
 read the same text in the same order: with 16 sequences from the 1,200th on and 32 from the 2,800th (`growing`), for as
 many tokens and for 15% more, or from the 2,400th and the 4,800th on (`growing later`); with the sizes that `gptlab
-batch` has found (`as found`); and with a larger batch from the start. Differences are of runs with one seed, with Student's
-interval of their mean.
+batch` has found (`as found`); and with a larger batch from the start. Differences are of runs with one seed,
+with Student's interval of their mean.
 """
 
 import argparse
