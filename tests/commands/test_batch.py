@@ -1,6 +1,9 @@
 """Branches off a run's checkpoints with larger batches: what they are trained with, and how they go on after a stop."""
 
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +18,10 @@ from gptlab.optim.schedules import Cosine
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.finish import not_finite
 from gptlab.training.run import train
+from tests.conftest import tiny_overrides
 from tests.training.test_devices import losses
 from tests.training.test_resume import Tiny, same
+from tests.waiting import wait_until
 
 KEPT = ["checkpoint.every_n_steps=2", "checkpoint.keep_last=30", "logger.every_n_steps=1"]
 
@@ -32,16 +37,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The overrides of all branches, which are trained in this process; `stop` instead of one ends the third."""
     asked: list[list[str]] = []
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
-        overrides = command[4:]
+    def _train(overrides: list[str], log: Path) -> int:
         asked.append(overrides)
         if len(asked) == 3:
-            return subprocess.CompletedProcess(command, 130)
+            return 130
         (resume,) = (each.partition("=")[2] for each in overrides if each.startswith("resume="))
         train(compose("train", overrides, run=RunDir.find_as("resume", resume.strip("'")).path))
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr(batch_branches.subprocess, "run", run)
+    monkeypatch.setattr(batch_branches, "_train", _train)
     return asked
 
 
@@ -94,14 +98,26 @@ def test_the_rate_is_that_of_the_run_at_the_checkpoint(
 
     said = "optimizer.lr=1: is too much; lower it"
 
-    def run(command: list[str], stdout: Any, **_: Any) -> subprocess.CompletedProcess[bytes]:
-        stdout.write(f"error: {said}\n".encode())
-        return subprocess.CompletedProcess(command, 1)
+    def _train(overrides: list[str], log: Path) -> int:
+        log.write_text(f"error: {said}\n")
+        return 1
 
-    monkeypatch.setattr(batch_branches.subprocess, "run", run)
+    monkeypatch.setattr(batch_branches, "_train", _train)
     with pytest.raises(RunFailed, match=r"^batch: the branch .+ failed \(optimizer.lr=1: is too much; lower it\); "):
         ask("run=run", "steps=[4]", "factors=[2]", "tokens=2560", "out=out")
     said = str(not_finite(SimpleNamespace(data=SimpleNamespace(corpus=None)), 5))  # type: ignore[arg-type]
     found = ask("run=run", "steps=[4]", "factors=[2]", "tokens=2560", "out=out")
     assert found["checkpoints"][0]["losses"] == {"8": None, "16": None} and found["schedule"] == []
     assert "diverged" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_branch_ends_with_the_command(texts: str, tmp_path: Path) -> None:
+    """Also where the command is killed: nothing goes on that nobody waits for."""
+    code = "from pathlib import Path; from gptlab.commands.batch_branches import _train"
+    code += f"; _train({[*tiny_overrides(texts), 'budget.steps=100000', 'run_dir=branch']}, Path('branch.log'))"
+    command = subprocess.Popen([sys.executable, "-c", code])
+    wait_until(lambda: (tmp_path / "branch/summary.json").exists(), 60)
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    wait_until(lambda: RunDir(tmp_path / "branch").status() == "stopped", 60)

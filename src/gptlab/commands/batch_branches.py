@@ -18,6 +18,7 @@ from gptlab.errors import RunFailed, Stopped, one_line, require
 from gptlab.files import read_object, write_atomically
 from gptlab.runs.reader import read_run
 from gptlab.runs.run_dir import PASSING, RunDir
+from gptlab.sweep.job import LIFELINE
 
 if TYPE_CHECKING:
     from gptlab.training.config import TrainConfig
@@ -133,15 +134,25 @@ def _finish(run: RunDir, overrides: list[str]) -> bool:
     asked = [f"resume={own}"] if run.is_begun() else [*overrides, f"run_dir={own}"]
     run.path.parent.mkdir(parents=True, exist_ok=True)
     log = run.path.parent / f"{run.path.name}.log"
-    with log.open("wb") as said:
-        command = [sys.executable, "-m", "gptlab", "train", *asked]
-        done = subprocess.run(command, env=os.environ | {PASSING: "1"}, stdout=said, stderr=said, check=False)
-    if done.returncode == 0:
+    code = _train(asked, log)
+    if code == 0:
         return True
-    if done.returncode > 128 or done.returncode < 0:
-        raise Stopped(done.returncode - 128 if done.returncode > 128 else -done.returncode)
+    if code > 128 or code < 0:
+        raise Stopped(code - 128 if code > 128 else -code)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["it said nothing"]
     why = lines[-1].removeprefix("error: ")
     if NOT_FINITE in why:
         return False
     raise RunFailed(one_line(f"batch: the branch {run.path} failed ({why}); mend that, then give the same command"))
+
+
+def _train(asked: list[str], log: Path) -> int:
+    """Train in a process that saves and ends when this one is asked to stop, or is gone; return its exit code."""
+    command, env = [sys.executable, "-m", "gptlab", "train", *asked], os.environ | {PASSING: "1", LIFELINE: "1"}
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True
+        )
+    assert process.stdin is not None
+    with process.stdin:  # the process lives as long as this is open
+        return process.wait()
