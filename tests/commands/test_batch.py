@@ -1,9 +1,5 @@
 """Branches off a run's checkpoints with larger batches: what they are trained with, and how they go on after a stop."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +14,8 @@ from gptlab.optim.schedules import Cosine
 from gptlab.runs.run_dir import RunDir
 from gptlab.training.finish import not_finite
 from gptlab.training.run import train
-from tests.conftest import tiny_overrides
 from tests.training.test_devices import losses
 from tests.training.test_resume import Tiny, same
-from tests.waiting import wait_until
 
 KEPT = ["checkpoint.every_n_steps=2", "checkpoint.keep_last=30", "logger.every_n_steps=1"]
 
@@ -109,15 +103,3 @@ def test_the_rate_is_that_of_the_run_at_the_checkpoint(
     found = ask("run=run", "steps=[4]", "factors=[2]", "tokens=2560", "out=out")
     assert found["checkpoints"][0]["losses"] == {"8": None, "16": None} and found["schedule"] == []
     assert "diverged" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_branch_ends_with_the_command(texts: str, tmp_path: Path) -> None:
-    """Also where the command is killed: nothing goes on that nobody waits for."""
-    code = "from pathlib import Path; from gptlab.commands.batch_branches import _train"
-    code += f"; _train({[*tiny_overrides(texts), 'budget.steps=100000', 'run_dir=branch']}, Path('branch.log'))"
-    command = subprocess.Popen([sys.executable, "-c", code])
-    wait_until(lambda: (tmp_path / "branch/summary.json").exists(), 60)
-    os.kill(command.pid, signal.SIGKILL)
-    command.wait()
-    wait_until(lambda: RunDir(tmp_path / "branch").status() == "stopped", 60)
