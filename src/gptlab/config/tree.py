@@ -56,6 +56,9 @@ hydra_internals.register_resolver("named", _named)
 hydra_internals.register_resolver("unused", _unused)
 hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
+hydra_internals.register_resolver("plus", lambda first, second: first + second)
+hydra_internals.register_resolver("product", lambda first, second: first * second)
+hydra_internals.register_resolver("quotient", lambda above, below: above / below)
 hydra_internals.silence_advice()
 
 

@@ -99,3 +99,11 @@ class InverseSqrt(Constant):
     def __call__(self, step: int, steps: int) -> float:
         warmup = self.warmup(steps)
         return min((step + 1) / (warmup + 1), math.sqrt((warmup + 1) / (step + 1)))
+
+
+def steps_in_common(schedule: Schedule, steps: int, more: int) -> int:
+    """Return how many first steps a run of `steps` steps shares with one of `more`: those with the same rate in both.
+
+    With a flat part, as in wsd, the shorter run can branch off the longer one there, without being trained anew.
+    """
+    return next((i for i in range(min(steps, more)) if schedule(i, steps) != schedule(i, more)), min(steps, more))

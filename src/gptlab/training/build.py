@@ -27,6 +27,7 @@ from gptlab.tasks.base import Reading, needs_reference
 from gptlab.tasks.inputs import Part
 from gptlab.training.adapted import Adapted, freeze_in
 from gptlab.training.averaging import WeightAverage
+from gptlab.training.branches import branch_off, partings
 from gptlab.training.budget import Budget, Plan
 from gptlab.training.callbacks.batch_size_finder import BatchSizeFinder, micro_batches, use_micro_batches
 from gptlab.training.callbacks.checkpointing import Checkpoints
@@ -75,12 +76,14 @@ def build(begun: Start, console: Console) -> Parts:
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
     plan = config.budget.plan(*sizes)
     if plan:
+        branch_off(begun, plan.steps)
         begun.require_steps_left(plan)
     steps = plan.steps if plan else max(1, begun.step)  # provisional until steps are timed
+    kept = partings(config, steps, lambda budget: budget.plan(*sizes))
 
     ranks = Ranks()
     throughput = ThroughputMonitor(lambda: datamodule.seconds_waited)
-    end_of_step = _end_of_step(begun, throughput, ranks, console)
+    end_of_step = _end_of_step(begun, throughput, ranks, console, kept)
     callbacks = [
         ConfigCheck(record(config)),
         throughput,
@@ -140,10 +143,12 @@ def _reference(begun: Start, bar: ProgressBar) -> Reference:
     return Reference(begun.data, begun.config.seed, sha256, bar)
 
 
-def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console) -> EndOfStep:
+def _end_of_step(
+    begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console, kept: set[int]
+) -> EndOfStep:
     config, run_dir, tokenizer, every = begun.config, begun.run_dir, begun.data.tokenizer, begun.config.checkpoint
     folder, before = run_dir / "checkpoints", begun.resumed_from
-    checkpoints = Checkpoints(folder, every.every_n_steps, every.every_n_minutes, every.keep_last, ranks)
+    checkpoints = Checkpoints(folder, every.every_n_steps, every.every_n_minutes, every.keep_last, ranks, kept)
     last, trainer = checkpoints.last_regular, config.trainer
     remaining = RemainingTime(0, trainer.val_every_n_steps, every.every_n_steps)  # of as many steps as it comes to have
     stop = GracefulStop(ranks, trainer.max_minutes)
