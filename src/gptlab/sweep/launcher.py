@@ -132,9 +132,9 @@ def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
 def _run_all(waiting: list[tuple[Job, Devices]], machine: Machine, running: list[Job], board: Board) -> None:
     """Run the jobs in order, branches behind their trunks; `running` has those whose processes are there."""
     while waiting or running:
-        while (following := _next(waiting, running)) and (env := machine.take(*following)) is not None:
-            waiting.remove(following)
-            job = following[0]
+        while (ready := following(waiting, running)) and (env := machine.take(*ready)) is not None:
+            waiting.remove(ready)
+            job = ready[0]
             where = os.path.relpath(job.path)
             _say(f"job {job.num} {'goes on' if job.checkpoint else 'starts'} in {where}")
             job.start(env)
@@ -149,7 +149,7 @@ def _run_all(waiting: list[tuple[Job, Devices]], machine: Machine, running: list
             _say(f"job {job.num} {_outcome(job)}")
 
 
-def _next(waiting: list[tuple[Job, Devices]], running: list[Job]) -> tuple[Job, Devices] | None:
+def following(waiting: list[tuple[Job, Devices]], running: list[Job]) -> tuple[Job, Devices] | None:
     """Return the first job whose trunk, if it has one, has ended."""
     not_ended = {*running, *(job for job, _ in waiting)}
     return next((each for each in waiting if each[0].trunk not in not_ended), None)
