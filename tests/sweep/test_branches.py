@@ -27,7 +27,11 @@ def job(number: int, *overrides: str) -> tuple[Job, TrainConfig]:
 
 def test_jobs_that_differ_in_the_budget_alone_share_a_trunk() -> None:
     asked = [["seed=1", "budget.steps=20"], ["seed=1", "budget.steps=80"], ["seed=1", "budget.steps=40"]]
-    asked += [["seed=2", "budget.steps=40"], ["seed=1", "budget.tokens=40"], ["seed=1", "budget.steps=10", "branch=false"]]
+    asked += [
+        ["seed=2", "budget.steps=40"],
+        ["seed=1", "budget.tokens=40"],
+        ["seed=1", "budget.steps=10", "branch=false"],
+    ]
     jobs = [job(number, *overrides) for number, overrides in enumerate(asked)]
     share_trunks(jobs)
     assert [each.trunk and each.trunk.num for each, _ in jobs] == [1, None, 1, None, None, None]

@@ -108,7 +108,8 @@ def register_run(verb: str, path: Path) -> str:
     none = [group for group in part_fields(registry.find_command(verb).config_type) if group not in parts]
     chosen: list[dict[str, str | None]] = [{group: RECORDED} for group in parts]
     chosen += [{group: None} for group in (*none, "experiment", "debug")]
-    defaults = [f"/schema/command/{config}@_here_", "/command/train", "_self_", *chosen]
+    writes = "train" if config == "train" else "read"
+    defaults = [f"/schema/command/{config}@_here_", f"/command/{writes}", "_self_", *chosen]
     store(f"{config}_{RECORDED}", {"defaults": defaults, **own})
     return f"{config}_{RECORDED}"
 
@@ -129,7 +130,7 @@ def primary(verb: str, argv: list[str]) -> tuple[str, list[str]]:
 
 def takes_run_configs(verb: str) -> bool:
     """Return whether a verb has the config of a training run, so that it accepts a run's config.yaml."""
-    return registry.find_command(verb).config_type is registry.find_command("train").config_type
+    return issubclass(registry.find_command(verb).config_type, registry.find_command("train").config_type)
 
 
 def compose(

@@ -33,6 +33,7 @@ from gptlab.training.callbacks.batch_size_finder import BatchSizeFinder, micro_b
 from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.config_check import ConfigCheck
 from gptlab.training.callbacks.end_of_step import EndOfStep
+from gptlab.training.callbacks.energy_monitor import EnergyMonitor
 from gptlab.training.callbacks.graceful_stop import GracefulStop
 from gptlab.training.callbacks.pictures import Pictures
 from gptlab.training.callbacks.progress_bar import ProgressBar
@@ -43,6 +44,7 @@ from gptlab.training.callbacks.step_timer import StepTimer
 from gptlab.training.callbacks.tensorboard import TensorBoardLayout
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 from gptlab.training.config import TrainConfig
+from gptlab.training.energy import counters
 from gptlab.training.lightning_internals import device_of, leave_signals, take_over_validation
 from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages, require_memory
@@ -64,6 +66,7 @@ class Parts:
     plan: Plan | None  # None until a step is timed
     parameters: int
     flops_per_token: int
+    energy: EnergyMonitor
     trained: int | None = None  # of the parameters, and those that an adapter adds; None: all
 
 
@@ -84,9 +87,11 @@ def build(begun: Start, console: Console) -> Parts:
     ranks = Ranks()
     throughput = ThroughputMonitor(lambda: datamodule.seconds_waited)
     end_of_step = _end_of_step(begun, throughput, ranks, console, kept)
+    energy = EnergyMonitor(lambda trainer: counters(device_of(trainer), trainer.device_ids))
     callbacks = [
         ConfigCheck(record(config)),
         throughput,
+        energy,
         TensorBoardLayout(
             record(config), record(TrainConfig()), config.search_metric or config.task.better, begun.run_dir
         ),
@@ -117,7 +122,9 @@ def build(begun: Start, console: Console) -> Parts:
     L.seed_everything(config.seed, verbose=False)
     model, adapted = _model(begun, console)  # last: mistakes must not wait for it
     module = as_module(config, model, begun.data, steps, adapted)
-    return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops, trained if adapted else None)
+    return Parts(
+        datamodule, module, trainer, end_of_step, plan, parameters, flops, energy, trained if adapted else None
+    )
 
 
 def _model(begun: Start, console: Console) -> tuple[Any, Adapted | None]:
