@@ -72,8 +72,13 @@ def test_gpus_and_processors_together_or_nothing(powercap: Path, monkeypatch: py
     millijoules["GPU-a"], millijoules["GPU-b"] = 99_000, 9000
     assert [each.taken() for each in found] == pytest.approx([0, 0, 2])
 
+    del millijoules["GPU-b"]
+    monkeypatch.setattr(nvml, "NVMLError", KeyError)
+    with pytest.raises(OSError):  # the driver is gone in mid-run
+        found[2].taken()
+
     def broken() -> None:
-        raise RuntimeError("no driver")
+        raise KeyError("no driver")
 
     monkeypatch.setattr(nvml, "nvmlInit", broken)
     assert counters(torch.device("cuda"), [1], powercap) == []

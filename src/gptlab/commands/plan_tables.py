@@ -1,5 +1,6 @@
 """Print what `plan` has found."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -58,7 +59,7 @@ def show(found: dict[str, Any]) -> None:
 
 def _beside(found: dict[str, Any], measured: dict[str, Any]) -> Table:
     """Return what was planned beside what the run took, as far as it was measured."""
-    shown = {
+    shown: dict[str, tuple[str, Callable[[float], str]]] = {
         "FLOPs": ("flops", lambda value: f"{value:.4g}"),
         "MFU": ("mfu", lambda value: f"{value:.1%}"),
         "time": ("hours", duration),

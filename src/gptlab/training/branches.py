@@ -17,7 +17,8 @@ def partings(config: TrainConfig, steps: int, planned: Callable[[Budget], Plan |
     ((unit, _),) = config.budget.fixed().items()
     found = set[int]()
     for amount in config.checkpoint.horizons:
-        plan = planned(dataclasses.replace(config.budget, **{unit: amount}))
+        budget: Budget = dataclasses.replace(config.budget, **{unit: amount})  # type: ignore[arg-type]
+        plan = planned(budget)
         found |= {_parting(config, plan.steps, steps)} if plan else set()
     return found - {0}
 

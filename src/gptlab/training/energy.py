@@ -4,6 +4,7 @@ The processors' counters are of all that runs on them, not of one process. A mac
 others read them, tells nothing: no figure is made up.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ class Counter(Protocol):
     """A counter of energy."""
 
     def taken(self) -> float:
-        """Return the joules since the last call, or since the counter was made."""
+        """Return the joules since the last call, or since the counter was made; raises OSError where it is gone."""
 
 
 class Rapl:
@@ -37,7 +38,7 @@ class Rapl:
 
 
 class Nvml:
-    """A GPU's own counter of millijoules since its driver was loaded (Volta and later)."""
+    """A GPU's own counter of millijoules since its driver was loaded (Volta and later); `read` returns it."""
 
     def __init__(self, read: Callable[[], int]) -> None:
         self.read = read
@@ -79,11 +80,18 @@ def _gpus(indices: Sequence[int]) -> list[Nvml]:
         import pynvml
     except ImportError:
         return []
+
+    def read(handle: Any) -> int:
+        try:
+            return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+        except pynvml.NVMLError as error:
+            raise OSError(str(error)) from error
+
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByUUID(_uuid(index)) for index in indices]
-        return [Nvml(lambda handle=handle: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) for handle in handles]
-    except pynvml.NVMLError:
+        return [Nvml(functools.partial(read, handle)) for handle in handles]
+    except (pynvml.NVMLError, OSError):
         return []
 
 
