@@ -23,7 +23,7 @@ from gptlab.config import compose
 from gptlab.registry import find_command
 from gptlab.training.run import train
 
-DEPTHS, STEPS = (1, 2, 3, 4), (640, 320, 160, 80)
+DEPTHS, STEPS = (1, 2, 3, 4), (640, 480, 360, 270)
 TEXT = ["tokenizer.vocab_size=512", "data.val_fraction=0.03", "model.block_size=64"]
 LADDER = ["experiment=ladder", "model.aspect=16", "budget.tokens_per_param=null", *TEXT]
 QUIET = ["logger=csv", "trainer=cpu", "trainer.enable_progress_bar=false"]

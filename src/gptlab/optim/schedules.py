@@ -104,6 +104,6 @@ class InverseSqrt(Constant):
 def steps_in_common(schedule: Schedule, steps: int, more: int) -> int:
     """Return how many first steps a run of `steps` steps shares with one of `more`: those with the same rate in both.
 
-    With a flat part, as in wsd, the shorter run can branch off the longer one there, without being trained anew.
+    With a flat part, as in wsd, the shorter run can branch off the longer one there.
     """
     return next((i for i in range(min(steps, more)) if schedule(i, steps) != schedule(i, more)), min(steps, more))

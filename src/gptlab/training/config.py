@@ -31,7 +31,7 @@ class Checkpoint:
     every_n_steps: int | None = 200  # steps from one checkpoint to the next; null: none but by time
     every_n_minutes: float | None = None  # minutes from one checkpoint to the next, besides those by steps
     keep_last: int = 2  # checkpoints that are kept, besides best.ckpt
-    # smaller budgets, in the unit of the run's own: kept is also where the run of each would part from this one
+    # smaller budgets, in its unit: kept is also where they part
     horizons: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
