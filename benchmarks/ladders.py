@@ -14,6 +14,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,18 @@ QUIET = ["logger=csv", "trainer=cpu", "trainer.enable_progress_bar=false"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one ladder of a fortieth of the steps")
+    parser.add_argument("--quick", action="store_true", help="one ladder of three sizes and budgets, of a few steps")
     parser.add_argument("--seeds", type=int, default=10, help="how many ladders")
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
-    steps = [each // 40 for each in STEPS] if options.quick else list(STEPS)
-    results: dict[str, Any] = {"machine": machine(), "overrides": LADDER, "depths": DEPTHS, "steps": steps}
+    depths, steps = (DEPTHS[:3], [each // 40 for each in STEPS[:3]]) if options.quick else (DEPTHS, [*STEPS])
+    results: dict[str, Any] = {"machine": machine(), "overrides": LADDER, "depths": depths, "steps": steps}
     results |= {"ladders": []}
     print(described(results["machine"]))
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, 2 if options.quick else options.seeds + 1):
-            found = ladder((options.folder or Path(folder)) / str(seed), seed, steps)
+            found = ladder((options.folder or Path(folder)) / str(seed), seed, depths, steps)
             results["ladders"].append(found)
             told = {key: f"{found[key]:.4f}" for key in ("predicted", "low", "high", "loss", "error")}
             print(seed, told, "inside" if found["inside"] else "outside", f"{found['seconds']:.0f} s", flush=True)
@@ -55,11 +56,11 @@ def main() -> None:
         write(options.out, results)
 
 
-def ladder(folder: Path, seed: int, steps: list[int]) -> dict[str, Any]:
+def ladder(folder: Path, seed: int, depths: Sequence[int], steps: list[int]) -> dict[str, Any]:
     """Train, predict, train the largest, and score it."""
     begun = time.process_time()
-    for depth in DEPTHS:
-        first, *others = steps if depth < DEPTHS[-1] else steps[1:]
+    for depth in depths:
+        first, *others = steps if depth < depths[-1] else steps[1:]
         trunk = folder / f"runs/{depth}-{first}"
         # a fifth of a budget is its decay: the largest run branches off before that of the next smaller one
         run(trunk, seed, depth, first, f"checkpoint.horizons={others}", f"checkpoint.every_n_steps={first * 4 // 5}")
@@ -67,12 +68,12 @@ def ladder(folder: Path, seed: int, steps: list[int]) -> dict[str, Any]:
             run(folder / f"runs/{depth}-{fewer}", seed, depth, fewer, f"resume={trunk}")
     told, largest = folder / "prediction.json", folder / "largest"
     if not told.exists():
-        parameters = _summary(folder / f"runs/{DEPTHS[-1]}-{steps[1]}")["parameters"]
-        tokens = _summary(folder / f"runs/{DEPTHS[0]}-{steps[0]}")["tokens"]
+        parameters = _summary(folder / f"runs/{depths[-1]}-{steps[1]}")["parameters"]
+        tokens = _summary(folder / f"runs/{depths[0]}-{steps[0]}")["tokens"]
         asked = [f"runs={folder / 'runs'}", f"parameters={parameters}", f"tokens={tokens}"]
         scaling([*asked, f"predict={told}"])
-    at = f"resume={folder}/runs/{DEPTHS[-1]}-{steps[1]}/checkpoints/step-{steps[1] * 4 // 5}.ckpt"
-    run(largest, seed, DEPTHS[-1], steps[0], at)
+    at = f"resume={folder}/runs/{depths[-1]}-{steps[1]}/checkpoints/step-{steps[1] * 4 // 5}.ckpt"
+    run(largest, seed, depths[-1], steps[0], at)
     outcome = told.with_suffix(".outcome.json")
     if not outcome.exists():
         scaling([f"score={told}", f"run={largest}"])
