@@ -374,7 +374,7 @@ MISTAKES: list[tuple[str, str]] = [
      "choose schedule=wsd"),
     ("train schedule=wsd branch=true budget.steps=null budget.minutes=1", "branch=true: needs a budget whose steps"),
     ("train schedule=wsd checkpoint.horizons=[0]", "checkpoint.horizons=[0.0]: are not all above 0"),
-    ("train schedule=wsd checkpoint.horizons=[6]", "checkpoint.horizons=[6.0]: are not all below the run's own budget"),
+    ("train checkpoint.horizons=[3]", "checkpoint.horizons=[3.0]: with schedule=cosine"),
     ("train model=dial model.depth=0", "model.depth=0: must be at least 1"),
     ("plan beside=none", "beside=none: no such directory"),
     ("train confirm=3", "confirm=3: runs the best of a sweep again, and this is none; add -m"),

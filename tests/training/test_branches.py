@@ -27,7 +27,10 @@ def test_a_branch_is_the_run_with_its_budget(tiny: Callable[..., TrainConfig], t
     assert sorted(RunDir(tmp_path / "runs/16").by_step()) == [6, 9, 16]
     for steps, begin in ((8, 6), (12, 9)):
         budget = f"budget.steps={steps}"
-        branch = train(tiny(*SCHEDULE, budget, f"resume={tmp_path}/runs/16", f"run_dir={tmp_path}/runs/{steps}"))
+        # with the horizons, as in the config of the trunk
+        branch = train(
+            tiny(*SCHEDULE, kept[-1], budget, f"resume={tmp_path}/runs/16", f"run_dir={tmp_path}/runs/{steps}")
+        )
         assert (tmp_path / f"runs/{steps}/checkpoints/step-{begin}.ckpt").exists()  # where it began
         alone = train(tiny(*SCHEDULE, budget, f"run_dir={tmp_path}/alone/{steps}"))
         assert branch is not None and alone is not None

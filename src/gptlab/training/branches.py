@@ -13,10 +13,13 @@ from gptlab.training.start import Start, plain
 
 
 def partings(config: TrainConfig, steps: int, planned: Callable[[Budget], Plan | None]) -> set[int]:
-    """Return the steps after which runs of the budgets `checkpoint.horizons` part from one of `steps` steps."""
-    ((unit, _),) = config.budget.fixed().items()
+    """Return the steps after which runs of the budgets `checkpoint.horizons` part from one of `steps` steps.
+
+    Those that are not smaller, as a branch has them of its trunk, are none.
+    """
+    ((unit, most),) = config.budget.fixed().items()
     found = set[int]()
-    for amount in config.checkpoint.horizons:
+    for amount in (each for each in config.checkpoint.horizons if each < most):
         budget: Budget = dataclasses.replace(config.budget, **{unit: amount})  # type: ignore[arg-type]
         plan = planned(budget)
         found |= {_parting(config, plan.steps, steps)} if plan else set()

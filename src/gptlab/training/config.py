@@ -134,17 +134,13 @@ class TrainConfig:
 
     def _require_branches(self) -> None:
         """Refuse budgets that cannot branch off a larger one, such as with rates of their own from the first steps."""
-        ((unit, amount),) = self.budget.fixed().items()
-        horizons = self.checkpoint.horizons
-        less = all(each < amount for each in horizons)
-        todo = f"give less than budget.{unit}={amount:g}, or leave them out"
-        require(less, "checkpoint.horizons", horizons, "are not all below the run's own budget", todo)
-        key, value = ("branch", "true") if self.branch else ("checkpoint.horizons", horizons)
-        if self.branch or horizons:
-            timed = unit == "minutes"
-            require(not timed, key, value, "needs a budget whose steps are known before", "give budget.steps")
-            why = f"with schedule={name_of(self.schedule)} a smaller budget has other rates from the first steps on"
-            require(steps_in_common(self.schedule, 9000, 10_000) >= 900, key, value, why, "choose schedule=wsd")
+        if not (self.branch or self.checkpoint.horizons):
+            return
+        key, value = ("branch", "true") if self.branch else ("checkpoint.horizons", self.checkpoint.horizons)
+        timed = "minutes" in self.budget.fixed()
+        require(not timed, key, value, "needs a budget whose steps are known before", "give budget.steps")
+        why = f"with schedule={name_of(self.schedule)} a smaller budget has other rates from the first steps on"
+        require(steps_in_common(self.schedule, 9000, 10_000) >= 900, key, value, why, "choose schedule=wsd")
 
     def _require_data_of_task(self) -> None:
         """Refuse data of a kind that the task does not learn from."""
