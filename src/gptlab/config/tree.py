@@ -60,6 +60,7 @@ hydra_internals.register_resolver("greater", max)
 hydra_internals.register_resolver("product", lambda first, second: first * second)
 hydra_internals.register_resolver("quotient", lambda above, below: above / below)
 hydra_internals.silence_advice()
+hydra_internals.share_the_store()
 
 
 def conf_dir() -> Path:
