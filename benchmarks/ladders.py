@@ -77,7 +77,8 @@ def ladder(folder: Path, seed: int, depths: Sequence[int], steps: list[int]) -> 
     outcome = told.with_suffix(".outcome.json")
     if not outcome.exists():
         scaling([f"score={told}", f"run={largest}"])
-    return {"seed": seed, **json.loads(outcome.read_text()), "seconds": time.process_time() - begun}
+    found = json.loads(outcome.read_text()) | {"run": f"{seed}/largest"}
+    return {"seed": seed, **found, "seconds": time.process_time() - begun}
 
 
 def run(folder: Path, seed: int, depth: int, steps: int, *more: str) -> None:
