@@ -7,12 +7,14 @@ import pytest
 from gptlab.commands import plan_memory
 from gptlab.commands.plan import PlanConfig, plan
 from gptlab.config import compose
+from gptlab.errors import UserError
 from gptlab.model.adapters import LoRA
 from gptlab.planning.memory import StepMemory
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides, write_texts
 from tests.forked import gptlab
+from tests.written_runs import MakeRun
 
 SMALL = ["model.n_embd=64", "model.n_layer=2", "model.block_size=32", "model.vocab_size=256", "data.batch_size=16"]
 
@@ -137,3 +139,20 @@ def test_the_model_that_a_run_begins_with(tmp_path: Path) -> None:
     again = plan(compose("plan", [*tiny_overrides(texts), "model.vocab_size=0"]))
     assert found["parameters"] > found["trained"] > 0
     assert found["flops_by_part"]["blocks"] == again["flops_by_part"]["blocks"]
+
+
+def test_what_a_run_took_stands_beside_its_plan(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    parameters = planned()["parameters"]
+    took = {"parameters": parameters, "mfu": 0.125, "energy_kwh": 0.5, "tokens": 7200, "tokens_per_second": 2.0}
+    run = make_run("took", summary=took)
+    found = planned(f"beside={run}", "budget.steps=100", "trainer.devices=2")
+    measured = found["measured"]
+    assert (measured["mfu"], measured["kwh"], measured["hours"], measured["gpu_hours"]) == (0.125, 0.5, 1.0, 2.0)
+    assert measured["memory_bytes"] is None
+    shown = capsys.readouterr().out
+    assert "12.5%" in shown and "not measured" in shown
+    assert "measured" not in planned()
+    with pytest.raises(UserError, match=r"has 1 parameters, and the plan is of [\d,]+; plan it: config="):
+        planned(f"beside={make_run('other', summary={'parameters': 1})}")
+    with pytest.raises(UserError, match="is failed"):
+        planned(f"beside={make_run('failed', status='failed')}")

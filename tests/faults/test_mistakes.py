@@ -370,6 +370,13 @@ MISTAKES: list[tuple[str, str]] = [
     ("check model.n_head=7", "model.n_head=7: does not divide n_embd=16"),
     ("check data.files=[none.txt]", "data.files=none.txt: no such file"),
     ("check config=none", "config=none: no such file"),
+    ("train branch=true", "branch=true: with schedule=cosine a smaller budget has other rates from the first steps on; "
+     "choose schedule=wsd"),
+    ("train schedule=wsd branch=true budget.steps=null budget.minutes=1", "branch=true: needs a budget whose steps"),
+    ("train schedule=wsd checkpoint.horizons=[0]", "checkpoint.horizons=[0.0]: are not all above 0"),
+    ("train checkpoint.horizons=[3]", "checkpoint.horizons=[3.0]: with schedule=cosine"),
+    ("train model=dial model.depth=0", "model.depth=0: must be at least 1"),
+    ("plan beside=none", "beside=none: no such directory"),
     ("train confirm=3", "confirm=3: runs the best of a sweep again, and this is none; add -m"),
     ("train -m seed=1,2 confirm=-1", "confirm=-1: is negative"),
     ("compare a=run b=run margin=0", "margin=0.0: is not above 0"),

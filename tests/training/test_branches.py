@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from gptlab.commands.scaling_points import points_of
+from gptlab.errors import UserError
+from gptlab.optim.schedules import WSD, Constant, Cosine, Schedule, batch_sizes, steps_in_common
+from gptlab.runs.run_dir import RunDir
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 
@@ -15,13 +18,20 @@ SCHEDULE = ["schedule=wsd", "schedule.warmup_steps=2", "schedule.decay_share=0.2
 
 @pytest.mark.slow
 def test_a_branch_is_the_run_with_its_budget(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    """Three horizons for 16 + 2 + 3 steps in place of 16 + 8 + 12."""
-    kept = ["checkpoint.every_n_steps=3", "checkpoint.keep_last=9"]
+    """Three horizons for 16 + 2 + 3 steps in place of 16 + 8 + 12; the trunk keeps what they begin with.
+
+    Of 8 steps the decay is over 0.25 * 7 = 1.75, so that the rate falls from the seventh on; of 12 from the tenth.
+    """
+    kept = ["checkpoint.every_n_steps=5", "checkpoint.keep_last=1", "checkpoint.horizons=[8,12]"]
     train(tiny(*SCHEDULE, *kept, "budget.steps=16", f"run_dir={tmp_path}/runs/16"))
+    assert sorted(RunDir(tmp_path / "runs/16").by_step()) == [6, 9, 16]
     for steps, begin in ((8, 6), (12, 9)):
-        at = tmp_path / f"runs/16/checkpoints/step-{begin}.ckpt"
         budget = f"budget.steps={steps}"
-        branch = train(tiny(*SCHEDULE, budget, f"resume={at}", f"run_dir={tmp_path}/runs/{steps}"))
+        # with the horizons, as in the config of the trunk
+        branch = train(
+            tiny(*SCHEDULE, kept[-1], budget, f"resume={tmp_path}/runs/16", f"run_dir={tmp_path}/runs/{steps}")
+        )
+        assert (tmp_path / f"runs/{steps}/checkpoints/step-{begin}.ckpt").exists()  # where it began
         alone = train(tiny(*SCHEDULE, budget, f"run_dir={tmp_path}/alone/{steps}"))
         assert branch is not None and alone is not None
         assert (branch["val_loss"], branch["tokens"]) == (alone["val_loss"], alone["tokens"])
@@ -35,3 +45,26 @@ def test_a_branch_is_the_run_with_its_budget(tiny: Callable[..., TrainConfig], t
     assert {each.cluster for each in found.points} == {str(tmp_path / "runs/16")}
     apart = points_of([str(tmp_path / "alone")], "all")
     assert {each.cluster for each in apart.points} == {str(tmp_path / f"alone/{steps}") for steps in (8, 12)}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "common"),
+    [
+        (WSD(warmup_steps=20, decay_share=0.2), 80),  # 99 - 0.2 * 99 = 79.2 is the first step of the decay
+        (WSD(warmup_share=0.1), 0),  # a slower warm-up
+        # step 50 is the first with twice the batch: it counts twice, step 99 ends 148, and 118.4 begins the decay
+        (WSD(warmup_steps=20, decay_share=0.2, batch=[[400, 16]]), 85),
+        (Constant(), 100),
+        (Cosine(warmup_steps=7), 8),  # the cosine begins at the full rate
+    ],
+)
+def test_the_steps_that_two_budgets_share(schedule: Schedule, common: int) -> None:
+    sizes = batch_sizes(8, schedule)
+    assert steps_in_common(schedule, sizes, 100, 400) == steps_in_common(schedule, sizes, 400, 100) == common
+
+
+def test_another_rate_is_no_trunk(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    """A run at another rate is not what the shorter run would have been: it is refused, as a shorter budget always was."""
+    train(tiny(*SCHEDULE, "budget.steps=8", "checkpoint.horizons=[4]", f"run_dir={tmp_path}/runs/8"))
+    with pytest.raises(UserError, match="is 4 steps, and the run that is resumed is at step 8"):
+        train(tiny(*SCHEDULE, "budget.steps=4", "optimizer.lr=1e-5", f"resume={tmp_path}/runs/8"))

@@ -22,6 +22,7 @@ class PlanConfig(TrainConfig):
 
     hardware: Hardware = field(default_factory=Hardware)  # the devices, by their data sheet and price
     mfu: float = 0.4  # share of the devices' peak operations a second that training reaches
+    beside: str | None = None  # a finished run of this config (config=RUN): what it took stands beside what is planned
     measure: bool = False  # take the share that a few steps of random tokens reach on this machine instead of mfu
 
     def __post_init__(self) -> None:
@@ -86,8 +87,33 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         **memory_of_plan(config, micro_batch, micro_batches, devices, config.hardware.memory),
         "inference": _inference(config.model, parameters, config.trainer.precision),
     }
+    if config.beside:
+        answer["measured"] = _measured(config.beside, parameters, devices)
     show(answer)
     return answer
+
+
+def _measured(name: str, parameters: int, devices: int) -> dict[str, float | None]:
+    """Return what a finished run took, each under its name in the plan; None for what it did not measure."""
+    from gptlab.runs.reader import read_run
+    from gptlab.runs.run_dir import RunDir
+
+    path = RunDir.find_as("beside", name, without_checkpoint=True).path
+    run = read_run(path, path.name)
+    require(run.status == "finished", "beside", name, f"is {run.status}", "give a finished run")
+    own, speed = run.figure("parameters"), run.figure("tokens_per_second")
+    why, todo = f"has {own or 0:,.0f} parameters, and the plan is of {parameters:,}", f"plan it: config={name}"
+    require(own == parameters, "beside", name, why, todo)
+    hours = run.figure("tokens", 0.0) / speed / 3600 if speed else None  # type: ignore[operator]
+    return {
+        "tokens": run.figure("tokens"),
+        "flops": run.figure("flops"),
+        "mfu": run.figure("mfu"),
+        "hours": hours,
+        "gpu_hours": hours and hours * devices,
+        "kwh": run.figure("energy_kwh"),
+        "memory_bytes": run.figure("peak_memory_bytes"),
+    }
 
 
 def _resolved(config: PlanConfig) -> PlanConfig:

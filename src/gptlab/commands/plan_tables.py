@@ -1,9 +1,10 @@
 """Print what `plan` has found."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 def show(found: dict[str, Any]) -> None:
@@ -49,9 +50,27 @@ def show(found: dict[str, Any]) -> None:
     for way, count in found["memory_by_way"].items():
         memory.add_row(f"  {way.replace('_', ' ')}", size(count))
     console.print(memory)
+    if measured := found.get("measured"):
+        console.print(_beside(found, measured))
     if not found["fits"]:
         line = f"fits with: {found['change']}" if found["change"] else "no change of batch or strategy fits"
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _beside(found: dict[str, Any], measured: dict[str, Any]) -> Table:
+    """Return what was planned beside what the run took, as far as it was measured."""
+    shown: dict[str, tuple[str, Callable[[float], str]]] = {
+        "FLOPs": ("flops", lambda value: f"{value:.4g}"),
+        "MFU": ("mfu", lambda value: f"{value:.1%}"),
+        "time": ("hours", duration),
+        "energy": ("kwh", lambda value: f"{number(value)} kWh"),
+        "peak memory": ("memory_bytes", size),
+    }
+    heads = ("", Column("planned", justify="right"), Column("measured", justify="right"))
+    table = Table(*heads, title="beside the run", title_justify="left", box=None)
+    for name, (key, text) in shown.items():
+        table.add_row(name, text(found[key]), "not measured" if measured[key] is None else text(measured[key]))
+    return table
 
 
 def _table(title: str) -> Table:

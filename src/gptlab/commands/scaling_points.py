@@ -103,4 +103,4 @@ def _of_blocks(run: RunRecord) -> float:
 def _trunk(run: RunRecord) -> str:
     """Return what runs share that were branched off one training run, that run among them: its path."""
     origin = run.summary.get("branch_of")
-    return origin if isinstance(origin, str) else str(run.path)
+    return origin if isinstance(origin, str) else str(run.path.resolve())

@@ -56,6 +56,9 @@ hydra_internals.register_resolver("named", _named)
 hydra_internals.register_resolver("unused", _unused)
 hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("per_width", lambda rate, n_embd: float(rate) * (768 / n_embd) ** 0.5)
+hydra_internals.register_resolver("greater", max)
+hydra_internals.register_resolver("product", lambda first, second: first * second)
+hydra_internals.register_resolver("quotient", lambda above, below: above / below)
 hydra_internals.silence_advice()
 hydra_internals.share_the_store()
 
@@ -106,7 +109,8 @@ def register_run(verb: str, path: Path) -> str:
     none = [group for group in part_fields(registry.find_command(verb).config_type) if group not in parts]
     chosen: list[dict[str, str | None]] = [{group: RECORDED} for group in parts]
     chosen += [{group: None} for group in (*none, "experiment", "debug")]
-    defaults = [f"/schema/command/{config}@_here_", "/command/train", "_self_", *chosen]
+    writes = "train" if config == "train" else "read"
+    defaults = [f"/schema/command/{config}@_here_", f"/command/{writes}", "_self_", *chosen]
     store(f"{config}_{RECORDED}", {"defaults": defaults, **own})
     return f"{config}_{RECORDED}"
 
@@ -127,7 +131,7 @@ def primary(verb: str, argv: list[str]) -> tuple[str, list[str]]:
 
 def takes_run_configs(verb: str) -> bool:
     """Return whether a verb has the config of a training run, so that it accepts a run's config.yaml."""
-    return registry.find_command(verb).config_type is registry.find_command("train").config_type
+    return issubclass(registry.find_command(verb).config_type, registry.find_command("train").config_type)
 
 
 def compose(

@@ -129,3 +129,13 @@ def rate(schedule: Schedule, sizes: BatchSizes, step: int, steps: int) -> float:
     at, last = (round(sizes.start(each) / sizes.first) for each in (step, steps - 1))
     power: float = getattr(schedule, "batch_power", 0.0)
     return float(schedule(at, last + 1) * (sizes.size(step) / sizes.first) ** power)
+
+
+def steps_in_common(schedule: Schedule, sizes: BatchSizes, steps: int, more: int) -> int:
+    """Return how many first steps a run of `steps` steps shares with one of `more`: those with the same rate in both.
+
+    With a flat part, as in wsd, the shorter run can branch off the longer one there.
+    """
+    common = min(steps, more)
+    rates = ((rate(schedule, sizes, i, steps), rate(schedule, sizes, i, more)) for i in range(common))
+    return next((i for i, (own, other) in enumerate(rates) if own != other), common)

@@ -8,7 +8,7 @@ from gptlab.runs.reader import RunRecord
 # settings that change no number of a run
 WITHOUT_EFFECT = {
     *("json", "name", "preset", "resume", "resume_sweep", "confirm", "run_dir", "sample_prompts", "search_metric"),
-    *("spike_sigmas", "decoder", "logger", "callbacks", "callbacks.norms", "callbacks.histograms"),
+    *("branch", "spike_sigmas", "decoder", "logger", "callbacks", "callbacks.norms", "callbacks.histograms"),
     *("data.num_workers", "data.micro_batch_size", "data.other_data_ok", "budget.seconds_per_step"),
     *("trainer.enable_progress_bar", "trainer.val_every_n_steps", "trainer.profile", "trainer.max_minutes"),
 }

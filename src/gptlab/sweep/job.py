@@ -55,6 +55,7 @@ class Job:
         self.path, self.num = path, num
         self.overrides = [o for o in overrides if not o.startswith("json=")]  # json= is not a setting of the run
         self.stopped = False  # by this launcher
+        self.trunk: Job | None = None  # the job whose first steps it shares
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,9 +64,12 @@ class Job:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The checkpoint that an unfinished job continues from; None if there is none."""
+        """The checkpoint that an unfinished job continues from; None if there is none.
+
+        A branch that was killed while its first files were written has one, and no summary yet: it begins again.
+        """
         path = self.path / "checkpoints/last.ckpt"
-        return path if path.is_file() else None
+        return path if path.is_file() and (self.path / "summary.json").exists() else None
 
     def prepare(self, config: RunConfig) -> None:
         """Write down the job's config, or keep what an earlier start of the sweep began, if it got far enough."""
@@ -96,6 +100,8 @@ class Job:
         command.append(f"run_dir={quoted(str(path))}")
         if self.checkpoint:
             command.append(f"resume={quoted(str(self.checkpoint.resolve()))}")
+        elif self.trunk and self.trunk.finished:  # else all of its steps are its own
+            command.append(f"resume={quoted(str(self.trunk.path.resolve()))}")
         with (self.path / "job.log").open("ab") as log:
             _take(log.fileno(), self.path)
             self._process = subprocess.Popen(

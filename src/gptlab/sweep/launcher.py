@@ -15,6 +15,7 @@ from gptlab.config.hydra_internals import complete_job, prepare_job, start_launc
 from gptlab.config.tree import typed_config
 from gptlab.distributed.devices import gpus
 from gptlab.errors import require
+from gptlab.sweep.branches import share_trunks
 from gptlab.sweep.job import GRACE, Devices, Job, RunConfig, score_text
 from gptlab.sweep.live import Board
 
@@ -34,6 +35,7 @@ def launch(
     start_launcher(config)
     machine = Machine(per_device, gpus())
     prepared = [_prepare(context, config, list(o), first + i, machine, explain) for i, o in enumerate(job_overrides)]
+    share_trunks([(job, wanted) for _, job, wanted in prepared if wanted is not None])
     refused = [job for _, job, wanted in prepared if wanted is None]
     waiting: list[tuple[Job, Devices]] = []
     for _, job, wanted in prepared:
@@ -128,10 +130,11 @@ def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
 
 
 def _run_all(waiting: list[tuple[Job, Devices]], machine: Machine, running: list[Job], board: Board) -> None:
-    """Run the jobs in order; `running` has those whose processes are there."""
+    """Run the jobs in order, branches behind their trunks; `running` has those whose processes are there."""
     while waiting or running:
-        while waiting and (env := machine.take(*waiting[0])) is not None:
-            job, _ = waiting.pop(0)
+        while (ready := following(waiting, running)) and (env := machine.take(*ready)) is not None:
+            waiting.remove(ready)
+            job = ready[0]
             where = os.path.relpath(job.path)
             _say(f"job {job.num} {'goes on' if job.checkpoint else 'starts'} in {where}")
             job.start(env)
@@ -144,6 +147,12 @@ def _run_all(waiting: list[tuple[Job, Devices]], machine: Machine, running: list
             machine.give_back(job)
             board.end(job, job.result()["status"])
             _say(f"job {job.num} {_outcome(job)}")
+
+
+def following(waiting: list[tuple[Job, Devices]], running: list[Job]) -> tuple[Job, Devices] | None:
+    """Return the first job whose trunk, if it has one, has ended."""
+    not_ended = {*running, *(job for job, _ in waiting)}
+    return next((each for each in waiting if each[0].trunk not in not_ended), None)
 
 
 def end_all(jobs: list[Job]) -> None:

@@ -28,11 +28,13 @@ from gptlab.tasks.base import Reading, needs_reference
 from gptlab.tasks.inputs import Part
 from gptlab.training.adapted import Adapted, freeze_in
 from gptlab.training.averaging import WeightAverage
+from gptlab.training.branches import branch_off, partings
 from gptlab.training.budget import Budget, Plan
 from gptlab.training.callbacks.batch_size_finder import BatchSizeFinder, micro_batch, use_micro_batches
 from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.config_check import ConfigCheck
 from gptlab.training.callbacks.end_of_step import EndOfStep
+from gptlab.training.callbacks.energy_monitor import EnergyMonitor
 from gptlab.training.callbacks.graceful_stop import GracefulStop
 from gptlab.training.callbacks.pictures import Pictures
 from gptlab.training.callbacks.progress_bar import ProgressBar
@@ -43,6 +45,7 @@ from gptlab.training.callbacks.step_timer import StepTimer
 from gptlab.training.callbacks.tensorboard import TensorBoardLayout
 from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 from gptlab.training.config import TrainConfig
+from gptlab.training.energy import counters
 from gptlab.training.lightning_internals import device_of, leave_signals, take_over_validation
 from gptlab.training.loss import Loss
 from gptlab.training.memory import keep_freed_pages, require_memory
@@ -64,6 +67,7 @@ class Parts:
     plan: Plan | None  # None until a step is timed
     parameters: int
     flops_per_token: int
+    energy: EnergyMonitor
     trained: int | None = None  # of the parameters, and those that an adapter adds; None: all
 
 
@@ -76,15 +80,19 @@ def build(begun: Start, console: Console) -> Parts:
     sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops, datamodule.batch_sizes)
     plan = config.budget.plan(*sizes)
     if plan:
+        branch_off(begun, plan.steps)
         begun.require_steps_left(plan)
     steps = plan.steps if plan else max(1, begun.step)  # provisional until steps are timed
+    kept = partings(config, steps, lambda budget: budget.plan(*sizes))
 
     ranks = Ranks()
     throughput = ThroughputMonitor(lambda: datamodule.seconds_waited)
-    end_of_step = _end_of_step(begun, throughput, ranks, console)
+    end_of_step = _end_of_step(begun, throughput, ranks, console, kept)
+    energy = EnergyMonitor(lambda trainer: counters(device_of(trainer), trainer.device_ids))
     callbacks = [
         ConfigCheck(record(config)),
         throughput,
+        energy,
         TensorBoardLayout(
             record(config), record(TrainConfig()), config.search_metric or config.task.better, begun.run_dir
         ),
@@ -115,7 +123,9 @@ def build(begun: Start, console: Console) -> Parts:
     L.seed_everything(config.seed, verbose=False)
     model, adapted = _model(begun, console)  # last: mistakes must not wait for it
     module = as_module(config, model, begun.data, steps, adapted)
-    return Parts(datamodule, module, trainer, end_of_step, plan, parameters, flops, trained if adapted else None)
+    return Parts(
+        datamodule, module, trainer, end_of_step, plan, parameters, flops, energy, trained if adapted else None
+    )
 
 
 def _model(begun: Start, console: Console) -> tuple[Any, Adapted | None]:
@@ -141,10 +151,12 @@ def _reference(begun: Start, bar: ProgressBar) -> Reference:
     return Reference(begun.data, begun.config.seed, sha256, bar)
 
 
-def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console) -> EndOfStep:
+def _end_of_step(
+    begun: Start, throughput: ThroughputMonitor, ranks: Ranks, console: Console, kept: set[int]
+) -> EndOfStep:
     config, run_dir, tokenizer, every = begun.config, begun.run_dir, begun.data.tokenizer, begun.config.checkpoint
     folder, before = run_dir / "checkpoints", begun.resumed_from
-    checkpoints = Checkpoints(folder, every.every_n_steps, every.every_n_minutes, every.keep_last, ranks)
+    checkpoints = Checkpoints(folder, every.every_n_steps, every.every_n_minutes, every.keep_last, ranks, kept)
     last, trainer = checkpoints.last_regular, config.trainer
     sequences = begun.data.module.batch_sizes.start
     # of as many steps as it comes to have

@@ -10,8 +10,9 @@ from gptlab.decoding.decoders import Decoder, TopK
 from gptlab.errors import UserError, require
 from gptlab.model.adapters import Adapter
 from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
+from gptlab.model.dial import Dial
 from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
-from gptlab.optim.schedules import Cosine, Schedule, batch_sizes
+from gptlab.optim.schedules import Cosine, Schedule, batch_sizes, steps_in_common
 from gptlab.registry import name_of, option_of, options
 from gptlab.tasks.base import Task, needs_reference
 from gptlab.tasks.causal_lm import CausalLM
@@ -31,6 +32,8 @@ class Checkpoint:
     every_n_steps: int | None = 200  # steps from one checkpoint to the next; null: none but by time
     every_n_minutes: float | None = None  # minutes from one checkpoint to the next, besides those by steps
     keep_last: int = 2  # checkpoints that are kept, besides best.ckpt
+    # smaller budgets, in its unit: kept is also where they part
+    horizons: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for key, try_ in {"every_n_steps": 200, "keep_last": 2}.items():
@@ -38,6 +41,8 @@ class Checkpoint:
             require(value is None or value >= 1, key, value, "must be at least 1", f"try {try_}")
         minutes = self.every_n_minutes
         require(minutes is None or minutes > 0, "every_n_minutes", minutes, "is not above 0", "try 10")
+        above = all(each > 0 for each in self.horizons)
+        require(above, "horizons", self.horizons, "are not all above 0", "give amounts of budget's unit")
 
 
 def nano() -> GPTConfig:
@@ -71,6 +76,7 @@ class TrainConfig:
     run_dir: str | None = None  # a new directory; null: outputs/DATE/TIME-NAME
     resume: str | None = None  # a run to continue in place, by its own config and these overrides; or auto
     resume_sweep: str | None = None  # the directory of a sweep, whose missing jobs are run
+    branch: bool = False  # of a sweep: jobs that differ in the budget alone share steps, to the bit (schedule=wsd)
     confirm: int = 0  # of a sweep: seeds with which its best config is run again, in its folder confirm
     compile: bool = False  # torch.compile: slower to begin, faster after
     loss: str = "full"  # full | chunked: the logits of 1,024 positions at a time; less memory, more time
@@ -84,6 +90,9 @@ class TrainConfig:
     json: bool = False  # print one JSON object, the summary of the run, and nothing else
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, Dial):
+            self.preset = self.preset and f"{self.preset}-{self.model.depth}"
+            self.model = self.model.shape()
         require_model_config(self.model)
         self.search_metric = self.search_metric or self.task.better
         self.budget = self.budget.given()
@@ -108,6 +117,7 @@ class TrainConfig:
         repeats = getattr(self.data, "repeat_steps", None)
         why = "repeats batches of one size, and schedule.batch changes it"
         require(not repeats or self.batch_sizes.constant, "data.repeat_steps", repeats, why, "leave one of them out")
+        self._require_branches()
         if self.trainer.sharded:
             muon = isinstance(self.optimizer, Muon)
             require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")
@@ -125,6 +135,22 @@ class TrainConfig:
         if needs_reference(self.task):
             why, todo = "compares with the model that a run begins with, and this one is new", "give init_from=RUN"
             require(bool(self.init_from or self.resume), "task", name_of(self.task), why, todo)
+
+    def _require_branches(self) -> None:
+        """Refuse budgets that cannot branch off a larger one, such as with rates of their own from the first steps."""
+        if not (self.branch or self.checkpoint.horizons):
+            return
+        key, value = ("branch", "true") if self.branch else ("checkpoint.horizons", self.checkpoint.horizons)
+        timed = "minutes" in self.budget.fixed()
+        require(not timed, key, value, "needs a budget whose steps are known before", "give budget.steps")
+        why = f"with schedule={name_of(self.schedule)} a smaller budget has other rates from the first steps on"
+        require(
+            steps_in_common(self.schedule, self.batch_sizes, 9000, 10_000) >= 900,
+            key,
+            value,
+            why,
+            "choose schedule=wsd",
+        )
 
     def _require_data_of_task(self) -> None:
         """Refuse data of a kind that the task does not learn from."""

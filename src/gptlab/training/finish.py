@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -14,7 +15,7 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import fingerprint
 from gptlab.training.build import Parts
 from gptlab.training.console import ending
-from gptlab.training.lightning_internals import is_sharded, write_failure
+from gptlab.training.lightning_internals import device_of, is_sharded, write_failure
 from gptlab.training.start import Start
 
 
@@ -44,6 +45,8 @@ def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
         "flops": throughput.tokens * parts.flops_per_token,
         "seconds": throughput.all_seconds,
         "tokens_per_second": throughput.tokens_per_second,
+        "mfu": throughput.mfu,
+        **_measured(parts),
         **{metric.key: _finite(values.get(metric.name)) for metric in in_summary(config.task.metrics)},
         **{name.replace("/", "_"): _finite(value) for name, value in values.items() if name.count("/") == 2},
         "budget": config.budget.fixed(),
@@ -57,6 +60,13 @@ def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
     if parts.trainer.is_global_zero:
         summary = RunDir(run_dir).write_summary(summary)
     return summary
+
+
+def _measured(parts: Parts) -> dict[str, float]:
+    """Return the energy of the run in kWh, and the peak memory of this GPU's tensors in bytes, where they are known."""
+    kwh, device = parts.energy.kwh, device_of(parts.trainer)
+    memory = {"peak_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
+    return {**({} if kwh is None else {"energy_kwh": kwh}), **memory}
 
 
 def finish(begun: Start, parts: Parts, summary: dict[str, Any], console: Console) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,21 @@ class Checkpoints:
 
     A checkpoint is written at the end of a step, after everything else that is due there, and records that it was done.
     A regular one is written whether or not the run is stopped. One that a stop asked for is removed when the next
-    regular one exists, so that a run that was stopped keeps the same files as one that was not.
+    regular one exists, so that a run that was stopped keeps the same files as one that was not. Those of the steps
+    `kept` are due besides, and are never removed.
     """
 
     def __init__(
-        self, folder: Path, every_n_steps: int | None, every_n_minutes: float | None, keep_last: int, ranks: Ranks
+        self,
+        folder: Path,
+        every_n_steps: int | None,
+        every_n_minutes: float | None,
+        keep_last: int,
+        ranks: Ranks,
+        kept: Collection[int] = (),
     ) -> None:
         self.folder, self.every_n_steps, self.every_n_minutes = folder, every_n_steps, every_n_minutes
-        self.keep_last, self.ranks = keep_last, ranks
+        self.keep_last, self.ranks, self.kept = keep_last, ranks, frozenset(kept)
         self.saved_step = 0
         self.regular: list[int] | None = (
             None  # steps of the newest regular checkpoints; None: not recorded by gptlab 0.1
@@ -73,7 +81,7 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Return whether this end of a step writes a checkpoint, by count or by the clock; all ranks must call it."""
-        due = bool(self.every_n_steps) and step % int(self.every_n_steps or 1) == 0
+        due = step in self.kept or (bool(self.every_n_steps) and step % int(self.every_n_steps or 1) == 0)
         if self.every_n_minutes:
             due |= self.ranks.any(time.monotonic() - self._since >= 60 * self.every_n_minutes)
         return due
@@ -131,7 +139,7 @@ class Checkpoints:
 
     def _keep(self, steps: set[int], until: int) -> None:
         for path in by_step(self.folder):
-            if _number(path) not in steps and _number(path) <= until:
+            if _number(path) not in steps | self.kept and _number(path) <= until:
                 path.unlink()
 
 

@@ -36,6 +36,11 @@ class ThroughputMonitor(Callback):
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
+    def mfu(self) -> float:
+        """The mean share of the devices' FLOPs of the whole run, by their peak as it is now."""
+        return self.tokens_per_second * self.share_per_token
+
+    @property
     def all_seconds(self) -> float:
         """Seconds of the whole run, all included except what a resumed run lost after its checkpoint."""
         return self._earlier_seconds + time.perf_counter() - self._started
