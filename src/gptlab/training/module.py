@@ -14,6 +14,7 @@ from gptlab.distributed.sharding import full_tensor, shard
 from gptlab.errors import UserError, require
 from gptlab.model.config import build_model
 from gptlab.optim.optimizers import OptimizerConfig
+from gptlab.optim.scaling import rate, set_rates
 from gptlab.optim.schedules import Schedule
 from gptlab.randomness import random_seed
 from gptlab.registry import name_of, option_of, options
@@ -151,10 +152,8 @@ class GPTModule(L.LightningModule):
     def on_train_start(self) -> None:
         """Set the learning rate of this config: a checkpoint has that of the config it was made with."""
         schedule: Any = self.lr_schedulers()
-        schedule.base_lrs = [self.optimizer.lr] * len(schedule.base_lrs)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["initial_lr"] = self.optimizer.lr
-            group["lr"] = self.optimizer.lr * self.schedule(self.global_step, self.steps)
+        multiplier = self.schedule(self.global_step, self.steps)
+        schedule.base_lrs = set_rates(self.trainer.optimizers[0], self.optimizer.lr, multiplier)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the position in training, not by anything that ran before; no two ranks share its noise."""
@@ -246,7 +245,7 @@ class GPTModule(L.LightningModule):
         if scaler is not None and unscales_itself(optimizer):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
         norm = self.clip(optimizer)
-        self._gradients = {"optim/lr": optimizer.param_groups[0]["lr"], "optim/grad_norm": norm}
+        self._gradients = {"optim/lr": rate(optimizer), "optim/grad_norm": norm}
         if scaler is None:  # with a scaler, infinite gradients are part of its search for a scale
             self._norms.append((self.global_step + 1, norm))
         if (
