@@ -53,7 +53,8 @@ class Decaying:
         ratios = ratios_of(gpt)
         params = [p for p in gpt.parameters() if p.requires_grad]
         hidden = set(hidden_matrices(gpt)) if ratios or getattr(self, "hyperball", False) else set()
-        inner = {p for block in blocks_of(gpt) for p in block.parameters() if p.ndim < 2 and ratios.depth != 1}
+        blocks = blocks_of(gpt) if ratios.depth != 1 else []
+        inner = {p for block in blocks for p in block.parameters() if p.ndim < 2}
         found: list[dict[str, Any]] = [
             {"params": [p for p in params if p.ndim >= 2 and p not in hidden], "weight_decay": self.weight_decay},
             {"params": [p for p in params if p.ndim < 2 and p not in inner], "weight_decay": 0.0},

@@ -35,10 +35,13 @@ def ratios_of(gpt: nn.Module) -> Ratios:
 def require_rule(optimizer: Any, gpt: nn.Module) -> None:
     """Refuse a model whose parametrization says nothing about the rates of an optimizer, given by its config."""
     asked = getattr(getattr(gpt, "config", None), "parametrization", "standard")
-    known = [name for name, part in options("optimizer").items() if getattr(part, "width_power", None) is not None]
-    has_rule = asked == "standard" or getattr(optimizer, "width_power", None) is not None
+    known = sorted(name for name, part in options("optimizer").items() if _has_rule(part))
     why = f"has no rule for its rates with model.parametrization={asked}"
-    require(has_rule, "optimizer", name_of(optimizer), why, f"choose one of {', '.join(known)}")
+    require(asked == "standard" or _has_rule(optimizer), "optimizer", name_of(optimizer), why, f"choose one of {', '.join(known)}")
+
+
+def _has_rule(optimizer: Any) -> bool:
+    return getattr(optimizer, "width_power", None) is not None
 
 
 def blocks_of(gpt: nn.Module) -> list[nn.Module]:
