@@ -77,8 +77,7 @@ class GPTShape:
     logit_softcap: float = 0.0  # c in c tanh(logits / c); 0: off
     dropout: float = 0.0  # share of activations that are zeroed in training
     init: str = "gpt2"  # first weights of residual projections: gpt2 (scaled) | zero; torch: PyTorch's own for all
-    # standard | mup | completep: how first weights, multipliers and rates change with sizes, so that one lr suits all
-    parametrization: str = "standard"
+    parametrization: str = "standard"  # standard | mup | completep: one optimizer.lr suits all widths, all depths too
     base_width: int = 128  # mup, completep: the n_embd that optimizer.lr is meant for, where they are standard
     base_depth: int = 4  # completep: the n_layer that optimizer.lr is meant for
     base_head_size: int | None = None  # mup, completep: width of a head there; null: as here, wider means more heads
@@ -177,7 +176,7 @@ class GPTShape:
 
     @property
     def scores_scale(self) -> float | None:
-        """What multiplies the scores of attention: 1 / D in heads of width D, from the base on; None: 1 / sqrt(D)."""
+        """The multiplier of attention's scores: 1 / D in heads of width D, from the base on; None: 1 / sqrt(D)."""
         base = self.base_head_size
         if self.parametrization == "standard" or base is None or base == self.head_dim:
             return self.attention_scale
@@ -186,12 +185,12 @@ class GPTShape:
 
     @property
     def layer_scale(self) -> float:
-        """What multiplies the output of each layer."""
+        """The multiplier of what each layer adds."""
         return self.residual_scale / self.depth_ratio
 
     @property
     def head_divisor(self) -> float:
-        """What divides the logits."""
+        """The divisor of the logits."""
         return self.logit_divisor * self.width_ratio
 
     def has_window(self, layer: int) -> bool:
