@@ -35,7 +35,7 @@ def fold(gpt: Any) -> None:
         last = gpt.lm_head if c.norm == "plain_layer" and not c.tied else gpt.ln_f
         _scale(last, 1 / c.width_ratio, "base_width", c.base_width)
         if last is gpt.ln_f and gpt.lm_head.bias is not None:
-            gpt.lm_head.bias /= c.width_ratio
+            gpt.lm_head.bias.div_(c.width_ratio)
     gpt.config = dataclasses.replace(c, parametrization="standard")
 
 
