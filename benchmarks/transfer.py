@@ -5,7 +5,7 @@
 
 Models learn the bundled text by bytes, in a bare loop of gptlab's GPT and optimizers: the rate rises over a tenth of
 the steps and falls to 0, gradients are clipped as in training, and what counts is the loss on held-out text after the
-last step. The smallest model is the base. Rates are tried on a grid, from the best one of the size before on until the
+last step. The base is 256 wide and has 2 layers. Rates are tried on a grid, from the best one of the size before on until the
 best lies within; the best of all is the lowest point of a parabola in log rate through the points within a factor of
 two of it. How far it moves is the largest of these over the smallest.
 
@@ -39,9 +39,10 @@ from gptlab.tasks.cross_entropy import cross_entropy
 
 HEAD, BLOCK, BATCH, BYTES = 32, 32, 8, 256  # width of a head, context, windows of a step, vocabulary
 WIDTHS, DEPTHS = (64, 128, 256, 512), (2, 4, 8, 16)
+BASE_WIDTH, BASE_DEPTH = 256, 2
 HELD_OUT = 256  # windows
 GRID = 2**0.5  # from one rate to the next
-FIRST = -17  # the power of it that is tried first
+FIRST = -20  # the power of it that is tried first
 SHAPE = {"norm": "rms", "qk_norm": True, "positions": "rope", "feed_forward": "relu2", "bias": False, "tied": False}
 
 
@@ -54,7 +55,7 @@ class Way:
 
     def model(self, width: int, depth: int) -> GPT:
         shape = {"n_layer": depth, "n_embd": width, "n_head": width // HEAD, "block_size": BLOCK, "vocab_size": BYTES}
-        base = {"base_width": WIDTHS[0], "base_depth": DEPTHS[0], "parametrization": self.parametrization}
+        base = {"base_width": BASE_WIDTH, "base_depth": BASE_DEPTH, "parametrization": self.parametrization}
         return GPT(GPTConfig(**SHAPE, **shape, **base))
 
     def optimizer(self, gpt: GPT, lr: float) -> torch.optim.Optimizer:
@@ -63,9 +64,9 @@ class Way:
     def same_as(self, width: int, depth: int) -> "Way":
         """Return the simplest way that trains a model of a size just as this one does."""
         kind = self.parametrization
-        if kind == "completep" and depth == DEPTHS[0]:
+        if kind == "completep" and depth == BASE_DEPTH:
             kind = "mup"
-        if kind == "mup" and width == WIDTHS[0]:
+        if kind == "mup" and width == BASE_WIDTH:
             kind = "standard"
         return Way(kind, self.hyperball)
 
@@ -226,7 +227,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     text, began = Text.bundled(), time.process_time()
     results: dict[str, Any] = {
         "machine": machine(),
-        "settings": {"steps": steps, "seeds": options.seeds, "batch": BATCH, "context": BLOCK, **SHAPE},
+        "settings": {"steps": steps, "seeds": options.seeds, "batch": BATCH, "context": BLOCK, "base_width": BASE_WIDTH, **SHAPE},
         "coordinates": {},
         "axes": {axis: {} for axis in axes},
     }
@@ -279,7 +280,7 @@ def show(results: dict[str, Any]) -> None:
     for axis, ways in results["axes"].items():
         sizes = [str(row[axis]) for row in next(iter(ways.values()))]
         cells = []
-        for name, rows in ways.items():
+        for name, rows in ((name, rows) for name, rows in ways.items() if len(rows) == len(sizes)):
             best = ["?" if row["best"] is None else f"{row['best']:.2e}" for row in rows]
             factor, least = moves(rows), min(run["loss"] for run in rows[-1]["runs"])
             cells.append([name, *best, f"{factor:.2f}" if factor else "?", f"{least:.3f}"])

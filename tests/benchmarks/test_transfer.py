@@ -44,6 +44,6 @@ def test_the_lowest_point_of_a_parabola_is_found_between_rates(transfer: Any) ->
 
 def test_sizes_of_the_base_are_trained_once(transfer: Any) -> None:
     ways, standard, mup = transfer.WAYS, transfer.Way("standard"), transfer.Way("mup")
-    assert ways["completep"].same_as(64, 2) == ways["mup"].same_as(64, 16) == standard
-    assert ways["completep"].same_as(256, 2) == mup and ways["completep"].same_as(256, 4) == ways["completep"]
-    assert ways["hyperball"].same_as(64, 2) == ways["hyperball"]
+    assert ways["completep"].same_as(256, 2) == ways["mup"].same_as(256, 16) == standard
+    assert ways["completep"].same_as(64, 2) == mup and ways["completep"].same_as(64, 4) == ways["completep"]
+    assert ways["hyperball"].same_as(256, 2) == ways["hyperball"]
