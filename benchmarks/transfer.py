@@ -232,7 +232,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "axes": {axis: {} for axis in axes},
     }
     for name in options.ways:
-        rows = coordinates(WAYS[name], WIDTHS[: 2 if options.quick else None], text, lr=2e-3, steps=5, seed=0)
+        rows = coordinates(WAYS[name], WIDTHS[: 2 if options.quick else None], text, lr=1e-3, steps=5, seed=0)
         slopes = {key: exponents(rows, key) for key in ("sizes", "moved")}
         results["coordinates"][name] = {"rows": rows, "exponents": slopes}
     done: dict[tuple[Way, tuple[int, int], int], Losses] = {}
