@@ -10,6 +10,7 @@ config/hydra_internals.py, and the last test asserts that none of their function
 """
 
 import ast
+import copy
 import dataclasses
 import inspect
 import os
@@ -29,6 +30,7 @@ import omegaconf.errors
 import pytest
 import torch
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.plugins.launcher import Launcher
@@ -545,6 +547,19 @@ def test_a_composed_config_has_the_types_of_its_schemas_and_knows_its_choices(co
     assert not HydraConfig.initialized()
 
 
+def test_the_store_of_options_is_shared_and_stays_as_it_is(conf: Path) -> None:
+    """Composing does not copy all options, and what is composed can be changed without changing them."""
+    hydra_internals.share_the_store()
+    store = ConfigStore.instance()
+    assert copy.deepcopy(store) is store
+    before = OmegaConf.to_yaml(store.load("contract/Whole.yaml").node)
+    for _ in range(2):
+        with composed(conf, "+part.more=1", "part.n=7") as cfg:
+            cfg.part.n = 8
+    assert OmegaConf.to_yaml(store.load("contract/Whole.yaml").node) == before
+    assert store.load("contract/Part.yaml").node is not store.load("contract/Part.yaml").node
+
+
 def test_a_mistake_in_a_value_comes_out_as_it_was_raised(conf: Path) -> None:
     """A mistake is named by its full key: what a dataclass raises when it is built is not wrapped."""
     with composed(conf, "part.n=-1") as cfg, pytest.raises(Mistake):
@@ -619,6 +634,7 @@ def test_a_launcher_gets_the_config_and_the_error_of_each_job() -> None:
 
 
 LAUNCHER = """
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.launcher import Launcher
 from gptlab.config import hydra_internals

@@ -110,7 +110,7 @@ def is_enabled(module: str) -> bool:
 def described(modules: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return the plugins that some modules belong to, each with its version and the SHA-256 of its source."""
     names = {module.partition(".")[0] for module in modules} - {"gptlab", "__main__", "builtins"}
-    return {name: {"version": _version(name), "sha256": _sha256(name)} for name in sorted(names)}
+    return {name: {"version": _version(name), "sha256": source_hash(name)} for name in sorted(names)}
 
 
 def recorded_option(group: str, name: str, config: Mapping[str, Any], shown: str | None = None, where: str = "") -> Any:
@@ -170,8 +170,8 @@ def _version(name: str) -> str:
 
 
 @functools.cache
-def _sha256(name: str) -> str:
-    """Hash the Python files of a package or module."""
+def source_hash(name: str) -> str:
+    """Return the SHA-256 of the Python files of a package or module."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.origin:
         return ""

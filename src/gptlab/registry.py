@@ -18,6 +18,7 @@ from typing import Any, TypeVar, overload
 Part = TypeVar("Part", bound=type)
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 AfterSweep = Callable[[list[dict[str, Any]]], dict[str, Any]]
+ExitCode = Callable[[dict[str, Any]], int]
 
 PACKAGE = Path(__file__).parent
 _OPTIONS: dict[str, dict[str, type]] = {}
@@ -37,6 +38,7 @@ class Command:
     function: Callable[..., dict[str, Any] | None]
     config: str  # the name of its primary config
     after_sweep: AfterSweep | None
+    exit_code: ExitCode | None = None  # of an answer; None: 0
 
     @property
     def config_type(self) -> type:
@@ -68,13 +70,22 @@ def option(group: str, name: str) -> Callable[[Part], Part]:
 @overload
 def command(function: Verb, /) -> Verb: ...
 @overload
-def command(*, config: str | None = None, after_sweep: AfterSweep | None = None) -> Callable[[Verb], Verb]: ...
-def command(function: Any = None, /, *, config: str | None = None, after_sweep: AfterSweep | None = None) -> Any:
+def command(
+    *, config: str | None = None, after_sweep: AfterSweep | None = None, exit_code: ExitCode | None = None
+) -> Callable[[Verb], Verb]: ...
+def command(
+    function: Any = None,
+    /,
+    *,
+    config: str | None = None,
+    after_sweep: AfterSweep | None = None,
+    exit_code: ExitCode | None = None,
+) -> Any:
     """Register a function as a verb of the command line: `@command` above `def sample(config: SampleConfig)`.
 
     The verb has the function's name, without a trailing `_`. `config` names the primary config if it is not the verb's
-    own; `after_sweep` turns the results of `-m`, each with the `overrides` of its job, into one. Raises ValueError if
-    another function has that name already.
+    own; `after_sweep` turns the results of `-m`, each with the `overrides` of its job, into one; `exit_code` says with
+    which code an answer ends the command. Raises ValueError if another function has that name already.
     """
 
     def register(function: Verb) -> Verb:
@@ -82,7 +93,7 @@ def command(function: Any = None, /, *, config: str | None = None, after_sweep: 
         taken = _COMMANDS.get(name)
         if taken is not None and taken.function.__module__ != function.__module__:
             raise ValueError(f"the verb {name} is registered by {taken.function.__module__} already")
-        _COMMANDS[name] = Command(name, function, config or name, after_sweep)
+        _COMMANDS[name] = Command(name, function, config or name, after_sweep, exit_code)
         return function
 
     return register if function is None else register(function)

@@ -15,8 +15,8 @@ OF_TRAINING = ("train", "check")
 WAITING = ("loading torch", "reading", "building the", "making tokens")  # what a log says before a run begins
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
-    ("trian", "trian: no such verb; choose one of app, audit, average, chat, check, compare, evaluate, export, import, new, plan, rate, replay, "
-     "report, sample, scaling, serve, tokenize, train"),
+    ("trian", "trian: no such verb; choose one of app, audit, average, chat, check, compare, evaluate, export, gate, import, new, plan, rate, "
+     "replay, report, sample, scaling, serve, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
     ("train -x", "-x=?: no such flag; choose one of --multirun, -m"),
@@ -373,6 +373,22 @@ MISTAKES: list[tuple[str, str]] = [
     ("train confirm=3", "confirm=3: runs the best of a sweep again, and this is none; add -m"),
     ("train -m seed=1,2 confirm=-1", "confirm=-1: is negative"),
     ("compare a=run b=run margin=0", "margin=0.0: is not above 0"),
+    ("gate", "base=null: is needed; give base=RUN"),
+    ("gate base=run", "try=[]: names no change; give e.g. 'try=[optimizer.lr=3e-3]', or revision="),
+    ("gate base=none try=[optimizer.lr=1]", "base=none: no such directory"),
+    ("gate base=run try=[seed=2]", "try=[seed=2]: seed is the same on both sides; leave it out"),
+    ("gate base=run try=[name=x]", "try=[name=x]: changes nothing in the config of the base"),
+    ("gate base=run try=[optimizer.nosuch=1]", "optimizer.nosuch"),
+    ("gate base=run try=[data.val_fraction=0.3]", "try=[data.val_fraction=0.3]: data.val_fraction changes the text by which both sides are judged"),
+    ("gate base=run revision=nosuch", "revision=nosuch: names no commit of a git repository here"),
+    ("gate base=run try=[optimizer.lr=1] ledger=file", "ledger=file"),
+    ("gate base=run try=[optimizer.lr=1] alpha=0", "alpha=0.0: is not in (0, 1); 0.05 is usual"),
+    ("gate base=run try=[optimizer.lr=1] miss=1", "miss=1.0: is not in (0, 1); 0.1 is usual"),
+    ("gate base=run try=[optimizer.lr=1] planned=0", "planned=0: must be at least 1"),
+    ("gate base=run try=[optimizer.lr=1] effect=0", "effect=0.0: is not above 0"),
+    ("gate base=run try=[optimizer.lr=1] max_seeds=1", "max_seeds=1: must be at least 2"),
+    ("gate base=run try=[optimizer.lr=1] seed=-1", "seed=-1: is negative"),
+    ("gate base=run try=[optimizer.lr=1] budget.steps=0", "budget.steps=0: is not above 0"),
     ("scaling runs=none", "runs=none: no such directory"),
     ("scaling runs=run", "runs=run: 1 points are too few for five coefficients; it takes 2 more sizes of models"),
     ("scaling points=none", "points=none: cannot be read"),

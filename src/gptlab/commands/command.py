@@ -1,6 +1,7 @@
 """Run one command: Hydra composes its config, mistakes become one line, results become a report or JSON.
 
-Exit codes: 0, 1 (failed in mid-run), 2 (a mistake in what was asked), 128+n (stopped by signal n).
+Exit codes: 0, 1 (failed in mid-run), 2 (a mistake in what was asked), 128+n (stopped by signal n); a verb may answer by
+others (`exit_code`).
 """
 
 from __future__ import annotations
@@ -202,6 +203,8 @@ class _Run:
         if (answer := self.command.function(config)) is not None:
             swept = overrides is not None and self.command.after_sweep is not None
             self.answers.append({**answer, "overrides": overrides} if swept else answer)
+            if self.command.exit_code is not None:
+                self.code = max(self.code, self.command.exit_code(answer))
 
     def _require_new(self, config: Any) -> None:
         """Refuse a directory that already holds a run, before the other ranks start and wait for rank 0 in vain."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import keyword
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -193,7 +194,8 @@ def keys(config: Any, within: str = "") -> Iterator[tuple[str, Any, str]]:
         if dataclasses.is_dataclass(value):
             yield from keys(value, f"{within}{field.name}.")
         else:
-            yield f"{within}{field.name}", value, explanation(type(config), field.name)
+            name = field.name.removesuffix("_") if keyword.iskeyword(field.name[:-1]) else field.name
+            yield f"{within}{name}", value, explanation(type(config), field.name)
 
 
 def shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import types
 import typing
@@ -47,6 +48,8 @@ def _quote(arg: str, config_type: type, multirun: bool) -> str:
     if match is None:
         return arg
     mark, key, value = match.groups()
+    if keyword.iskeyword(key):  # no field of a dataclass can be called so
+        return _quote(f"{mark}{key}_={value}", config_type, multirun)
     if key == "debug":  # debug=nan is not a number
         return re.sub(r"\bnan\b", "'nan'", arg)
     if "@" in key or "/" in key:

@@ -66,6 +66,7 @@ hydra_internals.register_resolver("unused", _unused)
 hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("per_width", _per_width)
 hydra_internals.silence_advice()
+hydra_internals.share_the_store()
 
 
 def conf_dir() -> Path:

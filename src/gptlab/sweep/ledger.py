@@ -1,0 +1,121 @@
+"""Keep a ledger of trials in a file of JSON lines that only grows: none of them can be repeated, dropped or drawn anew.
+
+Each line has the SHA-256 of itself and of the line before it, so that a line which was changed or taken out is found.
+A line that a kill left unfinished is cut off.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gptlab.errors import UserError, reason, require
+from gptlab.files import read_bounded, sync, sync_folder
+
+NAME = "ledger.jsonl"
+MOST_BYTES = 1 << 28
+BEGUN, TRIAL, RUN, VERDICT = "begun", "trial", "run", "verdict"  # what a line is of
+SIDES = ("base", "changed")
+MEND = "take it from another copy, or begin a new one: ledger=DIR"
+
+
+@dataclass
+class Trial:
+    """A change that is tried: what it is, the seeds that it may use, its runs so far, and its verdict, if any."""
+
+    number: int
+    change: dict[str, Any]  # what is tried, with the hash by which it is known again
+    level: float
+    seeds: list[int]
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    verdict: dict[str, Any] | None = None
+
+    def scores(self, side: str, of: str = "decides") -> list[float]:
+        """Return the scores of one side's runs in the order of their seeds; a run that has failed has infinity."""
+        own = sorted((run for run in self.runs if run["side"] == side), key=lambda run: int(run["seed"]))
+        return [float("inf") if run[of] is None else float(run[of]) for run in own]
+
+    def pairs(self) -> list[int]:
+        """Return the seeds of which both sides have run."""
+        done = [{run["seed"] for run in self.runs if run["side"] == side} for side in SIDES]
+        return [seed for seed in self.seeds if all(seed in each for each in done)]
+
+
+class Ledger:
+    """The ledger in a folder: what it was begun with, and its trials; `add` writes the next line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self.begun: dict[str, Any] = {}
+        self.trials: list[Trial] = []
+        self._hash, self._length = "", 0
+        if os.path.lexists(self.path):
+            self._read()
+
+    def add(self, event: str, **content: Any) -> None:
+        """Write a line, which is on disk when this returns."""
+        line = {"event": event, **content}
+        digest = self._next(line)
+        text = json.dumps({**line, "sha256": digest}).encode() + b"\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("r+b" if self.path.exists() else "wb") as file:
+            file.truncate(self._length)  # of a line that a kill left unfinished
+            file.seek(self._length)
+            file.write(text)
+            sync(file)
+        sync_folder(self.path.parent)
+        self._hash, self._length = digest, self._length + len(text)
+        self._take(line)
+
+    @property
+    def open_trial(self) -> Trial | None:
+        """The trial without a verdict; None if there is none."""
+        return next((trial for trial in self.trials if trial.verdict is None), None)
+
+    @property
+    def kept(self) -> list[Trial]:
+        """The trials whose change was kept."""
+        return [trial for trial in self.trials if trial.verdict and trial.verdict["verdict"] == "kept"]
+
+    def of(self, sha256: str) -> Trial | None:
+        """Return the trial of a change; None if it has not been tried."""
+        return next((trial for trial in self.trials if trial.change["sha256"] == sha256), None)
+
+    def used_seeds(self) -> set[int]:
+        """Return the seeds of all trials, also those that were not needed."""
+        return {seed for trial in self.trials for seed in trial.seeds}
+
+    def _read(self) -> None:
+        try:
+            content = read_bounded(self.path, MOST_BYTES)
+        except OSError as error:
+            raise UserError("ledger", self.path, f"cannot be read ({reason(error)})", MEND) from error
+        for number, text in enumerate(content.splitlines(keepends=True), 1):
+            if not text.endswith(b"\n"):
+                break
+            try:
+                line = json.loads(text)
+                said = line.pop("sha256")
+                known = said == self._next(line)
+                if known:
+                    self._take(line)
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+                known = False
+            require(known, "ledger", self.path, f"line {number} is not as it was written, or one is missing", MEND)
+            self._hash, self._length = said, self._length + len(text)
+
+    def _next(self, line: dict[str, Any]) -> str:
+        return hashlib.sha256((self._hash + json.dumps(line, sort_keys=True)).encode()).hexdigest()
+
+    def _take(self, line: dict[str, Any]) -> None:
+        kind, content = line["event"], {key: value for key, value in line.items() if key != "event"}
+        if kind == BEGUN:
+            self.begun = content
+        elif kind == TRIAL:
+            self.trials.append(Trial(content["trial"], content["change"], content["level"], content["seeds"]))
+        elif kind == RUN:
+            self.trials[content["trial"] - 1].runs.append(content)
+        elif kind == VERDICT:
+            self.trials[content["trial"] - 1].verdict = content
