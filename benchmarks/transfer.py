@@ -5,9 +5,9 @@
 
 Models learn the bundled text by bytes, in a bare loop of gptlab's GPT and optimizers: the rate rises over a tenth of
 the steps and falls to 0, gradients are clipped as in training, and what counts is the loss on held-out text after the
-last step. The base is 256 wide and has 2 layers. Rates are tried on a grid, from the best one of the size before on until the
-best lies within; the best of all is the lowest point of a parabola in log rate through the points within a factor of
-two of it. How far it moves is the largest of these over the smallest.
+last step. The base is 256 wide and has 2 layers. Rates are tried on a grid, from the best one of the size before on
+until the best lies within; the best of all is the lowest point of a parabola in log rate through the points within a
+factor of two of it. How far it moves is the largest of these over the smallest.
 
 The check of coordinates takes a few steps of the same batch at each width: how large activations are, and how far the
 steps have moved them (Yang et al. 2022, appendix D.1). The exponent is the slope over widths in log-log; it is 0 where
@@ -227,7 +227,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     text, began = Text.bundled(), time.process_time()
     results: dict[str, Any] = {
         "machine": machine(),
-        "settings": {"steps": steps, "seeds": options.seeds, "batch": BATCH, "context": BLOCK, "base_width": BASE_WIDTH, **SHAPE},
+        "settings": {"steps": steps, "batch": BATCH, "context": BLOCK, "base_width": BASE_WIDTH, **SHAPE},
         "coordinates": {},
         "axes": {axis: {} for axis in axes},
     }

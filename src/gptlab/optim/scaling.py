@@ -37,7 +37,8 @@ def require_rule(optimizer: Any, gpt: nn.Module) -> None:
     asked = getattr(getattr(gpt, "config", None), "parametrization", "standard")
     known = sorted(name for name, part in options("optimizer").items() if _has_rule(part))
     why = f"has no rule for its rates with model.parametrization={asked}"
-    require(asked == "standard" or _has_rule(optimizer), "optimizer", name_of(optimizer), why, f"choose one of {', '.join(known)}")
+    fits = asked == "standard" or _has_rule(optimizer)
+    require(fits, "optimizer", name_of(optimizer), why, f"choose one of {', '.join(known)}")
 
 
 def _has_rule(optimizer: Any) -> bool:
