@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "app": EVERYTHING,
     "__init__": EVERYTHING,
     "__main__": {"commands"},
-    "sweep": {"runs", "config", "distributed"},
+    "sweep": {"runs", "config", "distributed", "plugins"},
     "training": {
         "tasks",
         "data",

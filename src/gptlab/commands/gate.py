@@ -27,7 +27,7 @@ class GateConfig:
 
     base: str | None = None  # a run: the change is made to its config
     try_: list[str] = field(default_factory=list)  # settings that are changed, such as [optimizer.lr=3e-3]
-    # instead, or besides: a git revision of the code here, whose gptlab and plugins run the change
+    # a git revision of the code here, whose gptlab and plugins run the change
     revision: str | None = None
     budget: Budget = field(default_factory=Budget)  # of each run; none given: that of the base
     ledger: str | None = None  # a folder for the ledger and its runs; null: outputs/gate/NAME of the base
@@ -36,7 +36,7 @@ class GateConfig:
     effect: float = 2.0  # the least improvement worth finding, in standard deviations of single runs over seeds
     miss: float = 0.1  # the chance that such an improvement is rejected, at the most
     max_seeds: int = 20  # on each side, after which a trial is undecided
-    seed: int | None = None  # the first of the trial's seeds; null: those that nobody has used
+    seed: int | None = None  # the first of the trial's seeds; null: some that no trial has used
     keep_checkpoints: bool = False  # of runs that have been scored
     json: bool = False  # print one JSON object and nothing else
 
@@ -72,7 +72,7 @@ def gate(config: GateConfig) -> dict[str, Any]:
     from gptlab.sweep.ledger import Ledger
 
     require_scipy("gate", "statistics")
-    change = Change.of(config)
+    change = Change.of(str(config.base), config.try_, config.revision, config.budget)
     folder = Path(config.ledger).expanduser() if config.ledger else Path("outputs/gate", change.base.path.name)
     ledger = Ledger(folder)
     known = _found(config, change, ledger)

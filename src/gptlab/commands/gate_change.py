@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptlab.config.tree import compose
 from gptlab.data.config import TEXT
@@ -18,11 +18,9 @@ from gptlab.runs.differences import GROUPS_WITHOUT_EFFECT, WITHOUT_EFFECT
 from gptlab.runs.run_dir import RunDir
 from gptlab.sweep.paired import Side
 from gptlab.sweep.revision import Revision, require_other
+from gptlab.training.budget import Budget
 from gptlab.training.preflight import require_possible
 from gptlab.version import VERSION
-
-if TYPE_CHECKING:
-    from gptlab.commands.gate import GateConfig
 
 SHARED = {"seed", "run_dir", "resume", "trainer.max_minutes"}
 # how a text becomes batches; all else of `data` would change which text is read, and which is held out
@@ -42,33 +40,33 @@ class Change:
     base_sha256: str
 
     @classmethod
-    def of(cls, config: GateConfig) -> Change:
+    def of(cls, base_name: str, overrides: list[str], revision_name: str | None, budget: Budget) -> Change:
         """Return the change that is asked for; raises UserError where it cannot be tried. Nothing is written."""
-        base = RunDir.find_as("base", str(config.base))
+        base = RunDir.find_as("base", base_name)
         why = "keeps no held-out text, by which a change is judged"
-        require(base.holds_out(TEXT), "base", config.base, why, "give a run that was trained on text")
-        common, given = _budget(config), f"[{','.join(config.try_)}]"
+        require(base.holds_out(TEXT), "base", base_name, why, "give a run that was trained on text")
+        common, given = _budget(budget), f"[{','.join(overrides)}]"
         source = base.path / "config.yaml"
-        old, new = compose("train", common, source), compose("train", [*common, *config.try_], source)
+        old, new = compose("train", common, source), compose("train", [*common, *overrides], source)
         for side in (old, new):
             require_possible(side)
             alike = side.task.predicts_tokens
             require(alike, "try", given, "has a task that predicts no next tokens", "compare such runs by hand")
-        revision = Revision.find(config.revision) if config.revision else None
+        revision = Revision.find(revision_name) if revision_name else None
         before, after = _settings(old), _settings(new)
         differs = {
             key: [before.get(key), after.get(key)] for key in {**before, **after} if before.get(key) != after.get(key)
         }
         _require_own(differs)
         if revision is not None:
-            require_other(revision, str(config.revision))
+            require_other(revision, str(revision_name))
         with_effect = [key for key in differs if not _ignored(key)]
         why, todo = "changes nothing in the config of the base", "give another value, or another setting"
         require(bool(with_effect or revision), "try", given, why, todo)
         plugins = record(new)["gptlab"]["plugins"]
         data = base.held_out_manifest()["sha256"]
         own = {key: value for key, value in before.items() if not _ignored(key) and key not in SHARED}
-        return cls(base, config.try_, common, revision, differs, plugins, _hash({"config": own, "data": data}))
+        return cls(base, overrides, common, revision, differs, plugins, _hash({"config": own, "data": data}))
 
     @property
     def sha256(self) -> str:
@@ -105,12 +103,12 @@ class Change:
         return {"base": Side(source, self.common), "changed": changed}
 
 
-def _budget(config: GateConfig) -> list[str]:
+def _budget(budget: Budget) -> list[str]:
     """Return the overrides that give both sides the budget that is asked for, in the place of the base's."""
-    budget = dataclasses.asdict(config.budget)
-    if not given_budget(budget):
+    units = dataclasses.asdict(budget)
+    if not given_budget(units):
         return []
-    return [f"budget.{key}={'null' if value is None else value}" for key, value in budget.items()]
+    return [f"budget.{key}={'null' if value is None else value}" for key, value in units.items()]
 
 
 def _settings(config: Any) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def is_stored(name: str, group: str) -> bool:
 
 
 def share_the_store() -> None:
-    """Let each composition read the one store of options instead of a copy of all of it, which took a fifth of its time.
+    """Let each composition read the one store of options, not a copy of all of it, which took a fifth of its time.
 
     Hydra copies its repository so as to change its list of sources; of the store it hands out copies anyway.
     """

@@ -1,4 +1,4 @@
-"""Keep a ledger of trials in a file of JSON lines that only grows: none of them can be repeated, dropped or drawn anew.
+"""Keep a ledger of trials in a file of JSON lines that only grows: none can be repeated, dropped or drawn again.
 
 Each line has the SHA-256 of itself and of the line before it, so that a line which was changed or taken out is found.
 A line that a kill left unfinished is cut off.
