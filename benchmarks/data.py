@@ -137,6 +137,7 @@ def tiktoken(cache: str, tokenizer: str, text: str) -> dict[str, float]:
 
 def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     """Batches of 8 random windows of 1,024 tokens, by one process; the map is cold at first."""
+    from gptlab.batch_sizes import BatchSizes
     from gptlab.data.batches.order import Order
     from gptlab.data.batches.sampler import TrainBatches
     from gptlab.data.batches.windows import TrainWindows, dense
@@ -153,7 +154,7 @@ def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     rates = {}
     for name in ("cold", "warm"):
         steps = len(windows) // 8
-        batches = TrainBatches(Order([len(windows)], [1.0], 0), steps, 8, 8, 0, 1)
+        batches = TrainBatches(Order([len(windows)], [1.0], 0), steps, BatchSizes(8), 8, 0, 1)
         dataset, start = TrainWindows([windows]), time.perf_counter()
         for batch in batches:
             dataset.__getitems__(batch)

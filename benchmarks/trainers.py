@@ -91,6 +91,7 @@ def gptlab(*overrides: str) -> Measured:
 
 def prepare_task(folder: str, *overrides: str) -> Measured:
     """Save what `gptlab train` with these overrides begins with: its weights, its batches in their order."""
+    from gptlab.batch_sizes import BatchSizes
     from gptlab.config import compose
     from gptlab.data.batches.order import Order
     from gptlab.data.batches.sampler import TrainBatches
@@ -106,7 +107,7 @@ def prepare_task(folder: str, *overrides: str) -> Measured:
     weights = GPT(model).state_dict()
     windows = dense(corpus.train[0], model.block_size)
     order, size = Order([len(windows)], [1.0], config.seed), config.data.batch_size
-    places = TrainBatches(order, config.budget.steps, size, size, 0, 1)
+    places = TrainBatches(order, config.budget.steps, BatchSizes(size), size, 0, 1)
     batches = [windows.__getitems__([window for _, window in each.windows]) for each in places]
     task = {
         "model": dataclasses.asdict(model),

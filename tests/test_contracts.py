@@ -128,7 +128,9 @@ def test_a_run_resumes_at_any_step(tmp_path: Path, accumulate: int) -> None:
 
     class Resumes(Module):
         def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-            checkpoint["loops"] = lightning_internals.restart_loops_at(self.trainer, checkpoint["global_step"])
+            checkpoint["loops"] = lightning_internals.restart_loops_at(
+                self.trainer, checkpoint["global_step"], accumulate * checkpoint["global_step"]
+            )
 
         def on_train_start(self) -> None:
             state = self.trainer.optimizers[0].state_dict()["state"]
@@ -169,6 +171,33 @@ def test_steps_and_accumulation_may_be_set_on_fit_start(tmp_path: Path) -> None:
     assert (trainer.max_steps, trainer.global_step) == (6, 6)
     assert longer.found == (1, {})
     assert trainer.train_dataloader is data.loader
+
+
+def test_accumulation_may_change_at_the_end_of_a_step(tmp_path: Path) -> None:
+    """`schedule.batch`: each step has the micro-batches of its own size, and their gradients alone."""
+
+    class Grows(Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            if trainer.global_step == 2 and trainer.accumulate_grad_batches == 1:
+                lightning_internals.set_accumulation(trainer, 3)
+
+    class Sums(Module):
+        def on_train_batch_start(self, batch: torch.Tensor, batch_idx: int) -> None:
+            parts = self.trainer.accumulate_grad_batches
+            self.seen.append((self.trainer.global_step, batch_idx % parts, batch.sum(0)))
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            own = torch.stack([rows for step, _, rows in self.seen if step == self.trainer.global_step])
+            assert torch.allclose(self.layer.weight.grad[0], own.mean(0))
+
+    trainer, module = make_trainer(tmp_path, 4, [Grows()]), Sums()
+    trainer.fit(module, datamodule=Data(8))
+    assert [each[:2] for each in module.seen] == [
+        (0, 0),
+        (1, 0),
+        *((step, part) for step in (2, 3) for part in range(3)),
+    ]
+    assert trainer.global_step == 4 and module.lr_schedulers().last_epoch == 4
 
 
 def test_we_validate_in_the_middle_of_a_step(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 SRC = Path(__file__).resolve().parents[1] / "src"
 EVERYTHING = {""}
 # for all; they import errors alone, and checksums files
-GROUND = {"metrics", "errors", "files", "checksums", "registry", "randomness", "version"}
+GROUND = {"batch_sizes", "metrics", "errors", "files", "checksums", "registry", "randomness", "version"}
 # a room, or one of its files, -> the rooms, or their files, that it may import besides itself and the ground
 MAY_IMPORT = {
     "commands": EVERYTHING,
@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "optim": set(),
     "decoding": set(),
     "config": {"runs/config_file", "runs/run_dir", "plugins"},
+    "batch_sizes": set(),
     "metrics": set(),
     "errors": set(),
     "files": set(),

@@ -36,6 +36,20 @@ def test_results_whose_ranges_overlap_are_ties(side_by_side: Any) -> None:
     assert first.ties(second) and second.ties(first) and not first.ties(third)
 
 
+def test_losses_with_growing_batches_are_compared_by_seed(side_by_side: Any) -> None:
+    import batch_size  # type: ignore[import-not-found]
+    from scipy.stats import ttest_rel
+
+    constant, grown = ([{"val_loss": loss, "steps": steps, "tokens": 9} for loss in losses] for losses, steps in (
+        ([3.0, 3.2, 3.1], 20), ([3.1, 3.25, 3.22], 8)
+    ))  # fmt: skip
+    found = batch_size.summary(grown, constant)
+    expected = ttest_rel([3.1, 3.25, 3.22], [3.0, 3.2, 3.1]).confidence_interval(0.95)
+    assert found["interval"] == pytest.approx([expected.low, expected.high])
+    assert found["above"] == pytest.approx(0.09) and found["fewer"] == pytest.approx(0.6)
+    assert batch_size.summary(constant, constant)["interval"] is None
+
+
 def test_every_round_asks_each_candidate_once_until_it_fails(side_by_side: Any) -> None:
     asked: list[str] = []
 

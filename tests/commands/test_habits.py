@@ -47,6 +47,7 @@ HABITS: dict[str, str] = {
     "train --trainer.accumulate_grad_batches=2": "train data.batch_size=16 data.micro_batch_size=8",
     "eval run=out": "evaluate run=out",
     "playground run=out": "app run=out",
+    "critical_batch_size run=out out=new": "batch run=out out=new",
     "webui": "app",
     # with dashes, without a group, with other words
     "train --model=micro": "train model=micro",

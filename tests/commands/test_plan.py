@@ -51,6 +51,16 @@ def test_a_budget_in_minutes_is_so_long() -> None:
     assert planned("budget.minutes=5", "mfu=0.3")["hours"] == pytest.approx(5 / 60, rel=1e-4)
 
 
+def test_a_batch_that_grows_takes_fewer_steps_and_no_more_memory() -> None:
+    """Ten steps of 16 sequences, then of 32, in micro-batches of 16 and in the time of as many tokens."""
+    budget = ["budget.steps=null", f"budget.tokens={(160 + 64) * 32}"]
+    found, plain = planned("schedule.batch=[[160,32]]", *budget), planned(*budget)
+    assert (found["steps"], plain["steps"]) == (12, 14)
+    assert found["tokens"] == plain["tokens"] == (160 + 64) * 32 and found["hours"] == plain["hours"]
+    assert found["micro_batch_size"] == plain["micro_batch_size"] == 16
+    assert found["memory"]["activations"] == plain["memory"]["activations"]
+
+
 def test_an_adapter_needs_no_run_to_be_planned() -> None:
     found, every = planned("adapter=lora", "adapter.rank=2"), planned()
     assert found["trained"] < found["parameters"] / 10 and found["parameters"] == every["parameters"]

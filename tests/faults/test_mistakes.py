@@ -15,7 +15,7 @@ OF_TRAINING = ("train", "check")
 WAITING = ("loading torch", "reading", "building the", "making tokens")  # what a log says before a run begins
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
-    ("trian", "trian: no such verb; choose one of app, audit, average, chat, check, compare, evaluate, export, gate, import, new, plan, rate, "
+    ("trian", "trian: no such verb; choose one of app, audit, average, batch, chat, check, compare, evaluate, export, gate, import, new, plan, rate, "
      "replay, report, sample, scaling, serve, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
@@ -373,6 +373,26 @@ MISTAKES: list[tuple[str, str]] = [
     ("train confirm=3", "confirm=3: runs the best of a sweep again, and this is none; add -m"),
     ("train -m seed=1,2 confirm=-1", "confirm=-1: is negative"),
     ("compare a=run b=run margin=0", "margin=0.0: is not above 0"),
+    ("batch", "out=null: is needed; give out=DIR"),
+    ("batch run=none out=new", "run=none: no such directory"),
+    ("batch run=run out=file/new", "out=file/new: "),
+    ("batch run=run out=texts tokens=5120", "out=texts: holds other files; give a new folder"),
+    ("batch run=run out=new steps=[1000]", "steps=1000: is no step of a checkpoint that the run keeps: "),
+    ("batch run=run out=new steps=[0]", "steps=[0]: are not from 1 up"),
+    ("batch run=run out=new factors=[]", "factors=[]: are not from 1 up"),
+    ("batch run=run out=new factors=[1]", "factors=[1]: have none above 1"),
+    ("batch run=run out=new tokens=0", "tokens=0.0: is not above 0"),
+    ("batch run=run out=new tokens=1", "tokens=1: 1 tokens are 0 steps of "),
+    ("batch run=run out=new tolerance=-1", "tolerance=-1.0: is negative"),
+    ("batch run=run out=new power=2", "power=2.0: is not in [0, 1]"),
+    ("train schedule.batch=[[0,16]]", "schedule.batch=[[0, 16]]: is no list of [sequence, batch size]"),
+    ("train schedule.batch=[16]", "schedule.batch"),
+    ("train schedule.batch_power=nan", "schedule.batch_power=nan: is no finite number"),
+    ("train schedule.batch_power=1.5", "schedule.batch_power=1.5: is not in [0, 1]"),
+    ("train data.batch_size=4 data.micro_batch_size=2 schedule.batch=[[8,7]]", "schedule.batch=7: is not a multiple of 2"),
+    ("train data.repeat_steps=1 schedule.batch=[[8,8]]", "data.repeat_steps=1: repeats batches of one size"),
+    ("train resume=run schedule.batch=[[1,64]] budget.steps=1000", "schedule.batch=[[1, 64]]: step "),
+    ("plan schedule.batch=[[8,12]] data.micro_batch_size=8", "schedule.batch=12: is no multiple of 8"),
     ("gate", "base=null: is needed; give base=RUN"),
     ("gate base=run", "try=[]: names no change; give e.g. 'try=[optimizer.lr=3e-3]', or revision="),
     ("gate base=none try=[optimizer.lr=1]", "base=none: no such directory"),

@@ -14,7 +14,7 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.model.heads import LastTokenHead
 from gptlab.optim.optimizers import SGD, Adam, AdamW, Lion, Muon
-from gptlab.optim.scaling import rate, set_rates
+from gptlab.optim.scaling import base_rate, set_rates
 
 BASE: dict[str, Any] = {"base_width": 16, "base_depth": 2}
 SHAPE: dict[str, Any] = {"n_layer": 4, "n_head": 4, "n_embd": 64, "block_size": 12, "vocab_size": 40, **BASE}
@@ -131,7 +131,7 @@ def test_a_schedule_keeps_the_ratios() -> None:
     peaks = set_rates(optimizer, 0.08, 0.5)
     assert peaks[0] == pytest.approx(0.04) and set(peaks[1:]) == {0.08}  # the matrices, a fourth to the power of 1/2
     assert [group["lr"] for group in optimizer.param_groups] == [peak / 2 for peak in peaks]
-    assert rate(optimizer) == pytest.approx(0.04)
+    assert base_rate(optimizer) == pytest.approx(0.04)
 
 
 def test_what_has_no_rule_is_refused() -> None:

@@ -23,6 +23,16 @@ def test_steps_tokens_flops_and_time(make_run: MakeRun) -> None:
     assert curves.steps == 12 and curves.last("val/loss") == 2.0 and curves.last("no such") is None
 
 
+def test_tokens_and_time_of_a_batch_that_grows(make_run: MakeRun) -> None:
+    """Five steps of 4 sequences and then of 8, of 32 tokens each: 640, and 256 a step; at the speeds of the log."""
+    grows = {"schedule": {"batch": [[18, 8]]}, "summary": {"steps": 12, "tokens": 20 * 32 + 7 * 256}}
+    curves = read_curves(read_run(make_run("r", rows=ROWS, **grows), "r"))
+    assert curves.over("tokens", "val/loss")[0] == [640 + 256, 640 + 7 * 256]
+    np.testing.assert_allclose(curves.over("seconds", "val/loss")[0], [2.5 + 0.5, 2.5 + 2.5 + 1.0])
+    bad = read_run(make_run("s", rows=ROWS, schedule={"batch": [[18, "x"]]}), "s")
+    assert read_curves(bad).over("tokens", "val/loss")[0] == [6 * 128, 12 * 128]
+
+
 def test_a_running_run_s_flops_are_its_model_s(make_run: MakeRun) -> None:
     curves = read_curves(read_run(make_run("r", status="running", rows=ROWS), "r"))
     assert curves.over("flops", "val/loss")[0][0] == 6 * 128 * flops_per_token(GPTConfig(**MODEL))

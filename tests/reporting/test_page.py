@@ -81,6 +81,7 @@ def test_what_the_page_draws(make_run: MakeRun, tmp_path: Path) -> None:
         [3.0, 2.2],
     ]
     assert first["clock"] == [[5, 10], [2.5, 3.75]] and (first["tokens"], first["flops"]) == (128, 1000.0)
+    assert first["stages"] == [[0, 0, 1]]
     assert first["settings"] == {"optimizer.lr": "0.1", "seed": "1", "trainer.val_every_n_steps": "1"}
 
 

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.datamodule import TextDataModule
 from gptlab.data.batches.sampler import TrainBatches
@@ -108,7 +109,8 @@ def ordered(data: TextDataModule) -> Finding:
     seen = [window for step in expected for window in step]
     twice = len(seen) - len(set(seen)) if len(data.train) == 1 and not data.config.repeat_steps else 0
     for ranks in (1, 2, 4):
-        parts = [list(TrainBatches(data.order, steps, WINDOWS, 1, rank, ranks)) for rank in range(ranks)]
+        sizes = BatchSizes(WINDOWS)
+        parts = [list(TrainBatches(data.order, steps, sizes, 1, rank, ranks)) for rank in range(ranks)]
         each = WINDOWS // ranks
         for step in range(steps):
             dealt = [

@@ -26,6 +26,7 @@ VERBS = {
     "import": "convert convert_from_hf download",
     "export": "convert_to_hf save_pretrained",
     "report": "summary dashboard ls list",
+    "batch": "critical_batch critical_batch_size",
     "app": "playground ui webui gradio streamlit",
 }
 # what is called here as on the left

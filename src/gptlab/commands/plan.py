@@ -127,13 +127,14 @@ def _devices(config: PlanConfig) -> int:
 
 
 def _micro_batches(config: PlanConfig, devices: int) -> tuple[int, int]:
-    """Return the sequences of a micro-batch, and the number of micro-batches in a step of one device."""
-    asked, share = config.data.micro_batch_size, config.data.batch_size / devices
-    size = max(1, int(share)) if asked in (None, "auto") else int(asked)
-    whole = config.data.batch_size % (size * devices) == 0
-    why, todo = f"is no multiple of {size} on each of {devices} device(s)", f"try {size * devices}"
-    require(whole, "data.batch_size", config.data.batch_size, why, todo)
-    return size, config.data.batch_size // (size * devices)
+    """Return the sequences of a micro-batch, and the number of micro-batches in the largest step of one device."""
+    asked, sizes = config.data.micro_batch_size, config.batch_sizes
+    size = max(1, sizes.common // devices) if asked in (None, "auto") else int(asked)
+    for stage in sizes.stages:
+        key = "schedule.batch" if stage.step else "data.batch_size"
+        why, todo = f"is no multiple of {size} on each of {devices} device(s)", f"try {size * devices}"
+        require(stage.size % (size * devices) == 0, key, stage.size, why, todo)
+    return size, max(stage.size for stage in sizes.stages) // (size * devices)
 
 
 def _budget(config: PlanConfig, parameters: int, flops: int, seconds_per_flop: float) -> Plan:
@@ -141,11 +142,10 @@ def _budget(config: PlanConfig, parameters: int, flops: int, seconds_per_flop: f
     tokens = config.data.batch_size * config.model.block_size
     paced = dataclasses.replace(config.budget, seconds_per_step=tokens * flops * seconds_per_flop)
     ((unit, amount),) = paced.fixed().items()
-    found = paced.plan(tokens, None, parameters, flops)
+    found = paced.plan(tokens, None, parameters, flops, config.batch_sizes)
     assert found is not None and paced.seconds_per_step is not None
-    minutes = found.steps * paced.seconds_per_step / 60
-    units = {"minutes": minutes, "steps": found.steps} | {key: getattr(found, key) for key in ("tokens", "flops")}
-    one = {**units, "tokens_per_param": found.tokens_per_param}[unit] / found.steps
+    of_one = {"minutes": paced.seconds_per_step / 60, "steps": 1, "tokens": tokens, "flops": tokens * flops}
+    one = {**of_one, "tokens_per_param": tokens / parameters}[unit]
     why, todo = f"is less than one step, which is {one:.6g}", "give more, or a smaller data.batch_size"
     require(amount >= (1 - 1e-6) * one, f"budget.{unit}", f"{amount:g}", why, todo)
     return found

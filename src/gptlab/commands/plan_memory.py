@@ -95,7 +95,7 @@ class _Ways:
     def that_fit(self, most: float) -> Iterator[str]:
         """Yield the changes that fit into `most` bytes, the nearest first."""
         smaller = [self.micro_batch // 2**n for n in range(1, self.micro_batch.bit_length())]
-        smaller = [n for n in smaller if self.config.data.batch_size % (n * self.devices) == 0]
+        smaller = [n for n in smaller if self.config.batch_sizes.common % (n * self.devices) == 0]
         recomputes = "trainer.activation_checkpointing=true"
         for config, more in ((self.config, ""), (self.recomputing(True), recomputes)):
             sizes = [*([self.micro_batch] if more else []), *smaller]
@@ -118,7 +118,7 @@ class _Ways:
         except UserError:  # such as of optimizer=muon
             return None
         found, devices = self.memory(config, micro_batch), max(2, self.devices)
-        while config.data.batch_size % (devices * micro_batch) == 0:
+        while config.batch_sizes.common % (devices * micro_batch) == 0:
             if found.sharded(devices, self.gathered) <= most:
                 return devices
             devices *= 2

@@ -69,6 +69,7 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
     why, todo = "the text is not the one of the run any more", "bring it back to what it was"
     require(hash_before == hash_now, "data", hash_now[:12], why, todo)
     data = TextDataModule(corpus, before.data, before.model.block_size, before.seed)
+    data.batch_sizes = before.batch_sizes
     windows = data.windows_of(config.step)
     batch = data.rows(windows)
     x, y = batch.x, batch.y

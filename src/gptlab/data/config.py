@@ -8,15 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from gptlab.batch_sizes import MOST
 from gptlab.errors import require
 
 if TYPE_CHECKING:
     import lightning as L
 
     from gptlab.tokenizers import Tokenizer
-
-MOST = 1 << 24  # sequences in a batch: the order of a few batches is in memory at once
-
 
 Record = Mapping[str, Any]  # of an example: what JSON can hold
 

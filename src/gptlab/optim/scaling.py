@@ -65,7 +65,7 @@ def set_rates(optimizer: Optimizer, lr: float, multiplier: float) -> list[float]
     return peaks
 
 
-def rate(optimizer: Optimizer) -> float:
+def base_rate(optimizer: Optimizer) -> float:
     """Return the rate of a step, of the parameters whose rate does not depend on the model's sizes."""
     group = optimizer.param_groups[0]
     found: float = group["lr"] / group.get("lr_ratio", 1.0)

@@ -1,15 +1,19 @@
 """Define the learning-rate schedules: each a dataclass called as (step, steps) -> multiplier of the learning rate."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from gptlab.batch_sizes import MOST, BatchSizes, orderly
 from gptlab.errors import require
 from gptlab.registry import option
 
 
 class Schedule(Protocol):
-    """A learning-rate schedule: a function from a step, counted from 0, of a run of `steps` steps to a multiplier."""
+    """A learning-rate schedule: a function from a step, counted from 0, of a run of `steps` steps to a multiplier.
+
+    Ours have `batch` and `batch_power` besides, which say how the batch grows, and the rate with it.
+    """
 
     def __call__(self, step: int, steps: int) -> float: ...
 
@@ -21,8 +25,15 @@ class Constant:
 
     warmup_steps: int = 0  # steps over which the rate rises from 0 to optimizer.lr
     warmup_share: float | None = None  # share of all steps; instead of warmup_steps
+    # [[P,B],...]: from sequence P of the data on, a step has B sequences, not data.batch_size
+    batch: list[list[int]] = field(default_factory=list)
+    batch_power: float = 0.5  # the rate grows with the batch to this power: 0.5 suits Adam, 1 SGD; 0: it does not
 
     def __post_init__(self) -> None:
+        why, todo = f"is no list of [sequence, batch size] by sequence, from 1 up and below {MOST:,}", "try [[2000,16]]"
+        require(orderly([*map(list, self.batch)]), "batch", self.batch, why, todo)
+        power = self.batch_power
+        require(0 <= power <= 1, "batch_power", power, "is not in [0, 1]", "0.5 suits Adam, 1 SGD")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "is negative", "0 turns it off")
         share = self.warmup_share
         require(share is None or 0 <= share < 1, "warmup_share", share, "is not in [0, 1)", "0.02 is usual")
@@ -99,3 +110,22 @@ class InverseSqrt(Constant):
     def __call__(self, step: int, steps: int) -> float:
         warmup = self.warmup(steps)
         return min((step + 1) / (warmup + 1), math.sqrt((warmup + 1) / (step + 1)))
+
+
+def batch_sizes(first: int, schedule: Schedule) -> BatchSizes:
+    """Return the sizes of all steps of a run that begins with batches of `first` sequences."""
+    return BatchSizes(first, getattr(schedule, "batch", ()))
+
+
+def rate(schedule: Schedule, sizes: BatchSizes, step: int, steps: int) -> float:
+    """Return the multiplier of the learning rate at a step, counted from 0, of a run of `steps` steps.
+
+    Where the batch grows the schedule goes by the data that were read, counted in batches of the first size: a larger
+    batch goes faster through it, and ends with the same rate. On top of that the rate grows with a power of the batch;
+    with a power of 0.5 Adam then takes the same way with fewer steps (Malladi et al. 2022).
+    """
+    if sizes.constant:
+        return schedule(step, steps)
+    at, last = (round(sizes.start(each) / sizes.first) for each in (step, steps - 1))
+    power: float = getattr(schedule, "batch_power", 0.0)
+    return float(schedule(at, last + 1) * (sizes.size(step) / sizes.first) ** power)

@@ -4,10 +4,11 @@ import contextlib
 import csv
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.planning.flops import flops_of_settings
 from gptlab.runs.reader import RunRecord
 
@@ -21,8 +22,13 @@ class Curves:
     """The metrics that a run has logged, and the size of a step in other units."""
 
     metrics: dict[str, Points]
-    tokens_per_step: int
+    tokens_per_step: int  # of the first size
     flops_per_token: float | None
+    sizes: BatchSizes = field(default_factory=lambda: BatchSizes(1))
+
+    def tokens_at(self, step: float) -> float:
+        """Return the tokens that were read by the end of a step; 0 where that is not known."""
+        return self.tokens_per_step * (step if self.sizes.constant else self.sizes.start(int(step)) / self.sizes.first)
 
     def last(self, metric: str) -> float | None:
         """Return the last value of a metric; None if there is none."""
@@ -44,11 +50,11 @@ class Curves:
             return [math.nan] * len(steps)
         at, time = [0.0], [0.0]
         for step, speed in logged:
-            time.append(time[-1] + (step - at[-1]) * self.tokens_per_step / speed)
+            time.append(time[-1] + (self.tokens_at(step) - self.tokens_at(at[-1])) / speed)
             at.append(step)
         beyond = max([*steps, int(at[-1])])
         at.append(beyond + 1)
-        time.append(time[-1] + (beyond + 1 - at[-2]) * self.tokens_per_step / logged[-1][1])
+        time.append(time[-1] + (self.tokens_at(beyond + 1) - self.tokens_at(at[-2])) / logged[-1][1])
         return [float(seconds) for seconds in np.interp(steps, at, time)]
 
     def over(self, axis: str, metric: str) -> tuple[list[float], list[float]]:
@@ -57,10 +63,11 @@ class Curves:
         steps = [step for step, _ in points]
         if axis == "seconds":
             xs = self.seconds_at(steps)
+        elif axis == "steps":
+            xs = [float(step) for step in steps]
         else:
-            tokens = self.tokens_per_step or math.nan
-            unit = {"steps": 1.0, "tokens": tokens, "flops": tokens * (self.flops_per_token or math.nan)}[axis]
-            xs = [step * unit for step in steps]
+            unit = {"tokens": 1.0, "flops": self.flops_per_token or math.nan}[axis]
+            xs = [self.tokens_at(step) * unit if self.tokens_per_step else math.nan for step in steps]
         known = [(x, value) for x, (_, value) in zip(xs, points, strict=True) if math.isfinite(x)]
         return [x for x, _ in known], [value for _, value in known]
 
@@ -79,7 +86,7 @@ def read_curves(run: RunRecord) -> Curves:
         for key, value in values.items():
             found.setdefault(key, {})[step] = value  # the last value wins
     metrics = {key: sorted(points.items()) for key, points in found.items()}
-    return Curves(metrics, run.tokens_per_step, _flops_per_token(run))
+    return Curves(metrics, run.tokens_per_step, _flops_per_token(run), run.batch_sizes)
 
 
 def _rows(text: str) -> Iterator[dict[str, str]]:

@@ -80,7 +80,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> l
 
 
 def _run(report: Report, row: Row, curves: Sequence[str]) -> dict[str, Any]:
-    drawn = {}
+    drawn, sizes = {}, row.curves.sizes
     for name in curves:
         steps, values = row.curves.over("steps", name)
         points = thinned(list(zip(steps, values, strict=True)))
@@ -97,6 +97,7 @@ def _run(report: Report, row: Row, curves: Sequence[str]) -> dict[str, Any]:
         "score": finite(row.figures[report.score.key]),
         "asked": {key: row.asked[key] if _plain(row.asked[key]) else shown(row.asked[key]) for key in report.varied},
         "tokens": row.curves.tokens_per_step,
+        "stages": [[each.step, each.position / sizes.first, each.size / sizes.first] for each in sizes.stages],
         "flops": row.curves.flops_per_token,
         "clock": clock,
         "curves": drawn,

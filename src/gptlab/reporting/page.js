@@ -93,10 +93,14 @@ function layout(x, y) {
 }
 const OPTIONS = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
 
+function read(run, step) {  // tokens; in each stage steps have a size of their own, in sizes of the first
+  const [at, before, size] = run.stages.findLast((stage) => stage[0] <= step);
+  return (before + (step - at) * size) * run.tokens;
+}
 function positions(run, steps, axis) {
   if (axis === "steps") return steps;
-  if (axis === "tokens") return steps.map((step) => (run.tokens ? step * run.tokens : null));
-  if (axis === "flops") return steps.map((step) => (run.tokens && run.flops ? step * run.tokens * run.flops : null));
+  if (axis === "tokens") return steps.map((step) => (run.tokens ? read(run, step) : null));
+  if (axis === "flops") return steps.map((step) => (run.tokens && run.flops ? read(run, step) * run.flops : null));
   const [at, seconds] = run.clock;
   return steps.map((step) => {  // linear between logs, and on at the last speed
     if (!at.length) return null;

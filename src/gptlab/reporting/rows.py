@@ -171,7 +171,7 @@ def _score(task: Task, figures: dict[str, Figure], tokenizers: int) -> Metric:
 def _row(run: RunRecord, name: Name, asked: dict[str, Any], shown: dict[str, Figure], kept: dict[str, float]) -> Row:
     curves = read_curves(run)
     steps = int(run.figure("steps") or curves.steps)
-    tokens = int(run.figure("tokens") or steps * curves.tokens_per_step)
+    tokens = int(run.figure("tokens") or curves.tokens_at(steps))
     otherwise = {
         "steps": steps,
         "tokens": tokens,

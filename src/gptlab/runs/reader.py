@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gptlab.batch_sizes import MOST, BatchSizes, orderly
 from gptlab.errors import UserError, printable, require
 from gptlab.files import followed, read_bounded, read_json
 from gptlab.runs.config_file import flat, read_config, values_of
@@ -45,15 +46,22 @@ class RunRecord:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of an optimizer step, on average as far as the run has counted them; 0 where that is not known."""
-        steps, tokens = self.figure("steps"), self.figure("tokens")
-        if steps and tokens:
-            return round(tokens / steps)
+        """Tokens of a step of the first size, on average as far as the run has counted; 0 where it is not known."""
+        steps, tokens, sizes = self.figure("steps"), self.figure("tokens"), self.batch_sizes
+        if steps and tokens and (read := sizes.start(int(steps))):
+            return round(tokens * sizes.first / read)
         if (self.path / "held_out" / HELD_OUT["examples"]).exists():  # of any length
             return 0
         batch_size, block_size = self._setting("data", "batch_size"), self._setting("model", "block_size")
         known = all(isinstance(size, int) and 0 < size < 1 << 40 for size in (batch_size, block_size))
         return batch_size * block_size if known else 0
+
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """The sequences of each step; of one each where that is not known."""
+        first, changes = self._setting("data", "batch_size"), self._setting("schedule", "batch")
+        known = type(first) is int and 0 < first <= MOST
+        return BatchSizes(first if known else 1, changes if known and orderly(changes) else ())
 
     @property
     def data_hash(self) -> str | None:

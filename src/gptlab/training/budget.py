@@ -4,6 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.errors import UserError, require
 from gptlab.runs.config_file import STEPS, fixed_budget, given_budget
 
@@ -40,11 +41,17 @@ class Budget:
         return fixed_budget(dataclasses.asdict(self))
 
     def plan(
-        self, tokens_per_step: float, tokens_per_epoch: int | None, parameters: int, flops_per_token: int
+        self,
+        tokens_per_step: float,
+        tokens_per_epoch: int | None,
+        parameters: int,
+        flops_per_token: int,
+        sizes: BatchSizes | None = None,
     ) -> "Plan | None":
         """Return the nearest whole number of steps, at least one, and its equivalent in each unit.
 
-        Returns None if that is not known before a step is timed.
+        Returns None if that is not known before a step is timed. Where the batch grows by `sizes`, tokens and seconds
+        are those of a step of the first size, and a larger one has as many more as it has sequences.
         """
         per_step = {
             "steps": 1.0,
@@ -66,8 +73,9 @@ class Budget:
         )
         if one is None:
             return None
-        steps = max(1, round(amount / one))
-        tokens = round(steps * tokens_per_step)
+        sizes = sizes or BatchSizes(1)
+        steps = max(1, round(amount)) if unit == "steps" else sizes.steps(amount / one * sizes.first)
+        tokens = round(sizes.start(steps) / sizes.first * tokens_per_step)
         fixed = f"{unit}={amount:g}" + (f" of {one * 60_000:.3g} ms a step" if unit == "minutes" else "")
         epochs = tokens / tokens_per_epoch if tokens_per_epoch else None
         return Plan(steps, tokens, epochs, tokens * flops_per_token, tokens / parameters, fixed)

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from rich.console import Console
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.data.batches.build import Data
 from gptlab.data.batches.examples import ExampleDataModule
 from gptlab.distributed.ranks import Ranks
@@ -28,7 +29,7 @@ from gptlab.tasks.inputs import Part
 from gptlab.training.adapted import Adapted, freeze_in
 from gptlab.training.averaging import WeightAverage
 from gptlab.training.budget import Budget, Plan
-from gptlab.training.callbacks.batch_size_finder import BatchSizeFinder, micro_batches, use_micro_batches
+from gptlab.training.callbacks.batch_size_finder import BatchSizeFinder, micro_batch, use_micro_batches
 from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.config_check import ConfigCheck
 from gptlab.training.callbacks.end_of_step import EndOfStep
@@ -72,7 +73,7 @@ def build(begun: Start, console: Console) -> Parts:
     parameters, trained, frozen = count_parameters(config)
     require_memory(parameters)
     flops = flops_per_token(config.model, parameters=parameters) - 2 * frozen
-    sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops)
+    sizes = (datamodule.tokens_per_step, datamodule.tokens_per_epoch, parameters, flops, datamodule.batch_sizes)
     plan = config.budget.plan(*sizes)
     if plan:
         begun.require_steps_left(plan)
@@ -102,7 +103,7 @@ def build(begun: Start, console: Console) -> Parts:
     leave_signals(trainer)
     datamodule.steps = steps
     asked = config.data.micro_batch_size
-    size, _ = micro_batches(config.data.batch_size, None if asked == "auto" else asked, trainer.world_size)
+    size = micro_batch(datamodule.batch_sizes, None if asked == "auto" else asked, trainer.world_size)
     use_micro_batches(trainer, datamodule, size)
 
     device = device_of(trainer)
@@ -145,7 +146,9 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
     folder, before = run_dir / "checkpoints", begun.resumed_from
     checkpoints = Checkpoints(folder, every.every_n_steps, every.every_n_minutes, every.keep_last, ranks)
     last, trainer = checkpoints.last_regular, config.trainer
-    remaining = RemainingTime(0, trainer.val_every_n_steps, every.every_n_steps)  # of as many steps as it comes to have
+    sequences = begun.data.module.batch_sizes.start
+    # of as many steps as it comes to have
+    remaining = RemainingTime(0, trainer.val_every_n_steps, every.every_n_steps, sequences)
     stop = GracefulStop(ranks, trainer.max_minutes)
     sigmas = config.spike_sigmas if config.task.predicts_tokens else 0.0  # the loss of a few labels jumps all the time
     return EndOfStep(
@@ -161,7 +164,7 @@ def _end_of_step(begun: Start, throughput: ThroughputMonitor, ranks: Ranks, cons
     )
 
 
-def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int]) -> Callable[[float, bool], Plan]:
+def _timed(config: TrainConfig, sizes: tuple[float, int | None, int, int, BatchSizes]) -> Callable[[float, bool], Plan]:
     """Return a function from the seconds of a step to a plan, which also records them for a resumed or repeated run."""
 
     def timed(seconds_per_step: float, writes: bool) -> Plan:
@@ -214,6 +217,7 @@ def as_module(config: TrainConfig, model: Any, data: Data, steps: int, adapted: 
         shard_dtype=dtype,
         adapted=adapted,
         part_losses=[Loss(part.task, model, part.reading, rounded) for part in parts],
+        batch_size=config.data.batch_size,
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import Bundled
 from gptlab.decoding.decoders import Decoder, TopK
@@ -10,7 +11,7 @@ from gptlab.errors import UserError, require
 from gptlab.model.adapters import Adapter
 from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
 from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
-from gptlab.optim.schedules import Cosine, Schedule
+from gptlab.optim.schedules import Cosine, Schedule, batch_sizes
 from gptlab.registry import name_of, option_of, options
 from gptlab.tasks.base import Task, needs_reference
 from gptlab.tasks.causal_lm import CausalLM
@@ -104,6 +105,9 @@ class TrainConfig:
         require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
         require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
         self._require_source()
+        repeats = getattr(self.data, "repeat_steps", None)
+        why = "repeats batches of one size, and schedule.batch changes it"
+        require(not repeats or self.batch_sizes.constant, "data.repeat_steps", repeats, why, "leave one of them out")
         if self.trainer.sharded:
             muon = isinstance(self.optimizer, Muon)
             require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")
@@ -136,6 +140,11 @@ class TrainConfig:
             f"choose one of {', '.join(fitting)}" if fitting else "enable the plugin that has such data: plugins=[NAME]"
         )
         raise UserError("data", name_of(self.data), why, todo)
+
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """The number of sequences of each step."""
+        return batch_sizes(self.data.batch_size, self.schedule)
 
     @property
     def path(self) -> Path:

@@ -33,7 +33,7 @@ def header(console: Console, begun: Start, parts: Parts, peak: PeakFlops) -> Non
         "windows": data.module.describe(),
         "tokenizer": f"{_tokenizer_name(config.tokenizer)}, {data.tokenizer.n_vocab:,} tokens{_unspelled(data)}",
         "budget": str(plan) if plan else f"minutes={config.budget.minutes:g}, in steps when some have been timed",
-        "batch": f"{config.data.batch_size} x {model.block_size} tokens a step on "
+        "batch": f"{config.batch_sizes} x {model.block_size} tokens a step on "
         f"{trainer.world_size} x {device_of(trainer).type}, {config.trainer.precision}",
         "peak": f"{peak.flops / 1e12:.3g} TFLOP/s a device ({peak.source}), for train/mfu",
         "run": _near(str(begun.run_dir)),

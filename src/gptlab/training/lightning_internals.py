@@ -89,12 +89,19 @@ def set_steps(trainer: L.Trainer, steps: int) -> None:
 
 
 def set_accumulation(trainer: L.Trainer, micro_batches: int) -> None:
-    """Change the number of micro-batches of a step, before the first one."""
+    """Change the number of micro-batches of a step, before the first one or at the end of any.
+
+    Lightning takes a step at each multiple of it, and counts from the first batch of an epoch: counted from here on.
+    """
     trainer.accumulate_grad_batches = micro_batches
+    count: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    done = count.processed
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(count, name, getattr(count, name) - done)
 
 
-def restart_loops_at(trainer: L.Trainer, step: int) -> dict[str, Any]:
-    """Return the state of Lightning's loops as if an epoch began at `step`.
+def restart_loops_at(trainer: L.Trainer, step: int, micro_batches: int) -> dict[str, Any]:
+    """Return the state of Lightning's loops as if an epoch began at `step`, after so many micro-batches.
 
     Its own restart inside an epoch repeats batches of the loader and leaves others out; ours begins at any step.
     """
@@ -103,7 +110,7 @@ def restart_loops_at(trainer: L.Trainer, step: int) -> dict[str, Any]:
     for progress in (optimizer, loops["epoch_loop.scheduler_progress"]):
         progress["total"] = {"ready": step, "completed": step}
     batches = loops["epoch_loop.batch_progress"]["total"]
-    loops["epoch_loop.batch_progress"]["total"] = dict.fromkeys(batches, step * trainer.accumulate_grad_batches)
+    loops["epoch_loop.batch_progress"]["total"] = dict.fromkeys(batches, micro_batches)
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step
     return {"fit_loop": loops}
 

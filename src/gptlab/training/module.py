@@ -9,25 +9,27 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from gptlab.data.batches.batch import Batch, tensors
+from gptlab.data.batches.batch import Batch, step_targets, tensors
 from gptlab.distributed.sharding import full_tensor, shard
-from gptlab.errors import UserError, require
+from gptlab.errors import require
 from gptlab.model.config import build_model
 from gptlab.optim.optimizers import OptimizerConfig
-from gptlab.optim.scaling import rate, set_rates
-from gptlab.optim.schedules import Schedule
+from gptlab.optim.scaling import base_rate, set_rates
+from gptlab.optim.schedules import Schedule, batch_sizes, rate
 from gptlab.randomness import random_seed
-from gptlab.registry import name_of, option_of, options
+from gptlab.registry import name_of
 from gptlab.tasks.base import Reading, Sums
 from gptlab.tasks.saved import USUAL
 from gptlab.training.adapted import Adapted
 from gptlab.training.averaging import WeightAverage
+from gptlab.training.hyper_parameters import part_of, settings
 from gptlab.training.lightning_internals import (
     datamodule_of,
     grad_scaler,
     publish,
     reduced,
     restart_loops_at,
+    set_accumulation,
     unscales_itself,
 )
 from gptlab.training.loss import Loss
@@ -48,7 +50,8 @@ class GPTModule(L.LightningModule):
     With `adapted` a part of the model is trained, and checkpoints hold that alone. `val_bytes` is the length of the
     text that the held-out targets spell, `bytes_per_target` the mean length of the text of a training target;
     `part_losses` score the other held-out sets, if not all have one task. With `sharded` the weights are spread over
-    the devices, which compute in `shard_dtype`.
+    the devices, which compute in `shard_dtype`. The first step has `batch_size` sequences, the others as many as
+    `schedule` says.
     """
 
     gpt: Any  # the model, with the head of its task
@@ -71,10 +74,12 @@ class GPTModule(L.LightningModule):
         shard_dtype: torch.dtype | None = None,
         adapted: Adapted | None = None,
         part_losses: Sequence[Loss] = (),
+        batch_size: int = 1,
     ) -> None:
         super().__init__()
         self.gpt, self.loss, self.task = loss.gpt, loss, loss.task
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
+        self.batch_sizes = batch_sizes(batch_size, schedule)
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
         self.log_every_n_steps, self.on_nan, self.bytes_per_target = log_every_n_steps, on_nan, bytes_per_target
         self.average = average or WeightAverage(None)
@@ -83,13 +88,15 @@ class GPTModule(L.LightningModule):
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite
         self.curves: dict[str, Tensor] = {}  # of the last validation, by metric name
         self.held_out_sums: Sums = {}  # of the last validation, over all ranks
-        self._earlier_losses = torch.empty(0)  # of steps since the last log before a checkpoint, over all ranks, (N,)
-        self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or that checkpoint
+        # of steps since the last log before a checkpoint or another size of batch, over all ranks, (N,)
+        self._earlier_losses = torch.empty(0)
+        self._losses: list[Tensor] = []  # of this rank's micro-batches since the last log or those steps
         self._gradients: dict[str, Any] = {}  # norm and rate of the last step, from clipping
         self._norms: list[tuple[int, Tensor]] = []  # (step, gradient norm) since the last check
         self._sums: dict[int, list[Sums]] = {}  # of this rank's batches, by the number of the held-out set
         hparams = {name: settings(part) for name, part in self._parts().items()}
         plain = {"steps": steps, "val_bytes": val_bytes, "clip_norm": clip_norm, "seed": seed, "on_nan": on_nan}
+        plain |= {"batch_size": batch_size}
         rest = {"log_every_n_steps": log_every_n_steps, "bytes_per_target": bytes_per_target}
         self.save_hyperparameters({**hparams, **plain, **rest, "separator": loss.reading.separator}, logger=False)
 
@@ -115,10 +122,10 @@ class GPTModule(L.LightningModule):
         require("adapter" not in saved, "checkpoint", checkpoint_path, why, todo)
         hparams = {**saved.get("hyper_parameters", {}), **changes}
         task, optimizer, schedule = (
-            part(group, hparams.pop(group, None) or {"option": usual, "values": {}})
+            part_of(group, hparams.pop(group, None) or {"option": usual, "values": {}})
             for group, usual in {"task": USUAL, "optimizer": "adamw", "schedule": "cosine"}.items()
         )
-        config = part("model", {"option": saved.get("model_option", "gpt"), "values": saved["model"]})
+        config = part_of("model", {"option": saved.get("model_option", "gpt"), "values": saved["model"]})
         loss = Loss(task, task.head(build_model(config)), Reading(hparams.pop("separator", None)))
         usual = {"steps": 1, "val_bytes": None, "clip_norm": 0.0, "seed": 0, "log_every_n_steps": 1}
         module = cls(loss, optimizer, schedule, **{**usual, **hparams})
@@ -150,10 +157,27 @@ class GPTModule(L.LightningModule):
         self.validation_step(batch, batch_idx)
 
     def on_train_start(self) -> None:
-        """Set the learning rate of this config: a checkpoint has that of the config it was made with."""
+        """Set the learning rate of this config, a checkpoint has that of the config it was made with; and divide the
+        first step into micro-batches."""
+        self.divide_step()
         schedule: Any = self.lr_schedulers()
-        multiplier = self.schedule(self.global_step, self.steps)
+        multiplier = self.rate(self.global_step)
         schedule.base_lrs = set_rates(self.trainer.optimizers[0], self.optimizer.lr, multiplier)
+
+    def rate(self, step: int) -> float:
+        """Return the multiplier of the learning rate at a step, counted from 0."""
+        return rate(self.schedule, self.batch_sizes, step, self.steps)
+
+    def divide_step(self) -> None:
+        """Let the next step have as many micro-batches as its size takes; due at the end of each step."""
+        if self.batch_sizes.constant:
+            return
+        data = datamodule_of(self.trainer)
+        parts = self.batch_sizes.size(self.global_step) // (data.micro_batch_size * self.trainer.world_size)
+        if parts != self.trainer.accumulate_grad_batches:
+            self._earlier_losses = self._step_losses()
+            self._losses.clear()
+            set_accumulation(self.trainer, parts)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the position in training, not by anything that ran before; no two ranks share its noise."""
@@ -228,7 +252,7 @@ class GPTModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer.build(self.gpt)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, self.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -245,7 +269,7 @@ class GPTModule(L.LightningModule):
         if scaler is not None and unscales_itself(optimizer):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
         norm = self.clip(optimizer)
-        self._gradients = {"optim/lr": rate(optimizer), "optim/grad_norm": norm}
+        self._gradients = {"optim/lr": base_rate(optimizer), "optim/grad_norm": norm}
         if scaler is None:  # with a scaler, infinite gradients are part of its search for a scale
             self._norms.append((self.global_step + 1, norm))
         if (
@@ -276,8 +300,10 @@ class GPTModule(L.LightningModule):
                     p.grad = None  # optimizers skip parameters without gradients
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        read_older_checkpoint(checkpoint, datamodule_of(self.trainer).tokens_per_step)
-        checkpoint["loops"] = restart_loops_at(self.trainer, checkpoint["global_step"])
+        data, step = datamodule_of(self.trainer), checkpoint["global_step"]
+        read_older_checkpoint(checkpoint, data.tokens_per_step)
+        micro_batches = data.batch_sizes.start(step) // (data.micro_batch_size * self.trainer.world_size)
+        checkpoint["loops"] = restart_loops_at(self.trainer, step, micro_batches)
         self.complete(checkpoint)
         self.average.load(checkpoint, "gpt.", self.gpt)
         self._earlier_losses = torch.tensor([float(loss) for loss in checkpoint["losses"]])
@@ -295,27 +321,3 @@ class GPTModule(L.LightningModule):
         """Add to a checkpoint the weights that an adapter does not train, which it does not hold."""
         if self.adapted:
             self.adapted.complete(checkpoint, self.state_dict())
-
-
-def settings(part: Any) -> dict[str, Any]:
-    """Return a part as plain values: the name it is registered under, and its fields."""
-    option = option_of(part)
-    return {
-        "option": option[1] if option else None,
-        "values": asdict(part) if hasattr(part, "__dataclass_fields__") else {},
-    }
-
-
-def part(group: str, saved: dict[str, Any]) -> Any:
-    """Return the part that `settings` gave; raises UserError where it is not registered here."""
-    kind = options(group).get(saved["option"])
-    if kind is None:
-        raise UserError(group, saved["option"], "is not an option here", "enable the plugin that has it")
-    return kind(**saved["values"])
-
-
-def step_targets(batch: Batch) -> int:
-    """Return the number of targets of a batch's whole step, at least 1; raises TypeError if the batch has no number."""
-    if batch.step_targets is None or batch.step_tokens is None:
-        raise TypeError("batches of training must say how large their step is (Batch.step_targets, Batch.step_tokens)")
-    return max(1, batch.step_targets)

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 STEPS = 100  # the last ones, whose mean is the time of a step
@@ -14,11 +14,18 @@ class RemainingTime:
 
         steps left * seconds a step + validations left * seconds a validation + checkpoints left * seconds a checkpoint
 
-    A validation includes its samples. The first step is not counted: it includes compilation.
+    A validation includes its samples. The first step is not counted: it includes compilation. Steps that are not alike
+    take as long as the `work` that is done by their ends grows.
     """
 
-    def __init__(self, steps: int, val_every_n_steps: int, checkpoint_every_n_steps: int | None = None) -> None:
-        self.steps = steps
+    def __init__(
+        self,
+        steps: int,
+        val_every_n_steps: int,
+        checkpoint_every_n_steps: int | None = None,
+        work: Callable[[int], float] = float,
+    ) -> None:
+        self.steps, self.work = steps, work
         self.every = {"validation": val_every_n_steps, "checkpoint": checkpoint_every_n_steps}
         self._step, self._done = 0, dict.fromkeys(self.every, 0)  # the last step; that of the last of each kind
         self._times: deque[tuple[int, float]] = deque(maxlen=STEPS + 1)  # (step, seconds of training until its end)
@@ -56,7 +63,8 @@ class RemainingTime:
         if len(self._times) < 2:
             return None
         (first, before), (last, now) = self._times[0], self._times[-1]
-        found = (self.steps - last) * (now - before) / (last - first)
+        begin, done, end = (self.work(step) for step in (first, last, self.steps))
+        found = (end - done) * (now - before) / (done - begin)
         return found + sum(self.left(kind) * sum(each) / len(each) for kind, each in self._pauses.items() if each)
 
     def text(self, deadline: float | None = None) -> str:

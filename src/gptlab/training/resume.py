@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from gptlab.batch_sizes import BatchSizes, orderly
 from gptlab.errors import UserError, require
 from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, verify
 from gptlab.runs.config_file import with_defaults
@@ -101,6 +102,20 @@ def require_same(before: dict[str, Any], now: dict[str, Any]) -> None:
     for key, old, new in _differences({k: before.get(k) for k in FIXED}, {k: now.get(k) for k in FIXED}, ""):
         why, todo = f"but the run that is resumed has {old}", "leave it out, or start a new run"
         require(key in FREE, key, new, why, todo)
+
+
+def require_same_place(before: dict[str, Any], sizes: BatchSizes, step: int) -> None:
+    """Refuse batch sizes by which the checkpoint's step would not end where it did in the order of the data.
+
+    `before` is the run's config `with_defaults`.
+    """
+    changes = before["schedule"].get("batch", []) if isinstance(before.get("schedule"), dict) else []
+    why = "its config does not say what it has read: schedule.batch is no list of changes"
+    require(orderly(changes), "resume", "config.yaml", why, "begin with its weights alone: init_from=RUN")
+    read, now = BatchSizes(sizes.first, changes).start(step), sizes.start(step)
+    why = f"step {step:,} would end with sequence {now:,} of the data, and the run has read {read:,} by then"
+    shown = [list(change) for change in sizes.changes]
+    require(read == now, "schedule.batch", shown, why, f"change the size from sequence {read:,} on")
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

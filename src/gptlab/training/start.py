@@ -32,7 +32,7 @@ from gptlab.training.init_from import Initial, initial
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.old import score_old
 from gptlab.training.replay import with_replay
-from gptlab.training.resume import changes, checkpoint_of, require_same, unfinished
+from gptlab.training.resume import changes, checkpoint_of, require_same, require_same_place, unfinished
 from gptlab.training.waiting import waiting
 
 Model = TypeVar("Model", bound=ModelConfig)
@@ -107,6 +107,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     block_size = (first.config if first else config.model).block_size
     with watching(console) as watch:
         data = build_data(config.data, tokenizer, block_size, config.seed, config.task, watch)
+    data.module.batch_sizes = config.batch_sizes
     if needs_reference(config.task):
         data.module.val_parts["reference"] = Part(Answers(), Divergence(), Reading(), None)  # type: ignore[attr-defined]
     if isinstance(config.data, ExampleData) and config.data.old_loss:
@@ -178,6 +179,7 @@ def resumed(config: TrainConfig, data: Data, first: Initial | None, before: RunD
         if begun.in_place and not before.has_checkpoint() and before.status() != "finished":
             return begun
         begun.checkpoint, begun.step, notes = checkpoint_of(before)
+        require_same_place(earlier, config.batch_sizes, begun.step)
         for note in notes:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
         noise = "the noise of dropout goes on as this version draws it, not as the run's own did"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.data.batches.batch import IGNORE, Batch
 from gptlab.data.batches.build import build_data
 from gptlab.data.batches.datamodule import TextDataModule
@@ -152,6 +153,22 @@ def test_every_held_out_row_once_in_equally_many_batches(world_size: int) -> Non
     assert sorted(counted) == list(range(ROWS))
     again = list(data(0, world_size, micro=3).val_dataloader())
     assert equal(again, ranks[0])  # with the same draws
+
+
+def test_steps_that_grow_take_the_same_rows() -> None:
+    """Steps of 8, 8, 12 and 12 rows, resumed before the third; two rows a micro-batch."""
+    grown = []
+    for first in (0, 2):
+        module = data(first=first, steps=4)
+        module.batch_sizes = BatchSizes(8, [[10, 12]])
+        loader = module.train_dataloader()
+        grown.append(list(loader))
+        assert len(loader) == len(grown[-1])
+    every = torch.cat([batch.x[:, :T] for batch in data(steps=5).train_dataloader()])  # of 8 rows each
+    assert torch.equal(torch.cat([batch.x[:, :T] for batch in grown[0]]), every)
+    assert equal(grown[0][8:], grown[1]) and len(grown[1]) == 12
+    for step in (grown[1][:6], grown[1][6:]):
+        assert {batch.step_targets for batch in step} == {sum(int((batch.y != IGNORE).sum()) for batch in step)}
 
 
 def test_what_a_budget_counts_by() -> None:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.data.batches import sampler
 from gptlab.data.batches.batch import IGNORE, Batch
 from gptlab.data.batches.order import Order
@@ -151,7 +152,7 @@ def test_every_micro_batch_knows_the_size_of_its_step(
         expected.append((targets, sum(int(each.stops[i]) - int(each.starts[i]) for each, i in windows)))
     with mock.patch.object(sampler, "AHEAD", 20):
         for rank in range(world_size):
-            batches = TrainBatches(order, steps, B, micro, rank, world_size, begin, counts=sources)
+            batches = TrainBatches(order, steps, BatchSizes(B), micro, rank, world_size, begin, counts=sources)
             found = [sources.__getitems__(micro_batch)[2:] for micro_batch in batches]
             assert found == [sizes for sizes in expected[begin:] for _ in range(B // (micro * world_size))]
 
@@ -160,9 +161,36 @@ def test_full_windows_are_not_counted_one_by_one(monkeypatch: pytest.MonkeyPatch
     sources = TrainWindows([dense(np.arange(100, dtype=np.uint16), T)])
     monkeypatch.delattr(TrainWindows, "targets")
     monkeypatch.delattr(TrainWindows, "lengths")
-    batches = list(TrainBatches(Order([12], [1.0], 0), 2, 6, 3, 0, 1, counts=sources))
+    batches = list(TrainBatches(Order([12], [1.0], 0), 2, BatchSizes(6), 3, 0, 1, counts=sources))
     assert [batch[1:] for batch in batches] == [(6 * T, 6 * T)] * 4
-    assert [batch[1:] for batch in TrainBatches(Order([12], [1.0], 0), 1, 6, 6, 0, 1)] == [(None, None)]
+    assert [batch[1:] for batch in TrainBatches(Order([12], [1.0], 0), 1, BatchSizes(6), 6, 0, 1)] == [(None, None)]
+
+
+@pytest.mark.parametrize("ahead", [1, 30, 4096])
+def test_steps_that_grow_on_any_devices_and_after_any_restart(ahead: int, tmp_path: Path) -> None:
+    """Steps of 8, 8, 8, 24, 24, 16 windows, packed by documents: their windows, targets and tokens by the order alone."""
+    np.array([EOT if i % 7 == 0 else i % 50 for i in range(400)], np.uint16).tofile(tmp_path / "ids")
+    tokens = TokenStream([Shard(tmp_path / "ids", "uint16", 400)])
+    sources = TrainWindows([packed(tokens, T, EOT)])
+    order, sizes = Order([len(sources.sources[0])], [1.0], 5), BatchSizes(8, [[20, 24], [50, 16]])
+    expected, at = list[tuple[list[tuple[int, int]], int]](), 0
+    for size in (8, 8, 8, 24, 24, 16):
+        places = order.at(range(at, at + size))
+        expected.append((sorted(places), int((sources.rows(places).y != IGNORE).sum())))
+        at += size
+    with mock.patch.object(sampler, "AHEAD", ahead):
+        for world_size, micro, first in ((1, 4, 0), (2, 4, 2), (4, 2, 4)):
+            ranks = [TrainBatches(order, 6, sizes, micro, r, world_size, first, sources) for r in range(world_size)]
+            dealt = [list(rank) for rank in ranks]
+            assert {len(rank) for rank in ranks} == {len(each) for each in dealt}
+            found, begin = [], 0
+            for size in (8, 8, 8, 24, 24, 16)[first:]:
+                end = begin + size // (micro * world_size)
+                parts = [part for each in dealt for part in each[begin:end]]
+                (counted,) = {part.step_targets for part in parts}
+                found.append((sorted(place for part in parts for place in part.windows), counted))
+                begin = end
+            assert found == expected[first:]
 
 
 def test_a_batch_of_several_sources() -> None:
@@ -182,7 +210,9 @@ def test_any_devices_before_and_after_any_restart_give_the_same_steps(data: st.D
     with mock.patch.object(sampler, "AHEAD", 30):
         for begin, end in ((0, first_step), (first_step, steps)):
             world_size, micro = data.draw(layouts(B))
-            samplers = [TrainBatches(order, steps, B, micro, rank, world_size, begin) for rank in range(world_size)]
+            samplers = [
+                TrainBatches(order, steps, BatchSizes(B), micro, rank, world_size, begin) for rank in range(world_size)
+            ]
             ranks = [list(sampler) for sampler in samplers]
             passes = B // (micro * world_size)
             assert {len(rank) for rank in ranks} == {len(samplers[0])} == {(steps - begin) * passes}

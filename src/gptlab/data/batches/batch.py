@@ -25,3 +25,10 @@ class Batch(NamedTuple):
 def tensors(batch: Iterable[Any]) -> list[Tensor]:
     """Return the tensors of a batch, which is a NamedTuple of any task, in their order."""
     return [each for each in batch if isinstance(each, Tensor)]
+
+
+def step_targets(batch: Any) -> int:
+    """Return the number of targets of a batch's whole step, at least 1; raises TypeError if the batch has no number."""
+    if batch.step_targets is None or batch.step_tokens is None:
+        raise TypeError("batches of training must say how large their step is (Batch.step_targets, Batch.step_tokens)")
+    return max(1, batch.step_targets)

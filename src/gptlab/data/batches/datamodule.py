@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 import lightning as L
 from torch.utils.data import DataLoader
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.data.batches.batch import Batch
 from gptlab.data.batches.order import BLOCK, Order
 from gptlab.data.batches.repack import Repacked
@@ -27,7 +28,8 @@ class DataModule(Protocol):
     """The interface of a data module, as training uses it."""
 
     steps: int  # set before a loader is asked for: optimizer steps of the whole run,
-    micro_batch_size: int  # and sequences of a forward pass of one device
+    micro_batch_size: int  # sequences of a forward pass of one device,
+    batch_sizes: BatchSizes  # and those of each step
     block_size: int
     data_hash: str  # tells these data from others
     separator: int | None  # the id that no position attends beyond, if documents are read alone
@@ -37,7 +39,10 @@ class DataModule(Protocol):
 
     @property
     def tokens_per_step(self) -> float:
-        """The mean number of tokens that an optimizer step reads, without padding; an integer where it is one."""
+        """The mean number of tokens that a step of `config.batch_size` sequences reads, without padding.
+
+        An integer where it is one.
+        """
 
     @property
     def tokens_per_epoch(self) -> int | None:
@@ -64,11 +69,15 @@ class DataModule(Protocol):
 
 
 class KnownData(L.LightningDataModule):
-    """A record of a run's data in its checkpoints; other data are refused when the run is resumed."""
+    """A record of a run's data in its checkpoints; other data are refused when the run is resumed.
 
-    def __init__(self, data_hash: str, other_data_ok: bool) -> None:
+    All steps have `config.batch_size` sequences, unless other `batch_sizes` are set before a loader is asked for.
+    """
+
+    def __init__(self, data_hash: str, config: BatchConfig) -> None:
         super().__init__()
-        self.data_hash, self.other_data_ok = data_hash, other_data_ok
+        self.data_hash, self.other_data_ok = data_hash, config.other_data_ok
+        self.batch_sizes = BatchSizes(config.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the hash of the data, for a checkpoint."""
@@ -86,14 +95,15 @@ class KnownData(L.LightningDataModule):
 
 
 class TextDataModule(KnownData):
-    """The batches of one run: `steps` optimizer steps of `config.batch_size` windows, and the held-out split.
+    """The batches of one run: `steps` optimizer steps, each of as many windows as `batch_sizes` has, and the held-out
+    split.
 
     The whole run is one pass of the training loader; its order goes through as many epochs of the text as it takes. Set
     `steps` and `micro_batch_size` before asking for a loader.
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig, block_size: int, seed: int) -> None:
-        super().__init__(corpus.manifest["sha256"], config.other_data_ok)
+        super().__init__(corpus.manifest["sha256"], config)
         self.config, self.seed, self.block_size = config, seed, block_size
         self.steps, self.micro_batch_size = 0, 1
         self.weights = corpus.weights
@@ -139,7 +149,7 @@ class TextDataModule(KnownData):
 
     @property
     def tokens_per_step(self) -> float:
-        """The number of tokens that a step reads, on average over the windows in proportion to their sources.
+        """The number of tokens of `config.batch_size` windows, on average in proportion to their sources.
 
         An integer where it is one: batch_size * block_size where each window is full.
         """
@@ -150,8 +160,7 @@ class TextDataModule(KnownData):
 
     def windows_of(self, step: int) -> list[tuple[int, int]]:
         """Return the (source, window) pairs of a step (1, 2, ...), over all ranks."""
-        size = self.config.batch_size
-        return self.order.at(range((step - 1) * size, step * size))
+        return self.order.at(range(self.batch_sizes.start(step - 1), self.batch_sizes.start(step)))
 
     def rows(self, windows: Sequence[tuple[int, int]]) -> Batch:
         """Return (source, window) pairs as a batch, (N, T) each."""
@@ -186,8 +195,8 @@ class TextDataModule(KnownData):
         trainer: Any = self.trainer
         ranks = trainer.global_rank, trainer.world_size
         first = trainer.global_step  # of a run that is resumed
-        windows, B = TrainWindows(self.train), self.config.batch_size
-        batches = TrainBatches(self.order, self.steps, B, self.micro_batch_size, *ranks, first, counts=windows)
+        windows, sizes = TrainWindows(self.train), self.batch_sizes
+        batches = TrainBatches(self.order, self.steps, sizes, self.micro_batch_size, *ranks, first, counts=windows)
         self.loader = self._loader(windows, batches)
         return self.loader
 

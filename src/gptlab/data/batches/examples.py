@@ -117,7 +117,8 @@ def protocol(block_size: int) -> dict[str, Any]:
 
 
 class ExampleDataModule(KnownData):
-    """Give the batches of one run: `steps` optimizer steps of `config.batch_size` examples, and the held-out ones.
+    """Give the batches of one run: `steps` optimizer steps, each of as many examples as `batch_sizes` has, and the
+    held-out ones.
 
     The whole run is one pass of the training loader, through as many epochs as it takes. Set `steps` and
     `micro_batch_size` before asking for a loader.
@@ -126,7 +127,7 @@ class ExampleDataModule(KnownData):
     def __init__(
         self, train: Examples, val: Examples, config: ExampleData, block_size: int, seed: int, data_hash: str
     ) -> None:
-        super().__init__(data_hash, config.other_data_ok)
+        super().__init__(data_hash, config)
         self.train, self.val, self.config, self.block_size = train, val, config, block_size
         self.steps, self.micro_batch_size = 0, 1
         self.separator: int | None = None
@@ -181,8 +182,8 @@ class ExampleDataModule(KnownData):
 
     def examples_of(self, step: int) -> list[int]:
         """Return the numbers of the examples of step 1, 2, ..., over all ranks."""
-        size = self.config.batch_size
-        return [number for _, number in self.order.at(range((step - 1) * size, step * size))]
+        places = range(self.batch_sizes.start(step - 1), self.batch_sizes.start(step))
+        return [number for _, number in self.order.at(places)]
 
     def largest_batch(self, size: int) -> Any:
         """Return the longest examples as a batch."""
@@ -205,7 +206,7 @@ class ExampleDataModule(KnownData):
     def train_dataloader(self) -> WatchedLoader:
         trainer: Any = self.trainer
         ranks = trainer.global_rank, trainer.world_size, trainer.global_step
-        sizes = self.config.batch_size, self.micro_batch_size
+        sizes = self.batch_sizes, self.micro_batch_size
         dealt = _Dealt(self.train)
         batches = TrainBatches(self.order, self.steps, *sizes, *ranks, counts=dealt)
         self.loader = loader_of(dealt, batches, self.config.num_workers, trainer)

@@ -29,7 +29,7 @@ class ForeignDataModule(KnownData):
     """The batches of one run, made of the rows of another LightningDataModule.
 
     Its loaders may give any batches that `as_rows` understands. Its training loader is repeated in epochs. Each step
-    takes the next `config.batch_size` rows, whatever batches they came in, padded to one length. All ranks read the
+    takes as many rows as `batch_sizes` has, whatever batches they came in, padded to one length. All ranks read the
     same rows and each computes its own, so that the targets of a step are counted over all ranks without communication.
 
     A run that is resumed reads from the first epoch and skips the rows of the steps that are done. Its batches are
@@ -42,7 +42,7 @@ class ForeignDataModule(KnownData):
     def __init__(
         self, module: L.LightningDataModule, config: ForeignData, block_size: int, seed: int, n_vocab: int
     ) -> None:
-        super().__init__(config.sha256(), config.other_data_ok)
+        super().__init__(config.sha256(), config)
         self.config, self.module, self.block_size, self.seed, self.n_vocab = config, module, block_size, seed, n_vocab
         self.steps, self.micro_batch_size = 0, 1
         self.separator: int | None = None
@@ -96,15 +96,15 @@ class ForeignDataModule(KnownData):
     def train_dataloader(self) -> "_Batches":
         trainer: Any = self.trainer
         rank, world_size, first = trainer.global_rank, trainer.world_size, trainer.global_step
-        B, micro = self.config.batch_size, self.micro_batch_size
+        micro, sizes = self.micro_batch_size, self.batch_sizes
 
         def batches() -> Iterator[Batch]:
             for x, y in itertools.islice(self._steps(self._train()), first, self.steps):
                 step_targets, step_tokens = int((y != IGNORE).sum()), tokens_read(y)
-                for i in range(rank * micro, B, world_size * micro):
+                for i in range(rank * micro, len(x), world_size * micro):
                     yield Batch(x[i : i + micro], y[i : i + micro], step_targets, step_tokens)
 
-        self.loader = _Batches(batches, (self.steps - first) * B // (micro * world_size))
+        self.loader = _Batches(batches, (sizes.start(self.steps) - sizes.start(first)) // (micro * world_size))
         return self.loader
 
     def val_dataloader(self) -> "_Batches":
@@ -114,7 +114,8 @@ class ForeignDataModule(KnownData):
 
         def batches() -> Iterator[Batch]:
             rows = self._seeded(loader, 0, 1)
-            for x, y in regrouped(rows, micro * world_size):  # all ranks have equally many batches of one shape
+            sizes = itertools.repeat(micro * world_size)  # all ranks have equally many batches of one shape
+            for x, y in regrouped(rows, sizes):
                 missing = (0, self.block_size - x.shape[1], 0, micro * world_size - len(x))
                 yield Batch(F.pad(x, missing)[mine], F.pad(y, missing, value=IGNORE)[mine])
 
@@ -152,7 +153,7 @@ class ForeignDataModule(KnownData):
 
     def _steps(self, loader: Iterable[Any]) -> Iterator[Rows]:
         """Yield the rows of step 1, 2, ..., without end."""
-        return regrouped(self._epochs(loader), self.config.batch_size)
+        return regrouped(self._epochs(loader), map(self.batch_sizes.size, itertools.count()))
 
     def _epochs(self, loader: Iterable[Any]) -> Iterator[Rows]:
         return itertools.chain.from_iterable(self._seeded(loader, epoch) for epoch in itertools.count())

@@ -1,6 +1,6 @@
 """Read the batches of a user's own loader as rows of ids and targets."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,10 +61,11 @@ def _tensors(batch: Any) -> tuple[Tensor, Tensor, Tensor] | None:
     return found[0], found[1], found[2] if len(found) == 3 else torch.ones_like(found[0])
 
 
-def regrouped(rows: Iterator[Rows], size: int) -> Iterator[Rows]:
-    """Yield `size` rows at a time, the last time what is left, each time padded to the longest of them."""
+def regrouped(rows: Iterator[Rows], sizes: Iterable[int]) -> Iterator[Rows]:
+    """Yield so many rows at a time, the last time what is left, each time padded to the longest of them."""
     held: list[Rows] = []
-    count = 0
+    count, each_size = 0, iter(sizes)
+    size = next(each_size)
     for each in rows:
         held.append(each)
         count += len(each[0])
@@ -72,6 +73,7 @@ def regrouped(rows: Iterator[Rows], size: int) -> Iterator[Rows]:
             x, y = _joined(held)
             yield x[:size], y[:size]
             held, count = [(x[size:], y[size:])], count - size
+            size = next(each_size)
     if count:
         yield _joined(held)
 

@@ -4,11 +4,14 @@ The order is a function of (seed, position) alone. Devices, micro-batches and wo
 which window.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
+import numpy as np
 from torch.utils.data import Sampler
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.data.batches.order import Ints, Order
 
 AHEAD = 4096  # positions whose order is computed at once
@@ -34,7 +37,7 @@ class Counts(Protocol):
 
 
 class TrainBatches(Sampler[MicroBatch]):
-    """The micro-batches of one rank: step s covers positions [s B, s B + B), dealt out micro-batch by micro-batch.
+    """The micro-batches of one rank: a step covers as many positions as its size, dealt out micro-batch by micro-batch.
 
     With `counts` each of them carries the numbers of targets and tokens of its step, over all ranks; without, None.
     """
@@ -43,7 +46,7 @@ class TrainBatches(Sampler[MicroBatch]):
         self,
         order: Order,
         steps: int,
-        batch_size: int,
+        sizes: BatchSizes,
         micro_batch_size: int,
         rank: int,
         world_size: int,
@@ -51,31 +54,38 @@ class TrainBatches(Sampler[MicroBatch]):
         counts: Counts | None = None,
     ) -> None:
         self.order, self.steps, self.rank, self.world_size = order, steps, rank, world_size
-        self.batch_size, self.micro_batch_size, self.first_step = batch_size, micro_batch_size, first_step
+        self.sizes, self.micro_batch_size, self.first_step = sizes, micro_batch_size, first_step
         self.counts = counts
 
     def __len__(self) -> int:
-        return (self.steps - self.first_step) * self.batch_size // (self.micro_batch_size * self.world_size)
+        sequences = self.sizes.start(self.steps) - self.sizes.start(self.first_step)
+        return sequences // (self.micro_batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        B, micro = self.batch_size, self.micro_batch_size
-        end, ahead = self.steps * B, B * max(1, AHEAD // B)
-        for start in range(self.first_step * B, end, ahead):
-            source, window = self.order.arrays(range(start, min(start + ahead, end)))
-            sizes = self._step_sizes(source, window)
+        step, micro = self.first_step, self.micro_batch_size
+        while step < self.steps:
+            last = max(step + 1, min(self.steps, self.sizes.steps(self.sizes.start(step) + AHEAD)))
+            starts = [self.sizes.start(each) for each in range(step, last + 1)]
+            source, window = self.order.arrays(range(starts[0], starts[-1]))
+            steps = [(start - starts[0], stop - starts[0]) for start, stop in pairwise(starts)]
             places = list(zip(source.tolist(), window.tolist(), strict=True))
-            for i in range(self.rank * micro, len(places), self.world_size * micro):
-                yield MicroBatch(places[i : i + micro], *sizes[i // B])
+            for (start, stop), counted in zip(steps, self._step_sizes(source, window, steps), strict=True):
+                for i in range(start + self.rank * micro, stop, self.world_size * micro):
+                    yield MicroBatch(places[i : i + micro], *counted)
+            step = last
 
-    def _step_sizes(self, source: Ints, window: Ints) -> list[tuple[int | None, int | None]]:
-        """Return the numbers of targets and tokens of each of some whole steps."""
-        steps, counts = len(source) // self.batch_size, self.counts
+    def _step_sizes(
+        self, source: Ints, window: Ints, steps: Sequence[tuple[int, int]]
+    ) -> list[tuple[int | None, int | None]]:
+        """Return the numbers of targets and tokens of some steps, each given by its first window and the one behind."""
+        counts = self.counts
         if counts is None:
-            return [(None, None)] * steps
+            return [(None, None)] * len(steps)
         if counts.full_size is not None:
-            return [(self.batch_size * counts.full_size,) * 2] * steps
+            return [((stop - start) * counts.full_size,) * 2 for start, stop in steps]
+        begins = [start for start, _ in steps]
         each = (counts.targets(source, window), counts.lengths(source, window))
-        targets, tokens = (values.reshape(steps, -1).sum(1).tolist() for values in each)
+        targets, tokens = (np.add.reduceat(values, begins).tolist() for values in each)
         return list(zip(targets, tokens, strict=True))
 
 

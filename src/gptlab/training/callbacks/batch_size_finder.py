@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from gptlab.batch_sizes import BatchSizes
 from gptlab.data.batches.batch import tensors
 from gptlab.errors import UserError
 from gptlab.training.callbacks.progress_bar import ProgressBar
@@ -14,8 +15,13 @@ from gptlab.training.lightning_internals import all_agree, autocast, datamodule_
 from gptlab.training.module import GPTModule
 
 
-def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
-    """Return (sequences per forward pass, forward passes per step) of one device, for one global batch over all."""
+def micro_batches(
+    batch_size: int, micro_batch_size: int | None, world_size: int, key: str = "data.batch_size"
+) -> tuple[int, int]:
+    """Return (sequences per forward pass, forward passes per step) of one device, for one global batch over all.
+
+    Raises UserError, which names the `key` of the batch size, where it does not divide.
+    """
     if micro_batch_size is None:
         if batch_size % world_size == 0:
             return batch_size // world_size, 1
@@ -25,12 +31,20 @@ def micro_batches(batch_size: int, micro_batch_size: int | None, world_size: int
         below, above = batch_size // per_pass * per_pass, -(-batch_size // per_pass) * per_pass
         nearest = " or ".join(str(n) for n in (below, above) if n)
         raise UserError(
-            "data.batch_size",
+            key,
             batch_size,
             f"is not a multiple of {micro_batch_size} sequences on each of {world_size} device(s)",
             f"choose {nearest}",
         )
     return micro_batch_size, batch_size // per_pass
+
+
+def micro_batch(sizes: BatchSizes, asked: int | None, world_size: int) -> int:
+    """Return the sequences per forward pass of one device, by which every step divides; raises UserError."""
+    size = micro_batches(sizes.common if asked is None else sizes.first, asked, world_size)[0]
+    for stage in sizes.stages:
+        micro_batches(stage.size, size, world_size, "schedule.batch" if stage.step else "data.batch_size")
+    return size
 
 
 class BatchSizeFinder(Callback):
@@ -48,7 +62,7 @@ class BatchSizeFinder(Callback):
             return
         assert isinstance(pl_module, GPTModule)
         data = datamodule_of(trainer)
-        share, largest = micro_batches(data.config.batch_size, None, trainer.world_size)[0], 1
+        share, largest = micro_batch(data.batch_sizes, None, trainer.world_size), 1
         pl_module.gpt.to(device_of(trainer))
         peaks: list[tuple[int, int]] = []
         # what the optimizer will hold
@@ -67,8 +81,8 @@ class BatchSizeFinder(Callback):
 
 
 def use_micro_batches(trainer: L.Trainer, data: Any, micro_batch_size: int) -> None:
-    """Tell the trainer and the data module how a global batch is divided."""
-    _, parts = micro_batches(data.config.batch_size, micro_batch_size, trainer.world_size)
+    """Tell the trainer and the data module how the first global batch is divided."""
+    _, parts = micro_batches(data.batch_sizes.first, micro_batch_size, trainer.world_size)
     set_accumulation(trainer, parts)
     data.micro_batch_size = micro_batch_size
 

@@ -24,7 +24,7 @@ class EndOfStep(Checkpoint):
     """The callback that owns the order at the end of a step; as a Checkpoint, Lightning calls it after all others.
 
         optimizer step -> weight average -> log -> validation, with the averaged weights -> samples -> best
-        -> checkpoint, which records that all of this was done -> stop, if one was asked for
+        -> checkpoint, which records that all of this was done -> size of the next step -> stop, if one was asked for
 
     A stop asked for at any time takes effect at the end of this row and only there. A killed run continues from its
     last checkpoint, which lies at the end of a row; everything after it is done again. `goes_on_after_end` says whether
@@ -128,6 +128,7 @@ class EndOfStep(Checkpoint):
                     self.best = best
                 elif improved:
                     self.checkpoints.mark_best(trainer)
+        module.divide_step()
         self.complete = True
         if stop:
             raise Stopped(self.stop.signal_number)
