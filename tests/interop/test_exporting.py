@@ -29,6 +29,7 @@ SHAPES = {
     "llama": LLAMA,
     "llama 3": [*LLAMA, "model.n_kv_head=1", "model.tied=true", "model.rope_factor=8", "model.rope_original=16"],
 }
+COMPLETEP = ["model.parametrization=completep", "model.base_width=8", "model.base_depth=1", "model.base_head_size=2"]
 ROPE = ["model.positions=rope", "model.norm=rms", "model.feed_forward=swiglu", "model.tied=false"]
 ALSO = {
     "gpt2 without biases": ("GPT2LMHeadModel", ["model.bias=false"]),
@@ -63,6 +64,18 @@ def test_transformers_gives_the_same_logits_and_the_way_back_is_exact(shape: str
     import_(compose("import", [f"hf={hf}", f"out={tmp_path}/back"]))
     back, _ = gptlab.load(tmp_path / "back")
     assert all(torch.equal(a, b) for a, b in zip(gpt.state_dict().values(), back.state_dict().values(), strict=True))
+
+
+@pytest.mark.slow
+def test_multipliers_of_a_parametrization_are_in_the_weights(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(*COMPLETEP, "optimizer.lr=0.03"))
+    gpt, _ = gptlab.load()
+    hf = exported(tmp_path / "hf")
+    model = transformers.AutoModelForCausalLM.from_pretrained(hf, trust_remote_code=False).eval()
+    idx = torch.randint(256, (2, 30))
+    with torch.no_grad():
+        assert type(model).__name__ == "GPT2LMHeadModel"
+        assert (model(idx).logits - gpt(idx)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("shape", ALSO)

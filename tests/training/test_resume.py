@@ -83,6 +83,17 @@ def require_equal_after_a_kill(config: Tiny, folder: Path, batch: int, *more: st
 
 
 @pytest.mark.slow
+def test_rates_and_norms_of_a_scaled_model_go_on(tiny: Tiny, tmp_path: Path) -> None:
+    """With the rates of CompleteP, at twice the base's width and depth, and norms that stay."""
+    ask = ["model.parametrization=completep", "model.base_width=8", "model.base_depth=1", "optimizer.hyperball=true"]
+    require_equal_after_a_kill(tiny, tmp_path, 4, *ask, "checkpoint.every_n_steps=2", "schedule=constant")
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    groups = saved["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] / groups[0]["lr"] for group in groups] == [1, 1, 0.5, 1]
+    assert {row["optim/lr"] for row in rows(tmp_path / "run") if "optim/lr" in row} == {str(groups[0]["lr"])}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "documents"])
 def test_documents_in_a_new_order_each_epoch_go_on_in_that_order(
     packing: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

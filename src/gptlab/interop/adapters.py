@@ -37,6 +37,8 @@ def export_adapter(run: RunDir, out: Path) -> dict[str, Any]:
     if not isinstance(adapter, LoRA):
         raise UserError("run", run.path, why, todo)
     config = GPTConfig(**saved["model"])
+    why = f"was trained on a model with parametrization={config.parametrization}, which peft does not know"
+    require(config.parametrization == "standard", "run", run.path, why, todo)
     weights = {name.removeprefix("gpt."): value for name, value in saved["state_dict"].items()}
     other = sorted(name for name in weights if ".lora_" not in name or name not in _names(config, adapter))
     why = f"has trained {', '.join(other[:3])} too, which is no part of a LoRA"

@@ -12,10 +12,11 @@ from gptlab.errors import require
 from gptlab.files import new_folder
 from gptlab.interop.classifiers import classifier_to, padding_id
 from gptlab.interop.families import FAMILIES
+from gptlab.interop.folded import fold
 from gptlab.interop.names import config_to, weights_of
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
-from gptlab.model.heads import LastTokenHead, parameters_beside
+from gptlab.model.heads import LastTokenHead, parameters_beside, trunk_of
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer
@@ -64,8 +65,10 @@ def export_run(
 
 
 def loaded(run: RunDir, head: Callable[[GPT], Any], kind: type[nn.Module] = GPT) -> tuple[Any, Tokenizer]:
-    """Return the model and the tokenizer of a run; raises UserError where it is not a GPT alone, or with a head of a
-    kind."""
+    """Return the model, of the standard parametrization, and the tokenizer of a run.
+
+    Raises UserError where it is not a GPT alone, or with a head of a kind.
+    """
     gpt, tokenizer = run.load(head)
     why, todo = (
         f"its model, {name_of(gpt.config)}, is none of Hugging Face's",
@@ -77,6 +80,8 @@ def loaded(run: RunDir, head: Callable[[GPT], Any], kind: type[nn.Module] = GPT)
     todo = "load it in Python, gptlab.load(RUN), or export the run that it began with"
     known = isinstance(gpt, kind) and (kind is not GPT or not beside)
     require(known, "run", run.path, why, todo)
+    fold(trunk_of(gpt))
+    gpt.config = trunk_of(gpt).config
     return gpt, tokenizer
 
 

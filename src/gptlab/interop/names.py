@@ -85,7 +85,7 @@ def _meaning(config: GPTConfig) -> dict[str, Any]:
     found |= {"n_kv_head": c.kv_heads, "n_inner": 4 * c.n_embd if c.n_inner is None else c.n_inner}
     found |= {"head_size": c.head_dim, "attention_scale": c.attention_scale or c.head_dim**-0.5}
     found |= {key: c.bias if getattr(c, key) is None else getattr(c, key) for key in ("qkv_bias", "proj_bias")}
-    without = {"dropout", "init"}
+    without = {"dropout", "init", "base_width", "base_depth", "base_head_size"}
     if not c.qk_norm:
         without |= {"qk_norm_over", "qk_norm_eps"}
     found["full_attention_every"] = [c.has_window(layer) for layer in range(c.n_layer)]

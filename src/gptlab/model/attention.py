@@ -27,7 +27,7 @@ class CausalSelfAttention(nn.Module):
         self.all_heads = c.qk_norm_over == "all"
         self.q_norm, self.k_norm = _qk_norm(c, c.n_head), _qk_norm(c, c.kv_heads)
         self.clip = c.qkv_clip
-        self.scale, self.softcap = c.attention_scale, c.attention_softcap
+        self.scale, self.softcap = c.scores_scale, c.attention_softcap
         self.attn_dropout = c.dropout
         self.dropout = nn.Dropout(c.dropout)
 

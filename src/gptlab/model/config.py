@@ -8,6 +8,7 @@ may have more than they must; what is asked for and needs more is refused in one
 | `flops_per_token()` | train/mfu, budget.flops, reports | 6 for each parameter |
 | `reads_beyond`, a truth value | evaluate and compare with block_size=N | at most the config's block_size |
 | `n_embd` | the learning rates of conf/optimizer | that of GPT-2 small |
+| `parametrization`, `width_ratio`, `depth_ratio` | rates that go with sizes, in `blocks` | one rate for all |
 | `dropout` | debug=overfit, check | debug=overfit is refused |
 
 | of the model | who uses it | without it |

@@ -24,7 +24,7 @@ class Block(nn.Module):
         super().__init__()
         c = config
         before, after = c.norm_at != "after", c.norm_at != "before"
-        self.residual, self.scale = c.residual, c.residual_scale
+        self.residual, self.scale = c.residual, c.layer_scale
         self.ln_1 = _norm(c, before)
         self.attn = CausalSelfAttention(c)
         self.post_1 = _norm(c, after)
@@ -79,14 +79,20 @@ class GPT(nn.Module):
             self.lm_head.weight = self.wte.weight
 
     def _init(self, layer: nn.Module) -> None:
-        """Draw weights from a normal of sd 0.02; residual projections divided by sqrt(2 n_layer), or zero."""
+        """Draw weights from a normal of sd 0.02; residual projections divided by sqrt(2 n_layer), or zero.
+
+        Matrices in the blocks are divided by the root of the width ratio, and with completep n_layer is the base's.
+        """
+        c = self.config
+        std = 0.02 / math.sqrt(c.width_ratio)
         if isinstance(layer, nn.Linear | nn.Embedding):
-            nn.init.normal_(layer.weight, std=0.02)
+            outside = isinstance(layer, nn.Embedding) or layer is self.lm_head
+            nn.init.normal_(layer.weight, std=0.02 if outside else std)
         if isinstance(layer, nn.Linear) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
         if isinstance(layer, CausalSelfAttention | MLP):
-            std = 0.02 / math.sqrt(2 * self.config.n_layer) if self.config.init == "gpt2" else 0.0
-            nn.init.normal_(layer.proj.weight, std=std)
+            layers = c.n_layer / c.depth_ratio
+            nn.init.normal_(layer.proj.weight, std=std / math.sqrt(2 * layers) if c.init == "gpt2" else 0.0)
 
     def forward(self, idx: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         return self.logits(self.hidden(idx, documents, cache))
@@ -150,8 +156,8 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., V) of hidden states (..., C)."""
         logits: Tensor = self.lm_head(hidden)
-        if self.config.logit_divisor != 1:
-            logits = logits / self.config.logit_divisor
+        if self.config.head_divisor != 1:
+            logits = logits / self.config.head_divisor
         if cap := self.config.logit_softcap:
             logits = cap * torch.tanh(logits / cap)
         return logits

@@ -13,6 +13,7 @@ CHOICES = {
     "qk_norm_over": ("head", "all"),
     "rope_type": ("llama3", "linear", "dynamic", "yarn", "longrope"),
     "init": ("gpt2", "zero", "torch"),
+    "parametrization": ("standard", "mup", "completep"),
 }
 
 MOST_LAYERS, MOST = 10_000, 2**31 - 1  # far beyond any model
@@ -76,6 +77,10 @@ class GPTShape:
     logit_softcap: float = 0.0  # c in c tanh(logits / c); 0: off
     dropout: float = 0.0  # share of activations that are zeroed in training
     init: str = "gpt2"  # first weights of residual projections: gpt2 (scaled) | zero; torch: PyTorch's own for all
+    parametrization: str = "standard"  # standard | mup | completep: one optimizer.lr suits all widths, all depths too
+    base_width: int = 128  # mup, completep: the n_embd that optimizer.lr is meant for, where they are standard
+    base_depth: int = 4  # completep: the n_layer that optimizer.lr is meant for
+    base_head_size: int | None = None  # mup, completep: width of a head there; null: as here, wider means more heads
     rope_base: float = 10000.0  # base of the wavelengths of rotary positions
     rope_fraction: float = 1.0  # the share of each head that is rotated
     no_rope_every: int = 0  # each such layer has no positions; 0: none
@@ -100,6 +105,9 @@ class GPTShape:
             "rope_original",
             "head_size",
             "window",
+            "base_width",
+            "base_depth",
+            "base_head_size",
         ):
             value = getattr(self, key)
             require(value is None or value >= 1, key, value, "must be at least 1", "give a positive integer")
@@ -136,6 +144,9 @@ class GPTShape:
                 require(fits, key, getattr(self, key), f"are not {count} factors above 0", "give one for each pair")
         beyond = [layer for layer in self.window_layers or [] if not 0 <= layer < self.n_layer]
         require(not beyond, "window_layers", beyond, f"are none of {self.n_layer} layers", "the first is 0")
+        own = self.init == "torch" and self.parametrization != "standard"
+        why = f"sets first weights by rules of its own, and parametrization={self.parametrization} has others"
+        require(not own, "init", self.init, why, "choose gpt2 or zero")
         require(self.rope_low_freq < self.rope_high_freq, "rope_low_freq", self.rope_low_freq, "is not the lower", "1")
 
     @property
@@ -152,6 +163,35 @@ class GPTShape:
     def rotated(self) -> int:
         """The number of a head's components that rotary positions turn."""
         return int(self.head_dim * self.rope_fraction)
+
+    @property
+    def width_ratio(self) -> float:
+        """The width over that of the base, where the parametrization asks for it; else 1."""
+        return 1.0 if self.parametrization == "standard" else self.n_embd / self.base_width
+
+    @property
+    def depth_ratio(self) -> float:
+        """The number of layers over that of the base, where the parametrization asks for it; else 1."""
+        return self.n_layer / self.base_depth if self.parametrization == "completep" else 1.0
+
+    @property
+    def scores_scale(self) -> float | None:
+        """The multiplier of attention's scores: 1 / D in heads of width D, from the base on; None: 1 / sqrt(D)."""
+        base = self.base_head_size
+        if self.parametrization == "standard" or base is None or base == self.head_dim:
+            return self.attention_scale
+        there = base**-0.5 if self.attention_scale is None else self.attention_scale
+        return there * base / self.head_dim
+
+    @property
+    def layer_scale(self) -> float:
+        """The multiplier of what each layer adds."""
+        return self.residual_scale / self.depth_ratio
+
+    @property
+    def head_divisor(self) -> float:
+        """The divisor of the logits."""
+        return self.logit_divisor * self.width_ratio
 
     def has_window(self, layer: int) -> bool:
         """Tell whether a layer attends to the last `window` tokens only."""

@@ -1,6 +1,6 @@
 """Run Muon and AdamW as one optimizer: steepest descent under the spectral norm for matrices (Jordan et al. 2024)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,14 +26,14 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class MuonOptimizer(Optimizer):
-    """An optimizer of `matrices` by Muon and of the parameters in `adamw` by AdamW, with common groups and state."""
+    """An optimizer of the matrices in a group by Muon and of the parameters in `adamw` by AdamW.
 
-    def __init__(
-        self, matrices: Sequence[Tensor], lr: float, momentum: float, weight_decay: float, adamw: AdamW
-    ) -> None:
+    The group has `params`, `lr`, `momentum` and `weight_decay`. Both have common groups and state.
+    """
+
+    def __init__(self, matrices: dict[str, Any], adamw: AdamW) -> None:
         self.adamw = adamw
-        own = {"params": list(matrices), "lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__([own], {})
+        super().__init__([matrices], {})
         self.param_groups += adamw.param_groups
         self._share()
 

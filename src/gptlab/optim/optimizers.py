@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from gptlab.errors import UserError, require
 from gptlab.registry import option
@@ -11,6 +11,8 @@ from gptlab.registry import option
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
+
+    from gptlab.optim.scaling import Ratios
 
 
 class OptimizerConfig(Protocol):
@@ -26,6 +28,10 @@ class Decaying:
     lr: float = 6e-4  # peak learning rate; a preset suits it to the width of the model
     weight_decay: float = 0.1  # pulls matrices towards 0; biases and norms are left alone
 
+    # the power of a model's width that the rate of matrices in its blocks goes with, by muP; None: no such rule
+    width_power: ClassVar[float | None] = None
+    decoupled: ClassVar[bool] = True  # weight decay is beside the gradient, times the rate
+
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", self.lr, "is not above 0", "try 0.001 for a small model")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "is negative", "0 turns it off")
@@ -36,12 +42,45 @@ class Decaying:
         require(eps > 0, "eps", eps, "is not above 0", "1e-8 is usual")
 
     def groups(self, gpt: nn.Module) -> list[dict[str, Any]]:
-        """Return the parameters with weight decay, and those without."""
+        """Return the parameters with weight decay, and those without.
+
+        Where the model's parametrization or constant norms ask for it, matrices in the blocks, and vectors there, are
+        groups of their own behind them. Raises UserError where there is no rule for it.
+        """
+        from gptlab.optim.scaling import blocks_of, hidden_matrices, ratios_of, require_rule
+
+        require_rule(self, gpt)
+        ratios = ratios_of(gpt)
         params = [p for p in gpt.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in params if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+        hidden = set(hidden_matrices(gpt)) if ratios or getattr(self, "hyperball", False) else set()
+        blocks = blocks_of(gpt) if ratios.depth != 1 else []
+        inner = {p for block in blocks for p in block.parameters() if p.ndim < 2}
+        found: list[dict[str, Any]] = [
+            {"params": [p for p in params if p.ndim >= 2 and p not in hidden], "weight_decay": self.weight_decay},
+            {"params": [p for p in params if p.ndim < 2 and p not in inner], "weight_decay": 0.0},
         ]
+        found = [{**group, **self.eps_of(ratios.width)} for group in found]
+        within = self.eps_of(ratios.width * ratios.depth)
+        if hidden:
+            found.append({"params": [p for p in params if p in hidden], **self.of_hidden(ratios), **within})
+        if inner:
+            found.append({"params": [p for p in params if p in inner], "weight_decay": 0.0, **within})
+        return found
+
+    def of_hidden(self, ratios: Ratios) -> dict[str, Any]:
+        """Return the settings of the matrices in the blocks; their decay in a step does not depend on the width."""
+        found: dict[str, Any] = {"weight_decay": self.weight_decay}
+        if getattr(self, "hyperball", False):
+            found["constant_norm"] = True
+        if ratios:
+            ratio = ratios.width ** (self.width_power or 0.0)
+            found |= {"lr": self.lr * ratio, "lr_ratio": ratio}
+            found["weight_decay"] /= ratio if self.decoupled else 1.0
+        return found
+
+    def eps_of(self, ratio: float) -> dict[str, Any]:
+        """Return the epsilon of parameters whose gradients become smaller by a ratio; {} where there is none."""
+        return {} if ratio == 1 or not hasattr(self, "eps") else {"eps": self.eps / ratio}
 
 
 @option("optimizer", "adamw")
@@ -53,11 +92,22 @@ class AdamW(Decaying):
     beta2: float = 0.95  # decay of the average of squared gradients
     eps: float = 1e-8  # added to the root of the average of squared gradients
     fused: bool = True  # one kernel for all weights
+    hyperball: bool = False  # matrices in the blocks keep the Frobenius norms that they begin with
+
+    width_power: ClassVar[float | None] = -1.0
 
     def build(self, gpt: nn.Module) -> Optimizer:
         from torch import optim
 
-        return optim.AdamW(self.groups(gpt), **self.settings())
+        return self.held(optim.AdamW(self.groups(gpt), **self.settings()))
+
+    def held(self, optimizer: Optimizer) -> Optimizer:
+        """Let an optimizer keep the norms of matrices, if that is asked for."""
+        from gptlab.optim.scaling import ConstantNorms
+
+        if self.hyperball:
+            ConstantNorms(optimizer)
+        return optimizer
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments of PyTorch's Adam and AdamW."""
@@ -71,10 +121,12 @@ class Adam(AdamW):
 
     weight_decay: float = 0.0
 
+    decoupled: ClassVar[bool] = False
+
     def build(self, gpt: nn.Module) -> Optimizer:
         from torch import optim
 
-        return optim.Adam(self.groups(gpt), **self.settings())
+        return self.held(optim.Adam(self.groups(gpt), **self.settings()))
 
 
 @option("optimizer", "sgd")
@@ -107,6 +159,8 @@ class Lion(Decaying):
     weight_decay: float = 1.0
     beta1: float = 0.9  # weight of the average of gradients in a step
     beta2: float = 0.99  # decay of the average of gradients
+
+    width_power: ClassVar[float | None] = -1.0
 
     def build(self, gpt: nn.Module) -> Optimizer:
         try:
@@ -141,17 +195,19 @@ class Muon(AdamW):
 
     momentum: float = 0.95  # decay of the sum of gradients of the matrices
 
+    width_power: ClassVar[float | None] = -0.5  # a spectral norm that stays: Yang, Simon & Bernstein 2023
+
     def build(self, gpt: nn.Module) -> Optimizer:
         from torch import optim
 
         from gptlab.optim.muon import MuonOptimizer
+        from gptlab.optim.scaling import blocks_of, ratios_of
 
-        lists: list[Any] = [module for name, module in gpt.named_modules() if name.rpartition(".")[2] == "blocks"]
-        blocks = [block for blocks in lists for block in blocks]  # also where the GPT is within a head of a task
-        hidden = {p for block in blocks for p in block.parameters() if p.ndim == 2 and p.requires_grad}
+        hidden = {p for block in blocks_of(gpt) for p in block.parameters() if p.ndim == 2 and p.requires_grad}
         groups = self.groups(gpt)
         for group in groups:
             group["params"] = [p for p in group["params"] if p not in hidden]
+        groups = [group for n, group in enumerate(groups) if n < 2 or group["params"]]
         ordered = [p for p in gpt.parameters() if p in hidden]
-        adamw = optim.AdamW(groups, **self.settings())
-        return MuonOptimizer(ordered, self.lr, self.momentum, self.weight_decay, adamw)
+        own = {"params": ordered, "lr": self.lr, "momentum": self.momentum, **self.of_hidden(ratios_of(gpt))}
+        return self.held(MuonOptimizer(own, optim.AdamW(groups, **self.settings())))

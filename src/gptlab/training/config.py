@@ -121,6 +121,8 @@ class TrainConfig:
         if self.trainer.sharded:
             muon = isinstance(self.optimizer, Muon)
             require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")
+            held = getattr(self.optimizer, "hyperball", False)
+            require(not held, "optimizer.hyperball", "true", "needs whole matrices, fsdp shards them", "leave it out")
             require(self.ema is None, "ema", self.ema, "cannot average sharded weights", "leave it out")
             chunked = self.loss == "chunked"
             require(not chunked, "loss", "chunked", "needs the head whole, fsdp shards it", "leave it out")

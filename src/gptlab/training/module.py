@@ -14,6 +14,7 @@ from gptlab.distributed.sharding import full_tensor, shard
 from gptlab.errors import require
 from gptlab.model.config import build_model
 from gptlab.optim.optimizers import OptimizerConfig
+from gptlab.optim.scaling import base_rate, set_rates
 from gptlab.optim.schedules import Schedule, batch_sizes, rate
 from gptlab.randomness import random_seed
 from gptlab.registry import name_of
@@ -160,10 +161,8 @@ class GPTModule(L.LightningModule):
         first step into micro-batches."""
         self.divide_step()
         schedule: Any = self.lr_schedulers()
-        schedule.base_lrs = [self.optimizer.lr] * len(schedule.base_lrs)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["initial_lr"] = self.optimizer.lr
-            group["lr"] = self.optimizer.lr * self.rate(self.global_step)
+        multiplier = self.rate(self.global_step)
+        schedule.base_lrs = set_rates(self.trainer.optimizers[0], self.optimizer.lr, multiplier)
 
     def rate(self, step: int) -> float:
         """Return the multiplier of the learning rate at a step, counted from 0."""
@@ -270,7 +269,7 @@ class GPTModule(L.LightningModule):
         if scaler is not None and unscales_itself(optimizer):
             scaler.unscale_(optimizer)  # Lightning leaves this to fused optimizers, which do it after clipping
         norm = self.clip(optimizer)
-        self._gradients = {"optim/lr": optimizer.param_groups[0]["lr"], "optim/grad_norm": norm}
+        self._gradients = {"optim/lr": base_rate(optimizer), "optim/grad_norm": norm}
         if scaler is None:  # with a scaler, infinite gradients are part of its search for a scale
             self._norms.append((self.global_step + 1, norm))
         if (

@@ -5,6 +5,7 @@ from typing import Any
 
 from gptlab.errors import require
 from gptlab.optim.optimizers import Muon
+from gptlab.optim.scaling import hidden_matrices, require_rule
 from gptlab.registry import name_of
 from gptlab.training.config import TrainConfig
 
@@ -25,6 +26,13 @@ def require_abilities(config: TrainConfig, gpt: Any, by_document: bool) -> None:
     for key, value, asked, able, what in needed:
         why = f"needs a model with {what}, which model={name_of(gpt.config)} does not have"
         require(able or not asked, key, value, why, "leave it out")
+    require_rule(config.optimizer, gpt)
+    if getattr(config.optimizer, "hyperball", False):
+        held = hidden_matrices(gpt)
+        why = "keeps the norms of matrices in a model's blocks, and none of them is trained"
+        require(bool(held), "optimizer.hyperball", "true", why, "leave it out")
+        why = "keeps the norms of matrices, and some of them are 0, as with model.init=zero"
+        require(all(p.any() for p in held), "optimizer.hyperball", "true", why, "leave it out, or take model.init=gpt2")
 
 
 def _takes_documents(gpt: Any) -> bool:
