@@ -555,6 +555,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("train -m model=nano,huge", "model=huge: no such option"),
     ("train -m model.n_head=7 seed=1,2", "model.n_head=7: does not divide n_embd=16"),
     ("train -m seed=1,2 trainer.devices=x", "trainer.devices=x"),
+    ("train -m hydra/sweeper=zip optimizer.lr=1,2 model.n_layer=1,2,3", "hydra/sweeper=zip: takes values in step, and optimizer.lr has 2"),
     ("train -m seed=1,2 hydra/sweeper=none", "hydra/sweeper=none: no such option"),
     ("train -m seed=1,2 hydra.launcher.jobs_per_device=0", "hydra.launcher.jobs_per_device=0: must be at least 1"),
     ("train -m seed=1,2 hydra.sweep.dir=file", "hydra.sweep.dir=file"),

@@ -11,6 +11,7 @@ from gptlab.registry import command
 from gptlab.training.budget import Budget
 
 if TYPE_CHECKING:
+    from gptlab.commands.gate_change import Change
     from gptlab.evaluation.gating import Decision, Rule
     from gptlab.sweep.ledger import Ledger, Trial
     from gptlab.sweep.paired import Side
@@ -97,7 +98,7 @@ def _settings(config: GateConfig) -> dict[str, Any]:
     }
 
 
-def _found(config: GateConfig, change: Any, ledger: Ledger) -> Trial | None:
+def _found(config: GateConfig, change: Change, ledger: Ledger) -> Trial | None:
     """Return the trial of a change where there is one; raises UserError where this ledger cannot take it."""
     begun = ledger.begun
     if begun:
@@ -117,7 +118,7 @@ def _found(config: GateConfig, change: Any, ledger: Ledger) -> Trial | None:
     return trial
 
 
-def _seeds(config: GateConfig, ledger: Ledger, change: Any) -> list[int]:
+def _seeds(config: GateConfig, ledger: Ledger, change: Change) -> list[int]:
     """Return the seeds that a new trial may use."""
     first = config.seed
     if first is None:
@@ -139,7 +140,7 @@ def _held(folder: Path) -> Any:
         raise UserError("ledger", folder, "is used by another gate", "wait for its end") from error
 
 
-def _begin(config: GateConfig, change: Any, ledger: Ledger, folder: Path) -> None:
+def _begin(config: GateConfig, change: Change, ledger: Ledger, folder: Path) -> None:
     """Write the held-out text and the first line of a new ledger; see that those of an older one are as they were."""
     from gptlab.evaluation.halves import text_hash, write_halves
 
@@ -159,7 +160,7 @@ def _begin(config: GateConfig, change: Any, ledger: Ledger, folder: Path) -> Non
     )
 
 
-def _new_trial(config: GateConfig, change: Any, ledger: Ledger) -> Trial:
+def _new_trial(config: GateConfig, change: Change, ledger: Ledger) -> Trial:
     from gptlab.evaluation.gating import level_of
 
     number = len(ledger.trials) + 1
