@@ -49,6 +49,15 @@ def test_a_line_that_a_kill_left_unfinished_is_cut_off(written: Path) -> None:
     assert path.read_bytes() == whole and state(Ledger(written)) == state(ledger)
 
 
+def test_what_another_process_wrote_is_not_written_over(written: Path) -> None:
+    one, other = Ledger(written), Ledger(written)
+    one.add("run", trial=2, side="base", seed=2, decides=2.0, reports=2.0)
+    whole = (written / "ledger.jsonl").read_bytes()
+    with pytest.raises(RuntimeError, match="was written by another process"):
+        other.add("run", trial=2, side="base", seed=2, decides=3.0, reports=3.0)
+    assert (written / "ledger.jsonl").read_bytes() == whole
+
+
 def test_what_was_changed_or_taken_out_is_found(written: Path) -> None:
     path = written / "ledger.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)

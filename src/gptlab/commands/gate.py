@@ -75,17 +75,17 @@ def gate(config: GateConfig) -> dict[str, Any]:
     require_scipy("gate", "statistics")
     change = Change.of(str(config.base), config.try_, config.revision, config.budget)
     folder = Path(config.ledger).expanduser() if config.ledger else Path("outputs/gate", change.base.path.name)
-    ledger = Ledger(folder)
-    known = _found(config, change, ledger)
-    console = Console()
-    if known is not None and known.verdict is not None:
-        _say(console, f"trial {known.number} was of this change already: {known.verdict['verdict']}")
-        return _answer(ledger, known)
-    with _held(folder):
-        _begin(config, change, ledger, folder)
-        trial = ledger.of(change.sha256) or _new_trial(config, change, ledger)
-        _say(console, f"trial {trial.number}: {change.told()}; kept above 1 / {trial.level:.2g}")
-        _try(config, change.sides(folder), ledger, trial, console)
+    ledger, console = Ledger(folder), Console()
+    trial = _found(config, change, ledger)
+    if trial is None or trial.verdict is None:
+        with _held(folder):
+            ledger = Ledger(folder)  # once more: another process may have written into it
+            trial = _found(config, change, ledger) or _new_trial(config, change, ledger)
+            told = f"it is kept where the likelihood ratio reaches {1 / trial.level:,.0f}"
+            _say(console, f"trial {trial.number}: {change.told()}; {told}")
+            _try(config, change.sides(folder), ledger, trial, console)
+    else:
+        _say(console, f"trial {trial.number} was of this change already")
     answer = _answer(ledger, trial)
     _say(console, _sentence(answer))
     return answer
@@ -140,15 +140,11 @@ def _held(folder: Path) -> Any:
         raise UserError("ledger", folder, "is used by another gate", "wait for its end") from error
 
 
-def _begin(config: GateConfig, change: Change, ledger: Ledger, folder: Path) -> None:
-    """Write the held-out text and the first line of a new ledger; see that those of an older one are as they were."""
-    from gptlab.evaluation.halves import text_hash, write_halves
+def _begin(config: GateConfig, change: Change, ledger: Ledger) -> None:
+    """Write the held-out text and the first line of a new ledger."""
+    from gptlab.evaluation.halves import write_halves
 
-    if ledger.begun:
-        same = text_hash(folder) == ledger.begun["text_sha256"]
-        require(same, "ledger", folder, "its held-out text has changed", "take it from another copy, or give a new one")
-        return
-    text = write_halves(change.base, "base", folder)
+    text = write_halves(change.base, "base", ledger.path.parent)
     ledger.add(
         "begun",
         base=str(change.base.path.resolve()),
@@ -161,8 +157,11 @@ def _begin(config: GateConfig, change: Change, ledger: Ledger, folder: Path) -> 
 
 
 def _new_trial(config: GateConfig, change: Change, ledger: Ledger) -> Trial:
+    """Write down a new trial, in a ledger that may be new as well."""
     from gptlab.evaluation.gating import level_of
 
+    if not ledger.begun:
+        _begin(config, change, ledger)
     number = len(ledger.trials) + 1
     level = level_of(number, len(ledger.kept), config.alpha, config.planned)
     seeds = _seeds(config, ledger, change)
@@ -173,7 +172,11 @@ def _new_trial(config: GateConfig, change: Change, ledger: Ledger) -> Trial:
 def _try(config: GateConfig, sides: dict[str, Side], ledger: Ledger, trial: Trial, console: Any) -> None:
     """Run both sides by turns until there is a verdict, and write it down."""
     from gptlab.evaluation.gating import decide
+    from gptlab.evaluation.halves import text_hash
 
+    folder = ledger.path.parent
+    same = text_hash(folder) == ledger.begun["text_sha256"]
+    require(same, "ledger", folder, "its held-out text has changed", "take it from another copy, or give a new one")
     rule = _rule(config, trial)
     while True:
         decision = decide(trial.scores("base"), trial.scores("changed"), 1, rule)

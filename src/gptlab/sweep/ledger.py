@@ -60,7 +60,10 @@ class Ledger:
         digest = self._next(line)
         text = json.dumps({**line, "sha256": digest}).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("r+b" if self.path.exists() else "wb") as file:
+        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+            file.seek(self._length)
+            if b"\n" in file.read():
+                raise RuntimeError(f"{self.path} was written by another process")
             file.truncate(self._length)  # of a line that a kill left unfinished
             file.seek(self._length)
             file.write(text)
