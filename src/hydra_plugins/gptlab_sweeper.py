@@ -4,41 +4,59 @@ Every program that uses Hydra imports this file, so it imports almost nothing.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 
-class ZipSweeper(BasicSweeper):
+class ZipSweeper(Sweeper):
     """A sweeper that takes the values of several keys in step: the first of each, the second of each, and so on.
 
     The keys in `product` are crossed with them, as all keys are by Hydra's own sweeper.
     """
 
     def __init__(self, product: Sequence[str] = ("seed",)) -> None:
-        super().__init__(max_batch_size=None)
         self.product = list(product)
 
-    def split_arguments(  # type: ignore[override]  # Hydra calls it by the object
-        self, overrides: list[Override], max_batch_size: int | None
-    ) -> list[list[list[str]]]:
-        """Return the overrides of each job, as one batch; raises UserError where numbers of values differ."""
-        from gptlab.errors import require
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        # here: Hydra runs the file of this class once more when it looks for plugins, and an earlier class is then none
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-        zipped = {
-            (key := each.get_key_element()): [f"{key}={value}" for value in each.sweep_string_iterator()]
-            for each in overrides
-            if each.is_discrete_sweep() and each.get_key_element() not in self.product
-        }
-        numbers = ", ".join(f"{key} has {len(values)}" for key, values in zipped.items())
-        alike = len(set(map(len, zipped.values()))) <= 1
-        todo = "give as many of each, or name what is crossed: hydra.sweeper.product=[seed,KEY]"
-        require(alike, "hydra/sweeper", "zip", f"takes values in step, and {numbers}", todo)
-        parser = OverridesParser.create()
-        jobs = []
-        for row in zip(*zipped.values(), strict=True) if zipped else [()]:
-            chosen = dict(zip(zipped, parser.parse_overrides(list(row)), strict=True))
-            (batch,) = super().split_arguments([chosen.get(each.get_key_element(), each) for each in overrides], None)
-            jobs += batch
-        return [jobs]
+        def split(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+            return [in_step(overrides, self.product)]
+
+        self._basic = BasicSweeper(max_batch_size=None)
+        self._basic.split_arguments = split  # type: ignore[method-assign]
+        self._basic.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        return self._basic.sweep(arguments)
+
+
+def in_step(overrides: Sequence[Override], product: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job; raises UserError where keys have unequal numbers of values."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from gptlab.errors import require
+
+    zipped = {
+        (key := each.get_key_element()): [f"{key}={value}" for value in each.sweep_string_iterator()]
+        for each in overrides
+        if each.is_discrete_sweep() and each.get_key_element() not in product
+    }
+    numbers = ", ".join(f"{key} has {len(values)}" for key, values in zipped.items())
+    alike = len(set(map(len, zipped.values()))) <= 1
+    todo = "give as many of each, or name what is crossed: hydra.sweeper.product=[seed,KEY]"
+    require(alike, "hydra/sweeper", "zip", f"takes values in step, and {numbers}", todo)
+    parser = OverridesParser.create()
+    jobs: list[list[str]] = []
+    for row in zip(*zipped.values(), strict=True) if zipped else [()]:
+        chosen = dict(zip(zipped, parser.parse_overrides(list(row)), strict=True))
+        own = [chosen.get(each.get_key_element(), each) for each in overrides]
+        (batch,) = BasicSweeper.split_arguments(own, None)
+        jobs += batch
+    return jobs

@@ -9,13 +9,13 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gptlab.errors import UserError
-from hydra_plugins.gptlab_sweeper import ZipSweeper
+from hydra_plugins.gptlab_sweeper import in_step
 from tests.conftest import tiny_overrides
 
 
 def jobs(*given: str, product: Sequence[str] = ("seed",)) -> list[str]:
-    (batch,) = ZipSweeper(product).split_arguments(OverridesParser.create().parse_overrides(list(given)), None)
-    return [" ".join(each) for each in batch]
+    overrides = OverridesParser.create().parse_overrides(list(given))
+    return [" ".join(each) for each in in_step(overrides, product)]
 
 
 def test_values_go_in_step_and_seeds_are_crossed_with_them() -> None:
