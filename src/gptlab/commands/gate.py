@@ -185,9 +185,8 @@ def _try(config: GateConfig, sides: dict[str, Side], ledger: Ledger, trial: Tria
             return
         if len(trial.scores("base")) == len(trial.scores("changed")):
             _say(console, _line(trial, decision))
-        done = {side: {run["seed"] for run in trial.runs if run["side"] == side} for side in sides}
         order = [(seed, side) for i, seed in enumerate(trial.seeds) for side in sorted(sides, reverse=i % 2 == 1)]
-        seed, side = next((seed, side) for seed, side in order if seed not in done[side])
+        seed, side = next((seed, side) for seed, side in order if seed not in trial.done(side))
         ledger.add("run", **_ran(config, sides[side], ledger, trial, side, seed), **_now())
 
 

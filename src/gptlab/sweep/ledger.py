@@ -39,8 +39,12 @@ class Trial:
 
     def pairs(self) -> list[int]:
         """Return the seeds of which both sides have run."""
-        done = [{run["seed"] for run in self.runs if run["side"] == side} for side in SIDES]
+        done = [self.done(side) for side in SIDES]
         return [seed for seed in self.seeds if all(seed in each for each in done)]
+
+    def done(self, side: str) -> set[int]:
+        """Return the seeds that one side has run."""
+        return {run["seed"] for run in self.runs if run["side"] == side}
 
 
 class Ledger:

@@ -17,6 +17,7 @@ from gptlab.config.tree import compose
 from gptlab.errors import RunFailed
 from gptlab.runs.run_dir import PASSING
 from gptlab.sweep.job import Job
+from gptlab.sweep.launcher import end_all
 
 POLL = 0.2  # seconds
 SCORE = "bits_per_byte"
@@ -48,22 +49,12 @@ def trained(side: Side, run_dir: Path, seed: int) -> dict[str, Any]:
         while job.running():
             time.sleep(POLL)
     except BaseException:
-        job.stop()
-        _wait(job)
+        end_all([job])
         raise
     result = job.result()
     if result["status"] == "stopped" or str(result.get("error", "")).startswith("killed by"):
         raise RunFailed(f"{run_dir} was stopped from elsewhere: {result.get('error', 'a signal')}; gate again goes on")
     return result
-
-
-def _wait(job: Job, seconds: float = 30) -> None:
-    """Wait until a job that was asked to stop has ended; end it where it does not."""
-    end = time.monotonic() + seconds
-    while job.running():
-        if time.monotonic() > end:
-            job.kill()
-        time.sleep(POLL)
 
 
 def scored(side: Side, run_dir: Path, texts: Sequence[Path]) -> list[float | None]:
