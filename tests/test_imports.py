@@ -13,7 +13,7 @@ import pytest
 SRC = Path(__file__).resolve().parents[1] / "src"
 EVERYTHING = {""}
 # for all; they import errors alone, and checksums files
-GROUND = {"batch_sizes", "metrics", "errors", "files", "checksums", "registry", "randomness", "version"}
+GROUND = {"batch_sizes", "bf16", "metrics", "errors", "files", "checksums", "registry", "randomness", "version"}
 # a room, or one of its files, -> the rooms, or their files, that it may import besides itself and the ground
 MAY_IMPORT = {
     "commands": EVERYTHING,
@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "decoding": set(),
     "config": {"runs/config_file", "runs/run_dir", "plugins"},
     "batch_sizes": set(),
+    "bf16": set(),
     "metrics": set(),
     "errors": set(),
     "files": set(),
@@ -68,6 +69,7 @@ ONLY_IN = {
             "app/served",
             "app/study",
             "app/writing",
+            "bf16",
             "commands",
             "data/batches",
             "decoding",

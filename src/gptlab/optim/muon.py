@@ -7,14 +7,20 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from gptlab.bf16 import lacking_instructions
+
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose slope at 0 is the steepest
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Move all singular values of each matrix of (N, A, B) to between 0.7 and 1.2, in bf16 (Newton-Schulz)."""
+    """Move all singular values of each matrix of (N, A, B) to between 0.7 and 1.2 (Newton-Schulz).
+
+    It is done in bf16, but in fp32 on a CPU that has no instructions for bf16.
+    """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    emulated = matrices.device.type == "cpu" and lacking_instructions()
+    x = matrices.float() if emulated else matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT

@@ -1,17 +1,9 @@
 """Choose the type of numbers that a model computes in, and refuse what a device does not support."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
+from gptlab.bf16 import lacking_instructions
 from gptlab.errors import require
-
-BF16 = {  # capabilities of processors that compute in bf16, by architecture
-    "x86_64": ("avx512_bf16", "amx_bf16"),
-    "arm64": ("bf16", "sve_bf16"),
-}
-
 
 def compute_dtype(precision: str) -> torch.dtype | None:
     """Return the dtype to compute in, or None if Lightning's precision sets it: `bf16-true` has master weights."""
@@ -34,9 +26,7 @@ def slow_precision(precision: str, device: torch.device) -> str | None:
     """
     if device.type != "cpu" or "bf16" not in precision:
         return None
-    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not have it
-    known = next((names for names in BF16.values() if any(name in told for name in names)), ())
-    if not known or any(told.get(name) for name in known):
+    if not (known := lacking_instructions()):
         return None
     why = f"this processor has no instructions for bf16 (neither {' nor '.join(known)})"
     return f"trainer.precision={precision}: {why}; it may take many times as long as 32-true"
