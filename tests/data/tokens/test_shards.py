@@ -118,7 +118,8 @@ def llm_c_wide(path: Path, ids: list[int]) -> None:
 @pytest.mark.parametrize("write", [nano_gpt, llm_c, llm_c_wide])
 def test_tokens_that_others_wrote(tmp_path: Path, write: Callable[[Path, list[int]], None]) -> None:
     words = [f"every effort moves you, 猫{i:02}" for i in range(82)]
-    documents = [[50256, *OpenAI("gpt2").build([]).encode(each)] for each in words]
+    tokenizer = OpenAI("gpt2").build([])
+    documents = [[50256, *tokenizer.encode(each)] for each in words]
     assert len({len(document) for document in documents}) == 1
 
     def joined(start: int, stop: int) -> list[int]:
