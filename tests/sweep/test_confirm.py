@@ -2,8 +2,6 @@
 
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +10,14 @@ from gptlab.reporting.rows import tabulate
 from gptlab.runs.reader import find_runs
 from gptlab.sweep.confirm import best_of, told
 from tests.conftest import tiny_overrides
+from tests.forked import gptlab
 from tests.written_runs import MakeRun
 
 
 @pytest.mark.slow
 def test_the_best_config_is_run_again(texts: str, tmp_path: Path) -> None:
     ask = ["-m", *tiny_overrides(texts), "optimizer.lr=1e-2,1e-5", "seed=7", "confirm=2"]
-    command = [sys.executable, "-m", "gptlab", "train", *ask, "hydra.sweep.dir=sweep", "json=true"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = gptlab("train", *ask, "hydra.sweep.dir=sweep", "json=true")
     answer = json.loads(done.stdout)
     found, chosen = answer["confirmed"], [run["val_loss"] for run in answer["runs"][:1]]
     assert len(answer["runs"]) == 2 and "optimizer.lr=0.01" in found["overrides"]
@@ -38,8 +36,7 @@ def test_the_best_config_is_run_again(texts: str, tmp_path: Path) -> None:
     assert not any("lucky" in note for note in report.notes)
 
     # once more: nothing is left to do, and the same is said
-    again = [sys.executable, "-m", "gptlab", "train", "resume_sweep=sweep", "json=true"]
-    once_more = json.loads(subprocess.run(again, capture_output=True, text=True, check=True).stdout)["confirmed"]
+    once_more = json.loads(gptlab("train", "resume_sweep=sweep", "json=true").stdout)["confirmed"]
     assert once_more["score"] == found["score"] and len(once_more["runs"]) == 2
 
 

@@ -1,8 +1,6 @@
 """Sweeps that take the values of several keys in step."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 
 import pytest
@@ -11,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from gptlab.errors import UserError
 from hydra_plugins.gptlab_sweeper import in_step
 from tests.conftest import tiny_overrides
+from tests.forked import gptlab
 
 
 def jobs(*given: str, product: Sequence[str] = ("seed",)) -> list[str]:
@@ -42,9 +41,7 @@ def test_unequal_numbers_are_refused() -> None:
 @pytest.mark.slow
 def test_a_sweep_in_step(texts: str) -> None:
     ask = ["-m", "hydra/sweeper=zip", *tiny_overrides(texts), "model.n_layer=1,2", "optimizer.lr=1e-2,1e-3"]
-    command = [sys.executable, "-m", "gptlab", "train", *ask, "budget.steps=1", "json=true"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = gptlab("train", *ask, "budget.steps=1", "json=true")
     found = [
         set(run["overrides"]) & {"model.n_layer=1", "model.n_layer=2", "optimizer.lr=0.01", "optimizer.lr=0.001"}
         for run in json.loads(done.stdout)["runs"]

@@ -1,7 +1,5 @@
 """Runs that train an adapter: what their checkpoints hold, their base, and that they go on as if never stopped."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.training.config import TrainConfig
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
-from tests.conftest import ROOT, save_by_hand
+from tests.conftest import save_by_hand
+from tests.forked import gptlab as in_child
 from tests.tasks.test_examples import LEARN, records, write
 from tests.training.test_devices import command, compare, losses
 from tests.training.test_resume import kill_at, resumed, rows
@@ -114,15 +113,7 @@ def test_sharded_on_two_processes(adapter: str, texts: str, lora: Tiny, tmp_path
     assert result["loss"] == pytest.approx(losses(tmp_path / "two", "val/loss")[-1], abs=1e-5)
     # on from step 3, once as it was and once on one device
     for name, more in {"again": [], "alone": ["trainer.strategy=auto", "trainer.devices=1"]}.items():
-        branch = [
-            sys.executable,
-            str(ROOT / "train.py"),
-            "resume=two/checkpoints/step-3.ckpt",
-            f"run_dir={name}",
-            *more,
-        ]
-        done = subprocess.run(branch, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        in_child("train", "resume=two/checkpoints/step-3.ckpt", f"run_dir={name}", *more)
     again, alone = saved(tmp_path / "again")["state_dict"], saved(tmp_path / "alone")["state_dict"]
     assert all(torch.equal(w, two_["state_dict"][name]) for name, w in again.items())
     assert all((w - two_["state_dict"][name]).abs().max() < 1e-5 for name, w in alone.items())

@@ -21,6 +21,7 @@ from gptlab.training.precision import require_precision, slow_precision
 from gptlab.training.run import train
 from gptlab.training.trainer import TrainerConfig
 from tests.conftest import ROOT, tiny_overrides
+from tests.forked import gptlab as in_child
 from tests.training.test_resume import Tiny, resumed, same, weights
 
 PACKED = ["data.packing=documents", "data.mask_documents=true", "model.block_size=400"]
@@ -32,13 +33,7 @@ def losses(run: Path, name: str) -> list[float]:
 
 
 def command(texts: str, *more: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *tiny_overrides(texts), "logger.every_n_steps=1", *more],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    in_child("train", *tiny_overrides(texts), "logger.every_n_steps=1", *more)
 
 
 def compare(first: Path, second: Path, bound: float) -> None:

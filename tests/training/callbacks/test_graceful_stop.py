@@ -25,6 +25,7 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
 from tests.conftest import ROOT, start, tiny_overrides
+from tests.forked import gptlab
 from tests.training.test_resume import RUN, resumed, rows, same, stop_at
 
 Tiny = Callable[..., TrainConfig]
@@ -161,9 +162,9 @@ def test_two_processes_stop_together(texts: str, tmp_path: Path) -> None:
         saved = torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
         assert saved["global_step"] == steps[-1] > 0
     more = [f"budget.steps={max(steps) + 3}", "trainer.val_every_n_steps=100000"]
-    subprocess.run([*command, *ask, *more, "run_dir=whole"], check=True, capture_output=True)
+    gptlab("train", *ask, *more, "run_dir=whole")
     for name in signals:
-        subprocess.run([*command, f"resume={name}", *more], check=True, capture_output=True)
+        gptlab("train", f"resume={name}", *more)
         assert same(tmp_path / "whole", tmp_path / name)
 
 
