@@ -18,6 +18,7 @@ from gptlab.errors import RunFailed, UserError
 from gptlab.sweep import paired
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides, working_in, write_texts
+from tests.forked import gptlab
 from tests.waiting import wait_until
 
 Answer = dict[str, Any]
@@ -215,7 +216,7 @@ class Mine(AdamW):
 
 
 @pytest.mark.slow
-def test_real_runs_of_a_revision_killed_and_gone_on_with(texts: str, with_extras: None) -> None:
+def test_real_runs_of_a_revision_killed_and_gone_on_with(texts: str) -> None:
     """The code of another revision has an optimizer that fails; the gate is killed in its first run, that of the base."""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     Path("gptlab.toml").write_text('plugins = ["mine_lab"]\n')
@@ -224,23 +225,21 @@ def test_real_runs_of_a_revision_killed_and_gone_on_with(texts: str, with_extras
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "it fails"]):
         subprocess.run([*git, *command], check=True)
     Path("mine_lab.py").write_text(PLUGIN.replace("BEFORE", "pass"))
-    gptlab = [sys.executable, "-m", "gptlab"]
     own = ["optimizer=mine", "run_dir=base"]
-    subprocess.run([*gptlab, "train", *tiny_overrides(texts), *own], check=True, capture_output=True)
-    asked = [*gptlab, "gate", "base=base", "revision=HEAD", "ledger=gate", "json=true"]
-    killed = subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    gptlab("train", *tiny_overrides(texts), *own)
+    asked = ["gate", "base=base", "revision=HEAD", "ledger=gate", "json=true"]
+    command = [sys.executable, "-m", "gptlab", *asked]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(lambda: list(Path("gate").glob("runs/*/job.log")) or killed.poll() is not None, 120)
     assert killed.poll() is None
     killed.kill()
     killed.wait()
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert done.stdout, done.stderr
-    answer = json.loads(done.stdout)
-    assert done.returncode == 3 and answer["verdict"] == "rejected", done.stderr
+    answer = json.loads(gptlab(*asked, code=3).stdout)
+    assert answer["verdict"] == "rejected"
     assert answer["error"] == "RuntimeError: of the revision" and answer["differs"] == {}
     assert answer["change"][0].startswith("revision=")
     (base,) = (run for run in answer["sequence"] if run["side"] == "base")
     assert 0 < base["decides"] < 20 and 0 < base["reports"] < 20
     Path("mine_lab.py").write_text(PLUGIN.replace("BEFORE", "raise RuntimeError('of the revision')"))
-    again = subprocess.run([*asked[:-1], "revision=HEAD"], capture_output=True, text=True, check=False)
-    assert again.returncode == 2 and "is the code that is here: it changes nothing" in again.stderr
+    again = gptlab(*asked[:-1], "revision=HEAD", code=2)
+    assert "is the code that is here: it changes nothing" in again.stderr
