@@ -19,11 +19,13 @@ from gptlab.model import attention
 from gptlab.model.attention import KVCache
 from gptlab.model.config import GPTConfig, build_model
 from gptlab.model.gpt import GPT
+from gptlab.runs.run_dir import PASSING
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
+from tests.forked import gptlab
 from tests.model.own_models import RNNConfig
 
 Tiny = Callable[..., TrainConfig]
@@ -47,7 +49,15 @@ def model() -> GPT:
 
 
 @pytest.mark.slow
-def test_a_sound_config_passes(texts: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_config_passes(texts: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its short runs are in children of this process; those of the test below are processes as users have them."""
+
+    def in_child(arguments: list[str]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setenv(PASSING, "1")
+            gptlab("train", *arguments)
+
+    monkeypatch.setattr(checking, "_gptlab", in_child)
     assert main(["check", *tiny_overrides(texts), "optimizer.lr=0.01", "json=true"]) == 0
     result = json.loads(capfd.readouterr().out)["checks"]
     print(json.dumps(result, indent=1))
