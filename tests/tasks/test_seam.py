@@ -1,6 +1,7 @@
 """The seam between tasks and everything else: a metric and a task of another package, and nothing else changed."""
 
 import csv
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.sweep import launcher
 from gptlab.tasks.saved import task_of
 from gptlab.training.config import TrainConfig
+from gptlab.training.loss import Loss
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
 from tests.tasks.toys import Ends, labelled
@@ -178,7 +180,9 @@ def test_it_trains_in_low_precision(precision: str, tiny: Tiny) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_compiled(tiny: Tiny, tmp_path: Path) -> None:
+def test_it_is_compiled(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without inductor, which takes most of a compilation's time; tests/training/test_devices.py has a run with it."""
+    monkeypatch.setattr(Loss, "compile", functools.partialmethod(Loss.compile, backend="aot_eager"))
     plain = train(tiny(*LEARN))
     compiled = train(tiny(*LEARN, "compile=true", f"run_dir={tmp_path}/compiled"))
     assert plain is not None and compiled is not None
