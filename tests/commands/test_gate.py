@@ -1,10 +1,10 @@
 """A gate over runs that are made up: what it runs, when it stops, what it remembers, and what it refuses."""
 
 import json
+import multiprocessing
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -228,12 +228,12 @@ def test_real_runs_of_a_revision_killed_and_gone_on_with(texts: str) -> None:
     own = ["optimizer=mine", "run_dir=base"]
     gptlab("train", *tiny_overrides(texts), *own)
     asked = ["gate", "base=base", "revision=HEAD", "ledger=gate", "json=true"]
-    command = [sys.executable, "-m", "gptlab", *asked]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: list(Path("gate").glob("runs/*/job.log")) or killed.poll() is not None, 120)
-    assert killed.poll() is None
+    killed = multiprocessing.get_context("fork").Process(target=main, args=(asked,))
+    killed.start()
+    wait_until(lambda: list(Path("gate").glob("runs/*/job.log")) or not killed.is_alive(), 120)
+    assert killed.is_alive()
     killed.kill()
-    killed.wait()
+    killed.join()
     answer = json.loads(gptlab(*asked, code=3).stdout)
     assert answer["verdict"] == "rejected"
     assert answer["error"] == "RuntimeError: of the revision" and answer["differs"] == {}
