@@ -45,8 +45,9 @@ def texts_of(item: dict[str, Any]) -> Iterator[str]:
 @pytest.mark.slow
 def test_no_test_item_has_been_seen() -> None:
     """Neither in training items nor in what data=bundled trains on."""
-    found = survey(Bundled().chunks(), Bundled().val_fraction)
-    trained_on = words("\n\n".join(chunk.text for part, chunk in divide(Bundled().chunks(), found) if part == "train"))
+    chunks = list(Bundled().chunks())
+    found = survey(chunks, Bundled().val_fraction)
+    trained_on = words("\n\n".join(chunk.text for part, chunk in divide(chunks, found) if part == "train"))
     for task in TASKS:
         train, test = items(task, "train"), items(task, "test")
         assert len(test) >= 200 and len(train) >= 1000

@@ -5,6 +5,7 @@ there already is always right. Four items have the same choices, so that each is
 """
 
 import builtins
+import functools
 import io
 import keyword
 import re
@@ -32,7 +33,11 @@ class _Asked:
 
     def has(self, name: str) -> bool:
         """Tell whether a name stands in the context."""
-        return re.search(rf"\b{name}\b", self.context) is not None
+        return name in self._words
+
+    @functools.cached_property
+    def _words(self) -> set[str]:
+        return set(re.findall(r"\w+", self.context))
 
 
 def records(material: Material, generator: np.random.Generator) -> list[Record]:
