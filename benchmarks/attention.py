@@ -1,6 +1,6 @@
 """Attention forward and backward: the fused kernel beside matrix products, plain and compiled, by shape and precision.
 
-    python benchmarks/attention.py [--device cpu] [--seconds 0.5] [--out results.json]
+    python benchmarks/attention.py [--device cpu] [--seconds 0.5] [--shapes 5] [--out results.json]
 
 `attend` in src/gptlab/model/attention.py takes the faster one; this is what its choice rests on.
 """
@@ -43,12 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--seconds", type=float, default=0.5, help="of measuring, for each figure")
+    parser.add_argument("--shapes", type=int, help="only so many of the shapes, the smallest first; all else")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
     where, here = device(options.device), machine()
     print(f"{described(here)}; milliseconds on {where}, forward and backward")
     training, generating = [], []
-    for shape in SHAPES:
+    for shape in SHAPES[: options.shapes]:
         for dtype in DTYPES:
             qkv = [torch.randn(shape, dtype=dtype, device=where, requires_grad=True) for _ in range(3)]
             torch.compiler.reset()  # or it gives up after a few shapes
@@ -56,7 +57,7 @@ def main() -> None:
             training.append(compare(shape, qkv, ways, ".sum().backward()", options.seconds))
     show(training, "B H T D")
     print("\nwhat generation asks at each token: one query; keys and values are read from a longer cache")
-    for shape in ONE_QUERY:
+    for shape in ONE_QUERY[: options.shapes]:
         for dtype in DTYPES:
             k, v = (torch.randn(*shape[:2], 1024, shape[3], dtype=dtype, device=where)[:, :, : shape[2]] for _ in "kv")
             q = torch.randn(*shape[:2], 1, shape[3], dtype=dtype, device=where)

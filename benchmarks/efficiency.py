@@ -8,6 +8,7 @@ held-out text; nanoGPT prints its own, of a sample of it. Seconds are of whole p
 """
 
 import argparse
+import hashlib
 import json
 import math
 import pickle
@@ -59,7 +60,10 @@ class Bench:
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.nanogpt, self.runs = folder, options.nanogpt, dict.fromkeys((GPT2, MODERN, SHORT, NANOGPT), 0)
-        self.source = [f"data.url={options.text.resolve().as_uri()}"] if options.text else []
+        self.source = []
+        if options.text:
+            sha256 = hashlib.sha256(options.text.read_bytes()).hexdigest()
+            self.source = [f"data.url={options.text.resolve().as_uri()}", f"data.sha256={sha256}"]
         self.steps, self.short = options.steps, options.short
         if options.nanogpt:
             nanogpt_data(folder / "data/shakespeare_char", options.text.read_text())

@@ -14,6 +14,7 @@ line through the same points of a formula, and what it tends to where the fastes
 import argparse
 import ctypes
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -180,12 +181,13 @@ def logits(quick: bool) -> list[dict[str, Any]]:
     """Memory of one pass with all logits at once and in chunks: as the vocabulary grows, and as the batch does."""
     vocabulary = [Point(**LOGITS, vocab_size=size, batch=4) for size in (4096, 8192, 16384, 32768)]
     batch = [Point(**LOGITS, vocab_size=8192, batch=size) for size in (2, 4, 8, 16)]
+    peak_mb = functools.cache(lambda point: child(point, quick)["peak_mb"])  # one point is in both
     found = []
     for key, points in {"vocab_size": vocabulary, "batch": batch}.items():
         points = points[:2] if quick else points
         sizes, rows = [getattr(point, key) for point in points], []
         for point in points:
-            full, chunked = (child(dataclasses.replace(point, chunked=way), quick)["peak_mb"] for way in (False, True))
+            full, chunked = (peak_mb(dataclasses.replace(point, chunked=way)) for way in (False, True))
             rows.append({"full": full, "chunked": chunked, "chunk": 4 * CHUNK * point.vocab_size / 2**20})
         exponents = {kind: slope(sizes, [row[kind] for row in rows]) for kind in ("full", "chunked")}
         fixed = {name: value for name, value in dataclasses.asdict(points[0]).items() if name not in (key, "chunked")}

@@ -1,9 +1,9 @@
 """Measure the time before anything happens, beside that of importing torch and lightning alone.
 
-    python benchmarks/startup.py [--repeats 5] [--imports 20] [--out results.json]
+    python benchmarks/startup.py [--repeats 5] [--imports 20] [--out results.json] [OVERRIDES of the run]
 
-Every figure is of fresh processes, in rounds. The first step is that of the default run with its text prepared: from
-the start of the command until the first row of metrics.csv is there.
+Every figure is of fresh processes, in rounds. The first step is that of the default run, or the one that overrides ask
+for, with its text prepared: from the start of the command until the first row of metrics.csv is there.
 """
 
 import argparse
@@ -36,28 +36,29 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--imports", type=int, default=0, help="also list so many of the slowest imports of a training")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
+    parser.add_argument("overrides", nargs="*", help="of the run whose first step is measured, as model=small")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(Path(folder), options.repeats)
+        results = measure(Path(folder), options.repeats, options.overrides)
         if options.imports:
             slowest_imports(Path(folder), options.imports)
     if options.out:
         write(options.out, results)
 
 
-def measure(folder: Path, repeats: int) -> dict[str, Any]:
+def measure(folder: Path, repeats: int, overrides: list[str]) -> dict[str, Any]:
     here = machine()
     env = {"GPTLAB_CACHE": str(folder / "cache")}
 
     def seconds(name: str) -> dict[str, Any]:
         if name == FIRST_STEP:
-            return {"seconds": first_step(folder / "runs", env)}
+            return {"seconds": first_step(folder / "runs", env, overrides)}
         done = fresh(COMMANDS[name], env, folder)
         if done.code:
             raise LeftOut(done.why())
         return {"seconds": done.seconds}
 
-    first_step(folder / "runs", env)  # prepares the text, and warms the files of all libraries
+    first_step(folder / "runs", env, overrides)  # prepares the text, and warms the files of all libraries
     rounds, left_out = interleaved([*COMMANDS, FIRST_STEP], repeats, seconds)
     each = {name: [row["seconds"] for row in rows] for name, rows in rounds.items()}
     each["first step - imports"] = [a - b for a, b in zip(each[FIRST_STEP], each[IMPORTS], strict=True)]
@@ -73,11 +74,11 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
     return {"machine": here, "repeats": repeats, "workloads": [workload]}
 
 
-def first_step(runs: Path, env: dict[str, str]) -> float:
+def first_step(runs: Path, env: dict[str, str], overrides: list[str]) -> float:
     """Seconds from the start of `gptlab train` to its first logged step; the run is then killed."""
     with tempfile.TemporaryDirectory(dir=runs.parent) as run:
         metrics = Path(run) / "run/metrics.csv"
-        command = [*GPTLAB, "train", f"run_dir={metrics.parent}", "logger.every_n_steps=1"]
+        command = [*GPTLAB, "train", f"run_dir={metrics.parent}", "logger.every_n_steps=1", *overrides]
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), **env}
         start = time.perf_counter()
         process = subprocess.Popen(command, env=environment, cwd=run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gptlab.tasks import cross_entropy
+from tests.conftest import tiny_overrides
 
-pytestmark = pytest.mark.usefixtures("with_extras")  # the peers
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -99,8 +99,8 @@ def test_a_gpu_that_is_not_there_is_refused(side_by_side: Any) -> None:
 
 
 @pytest.mark.slow
-def test_startup_runs(tmp_path: Path) -> None:
-    bench("startup.py", "--repeats", "1", "--out", str(tmp_path / "found.json"))
+def test_startup_runs(texts: str, tmp_path: Path) -> None:
+    bench("startup.py", "--repeats", "1", "--out", str(tmp_path / "found.json"), *tiny_overrides(texts))
     found = json.loads((tmp_path / "found.json").read_text())
     (work,) = found["workloads"]
     seconds = {name: each["seconds"]["median"] for name, each in work["candidates"].items()}
@@ -137,10 +137,12 @@ def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("with_extras")  # the peers
 def test_what_runs_on_a_gpu_runs_on_a_cpu_with_a_small_model(tmp_path: Path) -> None:
     model = ["n_layer=1", "n_head=2", "n_embd=32", "block_size=16", "n_vocab=250", "padded=256"]
     length = ["--batch", "2", "--steps", "2", "--warmup", "1"]
     more = {"DEVICE": "cpu", "REPEATS": "1", "RESULTS": str(tmp_path), "DECODE": "--n-layer 1 --new 4 --batch 2"}
+    more["ATTENTION"] = "--shapes 1"
     command = [FOLDER / "gpu.sh", "--shape", *model, *length, "--candidates", "gptlab_bf16", "bare_bf16"]
     done = subprocess.run(command, env=os.environ | more, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -153,7 +155,13 @@ def test_what_runs_on_a_gpu_runs_on_a_cpu_with_a_small_model(tmp_path: Path) -> 
     assert ours["first_loss"] == pytest.approx(bare["first_loss"], abs=1e-5) == pytest.approx(math.log(256), abs=0.1)
     assert [(each["precision"], each["batch"]) for each in decoded["workloads"]] == [("float32", 2), ("bfloat16", 2)]
     assert all(each["candidates"]["gptlab"]["tokens_per_second"]["median"] > 0 for each in decoded["workloads"])
-    assert len(attended["workloads"]) == 2
+    training, generation = (work["rows"] for work in attended["workloads"])
+    for rows, ways in (
+        (training, {"fused_ms", "products_ms", "compiled_ms"}),
+        (generation, {"fused_ms", "products_ms"}),
+    ):
+        assert [row["precision"] for row in rows] == ["float32", "bfloat16"]
+        assert all(ways == set(row) - {"shape", "precision"} and row["fused_ms"] > 0 for row in rows)
 
 
 @pytest.mark.slow
@@ -171,21 +179,44 @@ def test_train_runs_and_the_losses_of_two_loops_agree(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_efficiency_runs(real_data: Path, tmp_path: Path) -> None:
-    lengths = "--steps", "6", "--short", "3", "--seeds", "2"
-    bench(
-        "efficiency.py",
-        "--text",
-        str(real_data / "tinyshakespeare.txt"),
-        *lengths,
-        "--out",
-        str(tmp_path / "found.json"),
-    )
+    (tmp_path / "plays.txt").write_text((real_data / "tinyshakespeare.txt").read_text()[:20_000])
+    lengths = "--steps", "6", "--short", "3", "--seeds", "1"
+    bench("efficiency.py", "--text", str(tmp_path / "plays.txt"), *lengths, "--out", str(tmp_path / "found.json"))
     (work,) = json.loads((tmp_path / "found.json").read_text())["workloads"]
     gpt2, modern, short = (work["candidates"][name] for name in ("gpt2", "modern", "modern, short"))
     assert (gpt2["steps"], modern["steps"], short["steps"], gpt2["of_gpt2"]) == (6, 6, 3, 1.0)
-    losses = [run["val_loss"] for run in modern["runs"]]
-    assert modern["val_loss"] == pytest.approx(sum(losses) / 2) and losses[0] != losses[1]
-    assert modern["standard_error"] == pytest.approx(abs(losses[0] - losses[1]) / 2)
+    assert len({row["val_loss"] for row in (gpt2, modern, short)}) == 3 and modern["standard_error"] is None
+
+
+def test_losses_of_recipes_are_summed_up_over_seeds(side_by_side: Any) -> None:
+    import efficiency  # type: ignore[import-not-found]
+
+    losses, seconds = [1.87, 1.90, 1.88, 1.95], [3.0, 1.0, 8.0, 2.0]
+    runs = [{"val_loss": loss, "seconds": time, "steps": 9} for loss, time in zip(losses, seconds, strict=True)]
+    found = efficiency.summary(runs, [{"seconds": time} for time in (2.0, 2.0, 2.0, 2.0)])
+    assert (found["steps"], found["reached"], found["seconds"], found["of_gpt2"]) == (9, 2, 2.5, 1.25)
+    assert found["val_loss"] == pytest.approx(1.9)
+    squares = sum((loss - 1.9) ** 2 for loss in losses)
+    assert found["standard_error"] == pytest.approx(math.sqrt(squares / 3 / 4))
+
+
+def test_each_round_of_a_recipe_has_a_seed_of_its_own(
+    side_by_side: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import efficiency
+
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(efficiency.Bench, "gptlab", lambda self, *given: asked.append(given) or {})
+    bench = efficiency.Bench(tmp_path, SimpleNamespace(nanogpt=None, text=None, steps=9, short=4))
+    asked.clear()  # what prepares the text
+    for name in ("gpt2", "modern", "modern, short", "modern"):
+        bench.measure(name)
+    assert asked == [
+        ("shakespeare_char", "gpt2-1", "seed=1", "budget.steps=9"),
+        ("modern_char", "modern-1", "seed=1", "budget.steps=9"),
+        ("modern_char", "modern-short-1", "seed=1", "budget.steps=4"),
+        ("modern_char", "modern-2", "seed=2", "budget.steps=9"),
+    ]
 
 
 @pytest.mark.slow
@@ -198,6 +229,7 @@ def test_peaks_of_memory_are_within_15_percent_of_what_was_planned(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("with_extras")  # the peers
 def test_adapters_of_two_libraries_learn_alike_and_pictures_are_drawn_of_results_alone(tmp_path: Path) -> None:
     shape = ["n_layer=1", "n_head=1", "n_embd=32", "block_size=16", "vocab_size=64"]
     results, names = tmp_path / "results", ["full", "dora", "peft dora"]
