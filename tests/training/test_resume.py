@@ -22,6 +22,7 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
 from tests.conftest import ROOT, tiny_overrides
+from tests.forked import gptlab
 
 Tiny = Callable[..., TrainConfig]
 RUN = ["model.dropout=0.2", "budget.steps=12", "checkpoint.every_n_steps=3", "data.micro_batch_size=2"]
@@ -297,8 +298,7 @@ def test_from_the_command_line_and_onto_two_devices(
 ) -> None:
     for name, steps in (("whole", 8), ("run", 4)):
         train(tiny("schedule=constant", f"run_dir={tmp_path}/{name}", f"budget.steps={steps}"))
-    more = [sys.executable, str(ROOT / "train.py"), "resume=run", "budget.steps=8", "trainer.devices=2"]
-    done = subprocess.run(more, check=True, capture_output=True, text=True).stdout
+    done = gptlab("train", "resume=run", "budget.steps=8", "trainer.devices=2").stdout
     assert "going on after step 4" in done and "on 2 x cpu" in done
     assert "changed in this continuation: trainer.devices: 1 -> 2, budget.steps: 4 -> 8" in done
     first, second = weights(Path("whole")), weights(Path("run"))

@@ -32,6 +32,7 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.loss import Loss
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
+from tests.forked import gptlab
 
 Tiny = Callable[..., TrainConfig]
 
@@ -157,18 +158,8 @@ def test_loss_by_position(tiny: Tiny, tmp_path: Path, packing: str) -> None:
 
 @pytest.mark.slow
 def test_loss_by_position_is_that_of_all_ranks(tiny: Tiny, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     train(tiny(f"run_dir={tmp_path}/one"))
-    command = [
-        sys.executable,
-        "-m",
-        "gptlab.commands.main",
-        "train",
-        f"config={tmp_path / 'one'}",
-    ]
-    subprocess.run([*command, f"run_dir={tmp_path}/two", "trainer.devices=2"], check=True, timeout=300)
+    gptlab("train", f"config={tmp_path}/one", f"run_dir={tmp_path}/two", "trainer.devices=2")
     one, two = (board(tmp_path / run).Histograms("val/loss_by_position")[-1] for run in ("one", "two"))
     assert two.histogram_value.bucket == pytest.approx(one.histogram_value.bucket, rel=1e-4)
 
