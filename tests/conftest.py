@@ -60,10 +60,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 @pytest.fixture
-def some(request: pytest.FixtureRequest) -> Callable[[Sequence[Any]], list[Any]]:
-    """Choose every fourth of many like cases, from one that depends on the test's name; all with --faults=200."""
-    every = 1 if request.config.getoption("faults") >= 200 else 4
-    return lambda cases: list(cases[zlib.crc32(request.node.name.encode()) % every :: every])
+def some(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
+    """Choose every fourth of many like cases, or another share, from one that depends on the test's name on.
+
+    All of them with --faults=200.
+    """
+
+    def some(cases: Sequence[Any], every: int = 4) -> list[Any]:
+        step = 1 if request.config.getoption("faults") >= 200 else every
+        return list(cases[zlib.crc32(request.node.name.encode()) % step :: step])
+
+    return some
 
 
 @pytest.fixture(scope="session", autouse=True)
