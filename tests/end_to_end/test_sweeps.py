@@ -1,4 +1,4 @@
-"""Sweeps as a user types them: real processes, real launchers, real kills."""
+"""Sweeps as a user types them: jobs in processes, by every launcher, and kills."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import yaml
 from gptlab.config import compose
 from gptlab.training.run import train
 from tests.conftest import ROOT, start, tiny_overrides
+from tests.forked import gptlab
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -22,8 +23,7 @@ TRAIN = [sys.executable, str(ROOT / "train.py")]
 
 
 def sweep(*overrides: str, code: int = 0) -> list[dict[str, Any]]:
-    done = subprocess.run([*TRAIN, *overrides, "json=true"], capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
+    done = gptlab("train", *overrides, "json=true", code=code)
     assert "overrides" in done.stderr  # the table
     return json.loads(done.stdout)["runs"]
 
@@ -42,7 +42,6 @@ def processes_in(folder: Path) -> list[str]:
     return [line for line in found if f"{folder}/" in line and "gptlab" in line]
 
 
-@pytest.mark.usefixtures("with_extras")  # Optuna needs SciPy
 def test_a_random_search_gives_both_ranks_one_config(texts: str) -> None:
     """The wrong replica: two ranks of one job that draw different rates. And a rate that ends in NaN."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
