@@ -1,7 +1,7 @@
 """Random edits of what is right: a command line, config.yaml, summary.json, tokenizer.json and a checkpoint.
 
 Whatever they come to, the answer is the command's own: it does what it can, or says in one line why not. Each kind of
-file has 20 edits, the same ones each time; GPTLAB_FAULT_EXAMPLES=10000 makes that many, and finds what 20 do not.
+file has 20 edits, the same each time; GPTLAB_FAULT_EXAMPLES=10000 makes that many, and finds what 20 do not.
 """
 
 import io
