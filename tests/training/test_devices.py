@@ -186,6 +186,7 @@ def test_compiled(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_no_compiler(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(UserError, match=r"^compile=true: needs a C\+\+ compiler on a CPU; install g\+\+"):
         train(tiny("compile=true"))
@@ -211,6 +212,7 @@ def test_the_largest_micro_batch_that_fits(
 
 
 def test_auto_stops_before_a_cpu_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(batching, "free_memory", lambda: 100)
     monkeypatch.setattr(batching, "memory", lambda: 1000)
     assert promises([(1, 1010), (2, 1020)], 8)  # 1080 expected, 80 more than there is now
