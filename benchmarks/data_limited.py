@@ -4,10 +4,9 @@
     python benchmarks/data_limited.py final --folder DIR --found found.json --out results.json [--seeds 5]
 
 `search` never sees the held-out text: it divides the documents that are trained on again, and chooses by the second
-held-out part. It begins at one setting, changes one factor at a time, takes the best level of each, and does so again
-from there; the second round also shows what is lost where one part goes back to what the default run has. The default
-run's budget is chosen in the same way. `final` trains both on all that may be trained on and scores them, and the
-ensemble of the found runs, on the held-out text, once.
+held-out part. It changes one factor of a setting at a time (`alone`), then tries the combinations that the first search
+led to (`together`). The default run's budget is chosen in the same way. `final` trains both on all that may be trained
+on and scores them, and the ensembles of their seeds, on the held-out text, once.
 """
 
 import argparse
@@ -56,7 +55,7 @@ FACTORS: dict[str, dict[str, list[str]]] = {
         "Muon, 2e-3": ["optimizer=muon", "optimizer.lr=2e-3"],
         "Muon, 5e-3": ["optimizer=muon", "optimizer.lr=5e-3"],
     },
-    "weight decay": {each: [f"optimizer.weight_decay={each}"] for each in ("0.1", "1.0", "3.0")},
+    "weight decay": {each: [f"optimizer.weight_decay={each}"] for each in ("0.1", "1.0", "3.0", "6.0", "10.0")},
     "dropout": {each: [f"model.dropout={each}"] for each in ("0.0", "0.1", "0.2", "0.3", "0.4")},
     "epochs": {each: [f"budget.epochs={each}"] for each in ("8", "16", "32")},
     "averaging": {"none": [], "0.995": ["ema=0.995"]},
@@ -80,7 +79,22 @@ QUIET += ["trainer.enable_progress_bar=false"]
 FAST = {"cpu": [], "cuda": ["trainer=gpu", "trainer.devices=1", "trainer.precision=bf16-mixed", "compile=true"]}
 DEFAULT_FAST = {"cpu": [], "cuda": ["trainer=gpu", "trainer.devices=1", "trainer.precision=32-true", "compile=true"]}
 
-TUNED_AGAIN = ("weight decay", "dropout", "epochs")  # in later rounds; other factors only go back to their first level
+ALONE = {"weight decay": ("1.0", "3.0")}  # the levels that are tried by themselves, if not all
+# tried second: what they change of what was best alone
+BEST = {**BEGIN, "weight decay": "3.0", "dropout": "0.3", "repacking": "on"}
+TOGETHER: list[dict[str, str]] = [
+    {},
+    {"averaging": "0.995"},
+    {"layers x width": "4 x 256"},
+    {"layers x width": "6 x 512"},
+    {"optimizer": "AdamW, 1e-3"},
+    {"optimizer": "AdamW, 1e-3", "weight decay": "6.0"},
+    {"weight decay": "6.0"},
+    {"weight decay": "6.0", "dropout": "0.2"},
+    {"weight decay": "10.0", "dropout": "0.2"},
+    {"dropout": "0.1"},
+    {"dropout": "0.4"},
+]
 
 Levels = dict[str, str]
 
@@ -92,11 +106,10 @@ def main() -> None:
     parser.add_argument("--documents", type=Path, help="a JSON list; none: the bundled text of this Python")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
-    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=5, help="of final")
     parser.add_argument("--found", type=Path, help="what search wrote, for final")
     parser.add_argument("--also", nargs="*", default=[], help="overrides of all trainings")
-    parser.add_argument("--out", type=Path, required=True, help="write the results here, as JSON, after each round")
+    parser.add_argument("--out", type=Path, required=True, help="write the results here, as JSON")
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     options.device = device(options.device)
@@ -128,20 +141,24 @@ class Bench:
 
     def train(self, name: str, overrides: list[str], texts: str) -> dict[str, Any]:
         run = self.folder / texts / "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
-        train, held_out = self.texts[texts]
+        which = texts.partition("/")[0]
+        train, held_out = self.texts[which]
         data = ["data=text", f"data.files=[{train}]", f"data.val_files=[{held_out}]"]
         if not (run / "summary.json").exists():
             shutil.rmtree(run, ignore_errors=True)
             command = [sys.executable, "-m", "gptlab", "train", *data, *QUIET, *overrides, *self.also, f"run_dir={run}"]
             succeeded(fresh(command, {"OMP_NUM_THREADS": "1"} if self.jobs > 1 else None, self.folder))
-            if texts == "inner":  # gigabytes
+            if which == "inner":  # gigabytes
                 shutil.rmtree(run / "checkpoints", ignore_errors=True)
         said = json.loads((run / "summary.json").read_text())
-        return {key: said.get(key) for key in (BITS, LOSS, "steps", "tokens", "seconds")} | {"run": str(run)}
+        return {key: said.get(key) for key in (BITS, LOSS, "steps", "tokens", "seconds")} | {
+            "run": str(run.relative_to(self.folder))
+        }
 
     def together(self, runs: list[str]) -> float:
         """Return the bits per byte of several runs as one, on what they hold out."""
-        command = [sys.executable, "-m", "gptlab", "evaluate", f"run=[{','.join(runs)}]", "json=true"]
+        paths = ",".join(str(self.folder / run) for run in runs)
+        command = [sys.executable, "-m", "gptlab", "evaluate", f"run=[{paths}]", "json=true"]
         said = json.loads(succeeded(fresh(command, cwd=self.folder)).out)
         return float(said["bits_per_byte"])
 
@@ -172,57 +189,37 @@ def overrides(levels: Levels, device: str) -> list[str]:
     return [*BATCH, *FAST[device], *(each for key, level in levels.items() for each in FACTORS[key][level])]
 
 
+def settings() -> dict[str, dict[str, Levels]]:
+    """Return the levels of each training of the two stages, by its name."""
+    alone = {"begin": BEGIN}
+    for key, levels in FACTORS.items():
+        for level in ALONE.get(key, levels):
+            if level != BEGIN[key]:
+                alone[f"{key} {level}"] = {**BEGIN, key: level}
+    named = {", ".join(f"{key} {level}" for key, level in each.items()) or "best": each for each in TOGETHER}
+    return {"alone": alone, "together": {name: {**BEST, **each} for name, each in named.items()}}
+
+
 def search(bench: Bench, options: argparse.Namespace) -> None:
-    """Choose by the second held-out part; rounds of one change at a time."""
-    results: dict[str, Any] = {"machine": bench.about, "repeats": 1, "workloads": []}
-    current = dict(BEGIN)
-    asked = {f"default, {n} steps": [f"budget.steps={n}", *DEFAULT_FAST[bench.device]] for n in DEFAULT_STEPS}
-    for number in range(1, options.rounds + 1):
-        variants: dict[str, Levels] = {f"round {number}": current}
-        for key, levels in FACTORS.items():
-            for level in levels if number == 1 or key in TUNED_AGAIN else [next(iter(levels))]:
-                if level != current[key]:
-                    variants[f"round {number}, {key} {level}"] = {**current, key: level}
-        asked |= {name: overrides(levels, bench.device) for name, levels in variants.items()}
-        found = bench.train_all(asked, "inner")
-        asked = {}
-        base = found[f"round {number}"][BITS]
-        best = dict(current)
-        for key, levels in FACTORS.items():
-            scored = {level: found.get(f"round {number}, {key} {level}", {}).get(BITS) for level in levels}
-            scored = {level: bits for level, bits in scored.items() if bits is not None}
-            top = min(scored, key=lambda level: scored[level], default=None)
-            if top is not None and scored[top] < base - GAIN:
-                best[key] = top
-        results["workloads"].append({"name": f"round {number}", "begins": current, "ends": best, "runs": found})
-        write(options.out, results)
-        print(f"round {number}: {base:.4f}; {best}", flush=True)
-        current = best
-    if current != results["workloads"][-1]["begins"]:  # levels may not add up
-        name = "all that was best"
-        found = bench.train_all({name: overrides(current, bench.device)}, "inner")
-        results["workloads"].append({"name": name, "begins": current, "ends": current, "runs": found})
-    results["chosen"] = chosen(results)
+    """Choose by the second held-out part, and write what all trainings found."""
+    default = {f"{n} steps": [f"budget.steps={n}", *DEFAULT_FAST[bench.device]] for n in DEFAULT_STEPS}
+    works: list[dict[str, Any]] = [{"name": "default", "runs": bench.train_all(default, "inner/default")}]
+    for name, stage in settings().items():
+        asked = {each: overrides(levels, bench.device) for each, levels in stage.items()}
+        found = bench.train_all(asked, f"inner/{name}")
+        works.append({"name": name, "runs": {each: {"levels": stage[each], **run} for each, run in found.items()}})
+    results = {"machine": bench.about, "repeats": 1, "workloads": works, "chosen": chosen(works)}
     write(options.out, results)
     print(json.dumps(results["chosen"]))
 
 
-def chosen(results: dict[str, Any]) -> dict[str, Any]:
-    """The best levels of all runs, and the default run's best steps."""
-    tried: list[tuple[float, Levels]] = []
-    default: dict[int, float] = {}
-    for work in results["workloads"]:
-        for name, run in work["runs"].items():
-            if name.startswith("default, "):
-                default[int(name.split()[1])] = run[BITS]
-                continue
-            key, level = next(
-                ((key, name.split(f", {key} ", 1)[1]) for key in FACTORS if f", {key} " in name), (None, None)
-            )
-            tried.append((run[BITS], {**work["begins"], **({key: level} if key and level else {})}))
-    bits, levels = min(tried, key=lambda each: each[0])
-    steps = min(default, key=lambda each: default[each])
-    return {"levels": levels, BITS: bits, "default_steps": steps, f"default_{BITS}": default[steps]}
+def chosen(works: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the best levels of all trainings, and the steps of the default run with which it is best."""
+    default, *stages = works
+    steps, shortest = min(default["runs"].items(), key=lambda each: each[1][BITS])
+    best = min((run for stage in stages for run in stage["runs"].values()), key=lambda run: run[BITS])
+    short = {"default_steps": int(steps.split()[0]), f"default_{BITS}": shortest[BITS]}
+    return {"levels": best["levels"], BITS: best[BITS], **short}
 
 
 def final(bench: Bench, options: argparse.Namespace) -> None:

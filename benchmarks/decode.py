@@ -94,7 +94,7 @@ def measure(theirs: Any, ours: GPT, batch: int, new: int, repeats: int, limit: f
 
     def of_gptlab() -> dict[str, Any]:
         start = time.perf_counter()
-        at = [when - start for when, row, _ in gptlab(new) if row == 0]
+        at = [when - start for when, of, _ in gptlab(new) if of == 0]
         quarter = new // 4
         quarters = (at[-1] - at[-1 - quarter]) / (at[quarter] - at[0])
         return {"seconds": at[-1], "first": at[0], "quarters": quarters}
@@ -106,7 +106,7 @@ def measure(theirs: Any, ours: GPT, batch: int, new: int, repeats: int, limit: f
 
     if theirs is not None and first.dtype == torch.float32:  # before anything is timed
         same = max(1, new // 4)  # later two tokens may be equally likely but for rounding
-        tokens = [[token for _, row, token in gptlab(same) if row == i] for i in range(batch)]
+        tokens = [[token for _, of, token in gptlab(same) if of == i] for i in range(batch)]
         assert tokens == hf(same)[:, PROMPT:].tolist()
     one_of = {"gptlab": of_gptlab, "hf": of_hf}
     rounds, left_out = interleaved(list(one_of), repeats, lambda name: one_of[name]())

@@ -19,6 +19,7 @@ from typing import Any
 LIBRARIES = ("torch", "lightning", "hydra-core", "transformers", "peft", "accelerate", "litgpt", "tiktoken", "numpy")
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # as asked, else all cores
 
+PROGRESS = {"tokens_per_second": "tokens/s", "seconds": "s", "val_loss": "nats"}  # figures that progress shows
 DEVICES = ("auto", "cpu", "cuda")
 ASK_FOR_GPU = """
 import json, torch
@@ -95,12 +96,16 @@ def interleaved(
             if name in left_out:
                 continue
             try:
-                found[name].append(measure(name))
+                result = measure(name)
             except LeftOut as why:
                 left_out[name] = str(why)
                 print(f"  {name} is left out: {why}", file=sys.stderr, flush=True)
-            else:
-                print(f"  round {round_ + 1} of {repeats}: {name} is done", file=sys.stderr, flush=True)
+                continue
+            found[name].append(result)
+            # what a benchmark that is ended early has measured is not lost
+            known = {unit: result.get(key) for key, unit in PROGRESS.items()}
+            figures = [f", {value:,.4g} {unit}" for unit, value in known.items() if isinstance(value, int | float)]
+            print(f"  round {round_ + 1} of {repeats}: {name} is done{''.join(figures)}", file=sys.stderr, flush=True)
     return {name: each for name, each in found.items() if name not in left_out}, left_out
 
 

@@ -11,11 +11,22 @@ INSTRUCTIONS = {  # for products in bf16, by architecture
 }
 
 
-def lacking_instructions() -> tuple[str, ...]:
-    """Return the instructions for bf16 of this kind of processor, if it has none of them; else ().
+def has_instructions() -> bool | None:
+    """Return whether this processor has instructions for bf16; None if torch does not tell."""
+    told = _told()
+    known = _known(told)
+    return any(told.get(name) for name in known) if known else None
 
-    Of processors about which torch does not tell nothing is known, and () is returned.
-    """
-    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not have it
-    known = next((names for names in INSTRUCTIONS.values() if any(name in told for name in names)), ())
-    return () if any(told.get(name) for name in known) else known
+
+def lacking_instructions() -> tuple[str, ...]:
+    """Return the instructions for bf16 of this kind of processor, if it is known to have none of them; else ()."""
+    return _known(_told()) if has_instructions() is False else ()
+
+
+def _told() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not have it
+    return found
+
+
+def _known(told: Mapping[str, Any]) -> tuple[str, ...]:
+    return next((names for names in INSTRUCTIONS.values() if any(name in told for name in names)), ())

@@ -1,5 +1,6 @@
 """Define the mistakes that a user can make and fix: one line each, no traceback."""
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -49,3 +50,9 @@ def require(ok: bool, key: str, value: Any, why: str, todo: str) -> None:
     """Raise UserError unless `ok`."""
     if not ok:
         raise UserError(key, value, why, todo)
+
+
+def require_choice(key: str, value: Any, choices: Iterable[str]) -> None:
+    """Raise UserError unless the value is one of the choices, which the message lists."""
+    known = list(choices)
+    require(value in known, key, value, "no such option", f"choose one of {', '.join(known)}")

@@ -50,16 +50,21 @@ def test_losses_with_growing_batches_are_compared_by_seed(side_by_side: Any) -> 
     assert batch_size.summary(constant, constant)["interval"] is None
 
 
-def test_every_round_asks_each_candidate_once_until_it_fails(side_by_side: Any) -> None:
+def test_every_round_asks_each_candidate_once_until_it_fails(
+    side_by_side: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked: list[str] = []
 
     def measure(name: str) -> dict[str, int]:
         asked.append(name)
         if name == "b" and len(asked) > 3:
             raise side_by_side.LeftOut("broken")
-        return {"at": len(asked)}
+        return {"at": len(asked), "seconds": 1234.5 if name == "a" else None}
 
     found, left_out = side_by_side.interleaved(["a", "b", "c"], 3, measure)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "  round 1 of 3: a is done, 1,234 s" and said[2] == "  round 1 of 3: c is done"
+    found = {name: [{"at": each["at"]} for each in rounds] for name, rounds in found.items()}
     assert asked == ["a", "b", "c", "a", "b", "c", "a", "c"]
     assert left_out == {"b": "broken"}
     assert found == {"a": [{"at": 1}, {"at": 4}, {"at": 7}], "c": [{"at": 3}, {"at": 6}, {"at": 8}]}

@@ -63,6 +63,13 @@ def test_a_batch_that_grows_takes_fewer_steps_and_no_more_memory() -> None:
     assert found["memory"]["activations"] == plain["memory"]["activations"]
 
 
+def test_auto_is_the_precision_of_the_hardware() -> None:
+    auto = ["budget.steps=100", "trainer.precision=auto"]
+    assert planned(*auto) == planned("budget.steps=100", "trainer.precision=bf16-mixed")
+    slow = "hardware.bf16=1e12"  # below that of fp32
+    assert planned(*auto, slow) == planned("budget.steps=100", slow)
+
+
 def test_an_adapter_needs_no_run_to_be_planned() -> None:
     found, every = planned("adapter=lora", "adapter.rank=2"), planned()
     assert found["trained"] < found["parameters"] / 10 and found["parameters"] == every["parameters"]

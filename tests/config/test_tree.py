@@ -48,6 +48,7 @@ def test_the_groups_hold_what_they_promise() -> None:
         "spam",
         "dpo",
         "ladder",
+        "data_limited",
     }
     assert set(options("hardware")) == {"a100", "b200", "h100", "h200", "l4", "rtx4090"}
     assert set(options("adapter")) == {"lora", "dora", "last_n", "bitfit", "head"}

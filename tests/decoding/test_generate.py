@@ -227,3 +227,34 @@ def test_an_empty_prompt() -> None:
         texts(gpt(), [[1], []], Greedy(), 3)
     with pytest.raises(UserError, match=r"^prompt=: is empty; "):
         beam_search(gpt(), [], Beam(), Limits(3, T))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind["positions"]))
+def test_samples_of_one_prompt_read_it_once(kind: dict[str, object]) -> None:
+    """Each sample is what it is alone; the head is asked for what follows the prompts only."""
+    model, prompts = gpt(**kind), [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0]]
+    keys = [(7, 0, i) for i in range(4)]
+    read, asked = list[int](), list[tuple[int, ...]]()
+    model.blocks[0].register_forward_hook(lambda module, inputs, out: read.append(inputs[0].shape[:2].numel()))
+    model.lm_head.register_forward_hook(lambda module, inputs, out: asked.append(tuple(out.shape[:-1])))
+    limits = Limits(5, T)
+    together = rows_of(list(generate(model, prompts, Sample(), limits, keys)), 4)
+    assert read[0] == 2 * len(PROMPTS[0]) and set(read[1:]) == {4}  # two texts, padded to one length
+    assert asked[0] == (2,) and set(asked[1:]) == {(4, 1)}
+    for prompt, key, text in zip(prompts, keys, together, strict=True):
+        assert rows_of(list(generate(model, [prompt], Sample(), limits, [key])), 1) == [text]
+    assert len(set(map(tuple, together))) == 4
+
+
+def test_a_model_without_hidden_states_for_a_cache_is_read_as_before() -> None:
+    class Plain(GPT):
+        def hidden(self, idx: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().hidden(idx)
+
+        def forward(self, idx: torch.Tensor, documents: object = None, cache: object = None) -> torch.Tensor:
+            return self.logits(super().hidden(idx, documents, cache))  # type: ignore[arg-type]
+
+    model = gpt()
+    plain = Plain(model.config).eval()
+    plain.load_state_dict(model.state_dict())
+    assert texts(plain, PROMPTS, Greedy(), 12) == texts(model, PROMPTS, Greedy(), 12)

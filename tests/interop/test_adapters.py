@@ -56,8 +56,9 @@ def test_peft_gives_the_same_logits(family: str, adapter: str, tiny: Tiny, tmp_p
         after, ours = adapted(idx).logits, gpt(idx)
         assert (before - after).abs().max() > 0.01
         assert (after - ours).abs().max() < 1e-4
-    export(compose("export", ["run=run", "adapter=merge", f"out={tmp_path}/whole"]))
+    written = export(compose("export", ["run=run", "adapter=merge", f"out={tmp_path}/whole"]))
     whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "whole").eval()
+    assert written["parameters"] == whole.num_parameters()  # the frozen ones as well
     with torch.no_grad():
         assert (whole(idx).logits - ours).abs().max() < 1e-4
 

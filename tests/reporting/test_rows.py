@@ -1,6 +1,8 @@
 import json
 import math
 import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 
 from gptlab.checksums import write_checksums
 from gptlab.evaluation.kept_scores import kept_scores
+from gptlab.evaluation.statistics import expected_best
+from gptlab.metrics import metric
 from gptlab.reporting.interactive import page_data
-from gptlab.reporting.rows import MOST_SCORES, Report, tabulate
+from gptlab.reporting.rows import MOST_SCORES, Report, scores_of_seeds, tabulate
 from gptlab.reporting.table import heads, lines, records
 from gptlab.runs.reader import find_runs
 from tests.written_runs import MakeRun
@@ -174,3 +178,33 @@ def test_the_best_of_several_is_said_to_be_lucky(make_run: MakeRun) -> None:
     make_run("4", 2.1, seed=2, optimizer__lr=0.1)  # the best is of two seeds now
     both = math.sqrt((0.2**2 / 2 + 0.1**2 / 2) / 2)
     assert report().notes[-1].endswith(f"0.60 deviations of a seed ({0.846284 / math.sqrt(2) * both:.4f}).")
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_the_winner_s_score_is_unbiased_once_it_is_confirmed(spread: float, tmp_path: Path) -> None:
+    """Of 20 configs with one seed each, five more seeds of the best: 25 runs, a quarter of five seeds of them all.
+
+    Scores deviate by 1 between seeds, and by `spread` between configs.
+    """
+    again = tmp_path / "confirm"
+    for folder in (again / "0", tmp_path / "0"):
+        folder.mkdir(parents=True)
+        (folder / "job.json").touch()
+    (tmp_path / "sweep.json").touch()
+    score, rng = metric("val/loss"), np.random.default_rng(5)
+
+    def row(folder: Path, seed: int, value: float) -> Any:
+        run = SimpleNamespace(path=folder / "0", status="finished", config={"seed": seed})
+        return SimpleNamespace(run=run, figures={score.key: value})
+
+    worlds = 1000
+    flattery, confirmed = np.empty(worlds), np.empty(worlds)
+    for world in range(worlds):
+        truth = spread * rng.standard_normal(20)
+        scores = truth + rng.standard_normal(20)
+        best = int(scores.argmin())
+        fresh = [row(again, 2 + i, truth[best] + rng.standard_normal()) for i in range(5)]
+        counted = scores_of_seeds([row(tmp_path, 1, scores[best]), *fresh], score)
+        flattery[world], confirmed[world] = scores[best] - truth[best], np.mean(counted) - truth[best]
+    assert abs(confirmed.mean()) < 0.05  # its own error is 0.014
+    assert flattery.mean() == pytest.approx(-expected_best(20) / math.sqrt(1 + spread**2), abs=0.1)

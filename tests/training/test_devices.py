@@ -13,11 +13,12 @@ import gptlab
 from gptlab.commands.evaluate import evaluate
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.causal_lm import CausalLM
 from gptlab.training.callbacks import batch_size_finder as batching
 from gptlab.training.callbacks.batch_size_finder import promises
 from gptlab.training.loss import Loss
-from gptlab.training.precision import require_precision, slow_precision
+from gptlab.training.precision import chosen_precision, require_precision, slow_precision
 from gptlab.training.run import train
 from gptlab.training.trainer import TrainerConfig
 from tests.conftest import ROOT, tiny_overrides
@@ -181,6 +182,7 @@ def test_compiled(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_no_compiler(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(UserError, match=r"^compile=true: needs a C\+\+ compiler on a CPU; install g\+\+"):
         train(tiny("compile=true"))
@@ -206,6 +208,7 @@ def test_the_largest_micro_batch_that_fits(
 
 
 def test_auto_stops_before_a_cpu_runs_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(batching, "free_memory", lambda: 100)
     monkeypatch.setattr(batching, "memory", lambda: 1000)
     assert promises([(1, 1010), (2, 1020)], 8)  # 1080 expected, 80 more than there is now
@@ -247,6 +250,34 @@ def test_a_processor_without_bf16_is_told_of(name: str, monkeypatch: pytest.Monk
         assert (advice is not None) == (able is False), advice
         assert slow_precision(precision, torch.device("cuda")) is None
     assert slow_precision("32-true", cpu) is None
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_auto_is_what_the_processor_computes_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities, able = PROCESSORS[name]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    on_cpu = "bf16-true" if able else "32-true"
+    assert [chosen_precision("auto", each) for each in ("auto", "cpu", "mps")] == [on_cpu, on_cpu, "32-true"]
+    assert chosen_precision("16-mixed", "gpu") == "16-mixed"
+    for there, expected in {True: "bf16-mixed", False: "32-true"}.items():
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, there=there: there)
+        assert [chosen_precision("auto", each) for each in ("auto", "gpu", "cpu")] == [expected, expected, on_cpu]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_run_keeps_what_auto_was(has: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor of another kind it goes on in the precision that it began with."""
+    told = [{"avx512_bf16": has, "amx_bf16": False}]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told[0], raising=False)
+    train(tiny(f"run_dir={tmp_path}/run", "budget.steps=2", "trainer.precision=auto", "trainer.accelerator=cpu"))
+    written = RunDir(tmp_path / "run").config()["trainer"]["precision"]
+    assert written == ("bf16-true" if has else "32-true")
+    told[0] = {"avx512_bf16": not has, "amx_bf16": False}
+    resumed(tmp_path / "run", "budget.steps=3")
+    assert RunDir(tmp_path / "run").config()["trainer"]["precision"] == written
 
 
 def test_what_this_torch_tells_of_its_processor() -> None:

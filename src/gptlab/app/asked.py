@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar, Union
 
 from gptlab.data.text.conversations import whole_text
 from gptlab.decoding.decoders import Beam, Decoder
-from gptlab.errors import UserError, reason, require
+from gptlab.errors import UserError, reason, require, require_choice
 from gptlab.registry import options
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class _Decoding:
 
     def __post_init__(self) -> None:
         known = options("decoder")
-        require(self.decoder in known, "decoder", self.decoder, "no such option", f"choose one of {', '.join(known)}")
+        require_choice("decoder", self.decoder, known)
         self.built: Decoder | Beam = _built(self.decoder, known[self.decoder], self.settings)
 
 

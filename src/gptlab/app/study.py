@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.app.store import Source
 from gptlab.decoding.decoders import Beam, Decoder
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, require, require_choice
 from gptlab.files import read_object
 from gptlab.registry import options
 from gptlab.runs.run_dir import RunDir
@@ -26,7 +26,7 @@ def decoders_of(names: Sequence[str]) -> dict[str, Decoder]:
     """Return decoders by the names of their options, with their usual settings."""
     known = {name: part for name, part in options("decoder").items() if part is not Beam}
     for name in names:
-        require(name in known, "decoders", name, "no such option", f"choose one of {', '.join(known)}")
+        require_choice("decoders", name, known)
     return {name: known[name]() for name in names}
 
 

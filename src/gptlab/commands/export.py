@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptlab.errors import require
+from gptlab.errors import require, require_choice
 from gptlab.files import require_new
 from gptlab.registry import command
 
@@ -31,8 +31,7 @@ class ExportConfig:
     def __post_init__(self) -> None:
         require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR, or out=FILE with format=gguf")
         for key, choices in {"format": FORMATS, "dtype": DTYPES, "adapter": ("merge", "true")}.items():
-            value = getattr(self, key)
-            require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
+            require_choice(key, getattr(self, key), choices)
         only = self.format == "gguf" or self.dtype == "f32"
         require(only, "dtype", self.dtype, "goes with format=gguf", "leave it out")
         alone = self.adapter == "merge" or self.format == "hf"

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from gptlab.config.overrides import quoted, unquoted
-from gptlab.errors import require
+from gptlab.errors import require, require_choice
 
 CONFIG_FLAGS = {"--config-dir": "dir", "-cd": "dir", "--config-name": "name", "-cn": "name"}
 _SHOWN = ("job", "hydra", "all")
@@ -52,7 +52,7 @@ def flags_first(argv: list[str]) -> list[str]:
         if choices is None:
             require(bool(value), flag, value or "?", "needs a value", f"give {flag} NAME")
         else:
-            require(value in choices, flag, value or "?", "no such option", f"choose one of {', '.join(choices)}")
+            require_choice(flag, value or "?", choices)
         flags += [flag, value]
     return [*flags, *overrides]
 

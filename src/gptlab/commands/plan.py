@@ -42,7 +42,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     """
     from gptlab.commands.plan_tables import show
 
-    config = _resolved(config)
+    config = _with_precision(_resolved(config))
     _require_windows(config)
 
     from gptlab.commands.plan_memory import memory_of_plan
@@ -133,6 +133,14 @@ def _resolved(config: PlanConfig) -> PlanConfig:
         raise UserError("model.vocab_size", 0, f"tokenizer={name} has as many tokens as the text", "give a number")
     size = tokenizer.vocab_size if isinstance(tokenizer, BPE) else tokenizer.build(()).n_vocab
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+
+
+def _with_precision(config: PlanConfig) -> PlanConfig:
+    """Return the config with the precision that `auto` stands for on the hardware that is planned for."""
+    if config.trainer.precision != "auto":
+        return config
+    precision = "bf16-mixed" if config.hardware.bf16 > config.hardware.fp32 else "32-true"
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, precision=precision))
 
 
 def _require_windows(config: PlanConfig) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, require, require_choice
 from gptlab.files import require_file, write_atomically
 from gptlab.registry import command
 
@@ -47,7 +47,7 @@ class RateConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.study), "study", "''", "is empty", "give a file, such as outputs/ratings.db")
-        require(self.mode in MODES, "mode", self.mode, "no such option", f"choose one of {', '.join(MODES)}")
+        require_choice("mode", self.mode, MODES)
         for key, least in {"num_prompts": 1, "max_new_tokens": 1, "resamples": 100, "seed": 0}.items():
             value = getattr(self, key)
             require(value >= least, key, value, f"must be at least {least}", "leave it out")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.decoding.decoders import Beam, Decoder, TopK, TopP
 from gptlab.decoding.logits_processors import LogitsProcessors
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, require, require_choice
 from gptlab.files import write_atomically
 from gptlab.registry import command, name_of
 
@@ -58,8 +58,7 @@ class SampleConfig:
         require(not both, "prompts", self.prompts, "and prompt are given", "give one of them")
         require("" not in self.stop, "stop", self.stop, "has an empty string, which is everywhere", "drop it")
         for key, choices in {"overflow": ("crop", "refuse"), "precision": ("32-true", "bf16-true")}.items():
-            value = getattr(self, key)
-            require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
+            require_choice(key, getattr(self, key), choices)
         require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         for key in ("max_new_tokens", "num_samples"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")

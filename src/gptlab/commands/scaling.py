@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, require, require_choice
 from gptlab.files import require_new, require_writable, write_atomically
 from gptlab.registry import command
 
@@ -41,7 +41,7 @@ class ScalingConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.folders) and all(self.folders), "runs", self.runs, "is empty", "give a folder, or [DIR,DIR]")
-        require(self.size in SIZES, "size", self.size, "no such option", f"choose one of {', '.join(SIZES)}")
+        require_choice("size", self.size, SIZES)
         require(0 < self.level < 1, "level", self.level, "is not in (0, 1)", "0.8 is usual")
         require(self.resamples >= 20, "resamples", self.resamples, "is less than 20", "try 200")
         require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")

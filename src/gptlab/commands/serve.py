@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
-from gptlab.errors import Stopped, require
+from gptlab.errors import Stopped, require, require_choice
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         require(self.name != "", "name", "''", "is empty", "leave it out")
         require(self.max_batch >= 1, "max_batch", self.max_batch, "must be at least 1", "try 32")
-        precisions = ("32-true", "bf16-true")
-        known = self.precision in precisions
-        require(known, "precision", self.precision, "no such option", f"choose one of {', '.join(precisions)}")
+        require_choice("precision", self.precision, ("32-true", "bf16-true"))
         require(0 <= self.port < 65536, "port", self.port, "is no port", "give 0 to 65535")
 
 

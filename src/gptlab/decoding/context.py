@@ -1,5 +1,6 @@
 """Read the texts that a model is writing, token by token with a cache as long as they fit into the context."""
 
+import inspect
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,14 +40,14 @@ class Context:
             return read_whole(self.gpt, [text[-block_size:] for text in texts])[:, : self.limits.n_vocab].float()
         longest = max(map(len, texts))
         if longest > block_size:  # every token changes its position, so all are read again
-            logits = self._read_all([text[-block_size:] for text in texts], block_size)
+            logits, _ = read_padded(self.gpt, [text[-block_size:] for text in texts], block_size)
             self.cache = None
         elif self.cache is None or self._full() or self._outgrown(texts):
             logits = self._read_all(texts, min(block_size, longest + self.limits.max_new_tokens))
         else:
             last = torch.tensor([[text[-1]] for text in texts], device=self.device)
-            logits = self.gpt(last, cache=self.cache)
-        return logits[:, -1, : self.limits.n_vocab].float()
+            logits = self.gpt(last, cache=self.cache)[:, -1]
+        return logits[:, : self.limits.n_vocab].float()
 
     def _full(self) -> bool:
         """Tell whether the cache has no column left: that of a longer text, which has ended, counts too."""
@@ -58,9 +59,14 @@ class Context:
         return most is not None and any(len(text) == most + 1 for text in texts)
 
     def _read_all(self, texts: Sequence[Sequence[int]], size: int) -> Tensor:
-        """Read texts of unequal length into a new cache."""
-        logits, self.cache = read_padded(self.gpt, texts, size)
-        return logits
+        """Read texts of unequal length into a new cache, equal ones once."""
+        each = list(dict.fromkeys(map(tuple, texts)))
+        logits, self.cache = read_padded(self.gpt, each, size)
+        if len(each) == len(texts):
+            return logits
+        rows = torch.tensor([each.index(tuple(text)) for text in texts], device=self.device)
+        self.cache.select(rows)
+        return logits[rows]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with some of the rows, in this order."""
@@ -71,14 +77,17 @@ class Context:
 def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int) -> tuple[Tensor, Any]:
     """Read texts of unequal length, padded on the left, into a new cache of `size` columns.
 
-    Returns the logits (B, T, V), of which the last are those of what follows each text, and the cache.
+    Returns the logits (B, V) of what follows each text, and the cache.
     """
     longest, device = max(map(len, texts)), next(gpt.parameters()).device
     gaps = [longest - len(text) for text in texts]
     idx = torch.tensor([[0] * gap + list(text) for gap, text in zip(gaps, texts, strict=True)], device=device)
     padding = torch.tensor(gaps, device=device) if any(gaps) else None
     cache = gpt.new_cache(len(texts), size, padding)
-    return gpt(idx, cache=cache), cache
+    if hasattr(gpt, "logits") and hasattr(gpt, "hidden") and "cache" in inspect.signature(gpt.hidden).parameters:
+        last: Tensor = gpt.logits(gpt.hidden(idx, cache=cache)[:, -1])  # the head is a third of a small model
+        return last, cache
+    return gpt(idx, cache=cache)[:, -1], cache
 
 
 def read_whole(gpt: Model, texts: Sequence[Sequence[int]]) -> Tensor:

@@ -226,7 +226,7 @@ class _Slots:
         numbers = [each.index(tuple(text)) for text in texts]
         logits, cache = read_padded(self.gpt, each, max(map(len, each)))
         self.slots.put(cache, numbers)
-        return logits[numbers, -1]
+        return logits[numbers]
 
     def next(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Return the logits (B, V) of what follows the running texts, each of which has one token more than before."""
@@ -236,7 +236,7 @@ class _Slots:
         if again:
             whole, cache = read_padded(self.gpt, [texts[i] for i in again], len(texts[again[0]]))
             self.slots.put(cache, range(len(again)), again)
-            logits[again] = whole[:, -1]
+            logits[again] = whole
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, require, require_choice
 from gptlab.evaluation.compared import SIDES, Asked, Compared, Comparison, Sides, result_of, runs_of
 from gptlab.evaluation.documents import Costs, Units, common_documents, cost
 from gptlab.evaluation.model import require_next_tokens
@@ -48,7 +48,7 @@ def compare_runs(sides: Sides, asked: Asked) -> Comparison:
     """
     known = {each.quantity: each for each in compared()}
     by = asked.by or next(iter(known))
-    require(by in known, "metric", by, "no such option", f"choose one of {', '.join(known)}")
+    require_choice("metric", by, known)
     per_byte = known[by].per == "byte"
     which = known[by] if per_byte else LOSS
     runs = runs_of(sides)

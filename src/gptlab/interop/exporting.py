@@ -15,7 +15,7 @@ from gptlab.interop.families import FAMILIES
 from gptlab.interop.folded import fold
 from gptlab.interop.names import config_to, weights_of
 from gptlab.model.config import GPTConfig
-from gptlab.model.gpt import GPT, num_params
+from gptlab.model.gpt import GPT, num_weights
 from gptlab.model.heads import LastTokenHead, parameters_beside, trunk_of
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
@@ -61,7 +61,7 @@ def export_run(
         _write_tokenizer(work, tokenizer, definition, gpt.config.block_size, jinja, pad)
         for path in work.iterdir():
             path.chmod(0o644)
-    return {"architecture": hf["architectures"][0], "parameters": num_params(gpt)}
+    return {"architecture": hf["architectures"][0], "parameters": num_weights(gpt)}
 
 
 def loaded(run: RunDir, head: Callable[[GPT], Any], kind: type[nn.Module] = GPT) -> tuple[Any, Tokenizer]:

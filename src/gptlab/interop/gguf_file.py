@@ -13,7 +13,7 @@ from gptlab.interop.exporting import loaded
 from gptlab.interop.gguf_tokenizer import tokenizer_fields
 from gptlab.interop.names import config_to, weights_of
 from gptlab.model.config import GPTConfig
-from gptlab.model.gpt import GPT, num_params
+from gptlab.model.gpt import GPT, num_weights
 from gptlab.model.positions import slowed
 from gptlab.runs.run_dir import RunDir
 
@@ -66,7 +66,7 @@ def export_gguf(run: RunDir, out: Path, dtype: str, head: Callable[[GPT], Any] =
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    return {"architecture": kind, "parameters": num_params(gpt)}
+    return {"architecture": kind, "parameters": num_weights(gpt)}
 
 
 def architecture(config: GPTConfig, prefer: Any) -> dict[str, Any]:

@@ -200,6 +200,11 @@ def num_params(gpt: nn.Module) -> int:
     return sum(p.numel() for p in gpt.parameters() if p.requires_grad)
 
 
+def num_weights(gpt: nn.Module) -> int:
+    """Count all numbers, also those that are not trained; tied ones count once."""
+    return sum(p.numel() for p in gpt.parameters())
+
+
 def num_frozen(gpt: nn.Module) -> int:
     """Count the weights of linear layers that are not trained: they cost no gradient, 2 operations each."""
     linear = [m.weight for m in gpt.modules() if isinstance(m, nn.Linear)]

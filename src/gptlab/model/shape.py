@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gptlab.errors import require
+from gptlab.errors import require, require_choice
 
 CHOICES = {
     "positions": ("learned", "rope", "alibi", "none"),
@@ -114,8 +114,7 @@ class GPTShape:
             most = MOST_LAYERS if key == "n_layer" else MOST
             require(value is None or value <= most, key, value, f"is more than {most:,}", "give a smaller one")
         for key, choices in CHOICES.items():
-            value = getattr(self, key)
-            require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
+            require_choice(key, getattr(self, key), choices)
         heads = [h for h in range(1, min(self.n_embd, 64) + 1) if self.n_embd % h == 0]
         why, todo = f"does not divide n_embd={self.n_embd}", f"choose one of {', '.join(map(str, heads))}"
         require(self.head_size is not None or self.n_embd % self.n_head == 0, "n_head", self.n_head, why, todo)

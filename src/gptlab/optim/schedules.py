@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gptlab.batch_sizes import MOST, BatchSizes, orderly
-from gptlab.errors import require
+from gptlab.errors import require, require_choice
 from gptlab.registry import option
 
 
@@ -89,7 +89,7 @@ class WSD(Cosine):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "is not in (0, 1]", "0.2 is usual")
-        require(self.shape in ("linear", "sqrt"), "shape", self.shape, "no such option", "choose one of linear, sqrt")
+        require_choice("shape", self.shape, ("linear", "sqrt"))
 
     def __call__(self, step: int, steps: int) -> float:
         warmup, last = self.warmup(steps), steps - 1

@@ -12,7 +12,7 @@ from torch import Tensor
 from gptlab.checksums import list_files
 from gptlab.errors import UserError, require
 from gptlab.files import new_folder
-from gptlab.model.gpt import num_params
+from gptlab.model.gpt import num_weights
 from gptlab.registry import name_of
 from gptlab.runs.alike import holds_out_the_same
 from gptlab.runs.config_file import write_config
@@ -67,7 +67,7 @@ def _mean(runs: Sequence[RunDir], load: Load, shares: Sequence[float]) -> tuple[
         for name, value in model.state_dict().items()
     }
     saved = {"model": asdict(model.config), "model_option": name_of(model.config), "state_dict": weights}
-    return saved, num_params(model)
+    return saved, num_weights(model)
 
 
 def _require_same_model(run: RunDir, own: Any, other: RunDir, theirs: Any) -> None:

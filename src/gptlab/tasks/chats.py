@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from gptlab.data.config import EXAMPLES, Record
-from gptlab.errors import require
+from gptlab.errors import require, require_choice
 from gptlab.tasks.causal_lm import CausalLM, continuation
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class Chats(CausalLM):
 
     def __post_init__(self) -> None:
         for key, choices in self.choices.items():
-            value = getattr(self, key)
-            require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
+            require_choice(key, getattr(self, key), choices)
 
     @property
     def learns_from(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from gptlab.data.config import EXAMPLES, Record
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, require, require_choice
 from gptlab.registry import option
 from gptlab.tasks.base import Figures, Reading, Sums
 
@@ -40,8 +40,7 @@ class Classification:
 
     def __post_init__(self) -> None:
         for key, choices in CHOICES.items():
-            value = getattr(self, key)
-            require(value in choices, key, value, "no such option", f"choose one of {', '.join(choices)}")
+            require_choice(key, getattr(self, key), choices)
         twice = next((label for label, count in Counter(self.labels).items() if count > 1), None)
         require(twice is None, "labels", self.labels, f"has {twice!r} more than once", "name each label once")
         weights = self.class_weights

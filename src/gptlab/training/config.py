@@ -7,7 +7,7 @@ from gptlab.batch_sizes import BatchSizes
 from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import Bundled
 from gptlab.decoding.decoders import Decoder, TopK
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, require, require_choice
 from gptlab.model.adapters import Adapter
 from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
 from gptlab.model.dial import Dial
@@ -108,9 +108,8 @@ class TrainConfig:
         require(self.run_dir != "", "run_dir", "", "is empty", "leave it out, or give a directory")
         empty = "" in (self.sample_prompts or [])
         require(not empty, "sample_prompts", self.sample_prompts, "has an empty one", "drop it")
-        require(self.on_nan in ON_NAN, "on_nan", self.on_nan, "no such option", f"choose one of {', '.join(ON_NAN)}")
-        there = self.loss in ("full", "chunked")
-        require(there, "loss", self.loss, "no such option", "choose one of full, chunked")
+        require_choice("on_nan", self.on_nan, ON_NAN)
+        require_choice("loss", self.loss, ("full", "chunked"))
         require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
         require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
         self._require_source()

@@ -2,12 +2,26 @@
 
 import torch
 
-from gptlab.bf16 import lacking_instructions
+from gptlab.bf16 import has_instructions, lacking_instructions
 from gptlab.errors import require
+
 
 def compute_dtype(precision: str) -> torch.dtype | None:
     """Return the dtype to compute in, or None if Lightning's precision sets it: `bf16-true` has master weights."""
     return torch.bfloat16 if precision == "bf16-true" else None
+
+
+def chosen_precision(precision: str, accelerator: str) -> str:
+    """Return the precision that `auto` stands for on this machine: bf16 where the device computes in it, else fp32.
+
+    Others are returned as they are.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
+    return "bf16-true" if on_cpu and has_instructions() else "32-true"
 
 
 def require_precision(precision: str, device: torch.device) -> None:

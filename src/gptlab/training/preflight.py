@@ -22,7 +22,7 @@ from gptlab.training.trainer import TrainerConfig
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 PRECISIONS = (
-    *("32-true", "32", "64-true", "64", "16-mixed", "16", "bf16-mixed", "bf16", "bf16-true"),
+    *("auto", "32-true", "32", "64-true", "64", "16-mixed", "16", "bf16-mixed", "bf16", "bf16-true"),
     *("transformer-engine", "transformer-engine-float16"),
 )
 

@@ -31,6 +31,7 @@ from gptlab.training.config import BUNDLED_PROMPTS, TrainConfig
 from gptlab.training.init_from import Initial, initial
 from gptlab.training.lightning_internals import early_rank
 from gptlab.training.old import score_old
+from gptlab.training.precision import chosen_precision
 from gptlab.training.replay import with_replay
 from gptlab.training.resume import changes, checkpoint_of, require_same, require_same_place, unfinished
 from gptlab.training.waiting import waiting
@@ -84,6 +85,7 @@ def start(config: TrainConfig, console: Console) -> Start:
     """Find the run that is resumed, if any, and prepare the data. On rank 0 the resumed run is locked first."""
     if config.run_dir is None:
         config = dataclasses.replace(config, run_dir=str(default_run_dir(config.name)))
+    config = with_precision(config)
     config.callbacks.require_classes()
     config.logger.require_usable()
     auto = config.resume == "auto"
@@ -127,6 +129,13 @@ def start(config: TrainConfig, console: Console) -> Start:
             RunDir(config.path).require_new()
         return Start(config, data, first, None)
     return resumed(config, data, first, before, console)
+
+
+def with_precision(config: TrainConfig) -> TrainConfig:
+    """Return the config with the precision that `auto` stands for here, which a run then keeps."""
+    trainer = config.trainer
+    precision = chosen_precision(trainer.precision, trainer.accelerator)
+    return dataclasses.replace(config, trainer=dataclasses.replace(trainer, precision=precision))
 
 
 def sample_prompts(config: TrainConfig, data: Data) -> list[str]:

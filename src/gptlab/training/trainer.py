@@ -25,7 +25,8 @@ class TrainerConfig:
     devices: Any = "auto"  # on each machine: a number, a list, or auto: all, or as torchrun or srun says
     num_nodes: int = 1  # machines, on each of which torchrun or srun has started the run
     strategy: str = "auto"  # Lightning's, or fsdp: weights, gradients and optimizer state sharded over the devices
-    precision: str = "32-true"  # bf16-mixed | 16-mixed | bf16-true: the latter with fp32 master weights
+    # bf16-mixed | 16-mixed | bf16-true (fp32 master weights) | auto: what the device has
+    precision: str = "32-true"
     activation_checkpointing: bool = False  # the backward pass computes the blocks again: less memory, more time
     gradient_clip_val: float = 1.0  # largest global norm of gradients; 0 turns it off
     val_every_n_steps: int = 150  # steps from one validation to the next; samples are drawn then too

@@ -15,7 +15,7 @@ from gptlab.data.config import TEXT, BatchConfig, require_split
 from gptlab.data.text import bundled, download, hub
 from gptlab.data.text.readers import FORMATS, Chunk, Reading, read
 from gptlab.data.text.saved_datasets import is_saved, saved_files
-from gptlab.errors import require
+from gptlab.errors import require, require_choice
 from gptlab.registry import option
 
 PACKINGS = ("stream", "documents")
@@ -40,8 +40,7 @@ class DataConfig(BatchConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_split(self.val_fraction, self.repeat_steps, self.num_workers)
-        todo = f"choose one of {', '.join(PACKINGS)}"
-        require(self.packing in PACKINGS, "packing", self.packing, "no such option", todo)
+        require_choice("packing", self.packing, PACKINGS)
         require(self.stride is None or self.stride >= 1, "stride", self.stride, "must be at least 1", "leave it out")
         require(0 <= self.replay < 1, "replay", self.replay, "is not in [0, 1)", "0.1 is usual")
         packed = self.stride is not None and self.packing != "stream"
@@ -84,12 +83,9 @@ class Readable(TextData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = self.errors in ("strict", "replace")
-        require(known, "errors", self.errors, "no such option", "choose one of strict, replace")
+        require_choice("errors", self.errors, ("strict", "replace"))
         require(self.separator != "", "separator", "", "is empty", "leave it out")
-        formats = ("auto", "text", *FORMATS)
-        todo = f"choose one of {', '.join(formats)}"
-        require(self.format in formats, "format", self.format, "no such option", todo)
+        require_choice("format", self.format, ("auto", "text", *FORMATS))
 
     @property
     def reading(self) -> Reading:
@@ -269,8 +265,8 @@ class TokenFiles(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.train, self.val = listed(self.train), listed(self.val)
-        todo = f"choose one of {', '.join(DTYPES)}"
-        require(self.dtype is None or self.dtype in DTYPES, "dtype", self.dtype, "no such option", todo)
+        if self.dtype is not None:
+            require_choice("dtype", self.dtype, DTYPES)
         own = self.folder is not None and self.dtype is not None
         require(not own, "dtype", self.dtype, "a folder's manifest says it", "leave it out")
         both = self.folder is not None and bool(self.train or self.val)
