@@ -240,19 +240,16 @@ def test_samples_of_one_prompt_read_it_once(kind: dict[str, object]) -> None:
     limits = Limits(5, T)
     together = rows_of(list(generate(model, prompts, Sample(), limits, keys)), 4)
     assert read[0] == 2 * len(PROMPTS[0]) and set(read[1:]) == {4}  # two texts, padded to one length
-    assert asked[0] == (2,) and set(asked[1:]) == {(4, 1)}
+    assert asked[0] == (2, 1) and set(asked[1:]) == {(4, 1)}
     for prompt, key, text in zip(prompts, keys, together, strict=True):
         assert rows_of(list(generate(model, [prompt], Sample(), limits, [key])), 1) == [text]
     assert len(set(map(tuple, together))) == 4
 
 
-def test_a_model_without_hidden_states_for_a_cache_is_read_as_before() -> None:
+def test_a_model_that_gives_all_logits_is_read_as_before() -> None:
     class Plain(GPT):
-        def hidden(self, idx: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-            return super().hidden(idx)
-
-        def forward(self, idx: torch.Tensor, documents: object = None, cache: object = None) -> torch.Tensor:
-            return self.logits(super().hidden(idx, documents, cache))  # type: ignore[arg-type]
+        def forward(self, idx: torch.Tensor, documents: object = None, cache: object = None) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(idx, documents, cache)  # type: ignore[arg-type]
 
     model = gpt()
     plain = Plain(model.config).eval()

@@ -84,10 +84,8 @@ def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int) -> tuple[
     idx = torch.tensor([[0] * gap + list(text) for gap, text in zip(gaps, texts, strict=True)], device=device)
     padding = torch.tensor(gaps, device=device) if any(gaps) else None
     cache = gpt.new_cache(len(texts), size, padding)
-    if hasattr(gpt, "logits") and hasattr(gpt, "hidden") and "cache" in inspect.signature(gpt.hidden).parameters:
-        last: Tensor = gpt.logits(gpt.hidden(idx, cache=cache)[:, -1])  # the head is a third of a small model
-        return last, cache
-    return gpt(idx, cache=cache)[:, -1], cache
+    alone = {"last": True} if "last" in inspect.signature(gpt.forward).parameters else {}
+    return gpt(idx, cache=cache, **alone)[:, -1], cache
 
 
 def read_whole(gpt: Model, texts: Sequence[Sequence[int]]) -> Tensor:

@@ -14,7 +14,7 @@ may have more than they must; what is asked for and needs more is refused in one
 | of the model | who uses it | without it |
 |---|---|---|
 | `new_cache(batch, size, padding)` and `forward(idx, cache=)` | generation | the text is read again for every token |
-| `hidden(idx, cache=)` and `logits(hidden)` | generation | the logits after every token of a prompt are computed |
+| `forward(idx, cache=, last=)`: logits (B, 1, V) after the last ids | generation | all those of a prompt are computed |
 | `new_slots()`, a cache that texts join and leave (model/slots.py) | serve | the text is read again for every token |
 | `reads_again_beyond`, a number of tokens or None: a text that grows beyond is read again | the same | not done |
 | `forward(idx, documents=)` | data.mask_documents | refused |

@@ -94,8 +94,12 @@ class GPT(nn.Module):
             layers = c.n_layer / c.depth_ratio
             nn.init.normal_(layer.proj.weight, std=std / math.sqrt(2 * layers) if c.init == "gpt2" else 0.0)
 
-    def forward(self, idx: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        return self.logits(self.hidden(idx, documents, cache))
+    def forward(
+        self, idx: Tensor, documents: Tensor | None = None, cache: KVCache | None = None, last: bool = False
+    ) -> Tensor:
+        """Return the logits (B, T, V) of what follows each id, or, with `last`, of what follows the last ids alone."""
+        hidden = self.hidden(idx, documents, cache)
+        return self.logits(hidden[:, -1:] if last else hidden)
 
     def hidden(self, idx: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Return the input of the head, (B, T, C).
