@@ -96,6 +96,7 @@ ONLY_IN = {
     "wandb": {"training"},
     "mlflow": {"training"},
     "datasets": {"data"},
+    "optuna": {"sweep/search"},
     "pyarrow": {"data"},
 }
 

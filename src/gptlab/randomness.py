@@ -13,7 +13,7 @@ import numpy as np
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 # the order of the data is older than purposes: it adds no number, so that all versions give one order
-PURPOSES = {"order": (), "dropout": (1,), "draw": (2,), "repack": (3,), "tasks": (4,)}
+PURPOSES = {"order": (), "dropout": (1,), "draw": (2,), "repack": (3,), "tasks": (4,), "search": (5,)}
 
 
 def seed_sequence(seed: int, purpose: str, *position: int) -> np.random.SeedSequence:

@@ -3,7 +3,8 @@
 Every program that uses Hydra imports this file, so it imports almost nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -16,6 +17,16 @@ class LocalLauncher(Launcher):
 
     def __init__(self, jobs_per_device: int = 1) -> None:
         self.jobs_per_device = jobs_per_device
+        self.watch: Callable[[Any], bool] | None = (
+            None  # of a sweeper that prunes jobs: whether a running one should end
+        )
+
+    @property
+    def at_once(self) -> int:
+        """The number of jobs of one device each that have a place at the same time."""
+        from gptlab.distributed.devices import gpus
+
+        return self.jobs_per_device * max(1, len(gpus()))
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -25,4 +36,4 @@ class LocalLauncher(Launcher):
         from gptlab.sweep.launcher import launch
 
         each = self.jobs_per_device
-        return launch(self.hydra_context, self.config, job_overrides, initial_job_idx, each, explain)
+        return launch(self.hydra_context, self.config, job_overrides, initial_job_idx, each, explain, self.watch)

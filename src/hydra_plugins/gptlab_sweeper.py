@@ -1,4 +1,4 @@
-"""Define the sweeper `hydra/sweeper=zip`, here because Hydra takes plugins only from this package.
+"""Define the sweepers `zip` and `search`, here because Hydra takes plugins only from this package.
 
 Every program that uses Hydra imports this file, so it imports almost nothing.
 """
@@ -35,6 +35,26 @@ class ZipSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         return self._basic.sweep(arguments)
+
+
+class SearchSweeper(Sweeper):
+    """A sweeper that draws values by Optuna 5: gptlab.sweep.search, whose SearchConfig has the fields."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra.core.plugins import Plugins
+
+        self._context, self._config = hydra_context, config
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from gptlab.sweep.search import search
+
+        search(self.fields, self._context, self._config, self._launcher, arguments)
 
 
 def in_step(overrides: Sequence[Override], product: Sequence[str]) -> list[list[str]]:

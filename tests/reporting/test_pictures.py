@@ -125,3 +125,12 @@ def test_time_in_a_unit_that_can_be_read(longest: float, unit: str) -> None:
 def test_the_same_runs_give_the_same_bytes(make_run: MakeRun, tmp_path: Path) -> None:
     found = report(make_run)
     assert pictures.swept(found) == pictures.swept(found)
+
+
+def test_pruned_trials_are_crosses(make_run: MakeRun, figures: list[Any]) -> None:
+    pytest.importorskip("matplotlib")
+    for i in range(5):
+        make_run(f"{i}", 2.0 + i, "pruned" if i > 2 else "finished", optimizer__lr=0.1 * (i + 1), name="x")
+    assert pictures.swept(tabulate(find_runs(["runs"])))
+    (crosses,) = [line for line in figures[-1].axes[0].lines if line.get_label() == "pruned"]
+    assert crosses.get_marker() == "x" and list(crosses.get_xydata().ravel()) == pytest.approx([0.4, 5.0, 0.5, 6.0])

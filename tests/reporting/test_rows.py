@@ -180,6 +180,33 @@ def test_the_best_of_several_is_said_to_be_lucky(make_run: MakeRun) -> None:
     assert report().notes[-1].endswith(f"0.60 deviations of a seed ({0.846284 / math.sqrt(2) * both:.4f}).")
 
 
+def test_importance_in_a_search(make_run: MakeRun) -> None:
+    """The rate decides who finishes and how well; pruned trials count behind the finished ones, the seed not at all."""
+    for i in range(12):
+        far = i % 6  # from the best rate
+        folder = make_run(
+            f"s/{i}-x",
+            2.0 + 0.1 * far - (1.0 if far > 3 else 0.0),  # early losses of what was pruned late in the order
+            "pruned" if far > 3 else "finished",
+            summary={"steps": 10 - far},
+            optimizer__lr=10.0 ** (far - 3),
+            model__dropout=[0.0, 0.1][i // 6],
+            seed=i,
+        )
+        overrides = [f"optimizer.lr={10.0 ** (far - 3)}", f"model.dropout={[0.0, 0.1][i // 6]}"]
+        (folder / "job.json").write_text(json.dumps({"job": i, "overrides": overrides}))
+    assert report().importance == {}  # a sweep that was no search
+    (folder.parent / "optimization_results.yaml").write_text("name: search")
+    found = report()
+    ((where, shares),) = found.importance.items()
+    assert where == str(folder.parent) and list(shares) == ["optimizer.lr", "model.dropout"]
+    assert shares["optimizer.lr"] > 0.95 and shares["model.dropout"] == 0.0
+    assert found.notes[-1] == (
+        f"Importance in the search, 12 trials: lr {shares['optimizer.lr']:.0%}, dropout 0% "
+        "(of the variance of their ranks by val loss, each key alone)."
+    )
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.5])
 def test_the_winner_s_score_is_unbiased_once_it_is_confirmed(spread: float, tmp_path: Path) -> None:
     """Of 20 configs with one seed each, five more seeds of the best: 25 runs, a quarter of five seeds of them all.

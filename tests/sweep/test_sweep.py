@@ -108,6 +108,7 @@ def test_what_is_not_installed(option: str, extra: str) -> None:
 def test_the_exit_code_tells() -> None:
     assert exit_code([FINE, FINE]) == 0
     assert exit_code([FINE, {**FINE, "val_loss": None}]) == 1
+    assert exit_code([FINE, {**FINE, "val_loss": None, "status": "pruned"}]) == 0
     for status in ("failed", "stopped", "waiting", "running"):
         assert exit_code([FINE, {"status": status}]) == 1
     assert exit_code([{"status": "failed"}, {"status": "refused"}]) == 2

@@ -215,7 +215,7 @@ def test_a_search_for_the_highest(
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
 
-    def run_all(waiting: list[Any], machine: Any) -> None:
+    def run_all(waiting: list[Any], machine: Any, watch: Any) -> None:
         for job, _ in waiting:  # here, where the task is registered
             train(compose("train", [f"run_dir='{job.path.resolve()}'"], run=job.path))
 

@@ -55,7 +55,8 @@ def report(config: ReportConfig) -> dict[str, Any]:
         write_atomically(out / f"{name}.png", png)
     page.write(out / "report.html", found, drawn)
     console.print(f"the page is {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
-    return {"runs": table.records(found), "notes": found.notes, "out": str(out)}
+    more = {"importance": found.importance} if found.importance else {}
+    return {"runs": table.records(found), "notes": found.notes, **more, "out": str(out)}
 
 
 def _beside(names: list[str]) -> Path:

@@ -191,6 +191,11 @@ def start_launcher(config: DictConfig) -> None:
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
 
 
+def compose_job(context: HydraContext, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Return the config of a job of a sweep."""
+    return context.config_loader.load_sweep_config(config, list(overrides))
+
+
 def prepare_job(
     context: HydraContext,
     config: DictConfig,
@@ -203,7 +208,7 @@ def prepare_job(
     Returns Hydra's record with what `prepare` returned or raised: one refused job does not end the others, since Hydra
     raises only when the value is asked for.
     """
-    cfg = context.config_loader.load_sweep_config(config, list(overrides))
+    cfg = compose_job(context, config, overrides)
     with open_dict(cfg):
         cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
     record = run_job(

@@ -108,11 +108,12 @@ def best_so_far(report: Report) -> bytes | None:
 def swept(report: Report) -> bytes | None:
     """Draw the final score against each variable but the seed; lines join runs that differ in this variable alone.
 
-    A variable is what varies within a sweep or an experiment; only the runs of those in which it does are drawn.
+    A variable is what varies within a sweep or an experiment; only the runs of those in which it does are drawn. Trials
+    that a search has pruned are crosses, at their last score.
     """
     keys = [key for key in report.varied if key != "seed"][:MOST_PANELS]
-    rows = [row for row in _scored(report) if row.run.status == "finished"]
-    if not keys or not rows:
+    rows = [row for row in _scored(report) if row.run.status in ("finished", "pruned")]
+    if not keys or all(row.run.status == "pruned" for row in rows):
         return None
     across = min(len(keys), 3)
     down = -(-len(keys) // across)
@@ -133,7 +134,8 @@ def _sweep_panel(panel: Any, report: Report, every: Sequence[Row], key: str) -> 
     if numeric:
         place = {shown(v): float(v) for v in sorted(numbers)}
     series: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
+    pruned = [row for row in rows if row.run.status == "pruned"]
+    for row in (row for row in rows if row.run.status == "finished"):
         told = report.label_without(row, key)
         series.setdefault(told, {}).setdefault(shown(row.asked[key]), []).append(_score(report, row))
     few = 1 < len(series) <= len(COLOURS) and max(map(len, series)) < 45
@@ -145,6 +147,9 @@ def _sweep_panel(panel: Any, report: Report, every: Sequence[Row], key: str) -> 
         line = "-" if len(at) > 1 else "none"
         xs = [place[value] for value in at]
         panel.errorbar(xs, means, errors, ls=line, marker="o", ms=5, capsize=3, lw=1.3, color=colour, label=told)
+    if pruned:
+        xs, scores = [place[shown(row.asked[key])] for row in pruned], [_score(report, row) for row in pruned]
+        panel.plot(xs, scores, "x", ms=5, color="0.55", label="pruned")
     if numeric:
         xs = sorted(set(place.values()))
         if xs[0] > 0 and xs[-1] / xs[0] >= 8:

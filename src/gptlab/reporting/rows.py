@@ -10,9 +10,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gptlab.errors import UserError
+from gptlab.evaluation.importance import importance
 from gptlab.evaluation.kept_scores import kept_scores
 from gptlab.evaluation.statistics import expected_best, pooled_deviation
 from gptlab.metrics import Metric, metric
@@ -21,7 +23,7 @@ from gptlab.reporting.figures import Figure, figures_of, of_tasks
 from gptlab.reporting.names import Name, names_of, short, shown, tell_apart, varied_keys
 from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.differences import differences, same_but_seed
-from gptlab.runs.origin import confirms
+from gptlab.runs.origin import confirms, search_of
 from gptlab.runs.reader import SILENT, RunRecord
 from gptlab.tasks.base import Task, target_of
 from gptlab.tasks.causal_lm import CausalLM
@@ -62,6 +64,9 @@ class Report:
     score: Metric
     target: str  # what a loss is per: token, or as the runs' tasks say
     notes: list[str]
+    importance: dict[str, dict[str, float]] = dataclasses.field(
+        default_factory=dict
+    )  # of keys, by a search's directory
 
     def groups(self) -> list[list[Row]]:
         """Return the rows by group, best first."""
@@ -127,7 +132,36 @@ def tabulate(runs: Sequence[RunRecord]) -> Report:
     notes += _flattery(groups, score)
     rows = [row for group in groups for row in group]
     varied = [key for key in varied if key in differing]
-    return Report(rows, short(list(differing)), varied, figures, score, target, notes)
+    report = Report(rows, short(list(differing)), varied, figures, score, target, notes)
+    _weigh(report)
+    return report
+
+
+def _weigh(report: Report) -> None:
+    """Add what each key of a search matters for its trials, and a note of it.
+
+    Trials that have finished come first, by their scores; those that were pruned come by how far they got, then by
+    their last scores, as the pruner had them; those with no finite score come last.
+    """
+    searches: dict[str, list[Row]] = {}
+    for row in report.rows:
+        if row.run.status in ("finished", "pruned") and (where := search_of(row.run)) is not None:
+            searches.setdefault(str(where), []).append(row)
+
+    def outcome(row: Row) -> tuple[bool, bool, float, float]:
+        score, pruned = finite(row.figures[report.score.key]), row.run.status == "pruned"
+        if score is None:
+            return True, pruned, 0.0, 0.0
+        return False, pruned, -float(row.figures["steps"] or 0) if pruned else 0.0, report.score.sign * score
+
+    for folder, trials in searches.items():
+        values = {key: [row.asked[key] for row in trials] for key in report.varied if key != "seed"}
+        if found := importance(values, list(map(outcome, trials))):
+            report.importance[folder] = found
+            shares = ", ".join(f"{report.keys[key]} {share:.0%}" for key, share in found.items())
+            named = f"the search {Path(folder).name}" if len(searches) > 1 else "the search"
+            what = f"of the variance of their ranks by {report.score.head}, each key alone"
+            report.notes.append(f"Importance in {named}, {len(trials)} trials: {shares} ({what}).")
 
 
 def scores_of_seeds(rows: Sequence[Row], score: Metric) -> list[float]:

@@ -10,6 +10,7 @@ from gptlab.files import read_json
 from gptlab.runs.reader import RunRecord, natural
 
 CONFIRMED = "confirm"  # the folder, in that of a sweep, where its best config is run again
+SEARCHED = "optimization_results.yaml"  # a file in the folder of a sweep that searched for the best values
 MOST_JOBS = 10_000  # of a sweep that are read
 MOST_BYTES = 1 << 20  # of a job.json
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{9,11})\..*")
@@ -25,6 +26,12 @@ def confirms(run: RunRecord) -> bool:
     """Tell whether a run repeats the best config of a sweep with a fresh seed."""
     folder = run.path.parent  # its name first: a report asks this of thousands of runs
     return folder.name == CONFIRMED and sweep_of(run) is not None and (folder.parent / "sweep.json").is_file()
+
+
+def search_of(run: RunRecord) -> Path | None:
+    """Return the directory of the search that a run is a trial of; None for other runs."""
+    folder = sweep_of(run)
+    return folder if folder is not None and (folder / SEARCHED).is_file() else None
 
 
 def swept(runs: Sequence[RunRecord]) -> list[dict[str, str]]:

@@ -30,7 +30,7 @@ def run_one(hydra_config: HydraConf, cfg: DictConfig, train: Callable[..., Any],
             config = replace(config, trainer=replace(config.trainer, devices=task.devices(config)))
         if first:
             job.prepare(config)
-        if job.finished:
+        if job.settled:
             pass
         elif task:
             task.join()

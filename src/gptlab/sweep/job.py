@@ -25,6 +25,7 @@ from gptlab.runs.config_file import read_config, record, write_config
 MOST_BYTES = 1 << 20  # of a file of notes
 LAST_WORDS = 1 << 16  # bytes at the end of a log that are looked at
 MEND = "take it from another copy of the sweep, or remove the folder of this job"
+SETTLED = ("finished", "pruned")  # statuses of jobs that have ended as they should
 GRACE = 30  # seconds that a stopped job has to save what it learned
 LIFELINE = "GPTLAB_LIFELINE"  # in the environment of a job whose standard input closes when the sweep is gone
 
@@ -55,12 +56,18 @@ class Job:
         self.path, self.num = path, num
         self.overrides = [o for o in overrides if not o.startswith("json=")]  # json= is not a setting of the run
         self.stopped = False  # by this launcher
+        self.pruned = False  # stopped because a search has no use for it any more
         self.trunk: Job | None = None  # the job whose first steps it shares
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def finished(self) -> bool:
         return self.result()["status"] == "finished"
+
+    @property
+    def settled(self) -> bool:
+        """True if a sweep has nothing more to do with it."""
+        return self.result()["status"] in SETTLED
 
     @property
     def checkpoint(self) -> Path | None:
@@ -128,6 +135,11 @@ class Job:
         self.stopped = True
         self._process.send_signal(signal.SIGINT)  # rank 0 ends the others
 
+    def prune(self) -> None:
+        """Stop the job, which counts as ended then."""
+        self.pruned = True
+        self.stop()
+
     def kill(self) -> None:
         """End every process of the job."""
         assert self._process is not None and self._process.stdin is not None
@@ -139,8 +151,8 @@ class Job:
     def ended(self, code: int) -> None:
         """Record the job's outcome; the record that a killed process could not write is written for it."""
         summary = self._read("summary.json")
-        if summary.get("status") == "running":
-            summary["status"] = "stopped" if self.stopped else "failed"
+        if summary.get("status") == "running" or (self.pruned and summary.get("status") == "stopped"):
+            summary["status"] = "pruned" if self.pruned else "stopped" if self.stopped else "failed"
             write_atomically(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
         if code == 0 or self.stopped:
             self._note()
@@ -152,7 +164,7 @@ class Job:
     def result(self) -> dict[str, Any]:
         """Return the job's summary, overrides and search metric.
 
-        `status` is a run's, `waiting` or `refused`; `error` has the reason.
+        `status` is a run's, `pruned`, `waiting` or `refused`; `error` has the reason.
         """
         noted, summary = self._read("job.json"), self._read("summary.json")
         error = noted.get("refused") or noted.get("error")

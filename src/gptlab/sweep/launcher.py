@@ -20,6 +20,7 @@ from gptlab.sweep.job import GRACE, Devices, Job, RunConfig, score_text
 from gptlab.sweep.live import Board
 
 Explain = Callable[[Exception, list[str]], str]  # formats a mistake in one line
+Watch = Callable[[Job], bool]  # whether a running job should be pruned
 
 
 def launch(
@@ -29,6 +30,7 @@ def launch(
     first: int,
     per_device: int,
     explain: Explain,
+    watch: Watch | None = None,
 ) -> list[JobReturn]:
     """Run the jobs of these overrides, numbered from `first`; each returns its search metric."""
     require(per_device >= 1, "hydra.launcher.jobs_per_device", per_device, "must be at least 1", "try 1 or 2")
@@ -43,11 +45,11 @@ def launch(
             _say(f"job {job.num} is refused: {job.result()['error']}")
         elif wanted is None:
             continue  # the command says so at the end
-        elif job.finished:
-            _say(f"job {job.num} has finished before")
+        elif job.settled:
+            _say(f"job {job.num} has {'finished' if job.finished else 'been pruned'} before")
         else:
             waiting.append((job, wanted.trainer))
-    run_all(waiting, machine)
+    run_all(waiting, machine, watch)
     for ret, job, _ in prepared:
         complete_job(ret, job.search_value())
     return [ret for ret, _, _ in prepared]
@@ -117,19 +119,24 @@ def threads(processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(min(share, int(os.environ.get("OMP_NUM_THREADS", share))))}
 
 
-def run_all(waiting: list[tuple[Job, Devices]], machine: Machine) -> None:
-    """Run the jobs in order, as many at once as there are places; Ctrl-C ends them all."""
+def run_all(waiting: list[tuple[Job, Devices]], machine: Machine, watch: Watch | None = None) -> None:
+    """Run the jobs in order, as many at once as there are places; Ctrl-C ends them all.
+
+    Those of which `watch` returns True are pruned.
+    """
     running: list[Job] = []
     board = Board([job for job, _ in waiting], Console())
     try:
         with board.shown():
-            _run_all(waiting, machine, running, board)
+            _run_all(waiting, machine, running, board, watch)
     except BaseException:
         end_all(running)
         raise
 
 
-def _run_all(waiting: list[tuple[Job, Devices]], machine: Machine, running: list[Job], board: Board) -> None:
+def _run_all(
+    waiting: list[tuple[Job, Devices]], machine: Machine, running: list[Job], board: Board, watch: Watch | None
+) -> None:
     """Run the jobs in order, branches behind their trunks; `running` has those whose processes are there."""
     while waiting or running:
         while (ready := following(waiting, running)) and (env := machine.take(*ready)) is not None:
@@ -142,6 +149,9 @@ def _run_all(waiting: list[tuple[Job, Devices]], machine: Machine, running: list
             board.start(job)
         time.sleep(0.1)
         board.update()
+        for job in running:
+            if watch is not None and not job.pruned and watch(job):
+                job.prune()
         for job in [job for job in running if not job.running()]:
             running.remove(job)
             machine.give_back(job)

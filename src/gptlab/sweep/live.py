@@ -192,7 +192,18 @@ class Board:
 
 
 def last_values(path: Path, names: Sequence[str]) -> tuple[int, dict[str, float]]:
-    """Return the last step in a metrics.csv, and the last value of some metrics in its last rows.
+    """Return the last step in a metrics.csv, and the last value of some metrics in its last rows."""
+    step, found = 0, dict[str, float]()
+    for at, row in tail_of(path):
+        step = max(step, at)
+        for name in names:
+            with contextlib.suppress(ValueError, TypeError):
+                found[name] = float(row.get(name) or "")
+    return step, found
+
+
+def tail_of(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the last rows of a metrics.csv, each with its step.
 
     A job writes the file meanwhile: a line without an end is left out, and a file that is no such table has nothing.
     """
@@ -203,16 +214,13 @@ def last_values(path: Path, names: Sequence[str]) -> tuple[int, dict[str, float]
             file.seek(max(len(head), size - TAIL))
             lines = file.read(TAIL).decode("utf-8", "replace").split("\n")[1:-1]  # the first one may be a part of one
     except OSError:
-        return 0, {}
-    step, found = 0, dict[str, float]()
+        return []
+    found = list[tuple[int, dict[str, str]]]()
     with contextlib.suppress(csv.Error):
         for row in csv.DictReader(io.StringIO("\n".join(lines)), head.split(",")):
             if str(row.get("step") or "").isdecimal() and len(row["step"]) < 16:
-                step = max(step, int(row["step"]))
-                for name in names:
-                    with contextlib.suppress(ValueError, TypeError):
-                        found[name] = float(row.get(name) or "")
-    return step, found
+                found.append((int(row["step"]), row))
+    return found
 
 
 def _steps(progress: Progress) -> str:

@@ -19,14 +19,18 @@ from gptlab.errors import UserError, require
 from gptlab.files import require_writable
 from gptlab.metrics import metric
 from gptlab.runs.config_file import fixed_budget, read_config
+from gptlab.runs.origin import SEARCHED
 from gptlab.runs.run_dir import unused
 from gptlab.sweep import stored
 from gptlab.sweep.confirm import confirm
-from gptlab.sweep.job import jobs_in, score_of, score_text
+from gptlab.sweep.job import SETTLED, jobs_in, score_of, score_text
 from gptlab.sweep.watch import watched
 
 # what a sweep and Hydra's sweepers write besides the directories of its jobs, and what is in that of a refused job
-FILES = ("sweep.json", "multirun.yaml", "optimization_results.yaml", ".lock", "job.json", "job.log", "config.yaml")
+FILES = (
+    *("sweep.json", "multirun.yaml", SEARCHED, "study.db", ".lock"),
+    *("job.json", "job.log", "config.yaml"),
+)
 
 
 class Sweep:
@@ -115,7 +119,7 @@ class Sweep:
         None where none are asked for, or a job has not finished.
         """
         number = _last(self.argv, "confirm") or "0"
-        if not number.isdecimal() or number == "0" or any(each["status"] != "finished" for each in self.results()):
+        if not number.isdecimal() or number == "0" or any(each["status"] not in SETTLED for each in self.results()):
             return None
         launcher = [arg for arg in self._asked if re.match(r"hydra[/.]launcher\b", arg)]
         return confirm(self.path, int(number), launcher)
@@ -133,7 +137,7 @@ class Sweep:
         console = Console()
         console.print(table)
         console.print(f"held fixed: {self.budget()}", highlight=False)
-        if any(result["status"] != "finished" for result in results):
+        if any(result["status"] not in SETTLED for result in results):
             line = f"to run what is missing: gptlab train resume_sweep={self.path}"
             console.print(line, highlight=False, soft_wrap=True)
 
@@ -152,7 +156,11 @@ def exit_code(results: list[dict[str, Any]]) -> int:
     """Return 2 if a job was refused, 1 if one has not ended well (also with a score that is not finite), else 0."""
     if any(result["status"] == "refused" for result in results):
         return 2
-    return int(any(result["status"] != "finished" or score_of(result) is None for result in results))
+    return int(any(result["status"] != "pruned" and _ended_badly(result) for result in results))
+
+
+def _ended_badly(result: dict[str, Any]) -> bool:
+    return result["status"] != "finished" or score_of(result) is None
 
 
 def _figures(result: dict[str, Any]) -> tuple[str, str, str]:
