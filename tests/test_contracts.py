@@ -676,6 +676,8 @@ class Ours(Launcher):
         hydra_internals.start_launcher(self.config)
         records = []
         for i, overrides in enumerate(job_overrides):
+            composed = hydra_internals.compose_job(self.context, self.config, overrides)
+            assert [f"part.n={composed.part.n}"] == overrides, "no job begins by this"
             record, value, error = hydra_internals.prepare_job(self.context, self.config, overrides, i, prepare)
             print(i, value, repr(error), flush=True)
             hydra_internals.complete_job(record, float(i))

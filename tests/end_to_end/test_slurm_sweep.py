@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import tiny_overrides
-from tests.end_to_end.test_sweeps import TRAIN, sweep
+from tests.end_to_end.test_sweeps import TRAIN, sweep_by_submitit
 from tests.slurm import Slurm
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -40,7 +40,7 @@ def test_the_ranks_of_a_job_on_two_nodes(slurm: Slurm, texts: str, monkeypatch: 
     ask = ["model=of_slurm", *(each for each in tiny_overrides(texts) if not each.startswith("model."))]
     ask.append("+callbacks.others.quiet._target_=of_slurm.quiet.Quiet")
     cluster = ["hydra/launcher=submitit_slurm", "hydra.launcher.nodes=2", "hydra.launcher.timeout_min=5"]
-    one, two = sweep("-m", *ask, *cluster, "trainer.num_nodes=2", "trainer.devices=1", "seed=1,2")
+    one, two = sweep_by_submitit("-m", *ask, *cluster, "trainer.num_nodes=2", "trainer.devices=1", "seed=1,2")
     done = subprocess.run([*TRAIN, *ask, "seed=2", "run_dir=alone", "json=true"], capture_output=True, check=True)
     assert two["val_loss"] == pytest.approx(json.loads(done.stdout)["val_loss"], abs=2e-6)
     assert one["val_loss"] != two["val_loss"]

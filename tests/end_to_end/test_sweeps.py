@@ -28,6 +28,14 @@ def sweep(*overrides: str, code: int = 0) -> list[dict[str, Any]]:
     return json.loads(done.stdout)["runs"]
 
 
+def sweep_by_submitit(*overrides: str, code: int = 0) -> list[dict[str, Any]]:
+    """Return the jobs of a sweep in a process of its own: what submitit pickles is found by the main script's name."""
+    done = subprocess.run([*TRAIN, *overrides, "json=true"], capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "overrides" in done.stderr  # the table
+    return json.loads(done.stdout)["runs"]
+
+
 def said(run: dict[str, Any]) -> str:
     return (Path(run["run_dir"]) / "job.log").read_text(errors="replace")
 
@@ -104,7 +112,7 @@ def test_a_sweep_goes_on_whatever_becomes_of_a_job(texts: str) -> None:
 def test_submitit_runs_ranks_as_tasks(texts: str) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     local = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.launcher.timeout_min=5"]
-    good, refused = sweep("-m", *tiny_overrides(texts), *local, "trainer.devices=2,1", code=2)
+    good, refused = sweep_by_submitit("-m", *tiny_overrides(texts), *local, "trainer.devices=2,1", code=2)
     assert good["status"] == "finished"
     assert "trainer.devices=1: on 1 node(s), but the job has 2 task(s)" in refused["error"]
     alone = train(compose("train", [*tiny_overrides(texts), "trainer.devices=1", "run_dir=alone"]))
