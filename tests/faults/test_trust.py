@@ -27,7 +27,7 @@ def rows() -> list[tuple[str, str, str, str]]:
     readers = sum(len(verbs) for verbs in damaged.READ_BY.values()) * len(damaged.DAMAGES)
     return [
         (f"SIGKILL at random: {kinds}", "20 in CI, 200 and 10 with `--faults=200`", "resumed, it equals the run that was never killed", "nothing"),
-        (f"stop or kill at every one of {len(HOOKS)} hooks and {len(FILES)} file operations", "a quarter in CI, all with `--faults=200`", "the same, in every file", "nothing"),
+        (f"stop or kill at every one of {len(HOOKS)} hooks and {len(FILES)} file operations", "each hook once and an eighth of the kills in CI, all with `--faults=200`", "the same, in every file", "nothing"),
         ("full, read-only or failing disk in mid-run", str(len(test_resume_after_disk_errors.CASES)), "checkpoints that are there are whole; resumed as above", "what came after the last checkpoint"),
         ("flipped bit in a checkpoint", str(test_bit_flips.BITS), "found by every reader", "none was read"),
         ("flipped bit in held_out/ or tokenizer/", str(test_bit_flips.BITS * len(test_bit_flips.OF_TEXT)), "found by every reader", "none was read"),
