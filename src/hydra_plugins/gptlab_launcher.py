@@ -17,9 +17,8 @@ class LocalLauncher(Launcher):
 
     def __init__(self, jobs_per_device: int = 1) -> None:
         self.jobs_per_device = jobs_per_device
-        self.watch: Callable[[Any], bool] | None = (
-            None  # of a sweeper that prunes jobs: whether a running one should end
-        )
+        # set by a sweeper that prunes jobs: whether a running one should end
+        self.watch: Callable[[Any], bool] | None = None
 
     @property
     def at_once(self) -> int:

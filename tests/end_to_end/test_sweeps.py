@@ -23,15 +23,17 @@ TRAIN = [sys.executable, str(ROOT / "train.py")]
 
 
 def sweep(*overrides: str, code: int = 0) -> list[dict[str, Any]]:
-    done = gptlab("train", *overrides, "json=true", code=code)
-    assert "overrides" in done.stderr  # the table
-    return json.loads(done.stdout)["runs"]
+    return runs_in(gptlab("train", *overrides, "json=true", code=code))
 
 
 def sweep_by_submitit(*overrides: str, code: int = 0) -> list[dict[str, Any]]:
     """Return the jobs of a sweep in a process of its own: what submitit pickles is found by the main script's name."""
     done = subprocess.run([*TRAIN, *overrides, "json=true"], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == code, done.stdout + done.stderr
+    return runs_in(done)
+
+
+def runs_in(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert "overrides" in done.stderr  # the table
     return json.loads(done.stdout)["runs"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gptlab.errors import UserError
 from gptlab.model.adapters import LoRA
+from gptlab.model.gpt import num_weights
 from gptlab.planning.memory import StepMemory
 from gptlab.training.config import TrainConfig
 from gptlab.training.random_step import memory_of, model_without_memory
@@ -48,8 +49,8 @@ def memory_of_plan(
 
 def whole_for_a_time(model: Any) -> int:
     """Return the bytes that FSDP gathers: two blocks' weights and a block's gradients, and those outside of blocks."""
-    blocks = [sum(p.numel() for p in block.parameters()) for block in getattr(model, "blocks", ())]
-    rest = sum(p.numel() for p in model.parameters()) - sum(blocks)
+    blocks = [num_weights(block) for block in getattr(model, "blocks", ())]
+    rest = num_weights(model) - sum(blocks)
     return 4 * (2 * rest + 3 * max(blocks, default=0))
 
 

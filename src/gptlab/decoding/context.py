@@ -60,11 +60,11 @@ class Context:
 
     def _read_all(self, texts: Sequence[Sequence[int]], size: int) -> Tensor:
         """Read texts of unequal length into a new cache, equal ones once."""
-        each = list(dict.fromkeys(map(tuple, texts)))
+        each, numbers = distinct(texts)
         logits, self.cache = read_padded(self.gpt, each, size)
         if len(each) == len(texts):
             return logits
-        rows = torch.tensor([each.index(tuple(text)) for text in texts], device=self.device)
+        rows = torch.tensor(numbers, device=self.device)
         self.cache.select(rows)
         return logits[rows]
 
@@ -72,6 +72,13 @@ class Context:
         """Continue with some of the rows, in this order."""
         if self.cache is not None and list(rows) != list(range(self.cache.batch)):
             self.cache.select(torch.tensor(rows, device=self.device))
+
+
+def distinct(texts: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Return the texts without repeats, and for each text its place among those."""
+    places: dict[tuple[int, ...], int] = {}
+    numbers = [places.setdefault(tuple(text), len(places)) for text in texts]
+    return list(places), numbers
 
 
 def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int) -> tuple[Tensor, Any]:

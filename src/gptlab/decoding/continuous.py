@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gptlab.decoding.context import Model, read_padded, read_whole
+from gptlab.decoding.context import Model, distinct, read_padded, read_whole
 from gptlab.decoding.decoders import Decoder
 from gptlab.decoding.generate import Key, draw
 from gptlab.decoding.logits_processors import LogitsProcessors
@@ -222,8 +222,7 @@ class _Slots:
 
     def join(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Return the logits (B, V) of what follows new texts; equal ones are read once."""
-        each = list(dict.fromkeys(map(tuple, texts)))
-        numbers = [each.index(tuple(text)) for text in texts]
+        each, numbers = distinct(texts)
         logits, cache = read_padded(self.gpt, each, max(map(len, each)))
         self.slots.put(cache, numbers)
         return logits[numbers]

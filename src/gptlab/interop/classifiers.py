@@ -15,7 +15,7 @@ from gptlab.tokenizers import Tokenizer
 
 WITHOUT = ("granite",)  # families that transformers has no classifier of
 NAMED = {"gemma3_text": "Gemma3TextForSequenceClassification"}  # otherwise than by the family's own name
-TODO = "train it with task.head_bias=false"
+ADVICE = "train it with task.head_bias=false"
 
 
 def classifier_to(
@@ -54,7 +54,7 @@ def _fold(bias: Tensor, weights: dict[str, Tensor], family: Family) -> None:
     name, score = family.root + family.theirs("ln_f.bias")[0], weights["score.weight"].double()
     why = "the head of its task has a bias, which no model for sequence classification of Hugging Face has"
     if name not in weights:
-        raise UserError("run", family.model_type, why, TODO)
+        raise UserError("run", family.model_type, why, ADVICE)
     shift = torch.linalg.pinv(score) @ bias.double()
-    require(torch.allclose(score @ shift, bias.double(), atol=1e-6), "run", family.model_type, why, TODO)
+    require(torch.allclose(score @ shift, bias.double(), atol=1e-6), "run", family.model_type, why, ADVICE)
     weights[name] = (weights[name].double() + shift).to(weights[name].dtype)

@@ -10,7 +10,7 @@ from gptlab.tokenizers.letters import byte_of_letter
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # tokenizer.ggml.token_type
 ENDS = ("eos", "eot", "eom")  # the fields of ids that end a text
-TODO = "gguf files are written for byte pairs in GPT-2's words, such as those of tokenizer=bpe"
+ADVICE = "gguf files are written for byte pairs in GPT-2's words, such as those of tokenizer=bpe"
 
 
 def tokenizer_fields(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def _require_gpt2_words(definition: dict[str, Any], name: str) -> None:
     words = [before.get(key) for key in ("type", "add_prefix_space", "use_regex")] == ["ByteLevel", False, True]
     fits = model["type"] == "BPE" and not any(model.get(key) for key in plain) and words
     fits = fits and definition.get("normalizer") is None and set(byte_of_letter()) <= set(model["vocab"])
-    require(fits, "run", "its tokenizer", f"is a {name}, which llama.cpp would read in another way", TODO)
-    require(bool(model["merges"]), "run", "its tokenizer", "merges no bytes, which llama.cpp cannot read", TODO)
+    require(fits, "run", "its tokenizer", f"is a {name}, which llama.cpp would read in another way", ADVICE)
+    require(bool(model["merges"]), "run", "its tokenizer", "merges no bytes, which llama.cpp cannot read", ADVICE)
 
 
 def _templates(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from gptlab.bf16 import lacking_instructions
+from gptlab.bf16 import has_instructions
 
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose slope at 0 is the steepest
@@ -19,7 +19,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     It is done in bf16, but in fp32 on a CPU that has no instructions for bf16.
     """
     a, b, c = COEFFICIENTS
-    emulated = matrices.device.type == "cpu" and lacking_instructions()
+    emulated = matrices.device.type == "cpu" and has_instructions() is False
     x = matrices.float() if emulated else matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:

@@ -64,9 +64,8 @@ class Report:
     score: Metric
     target: str  # what a loss is per: token, or as the runs' tasks say
     notes: list[str]
-    importance: dict[str, dict[str, float]] = dataclasses.field(
-        default_factory=dict
-    )  # of keys, by a search's directory
+    # of keys, by a search's directory
+    importance: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def groups(self) -> list[list[Row]]:
         """Return the rows by group, best first."""

@@ -44,7 +44,9 @@ class Pruning:
         if self._read.get(path) == (state.st_mtime_ns, state.st_size):
             return False
         self._read[path] = state.st_mtime_ns, state.st_size
-        told = self._told.setdefault(job.num, max(self._reported(job.num), default=0))
+        if job.num not in self._told:  # once: the study reads all of its trials for it
+            self._told[job.num] = max(self.study.trials[job.num].intermediate_values, default=0)
+        told = self._told[job.num]
         new = [(step, value) for step, value in values_in(path, self.metric) if step > told]
         for step, value in new:
             self._told[job.num] = step
@@ -71,10 +73,6 @@ class Pruning:
             self.study.pruner = pruners.HyperbandPruner(first, max(first, last), self.factor)
         else:
             self.study.pruner = pruners.SuccessiveHalvingPruner(first, self.factor)
-
-    def _reported(self, number: int) -> dict[int, float]:
-        reported: dict[int, float] = self.study.trials[number].intermediate_values
-        return reported
 
 
 def values_in(path: Path, name: str) -> list[tuple[int, float]]:

@@ -17,7 +17,7 @@ from gptlab.training.start import Start
 
 State = dict[str, Any]
 OF_SCHEDULE = ("last_epoch", "_step_count", "base_lrs", "_last_lr", "lr_lambdas")
-TODO = "take another checkpoint of the run, or begin with its weights alone: init_from="
+ADVICE = "take another checkpoint of the run, or begin with its weights alone: init_from="
 
 
 def require_state(begun: Start, parts: Parts) -> None:
@@ -41,7 +41,7 @@ def require_state(begun: Start, parts: Parts) -> None:
         raise
     except Exception as error:  # whatever wrong values make of the code that reads them
         why = f"this run cannot go on from it: {_told(error)}"
-        raise UserError("resume", path, one_line(why), f"{TODO}{path}") from error
+        raise UserError("resume", path, one_line(why), f"{ADVICE}{path}") from error
 
 
 def _told(error: Exception) -> str:
