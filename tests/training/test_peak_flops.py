@@ -27,7 +27,7 @@ def test_published_peaks(name: str, flops: float, monkeypatch: pytest.MonkeyPatc
 def test_measured_where_nothing_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that advances a millisecond with every look: one product takes one."""
     now = iter(range(10_000))
-    monkeypatch.setattr(peak.time, "perf_counter", lambda: next(now) / 1000)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now) / 1000)
     monkeypatch.setattr(peak, "measured", measure)
     assert measure(torch.device("cpu"), torch.float32) == pytest.approx(2 * 1024**3 / 0.001)
     found = peak_flops(torch.device("cpu"), bf16=False)

@@ -38,14 +38,22 @@ def load_for_decoding(run: RunDir, precision: str, key: str = "run") -> tuple[An
 
     `precision` is 32-true or bf16-true. Raises UserError where the model predicts no tokens.
     """
+    gpt, tokenizer = load_language_model(run, key)
+    return laid_out(gpt, precision), tokenizer
+
+
+def laid_out(gpt: Any, precision: str, device: str | None = None) -> Any:
+    """Return a model in eval mode, on a device (None: the GPU, if there is one), laid out for fast reading.
+
+    `precision` is 32-true or bf16-true. The model itself is changed.
+    """
     import torch
 
     from gptlab.decoding.onednn import pack
     from gptlab.model.config import GPTConfig
 
-    gpt, tokenizer = load_language_model(run, key)
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
-    gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
+    gpt = gpt.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype).eval()
     if type(gpt.config) is GPTConfig:  # another model may do more with a layer than call it
         pack(gpt)
-    return gpt, tokenizer
+    return gpt

@@ -1,10 +1,11 @@
 """Find the peak FLOPs per second of a device: model FLOPs utilization (MFU) is a share of them."""
 
 import functools
-import time
 from typing import NamedTuple
 
 import torch
+
+from gptlab.planning.limits import least_seconds
 
 # dense bf16 tensor-core peaks from NVIDIA's data sheets, by a part of the device's name; the first match counts
 PUBLISHED = {
@@ -36,16 +37,10 @@ def peak_flops(device: torch.device, bf16: bool) -> PeakFlops:
     return PeakFlops(measured(device, dtype), f"measured: a {SIZE}^3 product in {'bf16' if bf16 else 'fp32'}")
 
 
-@torch.no_grad()
 def measure(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
     """Return the best of the products that fit into `seconds`, at least three."""
     a, b = (torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2))
-    best, products, end = float("inf"), 0, time.perf_counter() + seconds
-    while products < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        (a @ b)[0, 0].item()  # wait for the device
-        best, products = min(best, time.perf_counter() - start), products + 1
-    return 2 * SIZE**3 / best
+    return 2 * SIZE**3 / least_seconds(lambda: a @ b, device, seconds, least=3)
 
 
 measured = functools.cache(measure)  # measured once per process

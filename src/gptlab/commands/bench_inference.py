@@ -1,0 +1,156 @@
+"""Measure how fast a model reads prompts and decodes, and which share of the device's limits that is."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from gptlab.decoding.context import Limits
+from gptlab.decoding.speed import decode_seconds, prefill_seconds
+from gptlab.model.config import GPTConfig
+from gptlab.planning.advice import Decoding, Findings, Trial, decoding_advice
+from gptlab.planning.inference import decode_bytes, decode_flops, prefill_flops
+
+LONGEST_PROMPT, NEW, CONTEXT = 2048, 64, 256  # ids of a prompt where none is asked for; ids of a text, and before it
+
+
+@dataclass(frozen=True)
+class DeviceLimits:
+    """The most that a device does, as it was measured."""
+
+    bandwidth: float  # bytes a second
+    flops: dict[str, float]  # operations a second of products, by precision: fp32, bf16, fp16
+
+
+def prompt_lengths(asked: Sequence[int], block_size: int) -> list[int]:
+    """Return the lengths of prompts: those asked for, or an eighth, a half and all of the context."""
+    longest = min(block_size, LONGEST_PROMPT)
+    return sorted(set(asked or (max(1, longest // 8), max(1, longest // 2), longest)))
+
+
+def measure_inference(
+    load: Callable[[str], Any],
+    precision: str,
+    batches: Sequence[int],
+    prompts: Sequence[int],
+    n_vocab: int,
+    limits: DeviceLimits,
+    until: float,
+    console: Console,
+) -> Findings:
+    """Return the rows of prefill and decoding up to the time `until`, and what bf16 gives where that may be faster.
+
+    `load` returns the model for a precision, 32-true or bf16-true; time.perf_counter gives the time.
+    """
+    gpt = load(precision)
+    config, block_size = gpt.config, gpt.config.block_size
+    kind = "bf16" if precision == "bf16-true" else "fp32"
+    rates = _Rates(config if isinstance(config, GPTConfig) else None, kind, limits)
+    lengths, sizes = prompt_lengths(prompts, block_size), sorted(set(batches))
+    context = max(1, min(CONTEXT, block_size // 2))
+    texts = Limits(max(2, min(NEW, block_size - context)), block_size, n_vocab=n_vocab)
+    faster = kind == "fp32" and "bf16" in limits.flops and limits.flops["bf16"] > limits.flops["fp32"]
+    left = len(sizes) + len(lengths) + faster
+
+    def share() -> float:
+        nonlocal left
+        now, left = time.perf_counter(), left - 1
+        return now + max(0.0, until - now) / (left + 1)
+
+    def in_time(work: Callable[[float], list[float]]) -> list[float]:
+        """Return the seconds of what is timed; none where there is no time, or no memory."""
+        end = share()
+        try:
+            return work(end) if time.perf_counter() < until else []
+        except torch.OutOfMemoryError:
+            return []
+
+    decode, prefill, trials = [], [], list[Trial]()
+    of_one: list[float] = []
+    for batch in sizes:
+        console.print(f"decoding, batch {batch}", highlight=False)
+        seconds = in_time(functools.partial(decode_seconds, gpt, batch, context, texts))
+        of_one = of_one or seconds
+        decode.append({"batch": batch, **rates.decode(batch, context + texts.max_new_tokens // 2, seconds)})
+    for length in lengths:
+        console.print(f"reading prompts of {length:,} tokens", highlight=False)
+        seconds = in_time(functools.partial(prefill_seconds, gpt, length, texts))
+        prefill.append({"prompt_tokens": length, **rates.prefill(length, seconds)})
+    if faster:
+        console.print("decoding in bf16", highlight=False)
+        del gpt
+        other = load("bf16-true")
+        seconds = in_time(functools.partial(decode_seconds, other, sizes[0], context, texts))
+        trials.append(Trial.of("precision=bf16-true", of_one, seconds, "tried here with one text, in sample and serve"))
+    figures = {"precision": precision, "context": context, "decode": decode, "prefill": prefill}
+    measured = [
+        Decoding(row["batch"], row["tokens_per_second"], row["share_of_bandwidth"], row["share_of_peak"])
+        for row in decode
+        if row["tokens_per_second"] is not None
+    ]
+    return Findings(figures, trials, decoding_advice(measured, trials))
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """The speeds that seconds are, with their shares of the limits where the model's operations are known."""
+
+    config: GPTConfig | None
+    kind: str
+    limits: DeviceLimits
+
+    def decode(self, batch: int, context: int, seconds: Sequence[float]) -> dict[str, Any]:
+        """Return the figures of steps that took so many seconds each, behind `context` tokens on average."""
+        found = speeds(batch, seconds)
+        flops = moved = None
+        if self.config is not None:
+            flops = decode_flops(self.config, context)
+            moved = decode_bytes(self.config, batch, context, 4 if self.kind == "fp32" else 2)
+        rate = found["tokens_per_second"]
+        return {
+            "tokens_per_second": rate,
+            "tokens_per_second_low": found["tokens_per_second_low"],
+            "tokens_per_second_high": found["tokens_per_second_high"],
+            "milliseconds_per_token": found["milliseconds"],
+            "bytes_per_token": moved,
+            "flops_per_token": flops,
+            "share_of_bandwidth": rate and moved and rate * moved / self.limits.bandwidth,
+            "share_of_peak": rate and flops and rate * flops / self.limits.flops[self.kind],
+            "repeats": len(seconds),
+        }
+
+    def prefill(self, length: int, seconds: Sequence[float]) -> dict[str, Any]:
+        """Return the figures of prompts of `length` tokens that took so many seconds each."""
+        found = speeds(length, seconds)
+        flops = None if self.config is None else prefill_flops(self.config, length)
+        rate = found["tokens_per_second"]
+        share = rate and flops and rate / length * flops / self.limits.flops[self.kind]
+        return {**found, "flops": flops, "share_of_peak": share, "repeats": len(seconds)}
+
+
+def speeds(tokens: int, seconds: Sequence[float]) -> dict[str, float | None]:
+    """Return the median speed of what takes `tokens` each time, and those at a tenth of the times from each end."""
+    if not seconds:
+        return dict.fromkeys(
+            ("tokens_per_second", "tokens_per_second_low", "tokens_per_second_high", "milliseconds"), None
+        )
+    low, middle, high = spread(seconds)
+    return {
+        "tokens_per_second": tokens / middle,
+        "tokens_per_second_low": tokens / high,
+        "tokens_per_second_high": tokens / low,
+        "milliseconds": 1000 * middle,
+    }
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median between the values that a tenth is below, and a tenth above."""
+    ordered, tenth = sorted(values), (len(values) - 1) // 10
+    return ordered[tenth], statistics.median(ordered), ordered[-1 - tenth]

@@ -1,0 +1,126 @@
+"""Tell what to change first, by what was measured: each line has the figure that it comes from."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WAITING, OPTIMIZING, AROUND, LOGGING = 0.05, 0.2, 0.1, 0.03  # shares of a step from which they stand out
+BETTER = 1.05  # times the tokens a second from which a change that was tried is worth it
+SEVERAL = 2.0  # times the tokens a second from which it is worth decoding several texts at once
+BOUND = 0.5  # share of a limit from which it is what a step waits for
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A change, the reason for it, and how many times as many tokens a second it gives."""
+
+    change: str
+    why: str
+    gain: float
+    measured: bool  # whether it was tried; else the gain is what would follow from the shares
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A change that was tried, and how many times as many tokens a second it gave; None: there was no time for it.
+
+    It is clear if half of the steps with it were faster than nine tenths of those without.
+    """
+
+    change: str
+    gain: float | None
+    clear: bool = False
+    note: str = "tried here"
+
+    @classmethod
+    def of(cls, change: str, before: Sequence[float], after: Sequence[float], note: str = "tried here") -> "Trial":
+        """Return the trial of which these are the seconds of steps without the change and with it; none if no time."""
+        if not (before and after):
+            return cls(change, None)
+        middle = statistics.median(after)
+        slower = sum(seconds > middle for seconds in before)
+        return cls(change, statistics.median(before) / middle, slower >= 0.9 * len(before), note)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured of training or inference, the changes that were tried, and what follows."""
+
+    figures: dict[str, Any]
+    tried: list[Trial]
+    advice: list[Advice]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The speed of one batch of texts, and its shares of what the device can do, where these are known."""
+
+    batch: int
+    tokens_per_second: float
+    of_bandwidth: float | None
+    of_peak: float | None
+
+
+def training_advice(
+    parts: Mapping[str, float],
+    log: float,
+    trials: Sequence[Trial],
+    log_every: int,
+    batch_size: int,
+    workers: int | None,
+) -> list[Advice]:
+    """Return what to change in training, the largest gain first.
+
+    `parts` are the mean seconds of a step by part, `log` those of the rest that the log takes, `workers` the number of
+    processes that make batches, None where it cannot be chosen.
+    """
+    step = sum(parts.values())
+    share = {part: seconds / step for part, seconds in parts.items()}
+    found = _worth_it(trials)
+    tried = {trial.change.partition("=")[0] for trial in trials if trial.gain is not None}
+    if share["data"] > WAITING and "data.num_workers" not in tried:
+        change = "faster data" if workers is None else f"data.num_workers={max(2, 2 * workers)}"
+        found.append(Advice(change, f"{share['data']:.0%} of a step waits for data", 1 / (1 - share["data"]), False))
+    if log / step > LOGGING:
+        why = f"the log takes {log / step:.0%} of a step, on average over {log_every}"
+        found.append(Advice(f"logger.every_n_steps={10 * log_every}", why, 1 / (1 - 0.9 * log / step), False))
+    update, rest = share["optimizer"] + share["weight_average"], share["rest"] - log / step
+    same = {"the optimizer": update if update > OPTIMIZING else 0, "Lightning": rest if rest > AROUND else 0}
+    if fixed := sum(same.values()):
+        told = " and ".join(f"{name} {value:.0%}" for name, value in same.items() if value)
+        why = f"{told} of a step, however large it is (gptlab batch tells how large it may be)"
+        found.append(Advice(f"data.batch_size={2 * batch_size}", why, 1 / (1 - fixed / 2), False))
+    return sorted(found, key=lambda each: -each.gain)
+
+
+def decoding_advice(rows: Sequence[Decoding], trials: Sequence[Trial]) -> list[Advice]:
+    """Return what to change in decoding, the largest gain first; `rows` are of one model, the least batch first."""
+    found = _worth_it(trials)
+    if len(rows) > 1:
+        one, best = rows[0], max(rows, key=lambda row: row.tokens_per_second)
+        gain = best.tokens_per_second / one.tokens_per_second
+        if gain >= SEVERAL:
+            found.append(Advice(f"{best.batch} texts at once", _why_several(one), gain, True))
+    return sorted(found, key=lambda each: -each.gain)
+
+
+def _worth_it(trials: Sequence[Trial]) -> list[Advice]:
+    """Return the changes that were clearly better."""
+    return [
+        Advice(trial.change, trial.note, trial.gain, True)
+        for trial in trials
+        if trial.gain is not None and trial.gain >= BETTER and trial.clear
+    ]
+
+
+def _why_several(one: Decoding) -> str:
+    texts = "one text" if one.batch == 1 else f"{one.batch} texts"
+    if one.of_bandwidth is None or one.of_peak is None:
+        return f"measured here, beside {texts}"
+    if one.of_bandwidth >= BOUND:
+        return f"with {texts} reading the weights takes {one.of_bandwidth:.0%} of the bandwidth; all texts share it"
+    return (
+        f"with {texts} a step takes {one.of_bandwidth:.0%} of the memory's bandwidth and {one.of_peak:.1%} of the "
+        "peak; most of it is a fixed cost, which all texts share"
+    )
