@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from gptlab.commands.bench_inference import DeviceLimits
     from gptlab.planning.advice import Advice, Findings, Trial
     from gptlab.runs.run_dir import RunDir
     from gptlab.training.start import Start
@@ -64,50 +65,47 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     from gptlab.training.preflight import require_devices, require_possible
     from gptlab.training.waiting import waiting
 
-    run, trains = run_of("run", config.run) if config.run else None, config.only != "inference"
-    if trains or not run:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before this command makes any
+    trains = config.only != "inference"
+    named = {key: value for key in ("run", "init_from") if (value := getattr(config, key))}
+    source = next((run_of(key, value) for key, value in named.items()), None)
+    if trains or source is None:
         require_possible(config)
     else:
         require_devices(config.trainer)
-    reads = _reads(config, run)
-    _require_model_of_run(config, run)
+    reads = _reads(config, source)
+    if config.run and source and not config.init_from:
+        _require_model_of(source, config)
     console = Console(stderr=True)
     with waiting(console, "loading torch"):
         from gptlab.commands.bench_tables import show
         from gptlab.training.timing import passing_start
 
     with contextlib.ExitStack() as stack:
-        begun = stack.enter_context(passing_start(config, console)) if trains or not run else None
-        answer = _measured(config, run, begun, reads, trains, console)
+        begun = stack.enter_context(passing_start(config, console)) if trains or source is None else None
+        answer = _measured(config, source, begun, reads, console) | {"load": load}
     show(answer)
     return answer
 
 
-def _reads(config: BenchConfig, run: RunDir | None) -> bool:
+def _reads(config: BenchConfig, source: RunDir | None) -> bool:
     """Return whether inference is measured; refuses a task that predicts no tokens, and prompts that are too long."""
     from gptlab.tasks.saved import task_of
 
-    task = task_of(run.config()) if run else config.task
+    task = task_of(source.config()) if source and config.run else config.task
     if not task.predicts_tokens or config.only == "training":
         why, todo = f"its task, {name_of(task)}, does not predict the next token", "leave it out"
         require(config.only != "inference", "only", config.only, why, todo)
         return False
-    block_size = _block_size(run) if run else config.model.block_size
+    block_size = int(source.config()["model"]["block_size"]) if source else config.model.block_size
     for length in config.prompts:
         why = f"is longer than the context of {block_size}"
         require(length <= block_size, "prompts", length, why, f"give at most {block_size}")
     return True
 
 
-def _block_size(run: RunDir) -> int:
-    """Return the context of a run's model."""
-    return int(run.config()["model"]["block_size"])
-
-
-def _require_model_of_run(config: BenchConfig, run: RunDir | None) -> None:
+def _require_model_of(run: RunDir, config: BenchConfig) -> None:
     """Refuse another model than that of the run that is named, whose weights are read."""
-    if run is None or config.init_from:  # whose model is taken, whatever the config says
-        return
     own = run.config().get("model", {})
     for key, value in vars(config.model).items():
         why, todo = f"is {own.get(key)} in {config.run}", "leave it out, or measure a new model without run="
@@ -115,14 +113,13 @@ def _require_model_of_run(config: BenchConfig, run: RunDir | None) -> None:
 
 
 def _measured(
-    config: BenchConfig, run: RunDir | None, begun: Start | None, reads: bool, trains: bool, console: Console
+    config: BenchConfig, source: RunDir | None, begun: Start | None, reads: bool, console: Console
 ) -> dict[str, Any]:
     """Measure the device, inference and training, in this order, and return the answer."""
     import torch
 
-    from gptlab.commands.bench_inference import DeviceLimits, measure_inference
-    from gptlab.commands.bench_training import measure_training, number_kind
-    from gptlab.planning.limits import best_square_product, read_bandwidth
+    from gptlab.commands.bench_inference import measure_inference
+    from gptlab.commands.bench_training import measure_training
     from gptlab.training.precision import chosen_precision, require_precision
     from gptlab.training.timing import TimeIsUp, ended_after
 
@@ -132,32 +129,33 @@ def _measured(
     device = torch.device("cuda" if on_gpu else "cpu")
     precision = chosen_precision(config.trainer.precision, config.trainer.accelerator)
     require_precision(precision, device)
-    machine = _machine(device)
     console.print("measuring the device", highlight=False)
-    kinds = {"fp32", number_kind(precision), *(["bf16"] if chosen_precision("auto", device.type) != "32-true" else [])}
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    peaks = {kind: best_square_product(dtypes[kind], device) for kind in dtypes if kind in kinds}
-    limits = DeviceLimits(read_bandwidth(device), peaks)
-    found: dict[str, Findings | None] = {"training": None, "inference": None}
+    limits = _limits(device, precision)
+    found: dict[str, Findings | None] = {}
+    trains = begun is not None and config.only != "inference"
     if reads:
-        load, n_vocab = _loader(config, run, begun, device)
         kind = "bf16-true" if "bf16" in precision else "32-true"
         end = start + config.seconds * (INFERENCE if trains else 1)
+        found["inference"] = None
         with contextlib.suppress(TimeIsUp), ended_after(until - time.perf_counter()):
             found["inference"] = measure_inference(
-                load, kind, config.batches, config.prompts, n_vocab, limits, end, console
+                _builder(source, begun), kind, config.batches, config.prompts, limits, end, console
             )
-    if trains and begun is not None:
+    if trains and begun:
         seconds = STEPS * config.seconds
         found["training"] = measure_training(config, begun, limits, seconds, until, config.trials, console)
     measured = {of: each for of, each in found.items() if each is not None}
     return {
-        "run": str(run.path) if run else None,
-        "model": (run.title() if run else config.preset) or name_of(config.model),
-        **machine,
+        "run": str(source.path) if source and config.run else None,
+        "model": (source.title() if source else config.preset) or name_of(config.model),
+        **_machine(device),
+        "precision": precision,
         "bandwidth_bytes_per_second": limits.bandwidth,
         "peak_flops_per_second": limits.flops,
-        **{of: each and each.figures for of, each in found.items()},
+        "training": None,
+        "inference": None,
+        **{of: each.figures for of, each in measured.items()},
+        "not_measured": sorted(found.keys() - measured.keys()),
         "tried": [_row(of, trial) for of, each in measured.items() for trial in each.tried],
         "change_first": [_row(of, change) for of, each in measured.items() for change in each.advice],
         "seconds": time.perf_counter() - start,
@@ -169,37 +167,38 @@ def _row(of: str, found: Advice | Trial) -> dict[str, Any]:
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    """Return what is computed on, and how busy it is with other work."""
+    """Return what is computed on."""
     import torch
 
     from gptlab.distributed.devices import cores, processor
 
     if device.type == "cuda":
-        return {"device": torch.cuda.get_device_name(device), "threads": None, "cores": None, "load": None}
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"device": processor(), "threads": torch.get_num_threads(), "cores": cores(), "load": load}
+        return {"device": torch.cuda.get_device_name(device), "threads": None, "cores": None}
+    return {"device": processor(), "threads": torch.get_num_threads(), "cores": cores()}
 
 
-def _loader(
-    config: BenchConfig, run: RunDir | None, begun: Start | None, device: torch.device
-) -> tuple[Callable[[str], Any], int]:
-    """Return a function that gives the model for reading in a precision, and the number of ids of the tokenizer."""
-    from gptlab.evaluation.model import laid_out, load_language_model
-    from gptlab.interop.hub_directory import run_of
+def _limits(device: torch.device, precision: str) -> DeviceLimits:
+    """Measure the most that the device does in fp32, in the numbers of the precision, and in bf16 where it has them."""
+    import torch
+
+    from gptlab.commands.bench_inference import DeviceLimits
+    from gptlab.commands.bench_training import number_kind
+    from gptlab.planning.limits import best_square_product, read_bandwidth
+    from gptlab.training.precision import chosen_precision
+
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    kinds = {"fp32", number_kind(precision), number_kind(chosen_precision("auto", device.type))}
+    peaks = {kind: best_square_product(dtype, device) for kind, dtype in dtypes.items() if kind in kinds}
+    return DeviceLimits(device.type, read_bandwidth(device), peaks)
+
+
+def _builder(source: RunDir | None, begun: Start | None) -> Callable[[], Any]:
+    """Return what gives the model to read with: that of a run, or a new one with as many tokens as the tokenizer."""
+    from gptlab.evaluation.model import load_language_model
     from gptlab.model.config import build_model
 
-    if source := run or (run_of("init_from", config.init_from) if config.init_from else None):
-        first, tokenizer = load_language_model(source)
-        models = [first]
-
-        def of_run(precision: str) -> Any:
-            return laid_out(models.pop() if models else load_language_model(source)[0], precision, device.type)
-
-        return of_run, tokenizer.n_vocab
+    if source:
+        return lambda: load_language_model(source)[0]
     assert begun is not None
     model = begun.config.model
-
-    def new(precision: str) -> Any:
-        return laid_out(build_model(model), precision, device.type)
-
-    return new, begun.data.tokenizer.n_vocab
+    return lambda: build_model(model)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from gptlab.decoding.context import Limits
 from gptlab.decoding.speed import decode_seconds, prefill_seconds
+from gptlab.evaluation.model import laid_out
 from gptlab.model.config import GPTConfig
 from gptlab.planning.advice import Decoding, Findings, Trial, decoding_advice
 from gptlab.planning.inference import decode_bytes, decode_flops, prefill_flops
@@ -25,6 +26,7 @@ LONGEST_PROMPT, NEW, CONTEXT = 2048, 64, 256  # ids of a prompt where none is as
 class DeviceLimits:
     """The most that a device does, as it was measured."""
 
+    device: str  # its kind: cpu, cuda
     bandwidth: float  # bytes a second
     flops: dict[str, float]  # operations a second of products, by precision: fp32, bf16, fp16
 
@@ -36,26 +38,25 @@ def prompt_lengths(asked: Sequence[int], block_size: int) -> list[int]:
 
 
 def measure_inference(
-    load: Callable[[str], Any],
+    build: Callable[[], Any],
     precision: str,
     batches: Sequence[int],
     prompts: Sequence[int],
-    n_vocab: int,
     limits: DeviceLimits,
     until: float,
     console: Console,
 ) -> Findings:
     """Return the rows of prefill and decoding up to the time `until`, and what bf16 gives where that may be faster.
 
-    `load` returns the model for a precision, 32-true or bf16-true; time.perf_counter gives the time.
+    `build` returns the model, `precision` is 32-true or bf16-true; time.perf_counter gives the time.
     """
-    gpt = load(precision)
+    gpt = laid_out(build(), precision, limits.device)
     config, block_size = gpt.config, gpt.config.block_size
     kind = "bf16" if precision == "bf16-true" else "fp32"
     rates = _Rates(config if isinstance(config, GPTConfig) else None, kind, limits)
     lengths, sizes = prompt_lengths(prompts, block_size), sorted(set(batches))
     context = max(1, min(CONTEXT, block_size // 2))
-    texts = Limits(max(2, min(NEW, block_size - context)), block_size, n_vocab=n_vocab)
+    texts = Limits(max(2, min(NEW, block_size - context)), block_size, n_vocab=gpt.config.vocab_size)
     faster = kind == "fp32" and "bf16" in limits.flops and limits.flops["bf16"] > limits.flops["fp32"]
     left = len(sizes) + len(lengths) + faster
 
@@ -86,7 +87,7 @@ def measure_inference(
     if faster:
         console.print("decoding in bf16", highlight=False)
         del gpt
-        other = load("bf16-true")
+        other = laid_out(build(), "bf16-true", limits.device)
         seconds = in_time(functools.partial(decode_seconds, other, sizes[0], context, texts))
         trials.append(Trial.of("precision=bf16-true", of_one, seconds, "tried here with one text, in sample and serve"))
     figures = {"precision": precision, "context": context, "decode": decode, "prefill": prefill}

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 MEASURED = "of the best product here"
+BUSY = 0.5  # programs that compute, on average over a minute, from which it is told
 NAMES = {
     "data": "waiting for data",
     "forward": "forward",
@@ -40,7 +41,7 @@ def _heading(found: dict[str, Any]) -> list[str]:
         f"{found['model']} on {found['device']}{threads}",
         f"measured here: memory is read at {rate(found['bandwidth_bytes_per_second'], 'B/s')}; products {peaks}",
     ]
-    if found["load"] is not None and found["load"] > 0.5:
+    if found["load"] is not None and found["load"] > BUSY:
         lines.append(f"other programs kept {found['load']:.1f} cores busy at the start: without them it may be faster")
     return lines
 
@@ -72,9 +73,10 @@ def _speed(row: dict[str, Any], milliseconds: float | None) -> tuple[str, str, s
 
 def _training(found: dict[str, Any]) -> Table:
     micro = found["micro_batches"]
-    batch = f"{found['batch_size']} sequences" + (f" in {micro} micro-batches" if micro > 1 else "")
+    parts = f" in {micro} micro-batches" if micro > 1 else ""
     compiled = ", compiled" if found["compile"] else ""
-    title = f"a training step of {batch}, {found['precision']}{compiled}; the mean of {found['steps']} steps"
+    batch = f"batch {found['batch_size']} ({found['tokens_per_step']:,.0f} tokens){parts}"
+    title = f"training in {found['precision']}{compiled}, {batch}; the mean of {found['steps']} steps"
     table = Table("", Column("ms", justify="right"), Column("share", justify="right"), title=title, box=None)
     table.title_justify = "left"
     whole = sum(found[f"{part}_seconds"] for part in NAMES)
@@ -98,6 +100,7 @@ def _changes(found: dict[str, Any]) -> list[str]:
     lines = ["what to change first"]
     for of, name in {"training": "training", "inference": "decoding"}.items():
         if found[of] is None:
+            lines += [f" {name}: not measured; give more seconds"] if of in found["not_measured"] else []
             continue
         some = [each for each in found["change_first"] if each["of"] == of]
         lines.append(f" {name}" + ("" if some else ": nothing stands out"))

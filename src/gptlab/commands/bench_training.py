@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from gptlab.commands.bench_inference import DeviceLimits, spread
-from gptlab.planning.advice import Findings, training_advice
+from gptlab.planning.advice import Findings, Stepping, training_advice
+from gptlab.registry import name_of
 from gptlab.training.config import TrainConfig
-from gptlab.training.peak_flops import peak_flops
+from gptlab.training.peak_flops import published_peak
 from gptlab.training.start import Start
 from gptlab.training.step_parts import PARTS
 from gptlab.training.timing import TimeIsUp, TrainingSpeed, ended_after, num_devices, time_training
@@ -33,18 +34,25 @@ def measure_training(
     if speed is None:
         return None
     tried = try_changes(begun, speed, until, console) if trials else []
-    data, log_every = begun.config.data, begun.config.logger.every_n_steps
-    workers = getattr(data, "num_workers", None)
-    advice = training_advice(speed.parts, speed.log_seconds, tried, log_every, data.batch_size, workers)
+    step = Stepping(
+        speed.parts,
+        speed.log_seconds,
+        speed.log_every,
+        asked.data.batch_size,
+        speed.micro_batches,
+        speed.micro_batch_size,
+        getattr(asked.data, "num_workers", None),
+    )
+    advice = training_advice(step, tried)
     return Findings(_figures(asked, begun.config, speed, limits), tried, advice)
 
 
 def _figures(asked: TrainConfig, config: TrainConfig, speed: TrainingSpeed, limits: DeviceLimits) -> dict[str, Any]:
     rate, kind = speed.tokens_per_second, number_kind(config.trainer.precision)
     low, _, high = spread([step.total for step in speed.steps])
-    share = rate * speed.flops_per_token / limits.flops[kind]
-    peak = peak_flops(speed.device, bf16=kind == "bf16")
-    published = "data sheet" in peak.source
+    known = speed.device.type == limits.device  # else that of a device that is not measured
+    share = rate * speed.flops_per_token / limits.flops[kind] if known else None
+    sheet = published_peak(speed.device, bf16=kind == "bf16")
     return {
         "precision": config.trainer.precision,
         "compile": config.compile,
@@ -61,8 +69,8 @@ def _figures(asked: TrainConfig, config: TrainConfig, speed: TrainingSpeed, limi
         "log_seconds": speed.log_seconds,
         "flops_per_token": speed.flops_per_token,
         "share_of_peak": share,
-        "mfu": rate * speed.flops_per_token / peak.flops if published else share,
-        "mfu_is_of": peak.source if published else "the best product here",
+        "mfu": rate * speed.flops_per_token / sheet.flops if sheet else share,
+        "mfu_is_of": sheet.source if sheet else "the best product here",
         "notes": _notes(asked, config, speed),
     }
 
@@ -81,6 +89,8 @@ def _notes(asked: TrainConfig, config: TrainConfig, speed: TrainingSpeed) -> lis
         found.append(f"one of {devices} devices, with its share of the batch; their communication is not measured")
     if asked.batch_sizes.stages[1:]:
         found.append("steps of the first size of schedule.batch")
+    if asked.init_from and not asked.adapter:
+        found.append(f"of a new run that begins with this model, on data={name_of(asked.data)}")
     if speed.free:
         parts = 1000 * sum(speed.parts.values())
         found.append(

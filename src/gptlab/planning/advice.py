@@ -53,6 +53,19 @@ class Findings:
 
 
 @dataclass(frozen=True)
+class Stepping:
+    """Where the time of a training step goes, and the settings that it depends on."""
+
+    parts: Mapping[str, float]  # the mean seconds of each part, which add up to the step
+    log: float  # those of the rest that the log takes
+    log_every: int
+    batch_size: int
+    micro_batches: int
+    micro_batch_size: int
+    workers: int | None  # processes that make batches; None where that cannot be chosen
+
+
+@dataclass(frozen=True)
 class Decoding:
     """The speed of one batch of texts, and its shares of what the device can do, where these are known."""
 
@@ -62,36 +75,35 @@ class Decoding:
     of_peak: float | None
 
 
-def training_advice(
-    parts: Mapping[str, float],
-    log: float,
-    trials: Sequence[Trial],
-    log_every: int,
-    batch_size: int,
-    workers: int | None,
-) -> list[Advice]:
-    """Return what to change in training, the largest gain first.
-
-    `parts` are the mean seconds of a step by part, `log` those of the rest that the log takes, `workers` the number of
-    processes that make batches, None where it cannot be chosen.
-    """
-    step = sum(parts.values())
-    share = {part: seconds / step for part, seconds in parts.items()}
-    found = _worth_it(trials)
-    tried = {trial.change.partition("=")[0] for trial in trials if trial.gain is not None}
-    if share["data"] > WAITING and "data.num_workers" not in tried:
-        change = "faster data" if workers is None else f"data.num_workers={max(2, 2 * workers)}"
-        found.append(Advice(change, f"{share['data']:.0%} of a step waits for data", 1 / (1 - share["data"]), False))
-    if log / step > LOGGING:
-        why = f"the log takes {log / step:.0%} of a step, on average over {log_every}"
-        found.append(Advice(f"logger.every_n_steps={10 * log_every}", why, 1 / (1 - 0.9 * log / step), False))
-    update, rest = share["optimizer"] + share["weight_average"], share["rest"] - log / step
-    same = {"the optimizer": update if update > OPTIMIZING else 0, "Lightning": rest if rest > AROUND else 0}
-    if fixed := sum(same.values()):
-        told = " and ".join(f"{name} {value:.0%}" for name, value in same.items() if value)
-        why = f"{told} of a step, however large it is (gptlab batch tells how large it may be)"
-        found.append(Advice(f"data.batch_size={2 * batch_size}", why, 1 / (1 - fixed / 2), False))
+def training_advice(step: Stepping, trials: Sequence[Trial]) -> list[Advice]:
+    """Return what to change in training, the largest gain first; what is expected of a change that was tried is not."""
+    total = sum(step.parts.values())
+    share = {part: seconds / total for part, seconds in step.parts.items()}
+    log, found = step.log / total, list[Advice]()
+    if share["data"] > WAITING:
+        change = "make the data faster" if step.workers is None else f"data.num_workers={max(2, 2 * step.workers)}"
+        found.append(_expected(change, f"{share['data']:.0%} of a step waits for data", share["data"]))
+    if log > LOGGING:
+        why = f"the log takes {log:.0%} of a step, on average over {step.log_every}"
+        found.append(_expected(f"logger.every_n_steps={10 * step.log_every}", why, 0.9 * log))
+    update, rest = share["optimizer"] + share["weight_average"], share["rest"] - log
+    if update > OPTIMIZING:
+        why = f"the optimizer takes {update:.0%} of a step, however many tokens it has (see gptlab batch)"
+        found.append(_expected(f"data.batch_size={2 * step.batch_size}", why, update / 2))
+    if rest > AROUND and step.micro_batches > 1:
+        why = f"what goes on around each micro-batch takes {rest:.0%} of a step, however large it is"
+        found.append(_expected(f"data.micro_batch_size={2 * step.micro_batch_size}", why, rest / 2))
+    elif rest > AROUND:
+        why = f"what Lightning does around a step takes {rest:.0%} of it, however many tokens it has (see gptlab batch)"
+        found.append(_expected(f"data.batch_size={2 * step.batch_size}", why, rest / 2))
+    tried = {trial.change for trial in trials if trial.gain is not None}
+    found = [*_worth_it(trials), *(each for each in found if each.change not in tried)]
     return sorted(found, key=lambda each: -each.gain)
+
+
+def _expected(change: str, why: str, saves: float) -> Advice:
+    """Return a change that was not tried, and would save a share of each step at the most."""
+    return Advice(change, why, 1 / (1 - saves), False)
 
 
 def decoding_advice(rows: Sequence[Decoding], trials: Sequence[Trial]) -> list[Advice]:
@@ -120,7 +132,5 @@ def _why_several(one: Decoding) -> str:
         return f"measured here, beside {texts}"
     if one.of_bandwidth >= BOUND:
         return f"with {texts} reading the weights takes {one.of_bandwidth:.0%} of the bandwidth; all texts share it"
-    return (
-        f"with {texts} a step takes {one.of_bandwidth:.0%} of the memory's bandwidth and {one.of_peak:.1%} of the "
-        "peak; most of it is a fixed cost, which all texts share"
-    )
+    most = max(one.of_bandwidth, one.of_peak)
+    return f"with {texts} a step is at {100 * most:.2g}% of the nearer limit: the rest is a cost that all texts share"

@@ -29,12 +29,16 @@ class PeakFlops(NamedTuple):
 
 def peak_flops(device: torch.device, bf16: bool) -> PeakFlops:
     """Return the table's figure for a known GPU that computes in bf16, else the best of some matrix products."""
-    if device.type == "cuda" and bf16:
-        name = torch.cuda.get_device_name(device)
-        if found := [flops for part, flops in PUBLISHED.items() if part in name]:
-            return PeakFlops(found[0], f"{name}'s data sheet, bf16")
     dtype = torch.bfloat16 if bf16 else torch.float32
-    return PeakFlops(measured(device, dtype), f"measured: a {SIZE}^3 product in {'bf16' if bf16 else 'fp32'}")
+    source = f"measured: a {SIZE}^3 product in {'bf16' if bf16 else 'fp32'}"
+    return published_peak(device, bf16) or PeakFlops(measured(device, dtype), source)
+
+
+def published_peak(device: torch.device, bf16: bool) -> PeakFlops | None:
+    """Return the table's figure for a GPU that computes in bf16, if it is in the table."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" and bf16 else ""
+    found = [flops for part, flops in PUBLISHED.items() if part in name]
+    return PeakFlops(found[0], f"{name}'s data sheet, bf16") if found else None
 
 
 def measure(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
