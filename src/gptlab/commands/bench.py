@@ -35,7 +35,7 @@ class BenchConfig(TrainConfig):
     run: str | None = None  # a run, one of its checkpoints, a Hugging Face directory, or latest; null: a new model
     seconds: float = 75  # at most so long, from when the data are ready
     batches: list[int] = field(default_factory=lambda: [1, 8, 32])  # texts that are decoded at once
-    # tokens of the prompts that are read; none: an eighth, a half and all of the context, or of 2,048
+    # tokens of prompts; none: an eighth, a half and all of the context
     prompts: list[int] = field(default_factory=list)
     only: str | None = None  # training | inference: measure that alone; null: both
     trials: bool = True  # try changes such as compile=true in the time that is left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -58,38 +59,30 @@ def measure_inference(
     context = max(1, min(CONTEXT, block_size // 2))
     texts = Limits(max(2, min(NEW, block_size - context)), block_size, n_vocab=gpt.config.vocab_size)
     faster = kind == "fp32" and "bf16" in limits.flops and limits.flops["bf16"] > limits.flops["fp32"]
-    left = len(sizes) + len(lengths) + faster
-
-    def share() -> float:
-        nonlocal left
-        now, left = time.perf_counter(), left - 1
-        return now + max(0.0, until - now) / (left + 1)
-
-    def in_time(work: Callable[[float], list[float]]) -> list[float]:
-        """Return the seconds of what is timed; none where there is no time, or no memory."""
-        end = share()
-        try:
-            return work(end) if time.perf_counter() < until else []
-        except torch.OutOfMemoryError:
-            return []
-
-    decode, prefill, trials = [], [], list[Trial]()
-    of_one: list[float] = []
-    for batch in sizes:
-        console.print(f"decoding, batch {batch}", highlight=False)
-        seconds = in_time(functools.partial(decode_seconds, gpt, batch, context, texts))
-        of_one = of_one or seconds
-        decode.append({"batch": batch, **rates.decode(batch, context + texts.max_new_tokens // 2, seconds)})
-    for length in lengths:
-        console.print(f"reading prompts of {length:,} tokens", highlight=False)
-        seconds = in_time(functools.partial(prefill_seconds, gpt, length, texts))
-        prefill.append({"prompt_tokens": length, **rates.prefill(length, seconds)})
+    rows: dict[str, list[tuple[int, list[float]]]] = {"decode": [], "prefill": []}
+    mixed = itertools.zip_longest(sizes, lengths)  # so that there is some of both where time is short
+    cells = [(what, n) for pair in mixed for what, n in zip(rows, pair, strict=True) if n is not None]
+    for place, (what, n) in enumerate(cells):
+        console.print(f"decoding {n} at once" if what == "decode" else f"reading {n:,} tokens", highlight=False)
+        end = _share(until, len(cells) + faster - place)
+        if what == "decode":
+            seconds = _timed(functools.partial(decode_seconds, gpt, n, context, texts, end), until)
+        else:
+            seconds = _timed(functools.partial(prefill_seconds, gpt, n, texts, end), until)
+        rows[what].append((n, seconds))
+    trials = []
     if faster:
         console.print("decoding in bf16", highlight=False)
         del gpt
-        other = laid_out(build(), "bf16-true", limits.device)
-        seconds = in_time(functools.partial(decode_seconds, other, sizes[0], context, texts))
-        trials.append(Trial.of("precision=bf16-true", of_one, seconds, "tried here with one text, in sample and serve"))
+        first, before = rows["decode"][0]
+        after = _timed(
+            lambda: decode_seconds(laid_out(build(), "bf16-true", limits.device), first, context, texts, until), until
+        )
+        note = f"tried here with batch {first}; sample and serve take it"
+        trials = [Trial.of("precision=bf16-true", before, after, note)]
+    middle = context + texts.max_new_tokens // 2
+    decode = [{"batch": n, **rates.decode(n, middle, seconds)} for n, seconds in rows["decode"]]
+    prefill = [{"prompt_tokens": n, **rates.prefill(n, seconds)} for n, seconds in rows["prefill"]]
     figures = {"precision": precision, "context": context, "decode": decode, "prefill": prefill}
     measured = [
         Decoding(row["batch"], row["tokens_per_second"], row["share_of_bandwidth"], row["share_of_peak"])
@@ -97,6 +90,20 @@ def measure_inference(
         if row["tokens_per_second"] is not None
     ]
     return Findings(figures, trials, decoding_advice(measured, trials))
+
+
+def _share(until: float, parts: int) -> float:
+    """Return the time at which the first of equal parts of what is left ends."""
+    now = time.perf_counter()
+    return now + max(0.0, until - now) / parts
+
+
+def _timed(work: Callable[[], list[float]], until: float) -> list[float]:
+    """Return the seconds of what is timed; none where there is no time, or no memory."""
+    try:
+        return work() if time.perf_counter() < until else []
+    except torch.OutOfMemoryError:
+        return []
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,22 @@ def show(found: dict[str, Any]) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if inference := found["inference"]:
         numbers = "bf16" if inference["precision"] == "bf16-true" else "fp32"
-        console.print(_decode(inference, numbers), _prefill(inference, numbers))
+        for title, table in (_decode(inference, numbers), _prefill(inference, numbers)):
+            _print(console, title, table)
     if training := found["training"]:
-        console.print(_training(training))
+        _print(console, *_training(training))
         for note in training["notes"]:
             console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+    console.print()
     for line in _changes(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print(console: Console, title: str, table: Table) -> None:
+    """Print a table below its title, which may be wider."""
+    console.print()
+    console.print(title, style="italic", highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
 
 
 def _heading(found: dict[str, Any]) -> list[str]:
@@ -46,21 +55,21 @@ def _heading(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _decode(found: dict[str, Any], numbers: str) -> Table:
+def _decode(found: dict[str, Any], numbers: str) -> tuple[str, Table]:
     title = f"decoding in {numbers}, greedy, behind {found['context']:,} tokens"
-    table = _table(title, "texts", "tokens/s", "80% of steps", "ms a token", "of bandwidth", f"of {numbers} peak")
+    table = _table("texts", "tokens/s", "80% of steps", "ms a token", "of bandwidth", f"of {numbers} peak")
     for row in found["decode"]:
         shares = percent(row["share_of_bandwidth"]), percent(row["share_of_peak"])
         table.add_row(str(row["batch"]), *_speed(row, row["milliseconds_per_token"]), *shares)
-    return table
+    return title, table
 
 
-def _prefill(found: dict[str, Any], numbers: str) -> Table:
+def _prefill(found: dict[str, Any], numbers: str) -> tuple[str, Table]:
     title = f"reading one prompt in {numbers}, to its first new token"
-    table = _table(title, "tokens", "tokens/s", "80% of prompts", "ms", "", f"of {numbers} peak")
+    table = _table("tokens", "tokens/s", "80% of prompts", "ms", "", f"of {numbers} peak")
     for row in found["prefill"]:
         table.add_row(f"{row['prompt_tokens']:,}", *_speed(row, row["milliseconds"]), "", percent(row["share_of_peak"]))
-    return table
+    return title, table
 
 
 def _speed(row: dict[str, Any], milliseconds: float | None) -> tuple[str, str, str]:
@@ -71,14 +80,13 @@ def _speed(row: dict[str, Any], milliseconds: float | None) -> tuple[str, str, s
     return number(row["tokens_per_second"]), within, number(milliseconds)
 
 
-def _training(found: dict[str, Any]) -> Table:
+def _training(found: dict[str, Any]) -> tuple[str, Table]:
     micro = found["micro_batches"]
     parts = f" in {micro} micro-batches" if micro > 1 else ""
     compiled = ", compiled" if found["compile"] else ""
     batch = f"batch {found['batch_size']} ({found['tokens_per_step']:,.0f} tokens){parts}"
     title = f"training in {found['precision']}{compiled}, {batch}; the mean of {found['steps']} steps"
-    table = Table("", Column("ms", justify="right"), Column("share", justify="right"), title=title, box=None)
-    table.title_justify = "left"
+    table = Table("", Column("ms", justify="right"), Column("share", justify="right"), box=None)
     whole = sum(found[f"{part}_seconds"] for part in NAMES)
     for part, name in NAMES.items():
         seconds = found[f"{part}_seconds"]
@@ -92,7 +100,7 @@ def _training(found: dict[str, Any]) -> Table:
     table.add_row("MFU", percent(found["mfu"]), "", f"of {found['mfu_is_of']}")
     if found["mfu"] != found["share_of_peak"]:
         table.add_row("", percent(found["share_of_peak"]), "", MEASURED)
-    return table
+    return title, table
 
 
 def _changes(found: dict[str, Any]) -> list[str]:
@@ -121,9 +129,9 @@ def _not_advised(found: dict[str, Any], of: str) -> list[str]:
     return lines + ([f"not tried, give more seconds: {', '.join(later)}"] if later else [])
 
 
-def _table(title: str, *heads: str) -> Table:
+def _table(*heads: str) -> Table:
     columns: Sequence[Column] = [Column(head, justify="right") for head in heads]
-    return Table(*columns, title=title, title_justify="left", box=None)
+    return Table(*columns, box=None)
 
 
 def number(value: float) -> str:

@@ -1,7 +1,6 @@
 """Time what `generate` does: reading a prompt up to its first new token, and each step behind it."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ def prefill_seconds(gpt: Any, length: int, limits: Limits, until: float) -> list
     """
     found: list[float] = []
     while len(found) <= MOST_PROMPTS and (not found or time.perf_counter() < until):
-        prompt = _random_ids(1, length, limits.n_vocab, seed=len(found))
+        prompt = [_random_ids(length, limits.n_vocab, seed=len(found))]
         start = time.perf_counter()
         for _ in generate(gpt, prompt, Greedy(), Limits(1, limits.block_size, n_vocab=limits.n_vocab), [(0, 0)]):
             found.append(time.perf_counter() - start)
@@ -31,10 +30,10 @@ def prefill_seconds(gpt: Any, length: int, limits: Limits, until: float) -> list
 def decode_seconds(gpt: Any, batch: int, prompt: int, limits: Limits, until: float) -> list[float]:
     """Return the seconds of the steps behind the first of `batch` texts, each of which begins with `prompt` ids.
 
-    A step gives each text a token. Texts of `limits.max_new_tokens` follow one another up to the time `until`, by
-    time.perf_counter; one step is timed at the least.
+    A step gives each text a token. The texts have one prompt, which is read once. Texts of `limits.max_new_tokens`
+    follow one another up to the time `until`, by time.perf_counter; one step is timed at the least.
     """
-    prompts, keys = _random_ids(batch, prompt, limits.n_vocab, seed=batch), [(0, row) for row in range(batch)]
+    prompts, keys = batch * [_random_ids(prompt, limits.n_vocab, seed=batch)], [(0, row) for row in range(batch)]
     found: list[float] = []
     while len(found) < MOST_STEPS and (not found or time.perf_counter() < until):
         last = None
@@ -49,10 +48,7 @@ def decode_seconds(gpt: Any, batch: int, prompt: int, limits: Limits, until: flo
     return found
 
 
-def _random_ids(rows: int, length: int, n_vocab: int | None, seed: int) -> Sequence[Sequence[int]]:
-    """Return ids (rows, length) that are alike in no two rows, so that each is read."""
+def _random_ids(length: int, n_vocab: int | None, seed: int) -> list[int]:
     assert n_vocab is not None
-    ids: list[list[int]] = torch.randint(
-        n_vocab, (rows, length), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
+    ids: list[int] = torch.randint(n_vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
     return ids

@@ -45,7 +45,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured of training or inference, the changes that were tried, and what follows."""
+    """The figures of training or inference, the changes that were tried, and what follows from them."""
 
     figures: dict[str, Any]
     tried: list[Trial]
@@ -54,7 +54,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Stepping:
-    """Where the time of a training step goes, and the settings that it depends on."""
+    """The parts of a training step, and the settings that they depend on."""
 
     parts: Mapping[str, float]  # the mean seconds of each part, which add up to the step
     log: float  # those of the rest that the log takes
