@@ -75,9 +75,8 @@ def measure_inference(
         console.print("decoding in bf16", highlight=False)
         del gpt
         first, before = rows["decode"][0]
-        after = _timed(
-            lambda: decode_seconds(laid_out(build(), "bf16-true", limits.device), first, context, texts, until), until
-        )
+        other = laid_out(build(), "bf16-true", limits.device)
+        after = _timed(functools.partial(decode_seconds, other, first, context, texts, until), until)
         note = f"tried here with batch {first}; sample and serve take it"
         trials = [Trial.of("precision=bf16-true", before, after, note)]
     middle = context + texts.max_new_tokens // 2

@@ -22,7 +22,6 @@ from gptlab.training.step_parts import DATA
 from gptlab.training.timing import TimeIsUp, TrainingSpeed, ended_after, time_training, with_change
 
 LATE = 3.0  # seconds from which it is told that a change begins later
-LEAST = 1.5  # times as long as the first measurement has taken must be left for a trial
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,14 @@ def candidates(config: TrainConfig, speed: TrainingSpeed) -> Iterator[Change]:
 
 
 def try_changes(begun: Start, speed: TrainingSpeed, until: float, console: Console) -> list[Trial]:
-    """Return what each change gives by itself; they end at the time `until`, by time.perf_counter."""
+    """Return what each change gives by itself; they end at the time `until`, by time.perf_counter.
+
+    A change is tried where there is as much time as the steps without it have taken. One that needs more has no gain.
+    """
     found = []
     for change in candidates(begun.config, speed):
         after, note, left = list[float](), change.note, until - time.perf_counter()
-        if left > LEAST * speed.seconds:
+        if left > speed.seconds:
             console.print(f"trying {change.told}", highlight=False)
             with contextlib.suppress(TimeIsUp, RunFailed), ended_after(left), change.within():
                 changed = time_training(with_change(begun, **change.values), speed.asked, console)
