@@ -11,6 +11,7 @@ import pytest
 
 from gptlab.commands.bench import bench
 from gptlab.commands.bench_inference import speeds
+from gptlab.commands.flags import of_run
 from gptlab.commands.main import main
 from gptlab.config import compose
 from gptlab.model.gpt import GPT
@@ -20,6 +21,7 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
 from gptlab.training.trials import Change
 from tests.conftest import tiny_overrides
+from tests.written_runs import MakeRun
 
 BANDWIDTH, PEAK = 1e9, 1e10  # of a made-up device
 
@@ -122,6 +124,25 @@ def test_a_task_that_predicts_no_tokens_is_trained_alone(capfd: pytest.CaptureFi
     found = bench(compose("bench", ["task=classification", "data=labelled", *model, "trainer=cpu", "seconds=5"]))
     assert found["inference"] is None and found["training"]["steps"] >= 1
     assert "decoding" not in capfd.readouterr().out
+
+
+def test_a_run_stands_for_its_config(make_run: MakeRun, tmp_path: Path) -> None:
+    """One that was imported or averaged has none of a training: it is what a new run begins with."""
+    run, imported = make_run("own"), make_run("imported", imported_from="gpt2")
+    for path in (run, imported):
+        (path / "checkpoints").mkdir()
+        (path / "checkpoints/last.ckpt").write_bytes(b"")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf/config.json").write_text("{}")
+    assert of_run(["seed=2"]) == ["seed=2"] and of_run(["run=null"]) == ["run=null"]
+    expected = {
+        f"{run}": f"config='{run}/config.yaml'",
+        f"{run}/checkpoints/last.ckpt": f"config='{run}/config.yaml'",
+        f"{imported}": f"init_from='{imported}'",
+        f"{tmp_path}/hf": f"init_from='{tmp_path}/hf'",
+    }
+    for name, first in expected.items():
+        assert of_run([f"run={name}", "seed=2"]) == [first, f"run={name}", "seed=2"]
 
 
 def test_a_speed_has_the_spread_of_its_middle() -> None:

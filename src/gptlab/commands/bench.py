@@ -83,7 +83,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
     with contextlib.ExitStack() as stack:
         begun = stack.enter_context(passing_start(config, console)) if trains or source is None else None
-        answer = _measured(config, source, begun, reads, console) | {"load": load}
+        answer = _measured(config, source, begun, reads, console) | {"load_average": load}
     show(answer)
     return answer
 

@@ -50,8 +50,9 @@ def _heading(found: dict[str, Any]) -> list[str]:
         f"{found['model']} on {found['device']}{threads}",
         f"measured here: memory is read at {rate(found['bandwidth_bytes_per_second'], 'B/s')}; products {peaks}",
     ]
-    if found["load"] is not None and found["load"] > BUSY:
-        lines.append(f"other programs kept {found['load']:.1f} cores busy at the start: without them it may be faster")
+    busy = found["load_average"] or 0.0
+    if busy > BUSY:
+        lines.append(f"other programs kept {busy:.1f} cores busy at the start: without them it may be faster")
     return lines
 
 
