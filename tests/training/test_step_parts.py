@@ -21,7 +21,7 @@ from gptlab.training.loss import Loss
 from gptlab.training.module import GPTModule
 from gptlab.training.run import train
 from gptlab.training.step_parts import Measured, StepParts
-from gptlab.training.timing import for_timing, passing_start, time_training, with_change
+from gptlab.training.timing import for_timing, num_devices, passing_start, time_training, with_change
 from gptlab.training.trials import Change, try_changes
 
 PLANTED = {"data": 0.6, "forward": 0.2, "backward": 0.4, "optimizer": 0.09, "weight_average": 0.01, "rest": 0.02}
@@ -136,6 +136,17 @@ def test_a_config_for_timing_leaves_its_surroundings_alone(tiny: Callable[..., T
     assert (found.data.batch_size, found.trainer.devices, found.batch_sizes.constant) == (2, 1, True)
     assert found.trainer.max_minutes is None and not found.trainer.val_at_start
     assert found.optimizer == config.optimizer and found.model == config.model
+
+
+def test_the_devices_of_a_config(tiny: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    config = tiny("trainer.accelerator=auto")
+    for devices, number in {"auto": 4, 2: 2}.items():
+        trainer = dataclasses.replace(config.trainer, devices=devices)
+        assert num_devices(dataclasses.replace(config, trainer=trainer)) == number
+    assert num_devices(tiny()) == 1  # a CPU
+    of_some = dataclasses.replace(config.trainer, devices=[1, 3], num_nodes=2)
+    assert num_devices(dataclasses.replace(config, trainer=of_some)) == 4
 
 
 def test_a_model_that_is_begun_with_is_read_again(tiny: Callable[..., TrainConfig]) -> None:

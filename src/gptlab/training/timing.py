@@ -124,10 +124,10 @@ def for_timing(config: TrainConfig, run_dir: Path) -> TrainConfig:
 
 
 def num_devices(config: TrainConfig) -> int:
-    """Return the number of devices that a config names; `auto` is one."""
-    asked = config.trainer.devices
-    here = len(asked) if isinstance(asked, list) else int(asked) if str(asked).isdecimal() else 1
-    return max(1, here * config.trainer.num_nodes)
+    """Return the number of devices that a config would train on; `auto` is all GPUs of this machine, or one device."""
+    asked, on_gpu = config.trainer.devices, config.trainer.accelerator in ("auto", "gpu", "cuda")
+    here = len(asked) if isinstance(asked, list) else int(asked) if str(asked).isdecimal() else 0
+    return max(1, here or (torch.cuda.device_count() if on_gpu else 1)) * config.trainer.num_nodes
 
 
 @contextlib.contextmanager
