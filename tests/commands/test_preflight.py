@@ -46,6 +46,7 @@ MISTAKES = [
     "tokenize data=text data.files=[none.txt] out=new",
     "plan hardware=none",
     "average runs=[none] out=new",
+    "band text=words out=a.band.json runs=[none,none]",
     "rate runs=[none,none]",
     "report runs=none",
     "new file",
