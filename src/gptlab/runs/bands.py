@@ -55,7 +55,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Band:
-    """What a recipe reaches, and when; the fields are those of the file."""
+    """The bits per byte that a recipe reaches over seeds at each validation; the fields are those of the file."""
 
     recipe: str  # what is typed after `gptlab train`; "" for the default run
     text: str  # what the data are called
