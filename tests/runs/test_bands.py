@@ -126,9 +126,9 @@ def test_the_last_validation_decides() -> None:
 )
 def test_what_is_no_band_is_passed_over(damage: Callable[[str], str], tmp_path: Path) -> None:
     file = tmp_path / "a.band.json"
-    file.write_text(made().text_of_file())
+    file.write_text(made().as_json())
     assert Band.read(file) == made()
-    file.write_text(damage(made().text_of_file()))
+    file.write_text(damage(made().as_json()))
     assert Band.read(file) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import shlex
 import statistics
@@ -18,6 +19,8 @@ from gptlab.registry import command
 if TYPE_CHECKING:
     from gptlab.runs.bands import Band, Validation
     from gptlab.runs.reader import RunRecord
+
+NEEDED = {"seed", "steps", "parameters", "data_hash", "tokenizer_hash"}  # of a run's summary
 
 
 @dataclass
@@ -60,7 +63,7 @@ def band(config: BandConfig) -> dict[str, Any]:
     _require_seeds(runs)
     _require_recipe(config.recipe, runs[0])
     found = _band(config, runs)
-    write_atomically(out, found.text_of_file().encode())
+    write_atomically(out, found.as_json().encode())
     row = metric(METRIC)
     for at in found.validations:
         low, high = row.text(at.low, precise=True), row.text(at.high, precise=True)
@@ -78,7 +81,8 @@ def _require_seeds(runs: Sequence[RunRecord]) -> None:
 
     seeds = [run.summary.get("seed") for run in runs]
     for run in runs:
-        finished = run.status == "finished" and "val_bits_per_byte" in run.summary
+        told = run.summary.keys() >= NEEDED and run.figure("val_bits_per_byte") is not None
+        finished = run.status == "finished" and told
         why, todo = f"is no finished run with bits per byte ({run.status})", "name finished runs of a text"
         require(finished, "runs", run.path, why, todo)
         own = run.config.get("init_from") is None
@@ -135,7 +139,7 @@ def _band(config: BandConfig, runs: Sequence[RunRecord]) -> Band:
         validations=_validations(runs, LEVEL),
         made={
             "date": datetime.now(UTC).date().isoformat(),
-            "gptlab": first.config["gptlab"]["version"],
+            "gptlab": str(first.config.get("gptlab", {}).get("version")),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "processor": _processor(),
@@ -166,7 +170,7 @@ def _processor() -> str:
 
 
 def _validations(runs: Sequence[RunRecord], level: float) -> list[Validation]:
-    """Return the metric over the runs at each validation that all of them had."""
+    """Return the metric over the runs at each validation that all of them had, and at which all of them are finite."""
     from gptlab.evaluation.statistics import prediction_interval
     from gptlab.reporting.curves import read_curves
     from gptlab.runs.bands import METRIC, Validation, reached
@@ -175,6 +179,8 @@ def _validations(runs: Sequence[RunRecord], level: float) -> list[Validation]:
     found = []
     for step in sorted(set.intersection(*map(set, curves))):
         values = [curve[step] for curve in curves]
+        if not all(map(math.isfinite, values)):
+            continue
         low, high = prediction_interval(values, level)
         found.append(Validation(step, values, statistics.fmean(values), statistics.stdev(values), low, high))
     return found

@@ -83,7 +83,7 @@ class Band:
             return None
         return band if whole else None
 
-    def text_of_file(self) -> str:
+    def as_json(self) -> str:
         """Return the band as JSON."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
@@ -98,18 +98,18 @@ class Band:
         theirs = (self.data_sha256, self.tokenizer_sha256, self.parameters)
         return tuple(own) == theirs and deciding(run) == self.settings()
 
-    def judge(self, reached: dict[int, float]) -> dict[str, Any] | None:
+    def judge(self, values: dict[int, float]) -> dict[str, Any] | None:
         """Return what summary.json says of a run that has reached these values, by step; the last validation decides.
 
         Returns None where the run has no value at the last validation of the band.
         """
         last, key = self.validations[-1], metric(METRIC).key
-        if last.step not in reached:
+        if last.step not in values:
             return None
         each = [
-            {"step": at.step, key: _finite(reached[at.step]), **at.interval(), "inside": at.holds(reached[at.step])}
+            {"step": at.step, key: _finite(values[at.step]), **at.interval(), "inside": at.holds(values[at.step])}
             for at in self.validations
-            if at.step in reached
+            if at.step in values
         ]
         said = {"recipe": self.recipe, "text": self.text, "seeds": len(self.seeds), "level": self.level}
         return {**said, **each[-1], "validations": each}
