@@ -2,8 +2,9 @@
 
     python benchmarks/decode.py [--device cpu] [--repeats 3] [--new 128] [--out results.json]
 
-Both run in one process, in turns, from a prompt of 32 tokens, in batches of 1 and 8, in fp32 and bf16. The limit is
-memory: every token reads every weight once, so bytes of weights over the bandwidth measured here is the least time.
+Both run in one process, in turns, from a prompt of 32 tokens, in batches of 1 and 8, in fp32, bf16 and, on a CPU, with
+weights of int8, beside which `generate` stays in bf16. The limit is memory: every token reads every weight once, so the
+bytes of weights over the bandwidth measured here are the least time.
 """
 
 import argparse
@@ -15,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from limits import read_bandwidth, wait_for
 from side_by_side import DEVICES, Figure, LeftOut, described, device, interleaved, machine, table, versus, write
 
 from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Greedy
 from gptlab.decoding.generate import generate
+from gptlab.decoding.int8 import Int8Linear, pack_int8
 from gptlab.decoding.onednn import pack
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.planning.limits import read_bandwidth, wait_for_device
 
 PROMPT, CONTEXT = 32, 1024
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZES = {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257}
 
 
@@ -35,6 +38,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--precision", nargs="+", choices=[*DTYPES, "int8"], default=[*DTYPES, "int8"])
     parser.add_argument("--n-layer", type=int, default=12, help="of a model as wide as GPT-2 small")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
@@ -44,15 +48,22 @@ def main() -> None:
     bandwidth = read_bandwidth(where)
     print(f"{described(results['machine'])}; greedy on {where}, {PROMPT} + {options.new} tokens, GPT-2 124M shape")
     print(f"memory is read at {bandwidth / 1e9:.1f} GB/s")
-    for dtype in (torch.float32, torch.bfloat16):
+    for precision in options.precision:
+        dtype = DTYPES.get(precision)
+        if dtype is None and where.type != "cpu":
+            continue
         packed = copy.deepcopy(ours).to(where, dtype)
         size = sum(p.nbytes for p in packed.parameters()) - packed.wpe.weight.nbytes
-        pack(packed)
+        if dtype is None:
+            pack_int8(packed)
+            size = sum(module.nbytes for module in packed.modules() if isinstance(module, Int8Linear))
+        else:
+            pack(packed)
         if theirs is not None:
-            theirs.to(where, dtype)
+            theirs.to(where, dtype or torch.bfloat16)
         for batch in options.batch:
-            found = measure(theirs, packed, batch, options.new, options.repeats, size / bandwidth)
-            about = {"name": "decode", "precision": str(dtype)[6:], "batch": batch, "new": options.new}
+            found = measure(theirs, packed, precision, batch, options.new, options.repeats, size / bandwidth)
+            about = {"name": "decode", "precision": precision, "batch": batch, "new": options.new}
             results["workloads"].append({**about, "device": where.type, "bandwidth": bandwidth, **found})
     if options.out:
         write(options.out, results)
@@ -75,7 +86,7 @@ def models(n_layer: int) -> tuple[Any, GPT]:
     return theirs, ours
 
 
-def measure(theirs: Any, ours: GPT, batch: int, new: int, repeats: int, limit: float) -> dict[str, Any]:
+def measure(theirs: Any, ours: GPT, precision: str, batch: int, new: int, repeats: int, limit: float) -> dict[str, Any]:
     """Measure the candidates beside each other; `limit` is the seconds that it takes to read the weights once."""
     first = next(ours.parameters())
     idx = torch.randint(SIZES["vocab_size"], (batch, PROMPT), generator=torch.Generator().manual_seed(1))
@@ -104,14 +115,14 @@ def measure(theirs: Any, ours: GPT, batch: int, new: int, repeats: int, limit: f
             raise LeftOut("transformers is not installed")
         return {"seconds": seconds(lambda: hf(new), first.device), "first": seconds(lambda: hf(1), first.device)}
 
-    if theirs is not None and first.dtype == torch.float32:  # before anything is timed
+    if theirs is not None and precision == "float32":  # before anything is timed
         same = max(1, new // 4)  # later two tokens may be equally likely but for rounding
         tokens = [[token for _, of, token in gptlab(same) if of == i] for i in range(batch)]
         assert tokens == hf(same)[:, PROMPT:].tolist()
     one_of = {"gptlab": of_gptlab, "hf": of_hf}
     rounds, left_out = interleaved(list(one_of), repeats, lambda name: one_of[name]())
     candidates = {name: row(each, batch * new, limit * (new - 1)) for name, each in rounds.items()}
-    show(f"{str(first.dtype)[6:]}, batch {batch}", candidates)
+    show(f"{precision}, batch {batch}", candidates)
     return {"candidates": candidates, "left_out": left_out}
 
 
@@ -143,7 +154,7 @@ def show(title: str, candidates: dict[str, dict[str, Any]]) -> None:
 def seconds(work: Callable[[], object], where: torch.device) -> float:
     start = time.perf_counter()
     work()
-    wait_for(where)
+    wait_for_device(where)
     return time.perf_counter() - start
 
 

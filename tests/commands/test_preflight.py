@@ -45,6 +45,7 @@ MISTAKES = [
     "audit data=text data.files=[none.txt]",
     "tokenize data=text data.files=[none.txt] out=new",
     "plan hardware=none",
+    "bench run=none",
     "average runs=[none] out=new",
     "band text=words out=a.band.json runs=[none,none]",
     "rate runs=[none,none]",

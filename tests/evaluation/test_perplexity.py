@@ -82,7 +82,8 @@ def test_a_run_s_own_score_needs_nothing_but_the_run(
     assert result["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
     assert result["bits_per_byte"] == pytest.approx(summary["val_bits_per_byte"], abs=1e-5)
     holds_for = {"protocol", "tokenizer_hash", "data_hash"}
-    assert set(result) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes", *holds_for}
+    computed = {"precision", "weight_bytes"}
+    assert set(result) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes", *holds_for, *computed}
     assert all(result[key] == summary[key] for key in holds_for)
     assert result["protocol"] == {
         "block_size": 32,
@@ -91,6 +92,28 @@ def test_a_run_s_own_score_needs_nothing_but_the_run(
         "documents_read_alone": False,
     }
     assert "val loss" in capsys.readouterr().out
+
+
+def test_weights_of_fewer_bits_cost_little(
+    tiny: Callable[..., TrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At most 0.005 nats with int8; every matrix is a fourth of its size, embeddings stay as they are."""
+    train(tiny("budget.steps=20", "optimizer.lr=3e-3"))
+    exact, half, eight = (
+        evaluate(compose("evaluate", ["run=latest", f"precision={name}"])) for name in ("32-true", "bf16-true", "int8")
+    )
+    assert 0 < abs(eight["loss"] - exact["loss"]) < 0.005 and 0 < abs(half["loss"] - exact["loss"]) < 0.005
+    together = evaluate(compose("evaluate", ["run=[latest,run/checkpoints/best.ckpt]", "precision=int8"]))
+    assert together["weight_bytes"] == 2 * eight["weight_bytes"]
+    model = gptlab.load("run")[0]
+    weights = {id(each): each for each in model.parameters()}.values()
+    assert exact["weight_bytes"] == 4 * sum(each.numel() for each in weights) == 2 * half["weight_bytes"]
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    saved = sum(3 * each.weight.numel() - 4 * each.out_features for each in linear)
+    assert (
+        eight["weight_bytes"] == exact["weight_bytes"] - saved + 4 * model.lm_head.weight.numel()
+    )  # tied: kept beside
+    assert f"int8: {eight['weight_bytes'] / 1e6:.1f} MB of weights" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("damage", ["short", "dtype", "no manifest", "garbage"])

@@ -15,7 +15,7 @@ OF_TRAINING = ("train", "check")
 WAITING = ("loading torch", "reading", "building the", "making tokens")  # what a log says before a run begins
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
-    ("trian", "trian: no such verb; choose one of app, audit, average, band, batch, chat, check, compare, evaluate, export, gate, import, new, plan, rate, "
+    ("trian", "trian: no such verb; choose one of app, audit, average, band, batch, bench, chat, check, compare, evaluate, export, gate, import, new, plan, rate, "
      "replay, report, sample, scaling, serve, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
@@ -177,6 +177,9 @@ MISTAKES: list[tuple[str, str]] = [
     ("train search_metric=nosuch", "search_metric=nosuch: no such metric"),
     ("train 'sample_prompts=[\"\"]'", "sample_prompts=['']: has an empty one"),
     ("sample run=run precision=8", "precision=8: no such option"),
+    ("evaluate run=run precision=8", "precision=8: no such option; choose one of 32-true, bf16-true, int8"),
+    ("evaluate run=run precision=int8 tasks=[cloze]", "precision=int8: and tasks are given; give one of them"),
+    ("evaluate run=run precision=int8 anatomy=true", "precision=int8: and anatomy are given; give one of them"),
     ("sample run=run overflow=wrap", "overflow=wrap: no such option"),
     ("sample run=run prompt=", "prompt=: is empty"),
     ("sample run=run prompt=a prompts=[b]", "prompts=['b']: and prompt are given"),
@@ -265,7 +268,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("serve run=none", "run=none: no such directory"),
     ("serve run=texts", "run=texts: is not a run directory"),
     ("serve run=run max_batch=0", "max_batch=0: must be at least 1"),
-    ("serve run=run precision=8", "precision=8: no such option; choose one of 32-true, bf16-true"),
+    ("serve run=run precision=8", "precision=8: no such option; choose one of 32-true, bf16-true, int8"),
     ("serve run=run name=", "name='': is empty"),
     ("serve run=run port=-1", "port=-1: is no port"),
     ("serve run=run host=nowhere.invalid", "host=nowhere.invalid: is no address here"),
@@ -383,6 +386,16 @@ MISTAKES: list[tuple[str, str]] = [
     ("train schedule=wsd checkpoint.horizons=[0]", "checkpoint.horizons=[0.0]: are not all above 0"),
     ("train checkpoint.horizons=[3]", "checkpoint.horizons=[3.0]: with schedule=cosine"),
     ("train model=dial model.depth=0", "model.depth=0: must be at least 1"),
+    ("bench run=none", "run=none: no such directory; give a run directory, such as run=latest"),
+    ("bench run=run model.n_layer=3", "model.n_layer=3: is 2 in run; leave it out, or measure a new model without run="),
+    ("bench run=run prompts=[33]", "prompts=33: is longer than the context of 32; give at most 32"),
+    ("bench prompts=[129]", "prompts=129: is longer than the context of 128"),
+    ("bench prompts=[0]", "prompts=[0]: are not from 1 up"),
+    ("bench seconds=0", "seconds=0.0: is too short to time a step; 5 is the least"),
+    ("bench batches=[0]", "batches=[0]: are not from 1 up"),
+    ("bench batches=[]", "batches=[]: is empty"),
+    ("bench only=speed", "only=speed: no such option; choose one of training, inference"),
+    ("bench task=classification data=labelled only=inference", "only=inference: its task, classification, does not predict the next token"),
     ("plan beside=none", "beside=none: no such directory"),
     ("train confirm=3", "confirm=3: runs the best of a sweep again, and this is none; add -m"),
     ("train -m seed=1,2 confirm=-1", "confirm=-1: is negative"),

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.data.config import BatchConfig
-from gptlab.errors import require
+from gptlab.errors import require, require_choice
+from gptlab.evaluation.precision import PRECISIONS
 from gptlab.files import write_atomically
 from gptlab.registry import command
 
@@ -37,6 +38,7 @@ class EvaluateConfig:
     block_size: int | None = None  # tokens per window; null: the context the model was trained with
     protocol: str = "windows"  # windows: as in training | sliding: over each document, with more context for each token
     stride: int | None = None  # tokens that sliding windows move on by; null: half of block_size
+    precision: str = "32-true"  # 32-true | bf16-true | int8 (weights of 8 bits, on a CPU): of the computation
     explain: bool = False  # write RUN/surprise.html: every token of `text` coloured by its surprise
     text: str | None = None  # the file that `explain` reads
     # write RUN/anatomy.html: the loss by position, frequency, repetition and place, of each run
@@ -60,9 +62,13 @@ class EvaluateConfig:
         slides = self.protocol == "sliding"
         require(stride is None or slides, "stride", stride, "goes with protocol=sliding", "give both, or leave it out")
         require(stride is None or stride >= 1, "stride", stride, "must be at least 1", "leave it out")
+        require_choice("precision", self.precision, PRECISIONS)
         elsewhere = next((each for each in ("tasks", "text") if getattr(self, each)), None)
         require(self.length >= 1, "length", self.length, "must be at least 1", "try 4")
         require(self.length <= LONGEST, "length", self.length, f"is more than {LONGEST}", "try 4")
+        rounded = self.precision != "32-true"
+        other = elsewhere or ("anatomy" if self.anatomy else None)
+        require(not (rounded and other), "precision", self.precision, f"and {other} are given", "give one of them")
         apart = self.length == 1 or self.anatomy
         require(apart, "length", self.length, "goes with anatomy=true", "give both, or leave it out")
         require(not (self.anatomy and elsewhere), "anatomy", True, f"and {elsewhere} are given", "give one of them")
@@ -113,7 +119,7 @@ def _scores(config: EvaluateConfig, runs: list[RunDir], console: Console) -> dic
     from gptlab.evaluation.perplexity import evaluate as score
     from gptlab.reporting.scores import label_table, score_table, unspelled_line
 
-    asked = config.data, config.block_size, config.batch_size, _sliding(config)
+    asked = config.data, config.block_size, config.batch_size, _sliding(config), config.precision
     result = evaluate_together(runs, *asked) if len(runs) > 1 else score(runs[0], *asked)
     console.print(score_table(result))
     if line := unspelled_line(result):

@@ -28,6 +28,7 @@ VERBS = {
     "export": "convert_to_hf save_pretrained",
     "report": "summary dashboard ls list",
     "batch": "critical_batch critical_batch_size",
+    "bench": "benchmark profile speed throughput",
     "app": "playground ui webui gradio streamlit",
 }
 # what is called here as on the left

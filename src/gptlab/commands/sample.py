@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.decoding.decoders import Beam, Decoder, TopK, TopP
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError, require, require_choice
+from gptlab.evaluation.precision import PRECISIONS
 from gptlab.files import write_atomically
 from gptlab.registry import command, name_of
 
@@ -41,7 +42,7 @@ class SampleConfig:
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
     overflow: str = "crop"  # when the context is full: crop (forget the oldest tokens) | refuse
     logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans
-    precision: str = "32-true"  # 32-true | bf16-true: of the computation
+    precision: str = "32-true"  # 32-true | bf16-true | int8 (weights of 8 bits, on a CPU): of the computation
     explain: bool = False  # print and write RUN/explain.html: the alternatives to each token
     seed: int = 1337  # of the draws
     json: bool = False  # print one JSON object and nothing else
@@ -57,8 +58,8 @@ class SampleConfig:
         both = self.prompt is not None and bool(self.prompts)
         require(not both, "prompts", self.prompts, "and prompt are given", "give one of them")
         require("" not in self.stop, "stop", self.stop, "has an empty string, which is everywhere", "drop it")
-        for key, choices in {"overflow": ("crop", "refuse"), "precision": ("32-true", "bf16-true")}.items():
-            require_choice(key, getattr(self, key), choices)
+        require_choice("overflow", self.overflow, ("crop", "refuse"))
+        require_choice("precision", self.precision, PRECISIONS)
         require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         for key in ("max_new_tokens", "num_samples"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")

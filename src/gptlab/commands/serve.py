@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
 from gptlab.errors import Stopped, require, require_choice
+from gptlab.evaluation.precision import PRECISIONS
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ServeConfig:
     run: str = "latest"  # a run directory, one of its checkpoints, a Hugging Face directory, or latest
     name: str | None = None  # of the model in requests; null: that of the directory
     max_batch: int = 32  # texts that are written at once; others wait
-    precision: str = "32-true"  # 32-true | bf16-true: of the computation
+    precision: str = "32-true"  # 32-true | bf16-true | int8 (weights of 8 bits, on a CPU): of the computation
     host: str = "127.0.0.1"  # 0.0.0.0 lets others in, who then need the token as their API key
     port: int = 8000  # 0: any that is free
     token: str | None = None  # null: a new one where others can reach the server, none on this machine alone
@@ -33,7 +34,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         require(self.name != "", "name", "''", "is empty", "leave it out")
         require(self.max_batch >= 1, "max_batch", self.max_batch, "must be at least 1", "try 32")
-        require_choice("precision", self.precision, ("32-true", "bf16-true"))
+        require_choice("precision", self.precision, PRECISIONS)
         require(0 <= self.port < 65536, "port", self.port, "is no port", "give 0 to 65535")
 
 

@@ -10,6 +10,7 @@ from gptlab.errors import UserError, require
 from gptlab.evaluation.held_out import HeldOutData, Sliding, held_out_data
 from gptlab.evaluation.model import load_with_task, require_next_tokens
 from gptlab.evaluation.perplexity import Nats, described, scored, target_nats
+from gptlab.evaluation.precision import weight_bytes
 from gptlab.registry import name_of
 from gptlab.runs.alike import holds_out_the_same, require_distinct, require_one_tokenizer
 from gptlab.runs.run_dir import RunDir, located
@@ -22,6 +23,7 @@ def evaluate_together(
     context: int | None = None,
     batch_size: int = 16,
     sliding: Sliding | None = None,
+    precision: str = "32-true",
 ) -> dict[str, Any]:
     """Score the ensemble of several runs on what all of them hold out, or on a data option, in windows of `context`.
 
@@ -31,19 +33,22 @@ def evaluate_together(
     _require_alike(runs)
     if data is None:
         require_same_text(runs)
+    size = 0
     first: tuple[Task, HeldOutData] | None = None
     costs: list[Nats] = []
     for run in runs:
-        task, gpt, tokenizer = load_with_task(run)
+        task, gpt, tokenizer = load_with_task(run, precision)
         found = held_out_data(run, task, gpt.config, tokenizer, data, context, sliding)
         first = first or (task, found)
         _require_read_alike(run, found, runs[0], first[1])
+        size += weight_bytes(gpt)
         costs.append(np.concatenate([*target_nats(gpt, task, found.examples, batch_size, found.reading)]))
     assert first is not None
     task, found = first
     members = [{"run": located(run), **_scores(task, nats, found)} for run, nats in zip(runs, costs, strict=True)]
     scores = _scores(task, mixed(costs), found)
-    return {**scores, **described(runs[0], task, found, len(costs[0])), "members": members}
+    computed = {"precision": precision, "weight_bytes": size}
+    return {**scores, **described(runs[0], task, found, len(costs[0])), **computed, "members": members}
 
 
 def mixed(costs: Sequence[Nats]) -> Nats:

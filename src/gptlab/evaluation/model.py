@@ -3,6 +3,7 @@
 from typing import Any
 
 from gptlab.errors import UserError
+from gptlab.evaluation.precision import in_precision
 from gptlab.registry import name_of
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Task
@@ -10,10 +11,11 @@ from gptlab.tasks.saved import task_of
 from gptlab.tokenizers import Tokenizer
 
 
-def load_with_task(run: RunDir) -> tuple[Task, Any, Tokenizer]:
+def load_with_task(run: RunDir, precision: str = "32-true") -> tuple[Task, Any, Tokenizer]:
     """Return a run's task, its model with the task's head, in eval mode, and its tokenizer."""
     task = task_of(run.config())
-    return task, *run.load(task.head)
+    gpt, tokenizer = run.load(task.head)
+    return task, gpt if precision == "32-true" else in_precision(gpt, precision, fast=False), tokenizer
 
 
 def require_next_tokens(run: RunDir, key: str = "run") -> Task:
@@ -36,16 +38,7 @@ def load_language_model(run: RunDir, key: str = "run") -> tuple[Any, Tokenizer]:
 def load_for_decoding(run: RunDir, precision: str, key: str = "run") -> tuple[Any, Tokenizer]:
     """Return the model of a run on the GPU, if there is one, laid out for fast reading, and its tokenizer.
 
-    `precision` is 32-true or bf16-true. Raises UserError where the model predicts no tokens.
+    `precision` is one of PRECISIONS. Raises UserError where the model predicts no tokens, or has no such precision.
     """
-    import torch
-
-    from gptlab.decoding.onednn import pack
-    from gptlab.model.config import GPTConfig
-
     gpt, tokenizer = load_language_model(run, key)
-    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
-    gpt = gpt.to("cuda" if torch.cuda.is_available() else "cpu", dtype)
-    if type(gpt.config) is GPTConfig:  # another model may do more with a layer than call it
-        pack(gpt)
-    return gpt, tokenizer
+    return in_precision(gpt, precision, fast=True), tokenizer

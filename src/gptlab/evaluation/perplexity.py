@@ -13,6 +13,7 @@ from gptlab.data.batches.windows import Windows
 from gptlab.data.config import BatchConfig
 from gptlab.evaluation.held_out import HeldOutData, Sliding, held_out_data
 from gptlab.evaluation.model import load_with_task
+from gptlab.evaluation.precision import weight_bytes
 from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Detailed, Figures, Reading, Sums, Task, target_of
 from gptlab.tasks.causal_lm import CausalLM
@@ -28,6 +29,7 @@ def evaluate(
     context: int | None = None,
     batch_size: int = 16,
     sliding: Sliding | None = None,
+    precision: str = "32-true",
 ) -> dict[str, Any]:
     """Score the model of a run on what is held out: by the run itself, or by a data option, in windows of `context`.
 
@@ -36,12 +38,14 @@ def evaluate(
     (None if that is not known); and what they hold for: how the data were read, and hashes of tokenizer and
     data. If the tokens do not spell all of a text, bits per byte is None, and `unspelled` counts the characters, of
     `characters`, which is the `unspelled_fraction`. A task may say more (`Detailed`), such as a confusion matrix.
+    `precision` is one of PRECISIONS, and the bytes are those of the weights in memory.
     """
-    task, gpt, tokenizer = load_with_task(run)
+    task, gpt, tokenizer = load_with_task(run, precision)
     found = held_out_data(run, task, gpt.config, tokenizer, data, context, sliding)
     sums = measure(gpt, task, found.examples, batch_size, found.reading)
     more = task.details(sums) if isinstance(task, Detailed) else {}
-    return {**scored(task, sums, found), **described(run, task, found, int(sums["targets"].sum())), **more}
+    computed = {"precision": precision, "weight_bytes": weight_bytes(gpt)}
+    return {**scored(task, sums, found), **described(run, task, found, int(sums["targets"].sum())), **computed, **more}
 
 
 def scored(task: Task, sums: Mapping[str, Any], found: HeldOutData) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def score_table(result: dict[str, Any]) -> Table:
     scores = [row for row in shown_in("evaluate") if row.quantity in result]
     sizes = [key for key in ("examples", "pairs", "tokens", "bytes") if result.get(key) is not None]
     read = ", ".join(f"{key} {value}" for key, value in result["protocol"].items())
+    if result["precision"] != "32-true":
+        read += f", {result['precision']}: {result['weight_bytes'] / 1e6:,.1f} MB of weights"
     names = ["run"] if members else []
     table = Table(*names, *(row.head for row in scores), *sizes, caption=read)
     counts = [f"{result[key]:,}" for key in sizes]

@@ -1,0 +1,70 @@
+"""Linear layers with weights of 8 bits, for inference on a CPU, where a token costs as much as the weights it reads.
+
+Each row of weights has a scale of its own, and so has each position of the input, which is rounded as well: products
+are of whole numbers, by PyTorch's own kernels (FBGEMM, or QNNPACK on ARM). Dettmers et al. 2022, LLM.int8(), section 2,
+call these vector-wise scales.
+"""
+
+import platform
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LEVELS = 127  # the largest whole number that stands for a weight
+LEAST = 1e-30  # a scale, where everything is 0
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with weights of int8, for inputs (..., K) in fp32: no position has a part in another's output."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weights, scales = quantized(linear.weight.detach().float())
+        zeros = torch.zeros(len(scales), dtype=torch.int64)
+        with warnings.catch_warnings():  # it is to go some day, and nothing as fast is there yet
+            warnings.filterwarnings("ignore", ".*deprecated")
+            stored = torch.quantize_per_channel(weights * scales[:, None], scales.double(), zeros, 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(stored, None)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.nbytes = weights.numel() + scales.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        self.extremes = torch.ones(1, linear.in_features)  # the kernel rounds by the least and the largest input
+        self.extremes[0, 0] = -1
+        self.narrow = saturates()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, (..., N)."""
+        rows = x.reshape(-1, x.shape[-1])
+        scales = rows.abs().amax(1, keepdim=True).clamp_min_(LEAST)
+        inputs = torch.cat((rows / scales, self.extremes))
+        outputs = torch.ops.quantized.linear_dynamic(inputs, self.packed, self.narrow)[:-1]
+        outputs = outputs * scales if self.bias is None else torch.addcmul(self.bias, outputs, scales)
+        return outputs.view(*x.shape[:-1], -1)
+
+
+def quantized(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weights (N, K) as whole numbers from -127 to 127, and the scale of each row, (N,)."""
+    scales = (weights.abs().amax(1) / LEVELS).clamp_min(LEAST)
+    return (weights / scales[:, None]).round(), scales
+
+
+def is_offered() -> bool:
+    """Return whether this PyTorch has layers of int8."""
+    has_kernels = hasattr(torch, "quantize_per_channel") and hasattr(torch.ops.quantized, "linear_dynamic")
+    return has_kernels and torch.backends.quantized.engine != "none"
+
+
+def saturates() -> bool:
+    """Return whether sums of two products overflow on this processor, so that inputs may have 7 bits only."""
+    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not have it
+    return platform.machine().lower() in ("x86_64", "amd64") and not told.get("avx512_vnni")
+
+
+def pack_int8(model: nn.Module) -> None:
+    """Replace the linear layers in place."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and child.in_features > 1:
+                setattr(module, name, Int8Linear(child))
