@@ -47,6 +47,7 @@ MISTAKES = [
     "plan hardware=none",
     "bench run=none",
     "average runs=[none] out=new",
+    "band text=words out=a.band.json runs=[none,none]",
     "rate runs=[none,none]",
     "report runs=none",
     "new file",

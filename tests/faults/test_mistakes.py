@@ -15,7 +15,7 @@ OF_TRAINING = ("train", "check")
 WAITING = ("loading torch", "reading", "building the", "making tokens")  # what a log says before a run begins
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
-    ("trian", "trian: no such verb; choose one of app, audit, average, batch, bench, chat, check, compare, evaluate, export, gate, import, new, plan, rate, "
+    ("trian", "trian: no such verb; choose one of app, audit, average, band, batch, bench, chat, check, compare, evaluate, export, gate, import, new, plan, rate, "
      "replay, report, sample, scaling, serve, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
@@ -357,6 +357,13 @@ MISTAKES: list[tuple[str, str]] = [
     ("average runs=[run,run] out=new weights=[1,0]", "weights=[1.0, 0.0]: are not all above 0"),
     ("average runs=[run,run] out=run", "out=run: exists already"),
     ("average runs=[run,run] out=file/new", "out=file/new: "),
+    ("band out=a.band.json", "text=null: is needed"),
+    ("band text=words", "out=null: is no NAME.band.json"),
+    ("band text=words out=a.json", "out=a.json: is no NAME.band.json; give out=conf/experiment/NAME.band.json"),
+    ("band text=words out=a.band.json", "runs=[]: is less than two"),
+    ("band text=words out=a.band.json runs=[none,run]", "runs=none: no such directory"),
+    ("band text=words out=a.band.json runs=[run,run]", "runs= ... run: has the seed ... of another one"),
+    ("band text=words out=file/a.band.json runs=[run,run]", "out=file/a.band.json: "),
     ("compare b=run", "a=null: is needed"),
     ("compare a=run", "b=null: is needed"),
     ("compare a=[] b=run", "a=[]: is empty"),

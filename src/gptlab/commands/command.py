@@ -45,9 +45,10 @@ from gptlab.commands.usage import ASKS, usage
 from gptlab.config.hydra_internals import run_command_line
 from gptlab.config.logger_list import each_logger
 from gptlab.config.overrides import quote_values, quoted
-from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
+from gptlab.config.tree import compose, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
 from gptlab.errors import RunFailed, UserError, one_line, reason, require
+from gptlab.files import conf_dir
 from gptlab.plugins import enable_all
 from gptlab.runs.config_file import as_yaml, record
 from gptlab.sweep.cluster import run_one

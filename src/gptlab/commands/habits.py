@@ -16,7 +16,8 @@ from gptlab import registry
 from gptlab.commands.flags import CONFIG_FLAGS, is_flag
 from gptlab.config.hydra_internals import key_mistake
 from gptlab.config.schema import field_types, part_fields
-from gptlab.config.tree import compose, conf_dir, takes_run_configs
+from gptlab.config.tree import compose, takes_run_configs
+from gptlab.files import conf_dir
 
 VERBS = {
     "train": "fit pretrain finetune finetune_full run learn training launch",
