@@ -53,7 +53,7 @@ def main() -> None:
     results |= {"losses": [job["val_loss"] for job in whole], "searches": searches}
     print(described(results["machine"]))
     print(f"best of {len(whole)}: {best['val_loss']:.3f} with {' '.join(best['overrides'])}; deviation {deviation:.3f}")
-    cells = [[each["seed"], f"{each['share_of_steps']:.0%}", f"{each['above_best']:.3f}"] for each in searches]
+    cells = [[str(each["seed"]), f"{each['share_of_steps']:.0%}", f"{each['above_best']:.3f}"] for each in searches]
     table(("seed", "share of steps", "above the best"), cells)
     if options.out:
         write(options.out, results)
