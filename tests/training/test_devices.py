@@ -79,6 +79,7 @@ def test_sharded(texts: str, tiny: Tiny, tmp_path: Path) -> None:
     """FSDP2 on two processes: the losses of one, a checkpoint that others read, an exact way on."""
     fsdp = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
     steady = ["schedule=constant", "optimizer.lr=0.01", "checkpoint.every_n_steps=3", "trainer.gradient_clip_val=0.1"]
+    steady.append("optimizer.cautious_weight_decay=true")
     train(tiny("logger.every_n_steps=1", *steady, f"run_dir={tmp_path}/one"))
     command(texts, *steady, *fsdp, "run_dir=two")
     compare(Path("one"), Path("two"), 2e-5)
