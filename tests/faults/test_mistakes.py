@@ -530,7 +530,6 @@ MISTAKES: list[tuple[str, str]] = [
     ("train optimizer.cautious_weight_decay=true optimizer.weight_decay=0", "optimizer.cautious_weight_decay=True: ... weight_decay=0"),
     ("train optimizer=muon optimizer.coefficients=cubic", "optimizer.coefficients=cubic: no such option; choose one of quintic, polar"),
     ("train optimizer.normuon=true", "optimizer.normuon=true: no such key of AdamW"),
-    ("train trainer.strategy=fsdp optimizer=muon", "optimizer=muon: needs whole matrices"),
     ("train trainer.strategy=fsdp optimizer.hyperball=true", "optimizer.hyperball=true: needs whole matrices"),
     ("train optimizer.hyperball=true model.init=zero", "optimizer.hyperball=true: keeps the norms ... are 0 ... init=gpt2"),
     ("train optimizer.hyperball=true adapter=lora init_from=run", "optimizer.hyperball=true: keeps ... none of them is trained; leave"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import AdamW, Optimizer
 
 from gptlab.bf16 import has_instructions
@@ -63,6 +64,19 @@ def normalize_rows(updates: Tensor, second_moment: Tensor, beta2: float) -> Tens
     return updates * (norms / updates.norm(dim=(1, 2), keepdim=True).clamp(min=1e-10))
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """Return the full tensor of which each rank may hold a shard."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_as(p: Tensor, tensor: Tensor) -> Tensor:
+    """Return this rank's shard of a tensor that is whole on each of them, if `p` is sharded; without a message."""
+    if not isinstance(p, DTensor):
+        return tensor
+    copies = DTensor.from_local(tensor, p.device_mesh, [Replicate()] * p.device_mesh.ndim, run_check=False)
+    return copies.redistribute(placements=p.placements)
+
+
 class MuonOptimizer(Optimizer):
     """An optimizer of the matrices in a group by Muon and of the parameters in `adamw` by AdamW.
 
@@ -92,11 +106,11 @@ class MuonOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         group = self.param_groups[0]
-        by_shape: dict[torch.Size, list[Tensor]] = {}
+        together: dict[Any, list[Tensor]] = {}
         for p in group["params"]:
-            if p.grad is not None:
-                by_shape.setdefault(p.shape, []).append(p)
-        for same in by_shape.values():
+            if p.grad is not None:  # sharded ones are made whole one at a time
+                together.setdefault(p if isinstance(p, DTensor) else p.shape, []).append(p)
+        for same in together.values():
             self._step(same, group)
         self.adamw.step()
         return loss
@@ -107,14 +121,15 @@ class MuonOptimizer(Optimizer):
         gradients = [p.grad for p in same if p.grad is not None]
         buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in same]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        ahead = torch.stack(torch._foreach_lerp(gradients, buffers, momentum))  # Nesterov
+        ahead = torch.stack([whole(each) for each in torch._foreach_lerp(gradients, buffers, momentum)])  # Nesterov
         found = orthogonalize(ahead, group.get("coefficients", "quintic")).to(same[0].dtype)
         if "row_beta2" in group:
             moments = [self.state[p].setdefault("row_second_moment", torch.zeros_like(p[:, :1])) for p in same]
-            stacked = torch.stack(moments)
+            stacked = torch.stack([whole(each) for each in moments])
             found = normalize_rows(found, stacked, group["row_beta2"])
-            torch._foreach_copy_(moments, stacked.unbind())
-        updates = found.unbind()
+            for p, moment, each in zip(same, moments, stacked, strict=True):
+                moment.copy_(sharded_as(p, each))
+        updates = [sharded_as(p, each) for p, each in zip(same, found, strict=True)]
         if group.get("cautious"):
             for p, update in zip(same, updates, strict=True):
                 decay(p, update, lr * group["weight_decay"])
