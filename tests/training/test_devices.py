@@ -96,8 +96,14 @@ def test_sharded(optimizer: list[str], texts: str, tiny: Tiny, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", [[], ["optimizer=muon", "optimizer.normuon=true"]], ids=["adamw", "muon"])
-def test_a_run_goes_on_sharded_and_back(optimizer: list[str], texts: str, tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "most"),
+    [([], 1e-4), (["optimizer=muon", "optimizer.normuon=true"], 0.01)],  # whose iteration rounds to bf16
+    ids=["adamw", "muon"],
+)
+def test_a_run_goes_on_sharded_and_back(
+    optimizer: list[str], most: float, texts: str, tiny: Tiny, tmp_path: Path
+) -> None:
     """One device, then two with FSDP2, then one: weights and the optimizer's state are those of a run on one alone."""
     steady = ["schedule=constant", "optimizer.lr=0.01", "logger.every_n_steps=1", "budget.steps=9", *optimizer]
     train(tiny(*steady, f"run_dir={tmp_path}/one"))
@@ -112,7 +118,7 @@ def test_a_run_goes_on_sharded_and_back(optimizer: list[str], texts: str, tiny: 
     trained = [losses(tmp_path / run, "train/loss") for run in ("one", "moved")]
     assert trained[1] == pytest.approx(trained[0], abs=2e-5) and len(trained[0]) == 9
     a, b = weights(tmp_path / "one"), weights(tmp_path / "moved")
-    assert max((a[key] - b[key]).abs().max() for key in a) < 1e-4
+    assert max((a[key] - b[key]).abs().max() for key in a) < most
     states = [
         torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
         for run in ("one", "moved")
@@ -121,7 +127,7 @@ def test_a_run_goes_on_sharded_and_back(optimizer: list[str], texts: str, tiny: 
     for of_one, of_moved in zip(*moments, strict=True):
         assert of_one.keys() == of_moved.keys() and float(of_one.get("step", 9)) == float(of_moved.get("step", 9)) == 9
         for key in of_one.keys() & {"exp_avg", "momentum_buffer", "row_second_moment"}:
-            torch.testing.assert_close(of_moved[key], of_one[key], atol=1e-5, rtol=1e-3)
+            torch.testing.assert_close(of_moved[key], of_one[key], atol=most / 10, rtol=1e-3)
 
 
 @pytest.mark.slow
