@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from limits import read_bandwidth, wait_for
 from side_by_side import DEVICES, Figure, LeftOut, described, device, interleaved, machine, table, versus, write
 
 from gptlab.decoding.context import Limits
@@ -26,6 +25,7 @@ from gptlab.decoding.int8 import Int8Linear, pack_int8
 from gptlab.decoding.onednn import pack
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.planning.limits import read_bandwidth, wait_for_device
 
 PROMPT, CONTEXT = 32, 1024
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -154,7 +154,7 @@ def show(title: str, candidates: dict[str, dict[str, Any]]) -> None:
 def seconds(work: Callable[[], object], where: torch.device) -> float:
     start = time.perf_counter()
     work()
-    wait_for(where)
+    wait_for_device(where)
     return time.perf_counter() - start
 
 

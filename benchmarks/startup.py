@@ -2,8 +2,9 @@
 
     python benchmarks/startup.py [--repeats 5] [--imports 20] [--out results.json] [OVERRIDES of the run]
 
-Every figure is of fresh processes, in rounds. The first step is that of the default run, or the one that overrides ask
-for, with its text prepared: from the start of the command until the first row of metrics.csv is there.
+Every figure is of fresh processes, in rounds. A first token is all of `gptlab sample`, for one token. The first step is
+that of the default run, or the one that overrides ask for, with its text prepared: from the start of the command until
+the first row of metrics.csv is there.
 """
 
 import argparse
@@ -21,14 +22,18 @@ from side_by_side import THREADS, Figure, LeftOut, described, fresh, interleaved
 
 GPTLAB = [sys.executable, "-m", "gptlab"]
 IMPORTS = "imports"  # of torch and lightning, without the interpreter's end
-FIRST_STEP = "first step"
+TORCH = "import torch"
+FIRST_STEP, FIRST_TOKEN = "first step", "first token"
 COMMANDS: dict[str, list[str]] = {
     "gptlab --help": [*GPTLAB, "--help"],
     "gptlab train --help": [*GPTLAB, "train", "--help"],
     "gptlab train --cfg job": [*GPTLAB, "train", "--cfg", "job"],
+    TORCH: [sys.executable, "-c", "import torch, os; os._exit(0)"],
+    FIRST_TOKEN: [*GPTLAB, "sample", "run=sampled", "prompt=The", "max_new_tokens=1"],
     IMPORTS: [sys.executable, "-c", "import torch, lightning, os; os._exit(0)"],
 }
 GOALS = {"gptlab --help": 0.3, "gptlab train --help": 1.5, "gptlab train --cfg job": 1.5, "first step - imports": 3.0}
+GOALS["first token - import torch"] = 1.5
 
 
 def main() -> None:
@@ -58,10 +63,14 @@ def measure(folder: Path, repeats: int, overrides: list[str]) -> dict[str, Any]:
             raise LeftOut(done.why())
         return {"seconds": done.seconds}
 
+    made = fresh([*GPTLAB, "train", "run_dir=sampled", *overrides, "budget.steps=1"], env, folder)
+    if made.code:
+        raise SystemExit(f"gptlab train failed: {made.why()}")
     first_step(folder / "runs", env, overrides)  # prepares the text, and warms the files of all libraries
     rounds, left_out = interleaved([*COMMANDS, FIRST_STEP], repeats, seconds)
     each = {name: [row["seconds"] for row in rows] for name, rows in rounds.items()}
-    each["first step - imports"] = [a - b for a, b in zip(each[FIRST_STEP], each[IMPORTS], strict=True)]
+    for first, below in ((FIRST_STEP, IMPORTS), (FIRST_TOKEN, TORCH)):
+        each[f"{first} - {below}"] = [a - b for a, b in zip(each[first], each[below], strict=True)]
     found = {name: Figure.of(values) for name, values in each.items()}
     print(f"{described(here)}; seconds, {repeats} rounds of fresh processes")
     rows = [

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from limits import best_product, read_bandwidth, wait_for
 from torch import Tensor, nn
 
 from gptlab.interop.families import FAMILIES
@@ -25,6 +24,7 @@ from gptlab.interop.names import config_to
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.optim.optimizers import AdamW
+from gptlab.planning.limits import best_product, read_bandwidth, wait_for_device
 from gptlab.tasks.cross_entropy import cross_entropy
 from gptlab.training.memory import keep_freed_pages
 
@@ -65,7 +65,7 @@ class Clock:
     def __init__(self, task: Task) -> None:
         self.every, self.waiting = task.every, list[Tensor]()
         self.losses: list[float] = []
-        wait_for(task.device)
+        wait_for_device(task.device)
         self.seconds = [time.perf_counter()]
 
     def after(self, loss: Tensor) -> None:

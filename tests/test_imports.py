@@ -80,7 +80,7 @@ ONLY_IN = {
             "model",
         ),
         *("optim", "runs/adapted", "runs/own_model", "runs/stored_model", "runs/checkpoint_file", "runs/weight_mean"),
-        *("planning/memory", "tasks", "training"),
+        *("planning/limits", "planning/memory", "tasks", "training"),
     },
     "jinja2": {"tokenizers", "app/pages"},
     "starlette": {"app"},

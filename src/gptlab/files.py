@@ -129,6 +129,12 @@ def require_writable(key: str, value: Any, folder: Path) -> None:
             return
 
 
+def conf_dir() -> Path:
+    """Return the config tree: inside the package in a wheel, at the root of a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(p for p in (package / "conf", package.parents[1] / "conf") if p.is_dir())
+
+
 def cache_dir() -> Path:
     """Return where text, tokens and results of checks are kept between runs: $GPTLAB_CACHE, else the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -111,7 +111,7 @@ def test_startup_runs(texts: str, tmp_path: Path) -> None:
     seconds = {name: each["seconds"]["median"] for name, each in work["candidates"].items()}
     assert not work["left_out"] and found["machine"]["versions"]["torch"]
     difference = seconds["first step"] - seconds["imports"]
-    assert len(seconds) == 6 and seconds["first step - imports"] == pytest.approx(difference)
+    assert len(seconds) == 9 and seconds["first step - imports"] == pytest.approx(difference)
 
 
 @pytest.mark.slow
@@ -202,6 +202,18 @@ def test_losses_of_recipes_are_summed_up_over_seeds(side_by_side: Any) -> None:
     assert found["val_loss"] == pytest.approx(1.9)
     squares = sum((loss - 1.9) ** 2 for loss in losses)
     assert found["standard_error"] == pytest.approx(math.sqrt(squares / 3 / 4))
+
+
+def test_a_pruned_search_is_measured_by_its_finished_runs(side_by_side: Any) -> None:
+    import search  # type: ignore[import-not-found]
+
+    whole = [{"status": "finished", "steps": 10, "val_loss": loss} for loss in (2.0, 1.5, 3.0)]
+    pruned = [
+        dict(whole[0]),
+        {"status": "pruned", "steps": 4, "val_loss": 1.2},
+        {**whole[2], "steps": 1, "status": "pruned"},
+    ]
+    assert search.beside(whole, pruned) == {"share_of_steps": 0.5, "above_best": 0.5}
 
 
 def test_each_round_of_a_recipe_has_a_seed_of_its_own(

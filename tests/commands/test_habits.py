@@ -49,6 +49,7 @@ HABITS: dict[str, str] = {
     "playground run=out": "app run=out",
     "critical_batch_size run=out out=new": "batch run=out out=new",
     "webui": "app",
+    "benchmark --batch_size=4": "bench data.batch_size=4",
     # with dashes, without a group, with other words
     "train --model=micro": "train model=micro",
     "model=micro": "train model=micro",

@@ -10,8 +10,8 @@ from gptlab import registry
 from gptlab.commands.main import main
 from gptlab.commands.usage import options
 from gptlab.config import compose
-from gptlab.config.tree import conf_dir
 from gptlab.decoding.decoders import Greedy, TopK
+from gptlab.files import conf_dir
 from gptlab.registry import option
 from gptlab.runs.config_file import record
 from gptlab.training.config import TrainConfig

@@ -15,7 +15,7 @@ OF_TRAINING = ("train", "check")
 WAITING = ("loading torch", "reading", "building the", "making tokens")  # what a log says before a run begins
 MISTAKES: list[tuple[str, str]] = [
     # what is no verb, flag or override
-    ("trian", "trian: no such verb; choose one of app, audit, average, batch, chat, check, compare, evaluate, export, gate, import, new, plan, rate, "
+    ("trian", "trian: no such verb; choose one of app, audit, average, band, batch, bench, chat, check, compare, evaluate, export, gate, import, new, plan, rate, "
      "replay, report, sample, scaling, serve, tokenize, train"),
     ("--verbose", "--verbose: no such verb"),
     ("run=run", "run=run: no such verb"),
@@ -357,6 +357,13 @@ MISTAKES: list[tuple[str, str]] = [
     ("average runs=[run,run] out=new weights=[1,0]", "weights=[1.0, 0.0]: are not all above 0"),
     ("average runs=[run,run] out=run", "out=run: exists already"),
     ("average runs=[run,run] out=file/new", "out=file/new: "),
+    ("band out=a.band.json", "text=null: is needed"),
+    ("band text=words", "out=null: is no NAME.band.json"),
+    ("band text=words out=a.json", "out=a.json: is no NAME.band.json; give out=conf/experiment/NAME.band.json"),
+    ("band text=words out=a.band.json", "runs=[]: is less than two"),
+    ("band text=words out=a.band.json runs=[none,run]", "runs=none: no such directory"),
+    ("band text=words out=a.band.json runs=[run,run]", "runs= ... run: has the seed ... of another one"),
+    ("band text=words out=file/a.band.json runs=[run,run]", "out=file/a.band.json: "),
     ("compare b=run", "a=null: is needed"),
     ("compare a=run", "b=null: is needed"),
     ("compare a=[] b=run", "a=[]: is empty"),
@@ -379,6 +386,16 @@ MISTAKES: list[tuple[str, str]] = [
     ("train schedule=wsd checkpoint.horizons=[0]", "checkpoint.horizons=[0.0]: are not all above 0"),
     ("train checkpoint.horizons=[3]", "checkpoint.horizons=[3.0]: with schedule=cosine"),
     ("train model=dial model.depth=0", "model.depth=0: must be at least 1"),
+    ("bench run=none", "run=none: no such directory; give a run directory, such as run=latest"),
+    ("bench run=run model.n_layer=3", "model.n_layer=3: is 2 in run; leave it out, or measure a new model without run="),
+    ("bench run=run prompts=[33]", "prompts=33: is longer than the context of 32; give at most 32"),
+    ("bench prompts=[129]", "prompts=129: is longer than the context of 128"),
+    ("bench prompts=[0]", "prompts=[0]: are not from 1 up"),
+    ("bench seconds=0", "seconds=0.0: is too short to time a step; 5 is the least"),
+    ("bench batches=[0]", "batches=[0]: are not from 1 up"),
+    ("bench batches=[]", "batches=[]: is empty"),
+    ("bench only=speed", "only=speed: no such option; choose one of training, inference"),
+    ("bench task=classification data=labelled only=inference", "only=inference: its task, classification, does not predict the next token"),
     ("plan beside=none", "beside=none: no such directory"),
     ("train confirm=3", "confirm=3: runs the best of a sweep again, and this is none; add -m"),
     ("train -m seed=1,2 confirm=-1", "confirm=-1: is negative"),

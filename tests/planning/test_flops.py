@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gptlab.commands.usage import options
 from gptlab.config import compose
-from gptlab.config.tree import conf_dir
+from gptlab.files import conf_dir
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.planning.flops import flops_by_part, flops_per_token

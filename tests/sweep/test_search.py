@@ -276,7 +276,7 @@ def written(folder: Path, steps: Sequence[int], values: Sequence[float]) -> Job:
 @needs_optuna
 def test_trials_are_compared_at_equal_steps() -> None:
     """At each rung the best third goes on, the first one always; rows of the log are no validations."""
-    search = a_search(Jobs(quality), pruner="asha", n_trials=8, reduction_factor=3)
+    search = a_search(Jobs(quality), pruner="asha", n_trials=8, min_steps=100)
     prune, folders = search.pruning, [Path(f"sweep/{i}-job") for i in range(5)]
     assert prune is not None
     for _ in range(5):
@@ -289,11 +289,36 @@ def test_trials_are_compared_at_equal_steps() -> None:
     assert not prune(written(folders[0], [100, 200, 300], [3.0, 2.9, 1.5]))
     assert prune(written(folders[2], [100, 200, 300], [2.0, 4.0, 1.6]))
     assert prune(written(folders[3], [100, 200], [math.nan, 1.0]))
-    again = a_search(Jobs(quality), pruner="asha", n_trials=8, reduction_factor=3)
+    again = a_search(Jobs(quality), pruner="asha", n_trials=8, min_steps=100)
     trial = again._again(again.study.trials[2])[0]
     assert again.pruning is not None and trial == 2
     assert not again.pruning(written(folders[2], [100, 200, 300], [2.0, 4.0, 1.6]))  # the study knows these
     assert again.pruning(written(folders[2], [100, 200, 300, 400], [2.0, 4.0, 1.6, 0.1]))  # doomed before the kill
+
+
+@needs_optuna
+def test_the_first_comparison_is_after_an_eighth_of_a_run() -> None:
+    search = a_search(Jobs(quality), pruner="asha", n_trials=8)
+    for _ in range(2):
+        search._draw()
+    assert search.pruning is not None
+    assert not search.pruning(written(Path("sweep/0-job"), [50, 100, 150], [3.0, 2.9, 2.0]))
+    assert search.study.user_attrs["rungs"] == [113, 900]
+    assert not search.pruning(written(Path("sweep/1-job"), [50, 100], [4.0, 4.0]))
+    assert search.pruning(written(Path("sweep/1-job"), [50, 100, 150], [4.0, 4.0, 2.1]))
+
+
+@needs_optuna
+def test_a_pruned_grid_is_in_random_order() -> None:
+    """All points, once each, in an order of the seed's; the first ones go on unopposed."""
+    grid = ["lr=1,2,3,4", "n=1,2"]
+    orders = []
+    for more in ({}, {"pruner": "asha"}, {"pruner": "asha"}, {"pruner": "asha", "seed": 1}):
+        search = a_search(Jobs(quality), grid, sampler="grid", storage="sqlite:///:memory:", **more)
+        orders.append([tuple(search._draw()[1]) for _ in range(8)])
+    plain, pruned, again, other = orders
+    assert plain == sorted(plain) == sorted(pruned) == sorted(other) and pruned == again
+    assert len({tuple(each) for each in orders}) == 3
 
 
 @needs_optuna
@@ -303,7 +328,7 @@ def test_hyperband_has_several_first_steps() -> None:
     kept = set()
     for number in range(12):
         search._draw()
-        worse = written(Path(f"sweep/{number}-job"), [100], [3.0 + number])
+        worse = written(Path(f"sweep/{number}-job"), [200], [3.0 + number])
         if not search.pruning(worse):
             kept.add(number)
     assert 1 < len(kept) < 12  # ASHA would keep the first one alone

@@ -7,6 +7,7 @@ others (`exit_code`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -29,16 +30,25 @@ from rich.text import Text
 from yaml import YAMLError
 
 from gptlab import registry
-from gptlab.commands.flags import by_config, flags_first, require_no_run_config, resumed, split_flags, without_cfg_job
+from gptlab.commands.flags import (
+    by_config,
+    flags_first,
+    of_run,
+    require_no_run_config,
+    resumed,
+    split_flags,
+    without_cfg_job,
+)
 from gptlab.commands.mistakes import UNKNOWN, explain, in_our_words
 from gptlab.commands.streams import Output
 from gptlab.commands.usage import ASKS, usage
 from gptlab.config.hydra_internals import run_command_line
 from gptlab.config.logger_list import each_logger
 from gptlab.config.overrides import quote_values, quoted
-from gptlab.config.tree import compose, conf_dir, primary, search_path, takes_run_configs, typed_config
+from gptlab.config.tree import compose, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
 from gptlab.errors import RunFailed, UserError, one_line, reason, require
+from gptlab.files import conf_dir
 from gptlab.plugins import enable_all
 from gptlab.runs.config_file import as_yaml, record
 from gptlab.sweep.cluster import run_one
@@ -120,6 +130,8 @@ class _Run:
         self.argv = each_logger(flags_first(self.argv))
         if takes_run_configs(self.command.name):
             self.argv = flags_first(resumed(by_config(self.argv)))
+            if "run" in {field.name for field in dataclasses.fields(self.command.config_type)}:
+                self.argv = flags_first(of_run(self.argv))
         require_no_run_config(self.argv)
         if self.command.name != "train":
             return None

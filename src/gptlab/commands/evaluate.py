@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.data.config import BatchConfig
-from gptlab.errors import require
-from gptlab.evaluation.precision import require_precision
+from gptlab.errors import require, require_choice
+from gptlab.evaluation.precision import PRECISIONS
 from gptlab.files import write_atomically
 from gptlab.registry import command
 
@@ -62,7 +62,7 @@ class EvaluateConfig:
         slides = self.protocol == "sliding"
         require(stride is None or slides, "stride", stride, "goes with protocol=sliding", "give both, or leave it out")
         require(stride is None or stride >= 1, "stride", stride, "must be at least 1", "leave it out")
-        require_precision(self.precision)
+        require_choice("precision", self.precision, PRECISIONS)
         elsewhere = next((each for each in ("tasks", "text") if getattr(self, each)), None)
         require(self.length >= 1, "length", self.length, "must be at least 1", "try 4")
         require(self.length <= LONGEST, "length", self.length, f"is more than {LONGEST}", "try 4")

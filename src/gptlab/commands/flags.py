@@ -125,3 +125,24 @@ def resumed(argv: list[str]) -> list[str]:
     rest = [arg for arg in argv if not arg.startswith("resume=")]
     config, run_dir = quoted(str(path / "config.yaml")), quoted(str(path))
     return [f"config={config}", f"run_dir={run_dir}", *rest, f"resume={quoted(str(resume))}"]
+
+
+def of_run(argv: list[str]) -> list[str]:
+    """Return `run=RUN` as the command line that starts from that run's own config, and the rest of argv over it.
+
+    A model that was imported or averaged, or is a directory of Hugging Face, has no config of a training: it is what a
+    new run begins with.
+    """
+    asked = [arg.partition("=")[2] for arg in argv if arg.startswith("run=")]
+    if not asked or asked[-1] in ("", "null") or any(arg.startswith("config=") for arg in argv):
+        return argv
+    from gptlab.interop.hub_directory import in_hub_format
+    from gptlab.runs.run_dir import RunDir
+
+    name = unquoted(asked[-1])
+    if in_hub_format(name):
+        return [f"init_from={quoted(name)}", *argv]
+    run = RunDir.find_as("run", name)
+    if any(key in run.config() for key in ("imported_from", "averaged_from")):
+        return [f"init_from={quoted(str(run.path.resolve()))}", *argv]
+    return [f"config={quoted(str(run.path.resolve() / 'config.yaml'))}", *argv]

@@ -16,7 +16,8 @@ from gptlab import registry
 from gptlab.commands.flags import CONFIG_FLAGS, is_flag
 from gptlab.config.hydra_internals import key_mistake
 from gptlab.config.schema import field_types, part_fields
-from gptlab.config.tree import compose, conf_dir, takes_run_configs
+from gptlab.config.tree import compose, takes_run_configs
+from gptlab.files import conf_dir
 
 VERBS = {
     "train": "fit pretrain finetune finetune_full run learn training launch",
@@ -27,6 +28,7 @@ VERBS = {
     "export": "convert_to_hf save_pretrained",
     "report": "summary dashboard ls list",
     "batch": "critical_batch critical_batch_size",
+    "bench": "benchmark profile speed throughput",
     "app": "playground ui webui gradio streamlit",
 }
 # what is called here as on the left

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.errors import UserError, require
 from gptlab.planning.cost import CHINCHILLA, Hardware, cost_of, hours
 from gptlab.planning.flops import flops_by_part, flops_per_token
+from gptlab.planning.inference import cached_numbers, decode_flops, prefill_flops
 from gptlab.registry import command, name_of
 from gptlab.training.config import TrainConfig
 
@@ -208,12 +209,10 @@ def _inference(model: Any, parameters: int, precision: str) -> dict[str, int] | 
 
     if not isinstance(model, GPTConfig):
         return None
-    each = flops_per_token(model) // 3  # without the backward pass, which is two thirds
     number = 4 if precision.startswith("32") else 2
-    cache = 2 * model.n_layer * model.kv_heads * model.head_dim * model.block_size * number
     return {
-        "prefill_flops": each * model.block_size,
-        "decode_flops": each,
-        "cache_bytes": cache,
-        "weight_bytes": parameters * number,
+        "prefill_flops": prefill_flops(model, model.block_size),
+        "decode_flops": decode_flops(model, model.block_size),
+        "cache_bytes": number * cached_numbers(model, model.block_size),
+        "weight_bytes": number * parameters,
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.decoding.decoders import Beam, Decoder, TopK, TopP
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.errors import UserError, require, require_choice
-from gptlab.evaluation.precision import require_precision
+from gptlab.evaluation.precision import PRECISIONS
 from gptlab.files import write_atomically
 from gptlab.registry import command, name_of
 
@@ -59,7 +59,7 @@ class SampleConfig:
         require(not both, "prompts", self.prompts, "and prompt are given", "give one of them")
         require("" not in self.stop, "stop", self.stop, "has an empty string, which is everywhere", "drop it")
         require_choice("overflow", self.overflow, ("crop", "refuse"))
-        require_precision(self.precision)
+        require_choice("precision", self.precision, PRECISIONS)
         require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         for key in ("max_new_tokens", "num_samples"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1", "try 1 or more")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
-from gptlab.errors import Stopped, require
-from gptlab.evaluation.precision import require_precision
+from gptlab.errors import Stopped, require, require_choice
+from gptlab.evaluation.precision import PRECISIONS
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         require(self.name != "", "name", "''", "is empty", "leave it out")
         require(self.max_batch >= 1, "max_batch", self.max_batch, "must be at least 1", "try 32")
-        require_precision(self.precision)
+        require_choice("precision", self.precision, PRECISIONS)
         require(0 <= self.port < 65536, "port", self.port, "is no port", "give 0 to 65535")
 
 

@@ -20,8 +20,9 @@ from gptlab import plugins, registry
 from gptlab.commands.explanations import explanation, summary
 from gptlab.commands.flags import by_config, flags_first, resumed, split_flags
 from gptlab.config.schema import part_fields
-from gptlab.config.tree import RECORDED, compose_unchecked, conf_dir, takes_run_configs
+from gptlab.config.tree import RECORDED, compose_unchecked, takes_run_configs
 from gptlab.errors import UserError
+from gptlab.files import conf_dir
 
 ASKS = ("-h", "--help")
 COLUMN = 34  # at which explanations begin

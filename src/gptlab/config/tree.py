@@ -18,7 +18,7 @@ from gptlab.config.overrides import quote_values, quoted, unquoted
 from gptlab.config.record import read_nodes
 from gptlab.config.schema import part_fields, require_known, schema_of, to_typed, unchecked
 from gptlab.errors import UserError, require
-from gptlab.files import followed
+from gptlab.files import conf_dir, followed
 
 RECORDED = "as_recorded"  # the option, in each group, that holds the values of a run's config.yaml
 
@@ -70,12 +70,6 @@ hydra_internals.register_resolver("quotient", lambda above, below: above / below
 hydra_internals.register_resolver("per_width", _per_width)
 hydra_internals.silence_advice()
 hydra_internals.share_the_store()
-
-
-def conf_dir() -> Path:
-    """Return the config tree: inside the package in a wheel, at the root of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    return next(p for p in (package / "conf", package.parents[1] / "conf") if p.is_dir())
 
 
 def register(verb: str) -> str:

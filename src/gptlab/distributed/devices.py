@@ -1,8 +1,10 @@
-"""Name the GPUs of this machine."""
+"""Name the GPUs and the processor of this machine."""
 
 import glob
 import os
+import platform
 import sys
+from pathlib import Path
 
 _GPU_FILES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvgpu*", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 
@@ -19,3 +21,15 @@ def gpus() -> list[str]:
 
     names = [str(i) for i in range(torch.cuda.device_count())]
     return visible.split(",")[: len(names)] if visible else names
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the name of the processor, or of its architecture where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -2,39 +2,49 @@
 
 from typing import Any
 
-from gptlab.errors import require, require_choice
+from gptlab.errors import require
 
 PRECISIONS = ("32-true", "bf16-true", "int8")
 
 
-def require_precision(precision: str) -> None:
-    """Raise UserError if `precision` is none of PRECISIONS."""
-    require_choice("precision", precision, PRECISIONS)
-
-
-def in_precision(model: Any, precision: str, fast: bool) -> Any:
-    """Return the model on the GPU, if there is one, and in a precision; it is changed in place.
+def in_precision(model: Any, precision: str, fast: bool, device: str | None = None) -> Any:
+    """Return a model in eval mode, on a device (None: the GPU, if there is one) and in a precision, changed in place.
 
     `fast` lays its weights out for inference, which changes the last digits. Raises UserError where there is
     no int8.
     """
     import torch
 
-    from gptlab.decoding.int8 import is_offered, pack_int8
+    from gptlab.decoding.int8 import pack_int8
     from gptlab.decoding.onednn import pack
-    from gptlab.model.config import GPTConfig
 
-    on_gpu = torch.cuda.is_available()
-    model = model.to("cuda" if on_gpu else "cpu", torch.bfloat16 if precision == "bf16-true" else torch.float32)
-    is_ours = type(model.config) is GPTConfig  # another model may do more with a layer than call it
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device, torch.bfloat16 if precision == "bf16-true" else torch.float32).eval()
     if precision == "int8":
-        require(not on_gpu, "precision", precision, "is for a CPU, and there is a GPU", "choose bf16-true")
-        require(is_offered(), "precision", precision, "this PyTorch has no layers of int8", "choose bf16-true")
-        require(is_ours, "precision", precision, "the model is of another package", "choose bf16-true")
+        why = lacks_int8(model, device)
+        require(why is None, "precision", precision, why or "", "choose bf16-true")
         pack_int8(model)
-    elif fast and is_ours:
+    elif fast and _is_ours(model):
         pack(model)
     return model
+
+
+def lacks_int8(model: Any, device: str) -> str | None:
+    """Return why a model cannot have layers of int8; None if it can."""
+    from gptlab.decoding.int8 import is_offered
+
+    if device != "cpu":
+        return "is for a CPU, and there is a GPU"
+    if not is_offered():
+        return "this PyTorch has no layers of int8"
+    return None if _is_ours(model) else "the model is of another package"
+
+
+def _is_ours(model: Any) -> bool:
+    """Return whether a layer is only called: another model may do more with it."""
+    from gptlab.model.config import GPTConfig
+
+    return type(model.config) is GPTConfig
 
 
 def weight_bytes(model: Any) -> int:

@@ -143,6 +143,19 @@ def seed_test(a: Sequence[float], b: Sequence[float]) -> SeedTest | None:
     return SeedTest(Difference(value, float(interval.low), float(interval.high)), float(found.pvalue), float(found.df))
 
 
+def prediction_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval in which one more value lies with a probability of `level`, if all are normal.
+
+    It is mean ± t s sqrt(1 + 1/n), with Student's t of n - 1 degrees of freedom (Hahn & Meeker 1991, sec. 4.8). Raises
+    statistics.StatisticsError for fewer than two values.
+    """
+    from scipy.stats import t
+
+    n, mean = len(values), statistics.fmean(values)
+    half = float(t.ppf((1 + level) / 2, n - 1)) * statistics.stdev(values) * math.sqrt(1 + 1 / n)
+    return mean - half, mean + half
+
+
 def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
     """Return the standard deviation within groups, over those with two values or more; None if there are none."""
     several = [group for group in groups if len(group) > 1]

@@ -16,6 +16,7 @@ from gptlab.interop.names import config_to, weights_of
 from gptlab.model.adapters import DoRA, LoRA
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.model.meta_device import on_meta
 from gptlab.registry import name_of
 from gptlab.runs.adapted import read_adapter
 from gptlab.runs.checkpoint_file import read_checkpoint
@@ -68,7 +69,7 @@ def export_adapter(run: RunDir, out: Path) -> dict[str, Any]:
 
 
 def _names(config: GPTConfig, adapter: LoRA) -> set[str]:
-    with torch.device("meta"):
+    with on_meta():
         return set(adapter.attach(GPT(config)))
 
 
@@ -106,7 +107,7 @@ def _converted(
     config: GPTConfig, columns: Mapping[str, Tensor], hf: dict[str, Any], transposed: bool
 ) -> dict[str, Tensor]:
     """Return columns of layers of ours, (out, n) each, as those of the layers of a family."""
-    with torch.device("meta"):
+    with on_meta():
         gpt = GPT(config)
     layers = dict(gpt.named_modules())
     widths: dict[int, int] = {}

@@ -18,6 +18,7 @@ from gptlab.interop.places import directory
 from gptlab.interop.weight_files import WeightFiles
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT, num_params
+from gptlab.model.meta_device import on_meta
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.base import panics
 from gptlab.tokenizers.directory import read_tokenizer
@@ -66,7 +67,7 @@ def weights_from(files: WeightFiles, config: GPTConfig) -> dict[str, Tensor]:
     family, todo = files.family, f"its {files.declared} must belong to its weights"
     few = config.n_layer <= len(files.full)  # before so many layers are made
     require(few, files.key, files.source, f"has {len(files.full)} tensors for {config.n_layer} layers", todo)
-    with torch.device("meta"):
+    with on_meta():
         expected = GPT(config).state_dict()
     weights: dict[str, Tensor] = {}
     for name, meta in expected.items():
@@ -91,7 +92,7 @@ def write_run(
     work: Path, weights: dict[str, Tensor], model_type: str, config: GPTConfig, tokenizer: Tokenizer, name: str
 ) -> dict[str, Any]:
     """Write an imported model into the folder `work` as a run; returns its summary."""
-    with torch.device("meta"):
+    with on_meta():
         parameters = num_params(GPT(config))
     (work / "checkpoints").mkdir()
     (work / "tokenizer").mkdir()

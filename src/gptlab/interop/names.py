@@ -14,6 +14,7 @@ from gptlab.interop.families import FAMILIES
 from gptlab.interop.family import Family, Fields, Naming
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.model.meta_device import on_meta
 from gptlab.model.shape import GPTShape
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
@@ -131,7 +132,7 @@ def weights_of(gpt: GPT, hf: dict[str, Any]) -> dict[str, Tensor]:
     Biases that the family has and the model lacks are zeros.
     """
     family, target, state = FAMILIES[hf["model_type"]], config_from(hf), gpt.state_dict()
-    with torch.device("meta"):
+    with on_meta():
         expected = GPT(target).state_dict()
     found: dict[str, list[Tensor]] = {}
     for name, meta in expected.items():

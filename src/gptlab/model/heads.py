@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gptlab.errors import require
 from gptlab.model.config import build_model
+from gptlab.model.meta_device import on_meta
 from gptlab.registry import name_of
 
 
@@ -31,7 +32,7 @@ class LastTokenHead(nn.Module):
 
 def trunk_of(model: Any) -> nn.Module:
     """Return the model in a model with the head of a task: the module that its config builds."""
-    with torch.device("meta"):
+    with on_meta():
         kind = type(build_model(model.config))
     found: nn.Module = next(module for module in model.modules() if type(module) is kind)
     return found

@@ -13,6 +13,7 @@ from gptlab.errors import require
 from gptlab.model.adapters import Adapter, adapt
 from gptlab.model.config import build_model
 from gptlab.model.lora import merge
+from gptlab.model.meta_device import on_meta
 from gptlab.plugins import recorded_option
 from gptlab.registry import name_of
 from gptlab.runs.checkpoint_file import read_checkpoint
@@ -94,7 +95,7 @@ def base_model(checkpoint: Path, config: Mapping[str, Any], base: Base, run: Pat
 
 def _empty(option: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
     kind = recorded_option("model", option, config, ascii(option)[:60])
-    with torch.device("meta"):
+    with on_meta():
         return build_model(kind(**settings))
 
 

@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptlab.errors import UserError
 from gptlab.model.config import build_model
+from gptlab.model.meta_device import on_meta
 from gptlab.plugins import recorded_option
 
 
@@ -32,7 +31,7 @@ def own_model(
 
     try:
         try:
-            with torch.device("meta"):
+            with on_meta():
                 empty = build()
         except RuntimeError:  # it computes with its weights when it is made
             empty = None

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptlab.errors import UserError
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.model.meta_device import on_meta
 from gptlab.runs.adapted import base_model, merged, read_adapter
 from gptlab.runs.checkpoint_file import not_whole, read_checkpoint, require_stored, verify
 from gptlab.runs.own_model import own_model
@@ -70,7 +69,7 @@ def _gpt(settings: dict[str, Any], weights: dict[str, Any], head: Callable[[Any]
     config = GPTConfig(**settings)
     if config.n_layer > len(weights):  # before so many layers are made
         raise ValueError(f"n_layer={config.n_layer}, but there are only {len(weights)} tensors")
-    with torch.device("meta"):
+    with on_meta():
         gpt = GPT(config)
         model = head(gpt)
         tied = getattr(getattr(gpt, "lm_head", None), "weight", None) is gpt.wte.weight

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gptlab.config.hydra_internals import complete_job, prepare_job, start_launcher
 from gptlab.config.tree import typed_config
-from gptlab.distributed.devices import gpus
+from gptlab.distributed.devices import cores, gpus
 from gptlab.errors import require
 from gptlab.sweep.branches import share_trunks
 from gptlab.sweep.job import GRACE, Devices, Job, RunConfig, score_text
@@ -114,8 +114,7 @@ def threads(processes: int) -> dict[str, str]:
     """Return an environment in which some processes share the cores; one process alone decides for itself."""
     if processes == 1:
         return {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, cores // processes)
+    share = max(1, cores() // processes)
     return {"OMP_NUM_THREADS": str(min(share, int(os.environ.get("OMP_NUM_THREADS", share))))}
 
 

@@ -4,12 +4,14 @@ Nothing is asked of a job: its validations are read in its metrics.csv, and it i
 checkpoint and a summary. Li et al. 2020 (ASHA), Li et al. 2018 (Hyperband).
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 from gptlab.sweep.job import Job
 from gptlab.sweep.live import tail_of
 
+EARLIEST = 1 / 8  # of a run's steps are made before it is compared: before, a high learning rate only looks bad
 RUNGS = "rungs"  # what a study calls the steps of the first and of the last comparison
 DOOMED = "doomed"  # what a trial is called that is to be pruned: a kill may come before its job has ended
 
@@ -18,8 +20,8 @@ class Pruning:
     """A pruner of a study: call it with each running job, and stop those of which it returns True.
 
     `trials` are those that are launched, by the numbers of their jobs. The first comparison is at step `min_steps`, or
-    at the first validation, each next one at `factor` times the steps; of those that come there the best of `factor` go
-    on. Hyperband divides the trials between several first steps.
+    after an eighth of a run, each next one at `factor` times the steps; the best of `factor` that come there go on.
+    Hyperband divides the trials between several first steps.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class Pruning:
         """Report a value; return whether its trial should end."""
         if self.study.user_attrs.get(RUNGS) is None:
             planned = job.result().get("planned_steps")
-            rungs = [self.min_steps or step, planned if isinstance(planned, int) else step]
+            last = planned if isinstance(planned, int) else step
+            rungs = [self.min_steps or max(step, math.ceil(EARLIEST * last)), last]
             self.study.set_user_attr(RUNGS, rungs)
             self._begin(*rungs)
         trial.report(value, step)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext
 from omegaconf import DictConfig
@@ -54,7 +55,7 @@ class SearchConfig:
     metrics: Sequence[str] | None = None
     pruner: str = "none"
     min_steps: int | None = None
-    reduction_factor: int = 4
+    reduction_factor: int = 3
     storage: str | None = None
     study_name: str | None = None
 
@@ -63,7 +64,7 @@ class SearchConfig:
         require_choice("hydra.sweeper.pruner", self.pruner, PRUNERS)
         factor = self.reduction_factor
         proper = type(factor) is int and factor >= 2
-        require(proper, "hydra.sweeper.reduction_factor", factor, "is no number of at least 2", "try 4")
+        require(proper, "hydra.sweeper.reduction_factor", factor, "is no number of at least 2", "try 3")
         for key in ("n_trials", "n_jobs", "min_steps"):
             value = getattr(self, key)
             fine = value is None or (type(value) is int and value >= 1)
@@ -169,6 +170,9 @@ class Search:
         if config.sampler == "grid":
             points = itertools.product(*(each.grid() for each in searched))
             self.grid = [dict(zip((each.key for each in searched), point, strict=True)) for point in points]
+            if config.pruner != "none":  # the first trials go on unopposed, and should not be each other's neighbours
+                order = np.random.default_rng(seed_sequence(config.seed, "search")).permutation(len(self.grid))
+                self.grid = [self.grid[place] for place in order]
         self.n_trials = (
             min(config.n_trials or len(self.grid), len(self.grid)) if self.grid else config.n_trials or TRIALS
         )

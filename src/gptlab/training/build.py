@@ -20,6 +20,7 @@ from gptlab.model.adapters import adapt
 from gptlab.model.config import build_model
 from gptlab.model.gpt import num_frozen, num_params
 from gptlab.model.heads import trunk_of
+from gptlab.model.meta_device import on_meta
 from gptlab.planning.flops import flops_per_token
 from gptlab.runs.adapted import adapt_with, weights_sha256
 from gptlab.runs.config_file import record
@@ -249,7 +250,7 @@ def count_parameters(config: TrainConfig) -> tuple[int, int, int]:
         return every, num_params(model), num_frozen(model)
 
     try:
-        with torch.device("meta"):
+        with on_meta():
             return count()
     except RuntimeError:  # a model that computes with its weights when it is made, or is beyond what can be counted
         pass

@@ -15,6 +15,7 @@ from gptlab.data.batches.build import Data
 from gptlab.metrics import metrics
 from gptlab.model.config import GPTConfig
 from gptlab.registry import name_of
+from gptlab.runs.bands import sentence
 from gptlab.runs.samples import visible
 from gptlab.training.build import Parts
 from gptlab.training.lightning_internals import device_of
@@ -60,6 +61,9 @@ def ending(console: Console, summary: dict[str, Any], texts: Sequence[tuple[str,
         f"{minutes}:{seconds:02d}",
     )
     console.print(table)
+    if "replication" in summary:
+        console.print(Text(sentence(summary["replication"])), soft_wrap=True)
+        console.print()
     texts = [(how, _shown(prompt), _shown(text)) for how, prompt, text in texts]
     for how, prompt, text in texts:
         console.print(

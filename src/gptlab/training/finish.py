@@ -16,6 +16,7 @@ from gptlab.tokenizers import fingerprint
 from gptlab.training.build import Parts
 from gptlab.training.console import ending
 from gptlab.training.lightning_internals import device_of, is_sharded, write_failure
+from gptlab.training.replication import replication
 from gptlab.training.start import Start
 
 
@@ -58,7 +59,8 @@ def summarise(begun: Start, parts: Parts, status: str) -> dict[str, Any]:
         "run_dir": str(run_dir),
     }
     if parts.trainer.is_global_zero:
-        summary = RunDir(run_dir).write_summary(summary)
+        found = replication(run_dir, summary) if status == "finished" else None
+        summary = RunDir(run_dir).write_summary(summary | ({"replication": found} if found else {}))
     return summary
 
 

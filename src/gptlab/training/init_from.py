@@ -9,6 +9,7 @@ from torch import nn
 from gptlab.errors import require
 from gptlab.model.config import ModelConfig, build_model
 from gptlab.model.heads import parameters_beside, trunk_of
+from gptlab.model.meta_device import on_meta
 from gptlab.registry import option_of
 from gptlab.runs.adapted import Base, weights_sha256
 from gptlab.runs.checkpoint_file import read_checkpoint
@@ -79,7 +80,7 @@ def initial(run: RunDir) -> Initial:
 def whole(gpt: Any, run: RunDir) -> tuple[Any, list[str]]:
     """Return a model with its own head, and the names of weights that are new: a task may have taken the
     head away."""
-    with torch.device("meta"):
+    with on_meta():
         names = set(build_model(gpt.config).state_dict())
     weights = gpt.state_dict()
     if set(weights) == names:

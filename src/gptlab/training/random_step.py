@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gptlab.model.adapters import adapt
 from gptlab.model.config import GPTConfig, build_model
 from gptlab.model.heads import trunk_of
+from gptlab.model.meta_device import on_meta
 from gptlab.planning.memory import StepMemory, step_memory, without_numbers
 from gptlab.tasks.base import Reading
 from gptlab.training.adapted import freeze_in
@@ -95,7 +96,7 @@ def memory_of(config: TrainConfig, micro_batch: int, several: bool) -> StepMemor
 
 def model_without_memory(config: TrainConfig) -> Any:
     """Return the model of a config with its adapter, whose weights have shapes and no numbers."""
-    with torch.device("meta"):
+    with on_meta():
         model = config.task.head(build_model(config.model))
     if config.adapter is not None:
         adapt(model, config.adapter)

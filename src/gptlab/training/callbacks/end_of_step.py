@@ -10,12 +10,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from gptlab.data.batches.batch import Batch
 from gptlab.errors import Stopped
 from gptlab.metrics import HIGHER, metric
+from gptlab.planning.limits import wait_for_device
 from gptlab.training.callbacks.checkpointing import Checkpoints
 from gptlab.training.callbacks.graceful_stop import GracefulStop
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.callbacks.samples import Samples
 from gptlab.training.callbacks.stability_monitor import StabilityMonitor
-from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor, wait_for_device
+from gptlab.training.callbacks.throughput_monitor import ThroughputMonitor
 from gptlab.training.lightning_internals import from_rank_0, publish, validate
 from gptlab.training.module import GPTModule
 

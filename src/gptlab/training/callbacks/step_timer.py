@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import Callback
 
 from gptlab.data.batches.batch import Batch
 from gptlab.distributed.ranks import Ranks
+from gptlab.planning.limits import wait_for_device
 from gptlab.training.budget import Plan
 from gptlab.training.callbacks.progress_bar import ProgressBar
-from gptlab.training.callbacks.throughput_monitor import wait_for_device
 from gptlab.training.lightning_internals import backward, datamodule_of, device_of, same_random_numbers, set_steps
 from gptlab.training.module import GPTModule
 

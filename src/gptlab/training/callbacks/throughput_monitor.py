@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from lightning.pytorch.callbacks import Callback
 
 
@@ -85,9 +84,3 @@ class ThroughputMonitor(Callback):
         self.seconds += time.perf_counter() - self._running_since
         yield
         self._running_since = time.perf_counter()
-
-
-def wait_for_device(device: torch.device) -> None:
-    """Wait until a device has finished its work; a GPU runs asynchronously."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
