@@ -147,7 +147,7 @@ def test_five_iterations_beside_the_polar_factor_of_an_svd() -> None:
 
 
 def test_rows_of_an_update_against_numpy() -> None:
-    """Li et al. 2025, algorithm 1, in float64: over the root of the second moments of rows, with the norm of before."""
+    """NorMuon in float64: over the root of the second moments of rows, with the norm of before."""
     draw = np.random.default_rng(0)
     moment, expected = torch.zeros(2, 6, 1, dtype=torch.float64), np.zeros((2, 6, 1))
     for _ in range(3):

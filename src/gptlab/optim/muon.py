@@ -16,8 +16,8 @@ Polynomial = tuple[float, float, float]
 # the a, b and c of a x + b x^3 + c x^5 in each iteration
 COEFFICIENTS: dict[str, list[Polynomial]] = {
     "quintic": [(3.4445, -4.7750, 2.0315)] * 5,  # whose slope at 0 is the steepest: Jordan et al. 2024
-    # each the best there is for singular values that the ones before it leave; Amsel et al. 2025, listing 1, where they
-    # are divided by powers of 1.01 as here, so that rounding in bf16 cannot take a value out of their range
+    # each the best there is for singular values that the ones before it leave, from 0.001 up: the values published with
+    # Amsel et al. 2025 (arXiv 2505.16932). They suit values up to 1.01, since rounding in bf16 can bring some above 1
     "polar_express": [
         (a / 1.01, b / 1.01**3, c / 1.01**5)
         for a, b, c in [
@@ -56,7 +56,7 @@ def newton_schulz(x: Tensor, polynomials: list[Polynomial]) -> Tensor:
 def normalize_rows(updates: Tensor, second_moment: Tensor, beta2: float) -> Tensor:
     """Divide each row of updates (N, A, B) by the root of its second moment (N, A, 1), which is updated in place.
 
-    The Frobenius norm of each matrix stays (NorMuon: Li et al. 2025, algorithm 1). A row is what feeds one neuron.
+    The Frobenius norm of each matrix stays (NorMuon: Li et al. 2025). A row is what feeds one neuron.
     """
     norms = updates.norm(dim=(1, 2), keepdim=True)
     second_moment.lerp_(updates.square().mean(dim=2, keepdim=True), 1 - beta2)
