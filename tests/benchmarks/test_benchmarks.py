@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from gptlab.commands.main import main
 from gptlab.tasks import cross_entropy
 from tests.conftest import tiny_overrides
 
@@ -214,6 +216,24 @@ def test_a_pruned_search_is_measured_by_its_finished_runs(side_by_side: Any) -> 
         {**whole[2], "steps": 1, "status": "pruned"},
     ]
     assert search.beside(whole, pruned) == {"share_of_steps": 0.5, "above_best": 0.5}
+
+
+def test_copies_of_a_run_are_runs_of_their_own(
+    side_by_side: Any, tmp_path: Path, make_run: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of which a report knows the seeds and the learning rates."""
+    import report  # type: ignore[import-not-found]
+
+    report.copy_runs(make_run("one"), tmp_path / "copies", 12)
+    assert main(["report", f"runs={tmp_path}/copies", "pictures=false", "json=true"]) == 0
+    found = json.loads(capfd.readouterr().out)["runs"]
+    assert len(found) == 12 and len({each["val_loss"] for each in found}) == 12
+    lr = [
+        yaml.safe_load((path / "config.yaml").read_text())["optimizer"]["lr"]
+        for path in sorted((tmp_path / "copies").glob("0*"))
+    ]
+    assert lr == pytest.approx([1e-4] * 5 + [2e-4] * 5 + [3e-4] * 2)
+    assert sorted(each["seed"] for each in found) == sorted([0, 1, 2, 3, 4] * 2 + [0, 1])
 
 
 def test_each_round_of_a_recipe_has_a_seed_of_its_own(

@@ -210,13 +210,13 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, without references and with a bound on nesting."""
+class _Composer(yaml.composer.Composer):
+    """PyYAML's composer, without references and with a bound on nesting."""
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
+        if self.check_event(yaml.events.AliasEvent):  # type: ignore[attr-defined]
             raise yaml.YAMLError("it refers to itself by *")
         self.depth += 1
         if self.depth > DEEPEST:
@@ -224,3 +224,20 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+
+if yaml.__with_libyaml__:  # which most builds of PyYAML have: it reads several times as fast
+    _Parser: Any = yaml.cyaml.CParser  # type: ignore[attr-defined]
+
+    class _Loader(_Composer, _Parser, yaml.constructor.SafeConstructor, yaml.resolver.Resolver):  # type: ignore[misc]
+        """PyYAML's safe loader by libyaml's parser, with that composer."""
+
+        def __init__(self, stream: Any) -> None:
+            _Parser.__init__(self, stream)
+            _Composer.__init__(self)
+            yaml.constructor.SafeConstructor.__init__(self)
+            yaml.resolver.Resolver.__init__(self)
+else:
+
+    class _Loader(_Composer, yaml.SafeLoader):  # type: ignore[no-redef]
+        """PyYAML's safe loader, with that composer."""

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class RunRecord:
     status: str = "unknown"  # a run's own, or unknown (no summary) or unreadable
     silent: float = 0.0  # seconds since a running run has written something
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The values of config.yaml by dotted keys; the option of a part is at its own name."""
         parts = self.config.get("parts")
@@ -69,7 +70,7 @@ class RunRecord:
         found = self.summary.get("data_hash") or _object(self.path / "held_out/manifest.json").get("sha256")
         return found if isinstance(found, str) else None
 
-    @property
+    @cached_property
     def tokenizer(self) -> str | None:
         """The SHA-256 of the tokenizer; None if there is none yet, or it cannot be read."""
         folder = self.path / "tokenizer"
