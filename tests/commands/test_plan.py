@@ -98,7 +98,7 @@ def simple_memory(config: TrainConfig, micro_batch: int, several: bool) -> StepM
         (30_000, ["data.batch_size=2"], "trainer.activation_checkpointing=true"),
         (22_000, ["data.batch_size=2"], "data.micro_batch_size=1 trainer.activation_checkpointing=true"),
         (16_000, [], "trainer=fsdp trainer.devices=2 trainer.activation_checkpointing=true data.micro_batch_size=1"),
-        (16_000, ["optimizer=muon"], "adapter=lora trainer.precision=bf16-true "),  # which cannot be sharded
+        (16_000, ["optimizer.hyperball=true"], "adapter=lora trainer.precision=bf16-true "),  # which cannot be sharded
         (16_000, ["data.batch_size=1"], "adapter=lora trainer.precision=bf16-true "),  # nor a single sequence
         (4_000, [], None),
     ],

@@ -54,7 +54,8 @@ def test_the_help_of_train_is_the_run() -> None:
 def test_what_is_chosen_before_help_and_after_it() -> None:
     small = values(usage("train", ["model=small", "--help", "optimizer"]).plain)
     assert float(small.pop("optimizer.lr")) == 6e-4 and set(small) == {
-        f"optimizer.{k}" for k in ("weight_decay", "beta1", "beta2", "eps", "hyperball", "fused")
+        f"optimizer.{k}"
+        for k in ("weight_decay", "beta1", "beta2", "eps", "hyperball", "cautious_weight_decay", "fused")
     }
     text = usage("train", ["--help", "optimizer=muon"]).plain
     assert values(text)["optimizer.momentum"] == "0.95" and "adafactor" in text and "Liu et al. 2025" in text

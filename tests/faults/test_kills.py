@@ -32,7 +32,7 @@ KINDS = {
     "accumulation": ["data.batch_size=6", "data.micro_batch_size=2"],
     "workers": ["data.num_workers=1"],
     "packing": ["data.packing=documents", "data.mask_documents=true"],
-    "muon": ["optimizer=muon"],
+    "muon": ["optimizer=muon", "optimizer.normuon=true", "optimizer.cautious_weight_decay=true"],
 }
 ASK = [
     *(

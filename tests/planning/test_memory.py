@@ -32,6 +32,10 @@ def test_weights_gradients_and_state_by_hand() -> None:
     assert 0 < adafactor < found.optimizer / 8
     muon = planned("optimizer=muon").optimizer
     assert 4 * N < muon < found.optimizer and found.optimizer - muon == pytest.approx(4 * 12 * C * C * LAYERS, rel=0.01)
+    assert (
+        planned("optimizer=muon", "optimizer.normuon=true").optimizer - muon == 4 * 9 * C * LAYERS
+    )  # rows of matrices
+    assert planned("optimizer.cautious_weight_decay=true").optimizer == found.optimizer
 
 
 def test_logits_and_recomputation() -> None:

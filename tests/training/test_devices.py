@@ -75,10 +75,12 @@ def test_losses_count_by_tokens_over_the_whole_batch(tiny: Tiny, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_sharded(texts: str, tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", [[], ["optimizer=muon", "optimizer.normuon=true"]], ids=["adamw", "muon"])
+def test_sharded(optimizer: list[str], texts: str, tiny: Tiny, tmp_path: Path) -> None:
     """FSDP2 on two processes: the losses of one, a checkpoint that others read, an exact way on."""
     fsdp = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
     steady = ["schedule=constant", "optimizer.lr=0.01", "checkpoint.every_n_steps=3", "trainer.gradient_clip_val=0.1"]
+    steady += ["optimizer.cautious_weight_decay=true", *optimizer]
     train(tiny("logger.every_n_steps=1", *steady, f"run_dir={tmp_path}/one"))
     command(texts, *steady, *fsdp, "run_dir=two")
     compare(Path("one"), Path("two"), 2e-5)
@@ -94,9 +96,16 @@ def test_sharded(texts: str, tiny: Tiny, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_sharded_and_back(texts: str, tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "most"),
+    [([], 1e-4), (["optimizer=muon", "optimizer.normuon=true"], 0.01)],  # whose iteration rounds to bf16
+    ids=["adamw", "muon"],
+)
+def test_a_run_goes_on_sharded_and_back(
+    optimizer: list[str], most: float, texts: str, tiny: Tiny, tmp_path: Path
+) -> None:
     """One device, then two with FSDP2, then one: weights and the optimizer's state are those of a run on one alone."""
-    steady = ["schedule=constant", "optimizer.lr=0.01", "logger.every_n_steps=1", "budget.steps=9"]
+    steady = ["schedule=constant", "optimizer.lr=0.01", "logger.every_n_steps=1", "budget.steps=9", *optimizer]
     train(tiny(*steady, f"run_dir={tmp_path}/one"))
     # its average is what evaluates it; training goes on with the trained weights
     train(tiny(*steady, "budget.steps=3", "ema=0.5", f"run_dir={tmp_path}/moved"))
@@ -109,15 +118,16 @@ def test_a_run_goes_on_sharded_and_back(texts: str, tiny: Tiny, tmp_path: Path) 
     trained = [losses(tmp_path / run, "train/loss") for run in ("one", "moved")]
     assert trained[1] == pytest.approx(trained[0], abs=2e-5) and len(trained[0]) == 9
     a, b = weights(tmp_path / "one"), weights(tmp_path / "moved")
-    assert max((a[key] - b[key]).abs().max() for key in a) < 1e-4
+    assert max((a[key] - b[key]).abs().max() for key in a) < most
     states = [
         torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
         for run in ("one", "moved")
     ]
     moments = [[state["state"][i] for g in state["param_groups"] for i in g["params"]] for state in states]
     for of_one, of_moved in zip(*moments, strict=True):
-        assert float(of_one["step"]) == float(of_moved["step"]) == 9
-        torch.testing.assert_close(of_moved["exp_avg"], of_one["exp_avg"], atol=1e-5, rtol=1e-3)
+        assert of_one.keys() == of_moved.keys() and float(of_one.get("step", 9)) == float(of_moved.get("step", 9)) == 9
+        for key in of_one.keys() & {"exp_avg", "momentum_buffer", "row_second_moment"}:
+            torch.testing.assert_close(of_moved[key], of_one[key], atol=most / 10, rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -309,7 +319,6 @@ REFUSED = {
     ("trainer.precision=16-mixed",): "trainer.precision=16-mixed: a CPU does not have it; try bf16-mixed",
     ("trainer.precision=8-bit",): "trainer.precision=8-bit: ",
     ("trainer.accelerator=gpu", "trainer.devices=64"): "trainer.(devices|accelerator)=(64|gpu): ",
-    ("trainer=fsdp", "optimizer=muon"): "optimizer=muon: needs whole matrices",
     ("trainer=fsdp", "ema=0.9"): "ema=0.9: cannot average sharded weights",
     ("trainer=fsdp", "data.micro_batch_size=auto"): "data.micro_batch_size=auto: cannot try out a sharded model",
     ("ema=1.0",): r"ema=1\.0: is not in \(0, 1\)",

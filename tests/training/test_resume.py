@@ -95,6 +95,16 @@ def test_rates_and_norms_of_a_scaled_model_go_on(tiny: Tiny, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [["optimizer.normuon=true", "optimizer.coefficients=polar_express"], ["optimizer.hyperball=true"]]
+)
+def test_the_state_of_muon_goes_on(more: list[str], tiny: Tiny, tmp_path: Path) -> None:
+    """With averaged weights and accumulation, and decay that depends on the gradients of the step."""
+    ask = ["optimizer=muon", "optimizer.cautious_weight_decay=true", "ema=0.9", "data.micro_batch_size=2", *more]
+    require_equal_after_a_kill(tiny, tmp_path, 9, *ask, "checkpoint.every_n_steps=2", "schedule=constant")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "documents"])
 def test_documents_in_a_new_order_each_epoch_go_on_in_that_order(
     packing: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -116,7 +116,7 @@ class _Ways:
         config = self.recomputing(True)
         try:
             dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, strategy="fsdp"))
-        except UserError:  # such as of optimizer=muon
+        except UserError:  # such as of optimizer.hyperball=true
             return None
         found, devices = self.memory(config, micro_batch), max(2, self.devices)
         while config.batch_sizes.common % (devices * micro_batch) == 0:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from gptlab.errors import UserError, require
+from gptlab.errors import UserError, require, require_choice
 from gptlab.registry import option
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import nn, optim
     from torch.optim import Optimizer
 
     from gptlab.optim.scaling import Ratios
@@ -93,13 +93,33 @@ class AdamW(Decaying):
     eps: float = 1e-8  # added to the root of the average of squared gradients
     fused: bool = True  # one kernel for all weights
     hyperball: bool = False  # matrices in the blocks keep the Frobenius norms that they begin with
+    cautious_weight_decay: bool = False  # only weights that the update brings nearer to 0 decay (Chen et al. 2025)
 
     width_power: ClassVar[float | None] = -1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        key, asked = "cautious_weight_decay", self.cautious_weight_decay
+        why = "needs decay beside the gradient, not in it"
+        require(self.decoupled or not asked, key, True, why, "choose adamw or muon")
+        why = "chooses what decays, and with weight_decay=0 nothing does"
+        require(self.weight_decay > 0 or not asked, key, True, why, "give weight_decay, such as 0.1")
+
     def build(self, gpt: nn.Module) -> Optimizer:
+        return self.held(self.adamw(self.groups(gpt)))
+
+    def adamw(self, groups: list[dict[str, Any]]) -> optim.AdamW:
+        """Return PyTorch's AdamW of groups, with cautious weight decay if that is asked for."""
         from torch import optim
 
-        return self.held(optim.AdamW(self.groups(gpt), **self.settings()))
+        from gptlab.optim.cautious import CautiousDecay
+
+        if not self.cautious_weight_decay:
+            return optim.AdamW(groups, **self.settings())
+        moved = [{**each, "weight_decay": 0.0, "cautious_weight_decay": each["weight_decay"]} for each in groups]
+        optimizer = optim.AdamW(moved, **self.settings())
+        CautiousDecay(optimizer)
+        return optimizer
 
     def held(self, optimizer: Optimizer) -> Optimizer:
         """Let an optimizer keep the norms of matrices, if that is asked for."""
@@ -194,12 +214,16 @@ class Muon(AdamW):
     """
 
     momentum: float = 0.95  # decay of the sum of gradients of the matrices
+    coefficients: str = "quintic"  # of five Newton-Schulz iterations: quintic | polar_express (Amsel et al. 2025)
+    normuon: bool = False  # rows of an update over the root of their second moments, by beta2 (Li et al. 2025)
 
     width_power: ClassVar[float | None] = -0.5  # a spectral norm that stays: Yang, Simon & Bernstein 2023
 
-    def build(self, gpt: nn.Module) -> Optimizer:
-        from torch import optim
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("coefficients", self.coefficients, ("quintic", "polar_express"))
 
+    def build(self, gpt: nn.Module) -> Optimizer:
         from gptlab.optim.muon import MuonOptimizer
         from gptlab.optim.scaling import blocks_of, ratios_of
 
@@ -209,5 +233,10 @@ class Muon(AdamW):
             group["params"] = [p for p in group["params"] if p not in hidden]
         groups = [group for n, group in enumerate(groups) if n < 2 or group["params"]]
         ordered = [p for p in gpt.parameters() if p in hidden]
-        own = {"params": ordered, "lr": self.lr, "momentum": self.momentum, **self.of_hidden(ratios_of(gpt))}
-        return self.held(MuonOptimizer(own, optim.AdamW(groups, **self.settings())))
+        own = {"params": ordered, "lr": self.lr, "momentum": self.momentum, "coefficients": self.coefficients}
+        own |= self.of_hidden(ratios_of(gpt))
+        if self.normuon:
+            own["row_beta2"] = self.beta2
+        if self.cautious_weight_decay:
+            own["cautious"] = True
+        return self.held(MuonOptimizer(own, self.adamw(groups)))

@@ -11,7 +11,7 @@ from gptlab.errors import UserError, require, require_choice
 from gptlab.model.adapters import Adapter
 from gptlab.model.config import GPTConfig, ModelConfig, require_model_config
 from gptlab.model.dial import Dial
-from gptlab.optim.optimizers import AdamW, Muon, OptimizerConfig
+from gptlab.optim.optimizers import AdamW, OptimizerConfig
 from gptlab.optim.schedules import Cosine, Schedule, batch_sizes, steps_in_common
 from gptlab.registry import name_of, option_of, options
 from gptlab.tasks.base import Task, needs_reference
@@ -118,8 +118,6 @@ class TrainConfig:
         require(not repeats or self.batch_sizes.constant, "data.repeat_steps", repeats, why, "leave one of them out")
         self._require_branches()
         if self.trainer.sharded:
-            muon = isinstance(self.optimizer, Muon)
-            require(not muon, "optimizer", "muon", "needs whole matrices, fsdp shards them", "try adamw")
             held = getattr(self.optimizer, "hyperball", False)
             require(not held, "optimizer.hyperball", "true", "needs whole matrices, fsdp shards them", "leave it out")
             require(self.ema is None, "ema", self.ema, "cannot average sharded weights", "leave it out")
