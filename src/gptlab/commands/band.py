@@ -8,7 +8,7 @@ import platform
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,14 +103,15 @@ def _require_recipe(recipe: str, run: RunRecord) -> None:
 
     from gptlab.config.tree import compose
     from gptlab.runs.bands import deciding
-    from gptlab.runs.config_file import record
+    from gptlab.runs.config_file import record, with_defaults
     from gptlab.runs.reader import RunRecord
 
     try:
         composed = RunRecord(run.path, "", record(compose("train", shlex.split(recipe))), run.summary)
     except (UserError, HydraException, ValueError) as error:
         raise UserError("recipe", recipe, reason(error), "give what is typed after gptlab train") from error
-    own, asked = deciding(run), deciding(composed)
+    written = replace(run, config=with_defaults(run.config))  # perhaps by a version with fewer settings
+    own, asked = deciding(written), deciding(composed)
     key = _differing(own, asked)
     why = f"has {key}={asked.get(str(key))}, and {run.path} has {own.get(str(key))}"
     require(key is None, "recipe", recipe or "''", why, "give what the runs were trained by")
