@@ -109,7 +109,7 @@ CLICKS = """<script>addEventListener("load", () => setTimeout(() => {
     said.push(y());
     $("logy").click(); said.push($("curves").layout.yaxis.type);
     $("seeds").click(); said.push($("curves").data.length);
-    said.push($("best").data[0].y, $("final").data.map((trace) => [trace.x, trace.y, trace.error_y.array]));
+    said.push($("best").data[0].y, $("final").data.map((trace) => [trace.x, trace.y, trace.error_y?.array ?? trace.mode]));
   }
   said.push($("differ").textContent);
   document.title = JSON.stringify(said);
@@ -125,6 +125,7 @@ def test_in_a_browser(plotly: bool, make_run: MakeRun, tmp_path: Path, monkeypat
     monkeypatch.setattr(page, "has_plotly", lambda: plotly)
     for i, loss in enumerate([3.0, 2.0, 2.5]):
         make_run(f"{i}", loss, seed=i, optimizer__lr=0.1 if i else 0.2, samples=SAMPLES)
+    make_run("3", 3.5, status="pruned", seed=3, optimizer__lr=0.3, samples=SAMPLES)
     path = tmp_path / "report.html"
     page.write(path, tabulate(find_runs(["runs"])), {})
     path.write_text(path.read_text().replace("</body>", CLICKS))
@@ -132,9 +133,13 @@ def test_in_a_browser(plotly: bool, make_run: MakeRun, tmp_path: Path, monkeypat
     flags += [f"--user-data-dir={tmp_path}/user", "--virtual-time-budget=20000", "--dump-dom"]
     done = subprocess.run(["chromium", *flags, path.as_uri()], capture_output=True, text=True, timeout=120)
     said = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))  # type: ignore[index]
-    assert said[:7] == ["01", "10", "1", 0, 2, 6, 0]
+    assert said[:7] == ["012", "102", "1", 0, 2, 8, 0]  # a pruned run has no place among the best
     assert said[-1] == "keylr=0.1, seed=1lr=0.2, seed=0optimizer.lr0.10.2seed10"
     if plotly:
         curves, log, seeds, best, final = said[7:12]
-        assert curves[2:] == ["2:lr=0.1 (2 seeds)", "2:lr=0.2, seed=0"] and (log, seeds) == ("log", 3)
-        assert best == [3.0, 2.0, 2.0] and final == [[[0.1, 0.2], [2.25, 3.0], [0.25, 0]]]
+        assert curves[2:] == ["2:lr=0.1 (2 seeds)", "2:lr=0.2, seed=0", "2:lr=0.3, seed=3"] and (log, seeds) == (
+            "log",
+            4,
+        )
+        assert best == [3.0, 2.0, 2.0]
+        assert final == [[[0.1, 0.2], [2.25, 3.0], [0.25, 0]], [[0.3], [3.5], "markers"]]

@@ -94,6 +94,7 @@ def _run(report: Report, row: Row, curves: Sequence[str]) -> dict[str, Any]:
         "group": row.group,
         "family": row.name.family,
         "finished": row.run.status == "finished",
+        "pruned": row.run.status == "pruned",
         "score": finite(row.figures[report.score.key]),
         "asked": {key: row.asked[key] if _plain(row.asked[key]) else shown(row.asked[key]) for key in report.varied},
         "tokens": row.curves.tokens_per_step,

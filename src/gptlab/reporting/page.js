@@ -165,7 +165,7 @@ function drawCurves(data) {
     { title: { text: data.metrics[metric] }, type: type("logy") }), OPTIONS);
 }
 
-function drawFinal(data) {  // the mean of each group's seeds with its standard error, one line for each family
+function drawFinal(data) {  // the mean of each group's seeds with its standard error, one line for each family; crosses: pruned
   const key = $("varied")?.value, lines = new Map(), values = new Map();
   if (!key) return;
   for (const run of data.runs) values.set(run.family, (values.get(run.family) ?? new Set()).add(run.asked[key]));
@@ -185,7 +185,13 @@ function drawFinal(data) {  // the mean of each group's seeds with its standard 
       text: points.map((p) => escaped(`${p.label} (${p.seeds})`)), marker: { size: 8, color: points.map((p) => colour(p.group)) },
       hovertemplate: "%{y:.4f}<br>%{text}<extra></extra>" };
   });
-  const xs = [...lines.values()].flat().map((p) => p.x), numeric = xs.every((x) => typeof x === "number");
+  const pruned = data.runs.filter((run) => run.pruned && run.score !== null && values.get(run.family).size > 1);
+  if (pruned.length) {
+    traces.push({ x: pruned.map((run) => place(run.asked[key])), y: pruned.map((run) => run.score), mode: "markers",
+      marker: { symbol: "x-thin", size: 7, line: { width: 1.5, color: "#8c8c8c" } }, text: pruned.map((run) => escaped(run.name)),
+      hovertemplate: "%{y:.4f} when it was pruned<br>%{text}<extra></extra>" });
+  }
+  const xs = [...lines.values()].flat().map((p) => p.x).concat(pruned.map((run) => run.asked[key])), numeric = xs.every((x) => typeof x === "number");
   const wide = numeric && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) >= 8;
   Plotly.react("final", traces, layout({ title: { text: escaped(key) }, type: wide ? "log" : numeric ? "linear" : "category" },
     { title: { text: "final " + data.score.axis } }), OPTIONS);

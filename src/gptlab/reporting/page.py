@@ -27,7 +27,8 @@ CAPTIONS = {
     "best_so_far": ("Best so far", "Each dot is a finished run, with the colours of the curves."),
     "swept": (
         "Final score against what was varied",
-        "Dots are means over seeds with their standard error; a line joins runs that differ in this variable alone.",
+        "Dots are means over seeds with their standard error; a line joins runs that differ in this variable alone. "
+        "Crosses were pruned, at their last scores.",
     ),
 }
 CURVES = """<h2>Curves</h2><div class="controls">
@@ -41,7 +42,7 @@ checkpoints. Drag to enlarge; click twice to see all again.</p>"""
 FINAL = """<div><h2>Final score against what was varied</h2>
 <div class="controls"><label>by <select id="varied"></select></label></div>
 <div class="chart low" id="final"></div><p class="what">Means over seeds with their standard error; a line joins runs
-that differ in this variable alone.</p></div>"""
+that differ in this variable alone. Crosses were pruned.</p></div>"""
 BEST = """<div><h2>Best so far</h2><div class="controls">&nbsp;</div><div class="chart low" id="best"></div>
 <p class="what">Each dot is a finished run.</p></div>"""
 DIFFERENCES = """<h2>What differs between two runs</h2><div class="controls"><label><select id="first"></select></label>
