@@ -159,7 +159,11 @@ def test_what_runs_on_a_gpu_runs_on_a_cpu_with_a_small_model(tmp_path: Path) -> 
     assert (work["name"], work["n_layer"], work["padded"], work["device"]) == ("w3", 1, 256, "cpu")
     ours, bare = (work["candidates"][name] for name in ("gptlab_bf16", "bare_bf16"))
     assert ours["first_loss"] == pytest.approx(bare["first_loss"], abs=1e-5) == pytest.approx(math.log(256), abs=0.1)
-    assert [(each["precision"], each["batch"]) for each in decoded["workloads"]] == [("float32", 2), ("bfloat16", 2)]
+    assert [(each["precision"], each["batch"]) for each in decoded["workloads"]] == [
+        ("float32", 2),
+        ("bfloat16", 2),
+        ("int8", 2),
+    ]
     assert all(each["candidates"]["gptlab"]["tokens_per_second"]["median"] > 0 for each in decoded["workloads"])
     training, generation = (work["rows"] for work in attended["workloads"])
     for rows, ways in (

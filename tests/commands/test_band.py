@@ -37,6 +37,7 @@ def recipe(tiny: Tiny, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         train(tiny(f"seed={seed}", f"run_dir={tmp_path}/run-{seed}"))
     (tmp_path / "conf").mkdir()
     monkeypatch.setattr(plugins, "_conf", [tmp_path / "conf"])
+    monkeypatch.setenv(plugins.INHERITED, "{}")  # what the command tells its children is gone after the test
     return shlex.join(tiny_overrides(texts))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         content = read_bounded(path, LARGEST)
-        values = yaml.load(content, Loader=_Loader)
+        values = _parsed(content)
     except Exception as error:  # PyYAML has bare ones for values of the wrong kind
         raise _refusal(path, f"cannot be read ({reason(error)})") from error
     _require(isinstance(values, dict), path, "does not hold keys with values")
@@ -226,18 +227,29 @@ class _Composer(yaml.composer.Composer):
         return node
 
 
+class _Loader(_Composer, yaml.SafeLoader):
+    """PyYAML's safe loader, with that composer."""
+
+
+_FastLoader: Any = None
 if yaml.__with_libyaml__:  # which most builds of PyYAML have: it reads several times as fast
     _Parser: Any = yaml.cyaml.CParser  # type: ignore[attr-defined]
 
-    class _Loader(_Composer, _Parser, yaml.constructor.SafeConstructor, yaml.resolver.Resolver):  # type: ignore[misc]
-        """PyYAML's safe loader by libyaml's parser, with that composer."""
+    class _LibyamlLoader(_Composer, _Parser, yaml.constructor.SafeConstructor, yaml.resolver.Resolver):  # type: ignore[misc]
+        """The same by libyaml's parser."""
 
         def __init__(self, stream: Any) -> None:
             _Parser.__init__(self, stream)
             _Composer.__init__(self)
             yaml.constructor.SafeConstructor.__init__(self)
             yaml.resolver.Resolver.__init__(self)
-else:
 
-    class _Loader(_Composer, yaml.SafeLoader):  # type: ignore[no-redef]
-        """PyYAML's safe loader, with that composer."""
+    _FastLoader = _LibyamlLoader
+
+
+def _parsed(content: bytes) -> Any:
+    """Return the values of YAML; raises what PyYAML does."""
+    if _FastLoader is not None:
+        with contextlib.suppress(yaml.YAMLError):  # it refuses more, such as half of a surrogate pair in a prompt
+            return yaml.load(content, Loader=_FastLoader)
+    return yaml.load(content, Loader=_Loader)
