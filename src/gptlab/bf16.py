@@ -13,17 +13,18 @@ INSTRUCTIONS = {  # for products in bf16, by architecture
 
 def has_instructions() -> bool | None:
     """Return whether this processor has instructions for bf16; None if torch does not tell."""
-    told = _told()
+    told = capabilities()
     known = _known(told)
     return any(told.get(name) for name in known) if known else None
 
 
 def lacking_instructions() -> tuple[str, ...]:
     """Return the instructions for bf16 of this kind of processor, if it is known to have none of them; else ()."""
-    return _known(_told()) if has_instructions() is False else ()
+    return _known(capabilities()) if has_instructions() is False else ()
 
 
-def _told() -> Mapping[str, Any]:
+def capabilities() -> Mapping[str, Any]:
+    """Return what torch tells of this processor's instructions, by name; nothing where it does not tell."""
     found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not have it
     return found
 

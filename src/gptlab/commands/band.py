@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import platform
 import shlex
@@ -126,6 +125,7 @@ def _band(config: BandConfig, runs: Sequence[RunRecord]) -> Band:
     """Return the band of runs."""
     import torch
 
+    from gptlab.distributed.devices import processor
     from gptlab.runs.bands import LEVEL, Band, deciding
 
     first = runs[0]
@@ -143,7 +143,7 @@ def _band(config: BandConfig, runs: Sequence[RunRecord]) -> Band:
             "gptlab": str(first.config.get("gptlab", {}).get("version")),
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "processor": _processor(),
+            "processor": processor(),
         },
         config={"parts": first.config["parts"], **_nested(deciding(first), first.config)},
     )
@@ -159,15 +159,6 @@ def _nested(settings: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         elif key in settings and not isinstance(value, dict):
             found[key] = value
     return found
-
-
-def _processor() -> str:
-    """Return what the processor is called, as far as the machine tells."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _validations(runs: Sequence[RunRecord], level: float) -> list[Validation]:

@@ -120,12 +120,13 @@ def _measured(
 
     from gptlab.commands.bench_inference import measure_inference
     from gptlab.commands.bench_training import measure_training
+    from gptlab.distributed.devices import may_be_gpu
     from gptlab.training.precision import chosen_precision, require_precision
     from gptlab.training.timing import TimeIsUp, ended_after
 
     start = time.perf_counter()
     until = start + config.seconds
-    on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
+    on_gpu = torch.cuda.is_available() and may_be_gpu(config.trainer.accelerator)
     device = torch.device("cuda" if on_gpu else "cpu")
     precision = chosen_precision(config.trainer.precision, config.trainer.accelerator)
     require_precision(precision, device)

@@ -7,11 +7,12 @@ call these vector-wise scales.
 
 import platform
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from gptlab.bf16 import capabilities
+from gptlab.decoding.linear_layers import replace_linear_layers
 
 LEVELS = 127  # the largest whole number that stands for a weight
 LEAST = 1e-30  # a scale, where everything is 0
@@ -58,13 +59,9 @@ def is_offered() -> bool:
 
 def saturates() -> bool:
     """Return whether sums of two products overflow on this processor, so that inputs may have 7 bits only."""
-    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not have it
-    return platform.machine().lower() in ("x86_64", "amd64") and not told.get("avx512_vnni")
+    return platform.machine().lower() in ("x86_64", "amd64") and not capabilities().get("avx512_vnni")
 
 
 def pack_int8(model: nn.Module) -> None:
-    """Replace the linear layers in place."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child.in_features > 1:
-                setattr(module, name, Int8Linear(child))
+    """Replace the linear layers in place, but for those of a single input."""
+    replace_linear_layers(model, lambda linear: Int8Linear(linear) if linear.in_features > 1 else linear)

@@ -7,6 +7,8 @@ of its own about twice as fast (benchmarks/decode.py). Inductor calls the same o
 import torch
 from torch import Tensor, nn
 
+from gptlab.decoding.linear_layers import replace_linear_layers
+
 
 class OneDNNLinear(nn.Module):
     """A linear layer for inference only, in oneDNN's layout."""
@@ -30,8 +32,5 @@ def pack(model: nn.Module) -> bool:
         usable = usable and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if not usable or first.dtype not in (torch.float32, torch.bfloat16):
         return False
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                setattr(module, name, OneDNNLinear(child))
+    replace_linear_layers(model, OneDNNLinear)
     return True

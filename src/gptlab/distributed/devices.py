@@ -23,6 +23,11 @@ def gpus() -> list[str]:
     return visible.split(",")[: len(names)] if visible else names
 
 
+def may_be_gpu(accelerator: str) -> bool:
+    """Return whether an accelerator of Lightning's stands for a GPU where there is one."""
+    return accelerator in ("auto", "gpu", "cuda")
+
+
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

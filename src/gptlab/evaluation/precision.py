@@ -52,4 +52,4 @@ def weight_bytes(model: Any) -> int:
     from gptlab.decoding.int8 import Int8Linear
 
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, Int8Linear))
-    return packed + sum(weight.nbytes for weight in set(model.parameters()))
+    return packed + sum(weight.nbytes for weight in model.parameters())

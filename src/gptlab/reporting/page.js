@@ -191,7 +191,8 @@ function drawFinal(data) {  // the mean of each group's seeds with its standard 
       marker: { symbol: "x-thin", size: 7, line: { width: 1.5, color: "#8c8c8c" } }, text: pruned.map((run) => escaped(run.name)),
       hovertemplate: "%{y:.4f} when it was pruned<br>%{text}<extra></extra>" });
   }
-  const xs = [...lines.values()].flat().map((p) => p.x).concat(pruned.map((run) => run.asked[key])), numeric = xs.every((x) => typeof x === "number");
+  const xs = [...lines.values()].flat().map((p) => p.x).concat(pruned.map((run) => run.asked[key]));
+  const numeric = xs.every((x) => typeof x === "number");
   const wide = numeric && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) >= 8;
   Plotly.react("final", traces, layout({ title: { text: escaped(key) }, type: wide ? "log" : numeric ? "linear" : "category" },
     { title: { text: "final " + data.score.axis } }), OPTIONS);

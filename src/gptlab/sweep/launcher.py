@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gptlab.config.hydra_internals import complete_job, prepare_job, start_launcher
 from gptlab.config.tree import typed_config
-from gptlab.distributed.devices import cores, gpus
+from gptlab.distributed.devices import cores, gpus, may_be_gpu
 from gptlab.errors import require
 from gptlab.sweep.branches import share_trunks
 from gptlab.sweep.job import GRACE, Devices, Job, RunConfig, score_text
@@ -84,7 +84,7 @@ class Machine:
 
     def devices(self, trainer: Devices) -> tuple[int, bool]:
         """Return the number of devices that a job asks for, and whether they are GPUs; `auto` is one."""
-        on_gpu = bool(self.gpus) and trainer.accelerator in ("auto", "gpu", "cuda")
+        on_gpu = bool(self.gpus) and may_be_gpu(trainer.accelerator)
         wanted = str(trainer.devices)
         why, todo = "a sweep chooses the devices of its jobs", "give their number"
         require(wanted == "auto" or wanted.isdecimal(), "trainer.devices", wanted, why, todo)

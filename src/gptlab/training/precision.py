@@ -3,6 +3,7 @@
 import torch
 
 from gptlab.bf16 import has_instructions, lacking_instructions
+from gptlab.distributed.devices import may_be_gpu
 from gptlab.errors import require
 
 
@@ -18,7 +19,7 @@ def chosen_precision(precision: str, accelerator: str) -> str:
     """
     if precision != "auto":
         return precision
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if may_be_gpu(accelerator) and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
     return "bf16-true" if on_cpu and has_instructions() else "32-true"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gptlab.distributed.devices import may_be_gpu
 from gptlab.model.adapters import adapt
 from gptlab.model.config import GPTConfig, build_model
 from gptlab.model.heads import trunk_of
@@ -117,7 +118,7 @@ def _with_layers(model: GPTConfig, layers: int) -> GPTConfig:
 def measured_mfu(config: TrainConfig, micro_batch: int, micro_batches: int, flops_per_token: int) -> float:
     """Return the share of this machine's peak operations a second that a few steps of random tokens reach here."""
     asked = config.trainer.accelerator
-    on_gpu = torch.cuda.is_available() and asked in ("auto", "gpu", "cuda")
+    on_gpu = torch.cuda.is_available() and may_be_gpu(asked)
     device = torch.device("cuda" if on_gpu else "cpu")
     require_precision(config.trainer.precision, device)
     seconds = RandomStep(config, micro_batch, device).seconds(micro_batches)

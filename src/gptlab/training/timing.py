@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from gptlab.distributed.devices import may_be_gpu
 from gptlab.errors import RunFailed
 from gptlab.training.budget import Budget
 from gptlab.training.build import build
@@ -125,7 +126,7 @@ def for_timing(config: TrainConfig, run_dir: Path) -> TrainConfig:
 
 def num_devices(config: TrainConfig) -> int:
     """Return the number of devices that a config would train on; `auto` is all GPUs of this machine, or one device."""
-    asked, on_gpu = config.trainer.devices, config.trainer.accelerator in ("auto", "gpu", "cuda")
+    asked, on_gpu = config.trainer.devices, may_be_gpu(config.trainer.accelerator)
     here = len(asked) if isinstance(asked, list) else int(asked) if str(asked).isdecimal() else 0
     return max(1, here or (torch.cuda.device_count() if on_gpu else 1)) * config.trainer.num_nodes
 
