@@ -274,12 +274,13 @@ def test_adapters_of_two_libraries_learn_alike_and_pictures_are_drawn_of_results
     shape = ["n_layer=1", "n_head=1", "n_embd=32", "block_size=16", "vocab_size=64"]
     results, names = tmp_path / "results", ["full", "dora", "peft dora"]
     found = str(results / "adapters-here.json")
-    bench("adapters.py", "--repeats", "2", "--shape", *shape, "--out", found, "--candidates", *names)
+    asked = ["--repeats", "2", "--batch", "512", "--shape", *shape]  # whose logits alone have 2 MB
+    bench("adapters.py", *asked, "--out", found, "--candidates", *names)
     (work,) = json.loads(Path(found).read_text())["workloads"]
     ours, theirs = (work["candidates"][name] for name in names[1:])
     assert not work["left_out"] and ours["trained"] == theirs["trained"]
     assert ours["losses"] == pytest.approx(theirs["losses"], abs=1e-5) and ours["losses"][2] < ours["losses"][0]
-    assert ours["tokens_per_cpu_second"]["repeats"] == 2 and ours["peak_mb"] > 0
+    assert ours["tokens_per_cpu_second"]["repeats"] == 2 and ours["peak_mb"] > 2
     for name in ("classify", "preference"):
         (results / f"{name}-here.json").symlink_to(FOLDER / f"results/{name}-2-cores.json")
     drawn = bench("adapting_pictures.py", "--results", str(results), "--out", str(tmp_path / "docs"))
