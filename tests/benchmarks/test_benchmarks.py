@@ -143,7 +143,6 @@ def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("with_extras")  # the peers
 def test_what_runs_on_a_gpu_runs_on_a_cpu_with_a_small_model(tmp_path: Path) -> None:
     model = ["n_layer=1", "n_head=2", "n_embd=32", "block_size=16", "n_vocab=250", "padded=256"]
     length = ["--batch", "2", "--steps", "2", "--warmup", "1"]
@@ -269,7 +268,6 @@ def test_peaks_of_memory_are_within_15_percent_of_what_was_planned(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("with_extras")  # the peers
 def test_adapters_of_two_libraries_learn_alike_and_pictures_are_drawn_of_results_alone(tmp_path: Path) -> None:
     shape = ["n_layer=1", "n_head=1", "n_embd=32", "block_size=16", "vocab_size=64"]
     results, names = tmp_path / "results", ["full", "dora", "peft dora"]
