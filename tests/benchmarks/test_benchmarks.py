@@ -14,6 +14,7 @@ import yaml
 from gptlab.commands.main import main
 from gptlab.tasks import cross_entropy
 from tests.conftest import tiny_overrides
+from tests.forked import script
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -27,9 +28,7 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def bench(name: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, FOLDER / name, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return script(FOLDER / name, *arguments).stdout
 
 
 def test_results_whose_ranges_overlap_are_ties(side_by_side: Any) -> None:
