@@ -4,8 +4,11 @@ import hashlib
 import re
 from collections import Counter
 
+import pytest
+
 from gptlab.config import compose
 from gptlab.data.text.stories import ANIMALS, BOYS, GIRLS, PLOTS, told
+from gptlab.errors import UserError
 
 # of the stories of each plot
 WORDS = {
@@ -49,6 +52,12 @@ def test_a_story_has_one_hero_and_their_pronoun() -> None:
             wrong = r"\b(she|her)\b" if he[people[0]] else r"\b(he|him|his)\b"
             assert not re.search(wrong, story, re.IGNORECASE), story
     assert alike > 50
+
+
+@pytest.mark.parametrize("stories", [1, 0, -1, 10**8 + 1])
+def test_what_cannot_be_told(stories: int) -> None:
+    with pytest.raises(UserError, match=f"^data.stories={stories}: is not in 2 to 100000000; 5000 are 2.6 MB$"):
+        compose("train", ["data=stories", f"data.stories={stories}"])
 
 
 def test_the_source_tells_as_many_as_it_is_asked_for() -> None:

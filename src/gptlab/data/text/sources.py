@@ -18,6 +18,7 @@ from gptlab.data.text.saved_datasets import is_saved, saved_files
 from gptlab.errors import require, require_choice
 from gptlab.registry import option
 
+MOST_STORIES = 10**8  # 52 GB
 PACKINGS = ("stream", "documents")
 DTYPES = ("uint8", "uint16", "uint32", "uint64", "int16", "int32", "int64")
 
@@ -117,7 +118,8 @@ class Stories(TextData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.stories >= 2, "stories", self.stories, "must be at least 2", "5000 are 2.6 MB")
+        known = 2 <= self.stories <= MOST_STORIES
+        require(known, "stories", self.stories, f"is not in 2 to {MOST_STORIES}", "5000 are 2.6 MB")
 
     def chunks(self) -> Iterator[Chunk]:
         return (Chunk(story, begins=True) for story in stories.told(self.stories, self.story_seed))
