@@ -118,7 +118,9 @@ def test_answers_past_the_context(tiny: Tiny) -> None:
     (expected,) = drawn("run", "prompt=the cat", "max_new_tokens=80", "seed=3", "overflow=ring")
     for more, n in [([], 25), (["overflow=ring"], 80)]:
         with serving("run=run", *more) as (_, client):
-            found = client.completions.create(model="run", prompt="the cat", seed=3, max_tokens=80, extra_body={"top_k": 50})
+            found = client.completions.create(
+                model="run", prompt="the cat", seed=3, max_tokens=80, extra_body={"top_k": 50}
+            )
             assert (found.choices[0].finish_reason, found.usage.completion_tokens) == ("length", n)  # type: ignore[union-attr]
             assert found.choices[0].text == expected[: len(found.choices[0].text)]
             assert (found.choices[0].text == expected) == (n == 80)
