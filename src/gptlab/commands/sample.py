@@ -95,7 +95,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
 
     run = run_of("run", config.run)  # before torch is imported
 
-    from gptlab.decoding.context import Limits
+    from gptlab.decoding.context import Limits, require_ring
     from gptlab.decoding.inspect import inspect
     from gptlab.decoding.texts import with_ids
     from gptlab.evaluation.chat import first_messages, template_of
@@ -117,6 +117,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
         template = template_of(run, tokenizer)
         codec, ends, before = ChatCodec(template, first_messages(config.system)), template.ends, []
     limits = Limits(config.max_new_tokens, gpt.config.block_size, ends, tokenizer.n_vocab, config.overflow)
+    require_ring(gpt, limits.ring)  # before anything is printed
     processors = with_ids(config.logits_processors, tokenizer)
     unknown = sum(tokenizer.unspelled(prompt, tokenizer.encode_array(prompt)) for prompt in prompts)
     lost = Unspelled(unknown, sum(map(len, prompts)))

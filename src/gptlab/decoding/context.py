@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gptlab.decoding.overflow import OVERFLOWS
-from gptlab.errors import require, require_choice
+from gptlab.errors import UserError, require_choice
 
 Model = Any  # ids (B, T) in, logits (B, T, V) out; of what follows with a cache, where it has a new_cache()
 
@@ -41,8 +41,7 @@ class Context:
     """
 
     def __init__(self, gpt: Model, limits: Limits) -> None:
-        if limits.ring is not None:
-            require_ring(gpt, limits.ring)
+        require_ring(gpt, limits.ring)
         self.gpt, self.limits = gpt, limits
         self.device = next(gpt.parameters()).device
         self.cache: Any = None
@@ -95,12 +94,14 @@ def distinct(texts: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], lis
     return list(places), numbers
 
 
-def require_ring(gpt: Model, block_size: int) -> None:
-    """Refuse a model that cannot forget the oldest keys of a text."""
+def require_ring(gpt: Model, ring: int | None) -> None:
+    """Refuse a model that cannot forget the oldest keys of a text, where a ring is asked for."""
+    if ring is None or getattr(gpt, "has_ring", False):
+        return
     learned = getattr(gpt.config, "positions", None) == "learned"
-    why = f"learned positions end at block_size={block_size}" if learned else "the model's cache keeps all of a text"
+    why = f"learned positions end at block_size={ring}" if learned else "the model's cache keeps all of a text"
     todo = "choose crop, or a model with model.positions=rope or alibi"
-    require(getattr(gpt, "has_ring", False), "overflow", "ring", why, todo)
+    raise UserError("overflow", "ring", why, todo)
 
 
 def read_again_at(gpt: Model, block_size: int) -> int | None:

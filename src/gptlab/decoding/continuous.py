@@ -78,8 +78,7 @@ class ContinuousBatch:
     def __init__(
         self, gpt: Model, block_size: int, max_batch: int, n_vocab: int | None = None, ring: bool = False
     ) -> None:
-        if ring:
-            require_ring(gpt, block_size)
+        require_ring(gpt, block_size if ring else None)
         self.gpt, self.block_size, self.max_batch, self.n_vocab = gpt, block_size, max_batch, n_vocab
         self.ring = ring
         self.waiting: deque[Row] = deque()
