@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--prompt", nargs="+", type=int, default=[32], help="tokens of a prompt")
-    parser.add_argument("--precision", nargs="+", choices=[*DTYPES, "int8"], default=[*DTYPES, "int8"])
+    parser.add_argument("--precision", nargs="*", choices=[*DTYPES, "int8"], default=[*DTYPES, "int8"])
     parser.add_argument("--n-layer", type=int, default=12, help="of a model as wide as GPT-2 small")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
