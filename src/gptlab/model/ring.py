@@ -45,7 +45,11 @@ class RingCache(KVCache):
         return both if T > 1 else kept[:B, :, : self._filled(self.length + 1)]
 
     def _write(self, kept: Tensor, new: Tensor, places: Tensor) -> None:
-        kept[:, :, places] = new
+        if new.shape[2] == 1:  # without an index on the device
+            place = self.length % self.ring
+            kept[:, :, place : place + 1] = new
+        else:
+            kept[:, :, places] = new
 
     def _filled(self, columns: int) -> int:
         """Return how many places are filled after so many columns."""
