@@ -102,6 +102,16 @@ def test_company_changes_no_text(kind: dict[str, object]) -> None:
     assert max(map(len, alone)) > 2 * T
 
 
+@pytest.mark.parametrize("kind", SCALED, ids=str)
+def test_scaled_rotations_of_long_prompts_in_company(kind: dict[str, object]) -> None:
+    """Beside a longer one, the first part that is read of a prompt is shorter than the old context."""
+    model, limits = gpt(**kind), Limits(5, T, overflow="ring")
+    prompts = [ids(30, 1), ids(13, 2)]
+    for prompt, (tokens, logprobs) in zip(prompts, texts(model, prompts, Greedy(), limits), strict=True):
+        alone = texts(model, [prompt], Greedy(), limits)[0]
+        assert tokens == alone[0] and logprobs == pytest.approx(alone[1], abs=1e-5)
+
+
 def test_samples_of_one_prompt() -> None:
     model, limits = gpt(positions="alibi"), Limits(2 * T, T, overflow="ring")
     prompts, keys = [PROMPTS[1], PROMPTS[0], PROMPTS[1]], [(1, 0), (1, 1), (1, 2)]

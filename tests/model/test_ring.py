@@ -206,6 +206,18 @@ def test_rotations_far_out_keep_their_distances() -> None:
     )
 
 
+@torch.no_grad()
+def test_a_text_far_out_is_that_of_the_beginning() -> None:
+    """Nothing of what came ten million tokens ago, or of the empty ring, reaches the last token of six windows."""
+    model, text, found = gpt(positions="rope"), torch.tensor([ids(6 * T, 3)]), list[torch.Tensor]()
+    for begin in (0, 10**7):
+        cache = model.new_cache(1, T, ring=T)
+        cache.length = begin
+        model(text[:, :-1], cache=cache)
+        found.append(model(text[:, -1:], cache=cache))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+
+
 def test_a_ring_of_slots_grows_up_to_its_length_only() -> None:
     model = gpt(positions="alibi")
     slots = model.new_slots(ring=100)
