@@ -129,6 +129,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("train budget.steps=1.5", "budget.steps=1.5"),
     ("train schedule.warmup_share=nan", "schedule.warmup_share=nan: is no finite number"),
     ("train data.val_fraction=nan", "data.val_fraction=nan: is no finite number"),
+    ("train data=stories data.stories=1", "data.stories=1: must be at least 2; 5000 are 2.6 MB"),
     ("train seed=4294967296", "seed=4294967296: is not in [0, 2^32)"),
     ("train seed=-1", "seed=-1: is not in [0, 2^32)"),
     ("train model.n_layer=1000000000000", "model.n_layer=1000000000000"),
