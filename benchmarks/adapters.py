@@ -132,6 +132,7 @@ def peak(name: str, shape: dict[str, int], batch: int) -> float:
     """In the child: return the most memory that two steps of a candidate take, in units of 2^20 bytes."""
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)  # large tensors return their pages when they are freed
     next(training(name, TINY, 2))
+    gc.collect()  # what is freed later would be missing from the peak
     before = megabytes("self", "VmRSS")
     steps = training(name, shape, batch)
     gc.collect()  # what the model was made of

@@ -23,6 +23,7 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 PROGRESS = {"tokens_per_second": "tokens/s", "seconds": "s", "val_loss": "nats"}  # figures that progress shows
 DEVICES = ("auto", "cpu", "cuda")
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, AMD, and both under Windows
 ASK_FOR_GPU = """
 import json, torch
 found = None
@@ -161,6 +162,8 @@ def described(found: dict[str, Any]) -> str:
 @functools.cache
 def gpu() -> dict[str, Any] | None:
     """Return the first GPU that torch finds; a separate process asks, so that this one stays small."""
+    if sys.platform == "linux" and not any(Path(driver).exists() for driver in DRIVERS):
+        return None
     done = fresh([sys.executable, "-c", ASK_FOR_GPU])
     found: dict[str, Any] | None = json.loads(done.out) if done.code == 0 else None
     return found

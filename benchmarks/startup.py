@@ -63,10 +63,10 @@ def measure(folder: Path, repeats: int, overrides: list[str]) -> dict[str, Any]:
             raise LeftOut(done.why())
         return {"seconds": done.seconds}
 
+    # it prepares the text too, and warms the files of all libraries
     made = fresh([*GPTLAB, "train", "run_dir=sampled", *overrides, "budget.steps=1"], env, folder)
     if made.code:
         raise SystemExit(f"gptlab train failed: {made.why()}")
-    first_step(folder / "runs", env, overrides)  # prepares the text, and warms the files of all libraries
     rounds, left_out = interleaved([*COMMANDS, FIRST_STEP], repeats, seconds)
     each = {name: [row["seconds"] for row in rows] for name, rows in rounds.items()}
     for first, below in ((FIRST_STEP, IMPORTS), (FIRST_TOKEN, TORCH)):

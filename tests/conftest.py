@@ -22,7 +22,6 @@ from tests.slurm import slurm as slurm  # a fixture for all
 from tests.written_runs import make_run as make_run
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK_START = ROOT / "tests" / "quick_start"
 
 WORDS = [
     "the",
@@ -71,21 +70,6 @@ def some(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
         return list(cases[zlib.crc32(request.node.name.encode()) % step :: step])
 
     return some
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _commands_start_quickly() -> Iterator[None]:
-    """Hide extras from the commands that tests start, see tests/quick_start; `with_extras` undoes it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(QUICK_START), prepend=os.pathsep)
-        yield
-
-
-@pytest.fixture
-def with_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the commands that this test starts find all that is installed."""
-    paths = os.environ["PYTHONPATH"].split(os.pathsep)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path != str(QUICK_START)))
 
 
 @contextlib.contextmanager

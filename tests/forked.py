@@ -2,11 +2,12 @@
 
 import io
 import os
+import runpy
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -23,6 +24,21 @@ def gptlab(*argv: str, cwd: Path | None = None, code: int = 0) -> Done:
     The child has this process's imports and environment, and standard input is closed. What the command itself starts,
     such as the jobs of a sweep or the second rank of two, are processes as users have them.
     """
+    return _in_child(str(Path(sys.executable).with_name("gptlab")), argv, lambda: main(list(argv)), cwd, code)
+
+
+def script(path: Path, *argv: str) -> Done:
+    """Run a Python script in a child as `gptlab` runs a command; it must not fail."""
+
+    def work() -> int:
+        sys.path.insert(0, str(path.parent))
+        runpy.run_path(str(path), run_name="__main__")
+        return 0
+
+    return _in_child(str(path), argv, work, None, 0)
+
+
+def _in_child(program: str, argv: Sequence[str], work: Callable[[], int], cwd: Path | None, code: int) -> Done:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -36,9 +52,9 @@ def gptlab(*argv: str, cwd: Path | None = None, code: int = 0) -> Done:
                 sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 os.chdir(cwd or Path.cwd())
-                sys.argv = [str(Path(sys.executable).with_name("gptlab")), *argv]
+                sys.argv = [program, *argv]
                 sys.modules["__main__"].__spec__ = None  # Lightning starts more ranks by this, or else by argv
-                failed = main(list(argv))
+                failed = work()
             except SystemExit as end:
                 failed = end.code if isinstance(end.code, int) else 1
             except BaseException:

@@ -102,6 +102,11 @@ def conf_dirs() -> list[Path]:
     return list(_conf)
 
 
+def any_enabled() -> bool:
+    """Return whether this process has enabled a plugin."""
+    return bool(_enabled)
+
+
 def is_enabled(module: str) -> bool:
     """Return whether a module belongs to an enabled plugin."""
     return any(module == name or module.startswith(f"{name}.") for name in _enabled)

@@ -6,9 +6,10 @@ import shlex
 import sys
 
 from gptlab import registry
+from gptlab.commands.light_imports import import_lightly
 from gptlab.commands.streams import standard_streams
 from gptlab.errors import UserError
-from gptlab.plugins import enable_all
+from gptlab.plugins import any_enabled, enable_all
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,6 +88,8 @@ def run(verb: str, argv: list[str], program: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not any_enabled():  # a plugin may use any metric
+        import_lightly()
     return run_command(verb, program, argv)
 
 

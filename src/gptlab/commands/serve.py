@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
-from gptlab.errors import Stopped, require, require_choice
+from gptlab.errors import Stopped, require, require_choice, require_port
 from gptlab.evaluation.precision import PRECISIONS
 from gptlab.registry import command
 
@@ -35,7 +35,7 @@ class ServeConfig:
         require(self.name != "", "name", "''", "is empty", "leave it out")
         require(self.max_batch >= 1, "max_batch", self.max_batch, "must be at least 1", "try 32")
         require_choice("precision", self.precision, PRECISIONS)
-        require(0 <= self.port < 65536, "port", self.port, "is no port", "give 0 to 65535")
+        require_port(self.port)
 
 
 @command
