@@ -4,9 +4,9 @@
 
 No corpus of that size is written: the shards are sparse files, as many as `gptlab tokenize` would make, which hold ids
 only where they are looked at. What reads them is what training reads with: a folder of tokens, its data module, the
-order of its windows and its loader. (Of 9 to 128 shards the time of a batch says nothing: they are mapped, and some
-systems take milliseconds to map a hole.) Each point is a fresh process that may open 1,024 files. `resumed` starts the order
-deep in the second epoch and reads again what a loader that came there by itself has read.
+order of its windows and its loader. Each point is a fresh process that may open 1,024 files. `resume` starts the order
+deep in the second epoch and reads again what a loader that came there by itself has read. (The time of a batch says
+nothing for 9 to 128 shards: they are mapped, and some systems take milliseconds to map a hole.)
 """
 
 import argparse

@@ -103,8 +103,8 @@ AXES = {
     "batch": Axis("batch", (8, 16, 32, 64), 1, 1, "each sequence is like the others; weights do not grow"),
     "devices": Axis(
         *("devices", (1, 2, 4), -1, -1),
-        "a share of the batch each (one thread each, gloo); adding up gradients comes on top, weights are whole on each;"
-        " more processes than cores take turns, and save memory alone",
+        "a share of the batch each (one thread each, gloo); adding up gradients comes on top, and weights are whole on"
+        " each; more processes than cores take turns, and save memory alone",
         {"threads": 1, "batch": 32},
     ),
 }
