@@ -15,6 +15,7 @@ from gptlab.commands.main import main
 from gptlab.tasks import cross_entropy
 from tests.conftest import tiny_overrides
 from tests.forked import script
+from tests.model import test_ring, test_slots
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -123,6 +124,26 @@ def test_data_runs(tmp_path: Path) -> None:
     assert work["memory"]["parent_mb"] > 0 and work["random_access"]["warm"] > 0
 
 
+@pytest.mark.parametrize("positions", ["rope", "alibi"])
+@pytest.mark.usefixtures("side_by_side")
+@torch.no_grad()
+def test_losses_past_the_context(positions: str) -> None:
+    """In one layer a ring is a crop, and with sinks a text of those and of the last tokens, read by itself."""
+    import overflow
+
+    T, text = test_ring.T, torch.tensor([test_slots.ids(200, 1)])
+    model = test_ring.gpt(positions=positions, n_layer=1)
+    found = overflow.compare(model, text[0], T, stretches=3, every=5)
+    assert found["tokens"] == 3 * 10 and found["ring"]["0"]["change"] == pytest.approx(0, abs=1e-5)
+    assert abs(found["ring"]["4"]["change"]) > 1e-3
+    for end in (T + 1, 3 * T):
+        alone = model(torch.cat([text[:, :4], text[:, end - T + 4 : end]], dim=1))[0, -1]
+        torch.testing.assert_close(overflow.banded(model, text[:, :end], T, 4)[0, -1], alone, atol=1e-5, rtol=1e-4)
+    deep = test_ring.gpt(positions=positions, n_layer=3)
+    expected = torch.tensor(test_ring.whole(deep, text[0].tolist())).float()
+    torch.testing.assert_close(overflow.banded(deep, text, T, 0)[0], expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_fifty_thousand_million_tokens_take_no_more_memory(tmp_path: Path) -> None:
     sizes = ["100000000", "50000000000"]
@@ -169,12 +190,11 @@ def test_what_runs_on_a_gpu_runs_on_a_cpu_with_a_small_model(tmp_path: Path) -> 
     assert (work["name"], work["n_layer"], work["padded"], work["device"]) == ("w3", 1, 256, "cpu")
     ours, bare = (work["candidates"][name] for name in ("gptlab_bf16", "bare_bf16"))
     assert ours["first_loss"] == pytest.approx(bare["first_loss"], abs=1e-5) == pytest.approx(math.log(256), abs=0.1)
-    assert [(each["precision"], each["batch"]) for each in decoded["workloads"]] == [
-        ("float32", 2),
-        ("bfloat16", 2),
-        ("int8", 2),
-    ]
-    assert all(each["candidates"]["gptlab"]["tokens_per_second"]["median"] > 0 for each in decoded["workloads"])
+    *texts, past = decoded["workloads"]
+    assert [(each["precision"], each["batch"]) for each in texts] == [("float32", 2), ("bfloat16", 2), ("int8", 2)]
+    assert all(each["candidates"]["gptlab"]["tokens_per_second"]["median"] > 0 for each in texts)
+    assert set(past["candidates"]) == {"ring", "crop", "within"} and not past["left_out"]
+    assert past["candidates"]["ring"]["step_ms"]["median"] > 0
     training, generation = (work["rows"] for work in attended["workloads"])
     for rows, ways in (
         (training, {"fused_ms", "products_ms", "compiled_ms"}),
