@@ -146,6 +146,18 @@ def test_losses_past_the_context(positions: str) -> None:
 
 
 @pytest.mark.slow
+def test_fifty_thousand_million_tokens_take_no_more_memory(tmp_path: Path) -> None:
+    sizes = ["100000000", "50000000000"]
+    bench("corpus_size.py", "--tokens", *sizes, "--repeats", "1", "--out", str(tmp_path / "found.json"))
+    few, many = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert few["exact"] and many["exact"]  # also deep in the second epoch, after a resume
+    assert many["tokens"] == 5 * 10**10 and many["shards"] == 834  # of 60 million
+    assert many["windows"] == (5 * 10**10 - 1) // 1024 and many["deep_window"] > 0.9 * many["windows"]
+    assert many["anon_mb"]["median"] < few["anon_mb"]["median"] + 8
+    assert many["read_mb"]["median"] < few["read_mb"]["median"] + 8
+
+
+@pytest.mark.slow
 def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bench("growth.py", "--quick", "--axes", "devices", "logits", "--out", str(tmp_path / "found.json"))
     devices, by_vocabulary, by_batch = json.loads((tmp_path / "found.json").read_text())["workloads"]
