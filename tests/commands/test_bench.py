@@ -11,6 +11,7 @@ import pytest
 
 from gptlab.commands.bench import bench
 from gptlab.commands.bench_inference import speeds
+from gptlab.commands.bench_tables import rate
 from gptlab.commands.flags import of_run
 from gptlab.commands.main import main
 from gptlab.config import compose
@@ -149,3 +150,8 @@ def test_a_speed_has_the_spread_of_its_middle() -> None:
     found = speeds(10, [1.0, 2.0, 4.0, *[2.0] * 8])
     assert list(found.values()) == [5.0, 5.0, 5.0, 2000.0]  # the fastest and the slowest of eleven are left out
     assert set(speeds(10, []).values()) == {None}
+
+
+def test_rates_have_no_exponents() -> None:
+    shown = [rate(value, "B/s") for value in (28.84e9, 999.6e6, 999.6e9, 2500e12, 123456.0)]
+    assert shown == ["28.8 GB/s", "1,000 MB/s", "1,000 GB/s", "2,500 TB/s", "0.123 MB/s"]

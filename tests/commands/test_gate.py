@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,12 +172,23 @@ def test_what_it_refuses(made_up: MadeUp, trained_base: Path, tmp_path: Path) ->
     ask()
     with pytest.raises(UserError, match=r"alpha=0.1: the ledger was begun with 0.05"):
         ask("alpha=0.1")
+    with pytest.raises(
+        UserError, match=r"^budget=budget.steps=2: the ledger was begun with that of the base; leave that, or"
+    ):
+        ask("budget.steps=2")
+    with pytest.raises(UserError, match=r"^seed=4294967290: not all of the 20 seeds from it on are below 2\^32; give"):
+        ask("seed=4294967290", change="[optimizer.lr=1e-2]")
     with pytest.raises(UserError, match=r"seed=1340: seeds from 1340 to 1357 were used already"):
         ask("seed=1340", change="[optimizer.lr=1e-2]")
     other = Path(shutil.copytree(trained_base, tmp_path / "other"))
     (other / "config.yaml").write_text(config.read_text().replace("n_embd: 16", "n_embd: 32"))
     with pytest.raises(UserError, match="is of another base"):
         ask(f"base={other}")
+    before = config.read_text()
+    config.write_text(before.replace("n_embd: 16", "n_embd: 32"))
+    with pytest.raises(UserError, match="was begun with this base when it had another config or text"):
+        ask()
+    config.write_text(before)
     runs.dies_after = len(runs.asked) + 1
     with pytest.raises(KeyboardInterrupt):
         ask(change="[optimizer.lr=1e-2]")
@@ -197,6 +209,22 @@ def test_exit_codes_and_the_answer_in_json(
         assert main(asked) == code
         assert json.loads(capfd.readouterr().out)["verdict"] == verdict
     assert main([*asked[:-1], "max_seeds=1"]) == 2
+
+
+def test_a_score_of_a_run_that_has_diverged_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By this version, whose JSON has null for what is not finite, and by a revision whose JSON has NaN."""
+    said = {"stdout": "", "stderr": ""}
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(**said))
+    texts = [Path("decides"), Path("reports")]
+    for answers, scores in {
+        '{"bits_per_byte": 2.5, "loss": 1.5}, {"bits_per_byte": null, "loss": null}': [2.5, None],
+        '{"bits_per_byte": 2.5, "loss": 1.5}, {"bits_per_byte": NaN, "loss": NaN}': [2.5, None],
+    }.items():
+        said["stdout"] = f'{{"runs": [{answers}]}}\n'
+        assert paired.scored(paired.Side(Path("c"), []), Path("run"), texts) == scores
+    said["stdout"] = '{"runs": [{"bits_per_byte": null, "loss": 1.5}]}\n'
+    with pytest.raises(RunFailed, match="its tokenizer does not spell all of the held-out text"):
+        paired.scored(paired.Side(Path("c"), []), Path("run"), texts)
 
 
 PLUGIN = """

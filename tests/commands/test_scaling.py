@@ -141,6 +141,8 @@ def test_what_does_not_belong_together_is_refused(ladder: None, make_run: MakeRu
         ('[{"parameters": 1, "tokens": 2}]', "entry 1 has not parameters, tokens, loss as numbers above 0"),
         ('[{"parameters": "1", "tokens": 2, "loss": 3}]', "entry 1 has not"),
         ('[{"parameters": NaN, "tokens": 2, "loss": 3}]', "entry 1 has not|cannot be read"),
+        ('[{"parameters": 1' + 400 * "0" + ', "tokens": 2, "loss": 3}]', "entry 1 has not"),
+        ('[{"parameters": true, "tokens": 2, "loss": 3}]', "entry 1 has not"),
         ("[3]", "entry 1 has not"),
     ],
 )

@@ -98,15 +98,26 @@ def _settings(config: GateConfig) -> dict[str, Any]:
     }
 
 
+def _shown(setting: Any) -> Any:
+    """Return a setting of a ledger as it is given; of a budget its units alone."""
+    if not isinstance(setting, dict):
+        return setting
+    given = " ".join(f"budget.{key}={value}" for key, value in setting.items() if value is not None)
+    return given or "that of the base"
+
+
 def _found(config: GateConfig, change: Change, ledger: Ledger) -> Trial | None:
     """Return the trial of a change where there is one; raises UserError where this ledger cannot take it."""
     begun = ledger.begun
     if begun:
-        why, todo = f"is of another base, {begun['base']}", "give another folder: ledger=DIR"
-        require(begun["base_sha256"] == change.base_sha256, "ledger", ledger.path, why, todo)
-        for key, value in _settings(config).items():
+        for key, value in _settings(config).items():  # first: the budget is a part of what a base is known by
             was = begun["settings"].get(key)
-            require(was == value, key, value, f"the ledger was begun with {was}", "leave that, or give another ledger=")
+            why = f"the ledger was begun with {_shown(was)}"
+            require(was == value, key, _shown(value), why, "leave that, or give another ledger=")
+        moved = begun["base"] != str(change.base.path.resolve())
+        changed = "was begun with this base when it had another config or text"
+        why, todo = f"is of another base, {begun['base']}" if moved else changed, "give another folder: ledger=DIR"
+        require(begun["base_sha256"] == change.base_sha256, "ledger", ledger.path, why, todo)
     trial, other = ledger.of(change.sha256), ledger.open_trial
     if other is not None and other is not trial:
         why = f"trial {other.number}, {' '.join(other.change['told'])}, has no verdict yet"
@@ -123,6 +134,8 @@ def _seeds(config: GateConfig, ledger: Ledger, change: Change) -> list[int]:
     first = config.seed
     if first is None:
         first = 1 + max([0, *ledger.used_seeds(), *change.own_seeds()])
+    why = f"not all of the {config.max_seeds} seeds from it on are below 2^32"
+    require(first + config.max_seeds <= 2**32, "seed", first, why, "give a smaller one: seed=1")
     return list(range(first, first + config.max_seeds))
 
 
@@ -160,11 +173,11 @@ def _new_trial(config: GateConfig, change: Change, ledger: Ledger) -> Trial:
     """Write down a new trial, in a ledger that may be new as well."""
     from gptlab.evaluation.gating import level_of
 
+    seeds = _seeds(config, ledger, change)
     if not ledger.begun:
         _begin(config, change, ledger)
     number = len(ledger.trials) + 1
     level = level_of(number, len(ledger.kept), config.alpha, config.planned)
-    seeds = _seeds(config, ledger, change)
     ledger.add("trial", trial=number, change=change.described(), level=level, seeds=seeds, **_now())
     return ledger.trials[-1]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import UserError, require, require_choice
-from gptlab.files import require_new, require_writable, write_atomically
+from gptlab.files import require_new, require_writable, strict_json, write_atomically
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -156,9 +156,13 @@ def _best(points: Sequence[Point], law: Law, flops: float) -> dict[str, Any]:
 
     `beyond` tells whether no model is as small, or as large.
     """
+    none = {"flops": flops, "parameters": None, "tokens": None, "loss": None, "beyond": False}
     if not (law.A > 0 and law.B > 0):
-        return {"flops": flops, "parameters": None, "tokens": None, "loss": None, "beyond": False}
-    parameters, tokens = law.best_size(flops)
+        return none
+    try:
+        parameters, tokens = law.best_size(flops)
+    except OverflowError:
+        return none
     sizes, loss = [each.parameters for each in points], float(law.loss(parameters, tokens))
     beyond = not min(sizes) <= parameters <= max(sizes)
     return {"flops": flops, "parameters": parameters, "tokens": tokens, "loss": loss, "beyond": beyond}
@@ -166,8 +170,6 @@ def _best(points: Sequence[Point], law: Law, flops: float) -> dict[str, Any]:
 
 def _score(config: ScalingConfig, name: str) -> dict[str, Any]:
     """Put the outcome of a run beside its prediction, and keep both in a new file beside the first."""
-    import json
-
     from gptlab.commands.scaling_tables import show_outcome
     from gptlab.planning.prediction import registered
 
@@ -194,7 +196,7 @@ def _score(config: ScalingConfig, name: str) -> dict[str, Any]:
         "sha256": told["sha256"],
         "run": str(run.path),
     }
-    write_atomically(beside, (json.dumps(answer, indent=2) + "\n").encode())
+    write_atomically(beside, (strict_json(answer, indent=2) + "\n").encode())
     show_outcome(answer, beside)
     return answer
 

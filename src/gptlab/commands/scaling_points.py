@@ -1,6 +1,7 @@
 """Read the points that a scaling law is fitted to: of runs here, or of a file that others have published."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ def points_in(path: str) -> list[Point]:
 
 def _point(path: str, number: int, entry: Any) -> Point:
     values = [entry.get(key) for key in KEYS] if isinstance(entry, dict) else [None]
-    known = all(isinstance(value, int | float) and 0 < value < math.inf for value in values)
+    known = all(type(value) in (int, float) and 0 < value <= sys.float_info.max for value in values)
     why = f"entry {number} has not {', '.join(KEYS)} as numbers above 0"
     require(known, "points", path, why, EXPECTED)
     parameters, tokens, loss = (float(entry[key]) for key in KEYS)

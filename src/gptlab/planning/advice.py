@@ -23,15 +23,17 @@ class Advice:
 
 @dataclass(frozen=True)
 class Trial:
-    """A change that was tried, and how many times as many tokens a second it gave; None: there was no time for it.
+    """A change that was tried, and how many times as many tokens a second it gave.
 
-    It is clear if half of the steps with it were faster than nine tenths of those without.
+    It gave None where it failed, by an `error`, or where there was no time for it. It is clear if half of the steps
+    with it were faster than nine tenths of those without.
     """
 
     change: str
     gain: float | None
     clear: bool = False
     note: str = "tried here"
+    error: str | None = None
 
     @classmethod
     def of(cls, change: str, before: Sequence[float], after: Sequence[float], note: str = "tried here") -> "Trial":

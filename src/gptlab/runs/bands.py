@@ -5,6 +5,7 @@ A band is a JSON file beside the recipe, `conf/experiment/NAME.band.json`, which
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,13 +76,19 @@ class Band:
             found = read_json(path, MOST_BYTES)
             validations = [Validation(**each) for each in found.pop("validations")]
             band = cls(**found, validations=validations)
-            texts = isinstance(band.recipe, str) and isinstance(band.text, str)
-            fits = texts and isinstance(band.seeds, list) and isinstance(band.level, float)
-            known = [value for each in validations for value in (each.low, each.high)]
-            whole = fits and bool(known) and all(map(math.isfinite, known)) and bool(band.settings())
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            whole = band._is_whole() and bool(band.settings())
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
         return band if whole else None
+
+    def _is_whole(self) -> bool:
+        """Tell whether all that is printed of the band is what it should be."""
+        texts = all(isinstance(text, str) and text.isprintable() for text in (self.recipe, self.text))
+        steps = [at.step for at in self.validations]
+        ordered = bool(steps) and all(type(step) is int for step in steps) and steps == sorted(set(steps))
+        ends = all(_is_number(end) for at in self.validations for end in (at.low, at.high))
+        level = type(self.level) is float and 0 < self.level < 1
+        return texts and ordered and ends and level and isinstance(self.seeds, list) and len(self.seeds) > 1
 
     def as_json(self) -> str:
         """Return the band as JSON."""
@@ -153,6 +160,11 @@ def sentence(judged: dict[str, Any]) -> str:
     before = judged["validations"][:-1]
     inside = sum(each["inside"] for each in before)
     return f"{line}; of {len(before)} validations before, {inside} do" if before else line
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether something is a finite number."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _finite(value: float) -> float | None:

@@ -28,6 +28,7 @@ from gptlab.training.run import attach_loggers
 from gptlab.training.start import Start, initial_model, start
 from gptlab.training.step_parts import PARTS, REST, Measured, Step, StepParts
 
+LONGEST = 1e8  # seconds that an alarm can wait
 ENDLESS = 1 << 30  # steps: none of what is due at the end of a run, or once in a while, is due
 
 
@@ -193,7 +194,12 @@ def _fit(begun: Start, parts: Any, clock: StepParts) -> None:
 
 @contextlib.contextmanager
 def ended_after(seconds: float) -> Iterator[None]:
-    """Raise TimeIsUp in what is done here if it takes longer; where there are no alarms it may take longer."""
+    """Raise TimeIsUp in what is done here if it takes longer, and before it where there is no time at all.
+
+    Where there are no alarms it may take longer.
+    """
+    if seconds <= 0:
+        raise TimeIsUp
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield
         return
@@ -202,7 +208,7 @@ def ended_after(seconds: float) -> Iterator[None]:
         raise TimeIsUp
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, LONGEST))
     try:
         yield
     finally:
