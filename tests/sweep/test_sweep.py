@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -123,15 +124,50 @@ def test_the_exit_code_tells() -> None:
         ([], "nothing, no job has begun"),
         ([{"steps": None}], "budget.steps=900"),
         ([{"minutes": 2, "seconds_per_step": s} for s in (0.25, 0.5)], "budget.minutes=2"),
+        ([{"steps": "many"}, [3], {"steps": 7}], "budget.steps=7"),  # two damaged files
     ],
 )
-def test_what_is_held_fixed(budgets: list[dict[str, float]], said: str) -> None:
+def test_what_is_held_fixed(budgets: list[Any], said: str) -> None:
     for i, budget in enumerate(budgets):
         folder = Path(f"sweep/{i}")
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps({"job": i, "overrides": []}))
         (folder / "config.yaml").write_text(yaml.safe_dump({"budget": budget}))
     assert Sweep(Path("sweep"), []).budget() == said
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"status": "finished", "val_loss": "low", "steps": "x", "seconds": [1]},
+        {"status": ["finished"], "val_loss": float("inf"), "steps": 3},
+        {"status": "finished", "val_loss": True, "steps": 10**400, "seconds": None},
+    ],
+)
+def test_what_a_damaged_summary_says_is_no_figure(
+    summary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "sweep/0-seed=1"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"job": 0, "overrides": ["seed=1"]}))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    sweep = Sweep(Path("sweep"), ["-m", "seed=1,2"])
+    results = sweep.results()
+    sweep.report(results)
+    assert exit_code(results) == 1 and "seed=1" in capfd.readouterr().out
+
+
+def test_a_damaged_job_is_a_mistake_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "sweep/0-seed=1"
+    folder.mkdir(parents=True)
+    (tmp_path / "sweep/sweep.json").write_text(json.dumps({"argv": ["-m", "seed=1"]}))
+    (folder / "job.json").write_text('{"job": 0}')
+    assert main(["train", f"resume_sweep={tmp_path}/sweep", "json=true"]) == 2
+    said = capfd.readouterr()
+    why = f"resume_sweep={folder}/job.json: does not say which job it is"
+    assert json.loads(said.out)["error"].startswith(why)
+    assert said.err.splitlines()[-1].startswith(f"error: {why}") and "Traceback" not in said.err
 
 
 def test_sweeps_of_one_second_have_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,8 +229,7 @@ class _Run:
         done = [answer for answer in self.answers if "overrides" in answer]
         if self.command.after_sweep and done:
             self.answers.append(self.command.after_sweep(done))
-        if sweep and (results := sweep.results()):
-            sweep.report(results)
+        if sweep and (results := self._reported(sweep)):
             self.code = max(self.code, exit_code(results))
             more = {}
             if self.confirmed:
@@ -239,6 +238,17 @@ class _Run:
                 more = {"confirmed": self.confirmed}
             return {"runs": results, **more, **(self.answers[0] if self.answers else {})}
         return self.answers[0] if len(self.answers) == 1 else {"runs": self.answers}
+
+    def _reported(self, sweep: Sweep) -> list[dict[str, Any]]:
+        """Return the results of a sweep, of which a table is printed; none where a job's files are damaged."""
+        try:
+            if results := sweep.results():
+                sweep.report(results)
+            return results
+        except UserError as error:
+            if not self.answers:  # else the sweep has ended by it already
+                self.refused_by(error)
+            return []
 
     def refused_by(self, error: Exception) -> None:
         """Print a mistake in what was asked, or what this machine did not let the command do."""

@@ -5,7 +5,6 @@ A band is a JSON file beside the recipe, `conf/experiment/NAME.band.json`, which
 
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from gptlab.files import read_json
 from gptlab.metrics import metric
 from gptlab.runs.config_file import with_defaults
 from gptlab.runs.differences import settings_with_effect
-from gptlab.runs.reader import RunRecord
+from gptlab.runs.reader import RunRecord, finite
 
 METRIC = "val/bits_per_byte"
 NAMES = "*.band.json"
@@ -86,7 +85,7 @@ class Band:
         texts = all(isinstance(text, str) and text.isprintable() for text in (self.recipe, self.text))
         steps = [at.step for at in self.validations]
         ordered = bool(steps) and all(type(step) is int for step in steps) and steps == sorted(set(steps))
-        ends = all(_is_number(end) for at in self.validations for end in (at.low, at.high))
+        ends = all(finite(end) is not None for at in self.validations for end in (at.low, at.high))
         level = type(self.level) is float and 0 < self.level < 1
         return texts and ordered and ends and level and isinstance(self.seeds, list) and len(self.seeds) > 1
 
@@ -160,11 +159,6 @@ def sentence(judged: dict[str, Any]) -> str:
     before = judged["validations"][:-1]
     inside = sum(each["inside"] for each in before)
     return f"{line}; of {len(before)} validations before, {inside} do" if before else line
-
-
-def _is_number(value: Any) -> bool:
-    """Tell whether something is a finite number."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _finite(value: float) -> float | None:
