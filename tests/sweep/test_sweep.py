@@ -8,8 +8,11 @@ import pytest
 import yaml
 from hydra.errors import MissingConfigException
 
+from gptlab import registry
+from gptlab.commands.command import _Run
 from gptlab.commands.main import main
 from gptlab.commands.mistakes import EXTRAS, explain
+from gptlab.distributed.processes import ProcessGroup
 from gptlab.errors import UserError
 from gptlab.sweep.sweep import Sweep, exit_code
 from tests.conftest import tiny_overrides
@@ -158,16 +161,30 @@ def test_what_a_damaged_summary_says_is_no_figure(
     assert exit_code(results) == 1 and "seed=1" in capfd.readouterr().out
 
 
-def test_a_damaged_job_is_a_mistake_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_search_is_not_missing_what_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A repetition of a plain sweep runs it again; of a search it does not, so that its best can be confirmed."""
     folder = tmp_path / "sweep/0-seed=1"
     folder.mkdir(parents=True)
-    (tmp_path / "sweep/sweep.json").write_text(json.dumps({"argv": ["-m", "seed=1"]}))
+    (folder / "job.json").write_text(json.dumps({"job": 0, "overrides": ["seed=1"], "error": "out of memory"}))
+    for more, missing in {(): True, ("hydra/sweeper=search",): False}.items():
+        sweep = Sweep(tmp_path / "sweep", ["-m", "seed=1,2", "confirm=3", *more])
+        sweep.report(sweep.results())
+        assert sweep.confirmed() is None
+        said = capsys.readouterr().out
+        assert ("to run what is missing" in said) is missing
+        assert ("confirm=3: not yet, 1 jobs have not finished" in said) is missing
+
+
+def test_a_damaged_job_is_a_mistake_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also where the sweep itself has ended well: its table is made of the jobs' files."""
+    folder = tmp_path / "sweep/0-seed=1"
+    folder.mkdir(parents=True)
     (folder / "job.json").write_text('{"job": 0}')
-    assert main(["train", f"resume_sweep={tmp_path}/sweep", "json=true"]) == 2
-    said = capfd.readouterr()
+    run = _Run(registry.find_command("train"), ["gptlab"], ["-m", "seed=1,2"], ProcessGroup(None))
+    answer = run.answer(Sweep(tmp_path / "sweep", ["-m", "seed=1,2"]))
     why = f"resume_sweep={folder}/job.json: does not say which job it is"
-    assert json.loads(said.out)["error"].startswith(why)
-    assert said.err.splitlines()[-1].startswith(f"error: {why}") and "Traceback" not in said.err
+    assert run.code == 2 and answer["error"].startswith(why)
+    assert capfd.readouterr().err.startswith(f"error: {why}")
 
 
 def test_sweeps_of_one_second_have_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

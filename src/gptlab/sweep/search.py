@@ -211,6 +211,8 @@ class Search:
             )
         except (SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
             todo = "give a database that Optuna can use, such as sqlite:///FILE, or leave it out"
+            if self.config.storage is None:
+                todo = f"take {DATABASE} from another copy of the sweep, or start a new one"
             raise UserError("hydra.sweeper.storage", url, f"cannot be used ({reason(error)})", todo) from error
         owner = study.user_attrs.get(OWNER)
         if owner is None:

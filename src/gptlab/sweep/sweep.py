@@ -120,7 +120,10 @@ class Sweep:
         None where none are asked for, or a job has not finished.
         """
         number = _last(self.argv, "confirm") or "0"
-        if not number.isdecimal() or number == "0" or any(each["status"] not in SETTLED for each in self.results()):
+        if not number.isdecimal() or number == "0":
+            return None
+        if missing := self._missing(self.results()):
+            print(f"confirm={number}: not yet, {len(missing)} jobs have not finished", flush=True)
             return None
         launcher = [arg for arg in self._asked if re.match(r"hydra[/.]launcher\b", arg)]
         return confirm(self.path, int(number), launcher)
@@ -138,9 +141,14 @@ class Sweep:
         console = Console()
         console.print(table)
         console.print(f"held fixed: {self.budget()}", highlight=False)
-        if any(result["status"] not in SETTLED for result in results):
+        if self._missing(results):
             line = f"to run what is missing: gptlab train resume_sweep={self.path}"
             console.print(line, highlight=False, soft_wrap=True)
+
+    def _missing(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the results of jobs that a repetition would run; a search does not try again what has failed."""
+        ended = {*SETTLED, "failed", "refused"} if _last(self.argv, "hydra/sweeper") == "search" else {*SETTLED}
+        return [result for result in results if result["status"] not in ended]
 
     def budget(self) -> str:
         """Return the budget that all jobs have in common, in words."""
