@@ -115,23 +115,35 @@ def test_too_few_seeds_leave_it_undecided(made_up: MadeUp, capsys: pytest.Captur
     _, ask = made_up(0.06)
     answer = ask("max_seeds=2", "keep_checkpoints=true")
     assert answer["verdict"] == "undecided" and answer["pairs"] == 2
-    assert "undecided after 2 pairs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "undecided after 2 pairs" in said and "\n1 pair of runs\n" in said and "0 pairs" not in said
     assert len(list(Path("gate/runs").glob("*/checkpoints"))) == 4
 
 
-def test_a_change_that_fails_is_rejected_and_a_base_that_fails_is_not_its_fault(made_up: MadeUp) -> None:
+def test_a_change_that_fails_is_rejected_and_a_base_that_fails_is_not_its_fault(
+    made_up: MadeUp, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs, ask = made_up(0.06)
     runs.fails = True
     answer = ask()
     assert answer["verdict"] == "rejected" and answer["error"] == "out of memory" and len(runs.asked) == 2
     assert answer["reports"] is None
+    runs.fails, scored = False, runs.scored
+    paired.scored = lambda side, run_dir, texts: (  # a run that ends, with weights that are not finite
+        [None, None] if "changed-1361" in str(run_dir) else scored(side, run_dir, texts)
+    )
+    diverged = ask(change="[optimizer.lr=4e-3]")
+    assert diverged["verdict"] == "rejected" and diverged["error"] == "its score is not finite with seed 1361"
+    assert "rejected after 3 pairs; the change fails: its score is not finite with seed 1361." in (
+        capsys.readouterr().out
+    )
 
     def base_fails(side: Any, run_dir: Path, seed: int) -> Answer:
         return {"status": "failed", "error": "no memory"}
 
     runs.trained = base_fails  # type: ignore[method-assign]
     paired.trained = base_fails
-    with pytest.raises(RunFailed, match="the base fails with seed 1358: no memory"):
+    with pytest.raises(RunFailed, match="the base fails with seed 1378: no memory"):
         ask(change="[optimizer.lr=5e-3]")
 
 

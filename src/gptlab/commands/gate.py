@@ -196,7 +196,7 @@ def _try(config: GateConfig, sides: dict[str, Side], ledger: Ledger, trial: Tria
         if decision.verdict is not None:
             ledger.add("verdict", trial=trial.number, **asdict(decision), **_now())
             return
-        if len(trial.scores("base")) == len(trial.scores("changed")):
+        if len(trial.scores("base")) == len(trial.scores("changed")) > 0:
             _say(console, _line(trial, decision))
         order = [(seed, side) for i, seed in enumerate(trial.seeds) for side in sorted(sides, reverse=i % 2 == 1)]
         seed, side = next((seed, side) for seed, side in order if seed not in trial.done(side))
@@ -245,7 +245,8 @@ def _answer(ledger: Ledger, trial: Trial) -> dict[str, Any]:
     reports = {side: trial.scores(side, "reports") for side in ("base", "changed")}
     known = bool(pairs) and max(map(max, reports.values())) < float("inf")
     means = {side: statistics.fmean(values[: len(pairs)]) for side, values in reports.items()} if known else None
-    failed = next((run["error"] for run in trial.runs if "error" in run), None)
+    diverged = (f"its score is not finite with seed {run['seed']}" for run in trial.runs if run["decides"] is None)
+    failed = next((run["error"] for run in trial.runs if "error" in run), next(diverged, None))
     return {
         "verdict": trial.verdict["verdict"],
         "trial": trial.number,
@@ -269,15 +270,19 @@ def _answer(ledger: Ledger, trial: Trial) -> dict[str, Any]:
 
 def _line(trial: Trial, decision: Decision) -> str:
     """Return how a trial stands in one line."""
-    pairs = len(trial.pairs())
+    pairs = _pairs(len(trial.pairs()))
     if decision.ratio is None or decision.difference is None:
-        return f"{pairs} pairs of runs"
-    return f"{pairs} pairs: {decision.difference:+.4f} bits/byte, likelihood ratio {decision.ratio:.3g}"
+        return f"{pairs} of runs"
+    return f"{pairs}: {decision.difference:+.4f} bits/byte, likelihood ratio {decision.ratio:.3g}"
+
+
+def _pairs(number: int) -> str:
+    return f"{number} pair{'' if number == 1 else 's'}"
 
 
 def _sentence(answer: dict[str, Any]) -> str:
     """Return a verdict in one line."""
-    said = f"{answer['verdict']} after {answer['pairs']} pairs"
+    said = f"{answer['verdict']} after {_pairs(answer['pairs'])}"
     if answer["difference"] is not None:
         said += f": {answer['difference']:+.4f} bits/byte"
         low, high = answer["interval"]
