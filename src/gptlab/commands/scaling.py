@@ -175,7 +175,7 @@ def _score(config: ScalingConfig, name: str) -> dict[str, Any]:
 
     path = Path(name).expanduser()
     told = registered(path)
-    beside = path.with_suffix(".outcome.json")
+    beside = path.with_name(f"{path.name.removesuffix('.json')}.outcome.json")
     require_new(beside, "score", "file: this prediction has been scored")
     found = _one(config, str(told.get("size", "all")))
     (point,), (run,) = found.points, found.runs
@@ -221,7 +221,7 @@ def _require_later(config: ScalingConfig, run: RunRecord, made: Any) -> None:
 
     try:
         at = datetime.fromisoformat(str(made)).timestamp()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError("score", config.score, "does not say when it was made", "give a file of predict=") from error
     why = f"was started before the prediction, which is of {made}"
     require(started(run) >= at, "run", config.run, why, "only what is predicted before the run counts")
