@@ -2,14 +2,18 @@
 
     python benchmarks/decode.py [--device cpu] [--repeats 3] [--new 128] [--out results.json]
 
-Both run in one process, in turns, from a prompt of 32 tokens, in batches of 1 and 8, in fp32, bf16 and, on a CPU, with
-weights of int8, beside which `generate` stays in bf16. The limit is memory: every token reads every weight once, so the
-bytes of weights over the bandwidth measured here are the least time.
+Both run in one process, in turns, from prompts of `--prompt` tokens, in batches of 1, 8 and 32, in fp32, bf16 and, on a
+CPU, with weights of int8, beside which `generate` stays in bf16. The limit is memory: every token reads every weight
+once, so the bytes of weights over the bandwidth measured here are the least time.
+
+The last rows are of a token past the context, in a small model with rotary positions: read again (overflow=crop), in a
+ring (overflow=ring), and, beside them, the last tokens within the context.
 """
 
 import argparse
 import copy
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +31,11 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
 from gptlab.planning.limits import read_bandwidth, wait_for_device
 
-PROMPT, CONTEXT = 32, 1024
+CONTEXT = 1024
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZES = {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257}
+SMALL = {"n_layer": 4, "n_head": 4, "n_embd": 256, "vocab_size": 256, "block_size": 256}
+PAST = 24  # tokens of a text that are timed past the context
 
 
 def main() -> None:
@@ -37,16 +43,17 @@ def main() -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--new", type=int, default=128)
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--precision", nargs="+", choices=[*DTYPES, "int8"], default=[*DTYPES, "int8"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--prompt", nargs="+", type=int, default=[32], help="tokens of a prompt")
+    parser.add_argument("--precision", nargs="*", choices=[*DTYPES, "int8"], default=[*DTYPES, "int8"])
     parser.add_argument("--n-layer", type=int, default=12, help="of a model as wide as GPT-2 small")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()
     where = torch.device(device(options.device))
     results: dict[str, Any] = {"machine": machine(), "repeats": options.repeats, "workloads": []}
-    theirs, ours = models(options.n_layer)
+    theirs, ours = models(options.n_layer, max(CONTEXT, max(options.prompt) + options.new))
     bandwidth = read_bandwidth(where)
-    print(f"{described(results['machine'])}; greedy on {where}, {PROMPT} + {options.new} tokens, GPT-2 124M shape")
+    print(f"{described(results['machine'])}; greedy on {where}, {options.new} new tokens, GPT-2 124M shape")
     print(f"memory is read at {bandwidth / 1e9:.1f} GB/s")
     for precision in options.precision:
         dtype = DTYPES.get(precision)
@@ -61,18 +68,26 @@ def main() -> None:
             pack(packed)
         if theirs is not None:
             theirs.to(where, dtype or torch.bfloat16)
-        for batch in options.batch:
-            found = measure(theirs, packed, precision, batch, options.new, options.repeats, size / bandwidth)
-            about = {"name": "decode", "precision": precision, "batch": batch, "new": options.new}
+        for batch, length in itertools.product(options.batch, options.prompt):
+            prompts = random_ids(batch, length)
+            found = measure(theirs, packed, precision, prompts, options.new, options.repeats, size / bandwidth)
+            about = {"name": "decode", "precision": precision, "batch": batch, "prompt": length, "new": options.new}
             results["workloads"].append({**about, "device": where.type, "bandwidth": bandwidth, **found})
+    for batch in options.batch:
+        found = {"name": "past_context", "precision": "float32", "batch": batch, "block_size": SMALL["block_size"]}
+        results["workloads"].append({**found, "device": where.type, **past_context(where, batch, options.repeats)})
     if options.out:
         write(options.out, results)
 
 
-def models(n_layer: int) -> tuple[Any, GPT]:
+def random_ids(batch: int, length: int, n_vocab: int = SIZES["vocab_size"]) -> torch.Tensor:
+    return torch.randint(n_vocab, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def models(n_layer: int, context: int) -> tuple[Any, GPT]:
     """Hugging Face's GPT-2 (None, if it is not installed) and ours, of the same weights."""
     torch.manual_seed(0)
-    ours = GPT(GPTConfig(**SIZES | {"n_layer": n_layer}, block_size=CONTEXT)).eval()
+    ours = GPT(GPTConfig(**SIZES | {"n_layer": n_layer}, block_size=context)).eval()
     if importlib.util.find_spec("transformers") is None:
         return None, ours
     import transformers
@@ -86,10 +101,11 @@ def models(n_layer: int) -> tuple[Any, GPT]:
     return theirs, ours
 
 
-def measure(theirs: Any, ours: GPT, precision: str, batch: int, new: int, repeats: int, limit: float) -> dict[str, Any]:
+def measure(
+    theirs: Any, ours: GPT, precision: str, idx: torch.Tensor, new: int, repeats: int, limit: float
+) -> dict[str, Any]:
     """Measure the candidates beside each other; `limit` is the seconds that it takes to read the weights once."""
-    first = next(ours.parameters())
-    idx = torch.randint(SIZES["vocab_size"], (batch, PROMPT), generator=torch.Generator().manual_seed(1))
+    first, (batch, length) = next(ours.parameters()), idx.shape
     prompts, idx = idx.tolist(), idx.to(first.device)
 
     def hf(n: int) -> torch.Tensor:
@@ -100,7 +116,7 @@ def measure(theirs: Any, ours: GPT, precision: str, batch: int, new: int, repeat
 
     def gptlab(n: int) -> list[tuple[float, int, int]]:
         keys = [(0, i) for i in range(batch)]
-        steps = generate(ours, prompts, Greedy(), Limits(n, CONTEXT), keys)
+        steps = generate(ours, prompts, Greedy(), Limits(n, ours.config.block_size), keys)
         return [(time.perf_counter(), step.row, step.token) for step in steps]
 
     def of_gptlab() -> dict[str, Any]:
@@ -118,12 +134,44 @@ def measure(theirs: Any, ours: GPT, precision: str, batch: int, new: int, repeat
     if theirs is not None and precision == "float32":  # before anything is timed
         same = max(1, new // 4)  # later two tokens may be equally likely but for rounding
         tokens = [[token for _, of, token in gptlab(same) if of == i] for i in range(batch)]
-        assert tokens == hf(same)[:, PROMPT:].tolist()
+        assert tokens == hf(same)[:, length:].tolist()
     one_of = {"gptlab": of_gptlab, "hf": of_hf}
     rounds, left_out = interleaved(list(one_of), repeats, lambda name: one_of[name]())
     candidates = {name: row(each, batch * new, limit * (new - 1)) for name, each in rounds.items()}
-    show(f"{precision}, batch {batch}", candidates)
+    show(f"{precision}, batch {batch}, prompts of {length} tokens", candidates)
     return {"candidates": candidates, "left_out": left_out}
+
+
+def past_context(where: torch.device, batch: int, repeats: int) -> dict[str, Any]:
+    """Measure the milliseconds of a step, which gives each of `batch` texts a token, past the context and before."""
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(**SMALL, positions="rope")).eval().to(where)
+    pack(gpt)
+    T = SMALL["block_size"]
+    lengths = {"ring": T, "crop": T, "within": T - PAST - 1}
+
+    def step_ms(name: str) -> dict[str, float]:
+        limits = Limits(PAST + 1, T, overflow="ring" if name == "ring" else "crop")
+        prompts, keys = random_ids(batch, lengths[name], SMALL["vocab_size"]).tolist(), [(0, i) for i in range(batch)]
+        at = [time.perf_counter() for step in generate(gpt, prompts, Greedy(), limits, keys) if step.row == 0]
+        return {"step_ms": (at[-1] - at[0]) / PAST * 1e3}
+
+    for name in lengths:
+        step_ms(name)  # warms up
+    rounds, left_out = interleaved(list(lengths), repeats, step_ms)
+    found = {name: Figure.of([each["step_ms"] for each in of]) for name, of in rounds.items()}
+    print(f"\na token past a context of {T}, {batch} texts")
+    rows = [
+        [
+            name,
+            f"{each.median:.2f}",
+            f"{each.low:.2f} to {each.high:.2f}",
+            "" if name == "ring" else versus(each, found["ring"]),
+        ]
+        for name, each in found.items()
+    ]
+    table(("", "ms", "of", "it/ring"), rows)
+    return {"candidates": {name: {"step_ms": each} for name, each in found.items()}, "left_out": left_out}
 
 
 def row(rounds: list[dict[str, float]], tokens: int, least: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Measure how the time and memory of a training step grow with context, width, depth, vocabulary, batch and devices.
 
-    python benchmarks/growth.py [--quick] [--repeats 2] [--axes context width ...] [--out results.json]
+    python benchmarks/growth.py [--quick] [--repeats 3] [--axes context width ...] [--out results.json]
 
 Each point is a fresh process on the CPU: gptlab's GPT, Loss and fused AdamW in fp32. One size grows, the others
 stay; the exponent found is the slope of a least-squares line through the points in log-log. Expected is the slope of a
@@ -102,8 +102,9 @@ AXES = {
     ),
     "batch": Axis("batch", (8, 16, 32, 64), 1, 1, "each sequence is like the others; weights do not grow"),
     "devices": Axis(
-        *("devices", (1, 2), -1, -1),
-        "half of the batch each (one thread each, gloo); adding up gradients comes on top, weights are whole on each",
+        *("devices", (1, 2, 4), -1, -1),
+        "a share of the batch each (one thread each, gloo); adding up gradients comes on top, and weights are whole on"
+        " each; more processes than cores take turns, and save memory alone",
         {"threads": 1, "batch": 32},
     ),
 }
@@ -115,7 +116,7 @@ M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the first two points of each axis, once")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--axes", nargs="+", choices=[*AXES, "logits"], default=[*AXES, "logits"])
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     parser.add_argument("--point", help=argparse.SUPPRESS)

@@ -29,6 +29,7 @@ import lightning as L
 import omegaconf.errors
 import pytest
 import torch
+from hydra._internal import defaults_list
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -589,6 +590,24 @@ def test_the_store_of_options_is_shared_and_stays_as_it_is(conf: Path) -> None:
     assert store.load("contract/Part.yaml").node is not store.load("contract/Part.yaml").node
 
 
+def test_a_default_may_name_the_choice_of_another_group(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra maps its choices for such a default alone: for no other config of the tree."""
+    hydra_internals.map_choices_where_asked()
+    made: list[Any] = []
+    own: Any = defaults_list._create_interpolation_map
+    monkeypatch.setattr(defaults_list, "_create_interpolation_map", lambda *given: made.append(own(*given)) or made[-1])
+    for option in ("one", "two"):
+        with composed(conf, f"anything={option}") as cfg:
+            assert made and not any(made) and cfg.name == option
+    (conf / "follows").mkdir()
+    (conf / "follows/two.yaml").write_text("# @package _global_\nname: followed\n")
+    (conf / "main.yaml").write_text(MAIN.replace("one}]", "one}, {follows: '${anything}'}]"))
+    made.clear()
+    with composed(conf, "anything=two") as cfg:
+        assert cfg.name == "followed"
+    assert [each.anything for each in made if each] == ["two"]
+
+
 def test_a_mistake_in_a_value_comes_out_as_it_was_raised(conf: Path) -> None:
     """A mistake is named by its full key: what a dataclass raises when it is built is not wrapped."""
     with composed(conf, "part.n=-1") as cfg, pytest.raises(Mistake):
@@ -663,6 +682,7 @@ def test_a_launcher_gets_the_config_and_the_error_of_each_job() -> None:
 
 
 LAUNCHER = """
+from hydra._internal import defaults_list
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.launcher import Launcher

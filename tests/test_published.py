@@ -1,5 +1,6 @@
 """Tables of the docs are what the data beside them say."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,26 @@ def row_of_trial(trial: Trial) -> str:
     cells = [f"`{idea}`", found["verdict"], str(len(trial.pairs())), f"{found['difference']:+.4f}"]
     cells += [f"{reports[1] - reports[0]:+.4f}", f"{found['ratio']:.2g}"]
     return f"| {' | '.join(cells)} |"
+
+
+def test_figures_past_the_context() -> None:
+    page, results = (ROOT / "docs/sampling.md").read_text(encoding="utf-8"), ROOT / "benchmarks/results"
+    losses, steps = (
+        json.loads((results / f"{name}-2-cores.json").read_text(encoding="utf-8"))["workloads"]
+        for name in ("overflow", "past_context")
+    )
+    for each in losses:
+        changes = [f"{ring['change']:+.4f} ± {ring['interval']:.4f}" for ring in each["ring"].values()]
+        cells = [f"`{each['positions']}`", f"{each['crop']:.4f}", *changes]
+        assert f"| {' | '.join(cells)} |" in page
+    one, eight = (
+        each["candidates"]["crop"]["step_ms"]["median"] / each["candidates"]["ring"]["step_ms"]["median"]
+        for each in steps
+    )
+    assert (
+        f"`crop` takes {one:.1f} times as long for a token of one text as `ring`, and {eight:.0f} times for eight"
+        in page
+    )
 
 
 def test_the_table_of_ten_ideas() -> None:

@@ -56,3 +56,8 @@ def require_choice(key: str, value: Any, choices: Iterable[str]) -> None:
     """Raise UserError unless the value is one of the choices, which the message lists."""
     known = list(choices)
     require(value in known, key, value, "no such option", f"choose one of {', '.join(known)}")
+
+
+def require_port(port: int) -> None:
+    """Raise UserError unless a number can be a port's; 0 is any that is free."""
+    require(0 <= port < 65536, "port", port, "is no port", "give 0 to 65535")

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,6 +16,7 @@ from gptlab.commands.main import main
 from gptlab.tasks import cross_entropy
 from tests.conftest import tiny_overrides
 from tests.forked import script
+from tests.model import test_ring, test_slots
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -123,6 +125,38 @@ def test_data_runs(tmp_path: Path) -> None:
     assert work["memory"]["parent_mb"] > 0 and work["random_access"]["warm"] > 0
 
 
+@pytest.mark.parametrize("positions", ["rope", "alibi"])
+@pytest.mark.usefixtures("side_by_side")
+@torch.no_grad()
+def test_losses_past_the_context(positions: str) -> None:
+    """In one layer a ring is a crop, and with sinks a text of those and of the last tokens, read by itself."""
+    import overflow
+
+    T, text = test_ring.T, torch.tensor([test_slots.ids(200, 1)])
+    model = test_ring.gpt(positions=positions, n_layer=1)
+    found = overflow.compare(model, text[0], T, stretches=3, every=5)
+    assert found["tokens"] == 3 * 10 and found["ring"]["0"]["change"] == pytest.approx(0, abs=1e-5)
+    assert abs(found["ring"]["4"]["change"]) > 1e-3
+    for end in (T + 1, 3 * T):
+        alone = model(torch.cat([text[:, :4], text[:, end - T + 4 : end]], dim=1))[0, -1]
+        torch.testing.assert_close(overflow.banded(model, text[:, :end], T, 4)[0, -1], alone, atol=1e-5, rtol=1e-4)
+    deep = test_ring.gpt(positions=positions, n_layer=3)
+    expected = torch.tensor(test_ring.whole(deep, text[0].tolist())).float()
+    torch.testing.assert_close(overflow.banded(deep, text, T, 0)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_fifty_thousand_million_tokens_take_no_more_memory(tmp_path: Path) -> None:
+    sizes = ["100000000", "50000000000"]
+    bench("corpus_size.py", "--tokens", *sizes, "--repeats", "1", "--out", str(tmp_path / "found.json"))
+    few, many = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert few["exact"] and many["exact"]  # also deep in the second epoch, after a resume
+    assert many["tokens"] == 5 * 10**10 and many["shards"] == 834  # of 60 million
+    assert many["windows"] == (5 * 10**10 - 1) // 1024 and many["deep_window"] > 0.9 * many["windows"]
+    assert many["anon_mb"]["median"] < few["anon_mb"]["median"] + 8
+    assert many["read_mb"]["median"] < few["read_mb"]["median"] + 8
+
+
 @pytest.mark.slow
 def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bench("growth.py", "--quick", "--axes", "devices", "logits", "--out", str(tmp_path / "found.json"))
@@ -157,12 +191,11 @@ def test_what_runs_on_a_gpu_runs_on_a_cpu_with_a_small_model(tmp_path: Path) -> 
     assert (work["name"], work["n_layer"], work["padded"], work["device"]) == ("w3", 1, 256, "cpu")
     ours, bare = (work["candidates"][name] for name in ("gptlab_bf16", "bare_bf16"))
     assert ours["first_loss"] == pytest.approx(bare["first_loss"], abs=1e-5) == pytest.approx(math.log(256), abs=0.1)
-    assert [(each["precision"], each["batch"]) for each in decoded["workloads"]] == [
-        ("float32", 2),
-        ("bfloat16", 2),
-        ("int8", 2),
-    ]
-    assert all(each["candidates"]["gptlab"]["tokens_per_second"]["median"] > 0 for each in decoded["workloads"])
+    *texts, past = decoded["workloads"]
+    assert [(each["precision"], each["batch"]) for each in texts] == [("float32", 2), ("bfloat16", 2), ("int8", 2)]
+    assert all(each["candidates"]["gptlab"]["tokens_per_second"]["median"] > 0 for each in texts)
+    assert set(past["candidates"]) == {"ring", "crop", "within"} and not past["left_out"]
+    assert past["candidates"]["ring"]["step_ms"]["median"] > 0
     training, generation = (work["rows"] for work in attended["workloads"])
     for rows, ways in (
         (training, {"fused_ms", "products_ms", "compiled_ms"}),
@@ -284,3 +317,33 @@ def test_adapters_of_two_libraries_learn_alike_and_pictures_are_drawn_of_results
     assert len(drawn.split()) == 3
     for path in map(Path, drawn.split()):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+
+
+def test_a_dial_is_tuned_one_factor_after_the_other_and_judged_by_fresh_seeds(
+    side_by_side: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import dial  # type: ignore[import-not-found]
+
+    asked: list[int] = []
+
+    def loss(depth: int, setting: dict[str, float], seed: int) -> float:
+        asked.append(seed)
+        rate = math.log2(setting["optimizer.lr"] / dial_rate)
+        batch, decay = math.log2(setting["data.batch_size"] / 8), math.log2(setting["optimizer.weight_decay"] / 0.2)
+        best = (rate - 1) ** 2 / 10 + batch**2 / 10 + (decay + 3) ** 2 / 10_000  # decay gains too little to be changed
+        return 2 + best + seed / 100 * (1 + rate / 10)
+
+    dial_rate = 6e-4 * (768 / 32) ** 0.5
+    bench = dial.Bench(tmp_path, dial.LADDER)
+    monkeypatch.setattr(bench, "train", loss)
+    found = bench.depth(2, 3)
+    assert found["dial"] == pytest.approx(
+        {"optimizer.lr": dial_rate, "data.batch_size": 8, "optimizer.weight_decay": 0.2}
+    )
+    assert found["tuned"]["optimizer.lr"] == pytest.approx(2 * dial_rate, rel=1e-3)
+    assert (found["tuned"]["data.batch_size"], found["tuned"]["optimizer.weight_decay"]) == (8, 0.2)
+    assert asked[-6:] == [2, 3, 4, 2, 3, 4] and set(asked[:-6]) == {1}
+    each = [loss(2, found["dial"], seed) - loss(2, found["tuned"], seed) for seed in (2, 3, 4)]
+    assert found["above"] == pytest.approx(sum(each) / 3)
+    error = 4.302652729911275 * np.std(each, ddof=1) / math.sqrt(3)  # Student's t of two degrees of freedom
+    assert found["interval"] == pytest.approx([found["above"] - error, found["above"] + error])

@@ -1,3 +1,8 @@
+import json
+import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +52,21 @@ def test_near_copies_and_separators_are_said(tmp_path: Path, capsys) -> None:  #
     assert note.startswith("<|endoftext|> stands 1 times")
     printed = capsys.readouterr().out
     assert "held-out ones of a training document: 1" in printed and note in printed
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 9))) for _ in range(5000)]
+    peaks = []
+    for documents in (15_000, 60_000):  # 7 and 28 MB
+        with (tmp_path / "text.jsonl").open("w") as file:
+            for _ in range(documents):
+                file.write(json.dumps({"text": " ".join(rng.choices(words, k=80))}) + "\n")
+        command = [sys.executable, "-m", "gptlab", "audit", "data=text", "data.files=[text.jsonl]", "tokenizer=byte"]
+        process = subprocess.Popen([*command, "json=true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        peaks.append(usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+    assert peaks[1] - peaks[0] < 60  # MB; twice the bytes of its tokens would be 40 MB more, and their n-grams 170

@@ -9,6 +9,7 @@ import torch
 import gptlab
 from gptlab.commands.sample import sample
 from gptlab.config import compose
+from gptlab.decoding.decoders import Beam
 from gptlab.decoding.loglikelihood import loglikelihoods
 from gptlab.errors import UserError
 from gptlab.files import followed
@@ -133,7 +134,8 @@ def test_a_sweep_becomes_one_table(run: None) -> None:
         (["prompt=a", "prompts=[b]"], r"prompts=\['b'\]: and prompt are given; "),
         (["stop=['']"], r"stop=\[''\]: has an empty string"),
         (["seed=-1"], "seed=-1: is negative; "),
-        (["overflow=grow"], "overflow=grow: no such option; choose one of crop, refuse"),
+        (["overflow=grow"], "overflow=grow: no such option; choose one of crop, ring, refuse"),
+        (["overflow=ring"], "overflow=ring: learned positions end at block_size=32; choose crop, or a model with"),
         (["precision=8"], "precision=8: no such option; "),
         (["logits_processors.banned=[qz]"], "logits_processors.banned=qz: is 2 tokens; "),
         (["logits_processors.banned=[999]"], "logits_processors.banned=999: is not one of the 257 ids; "),
@@ -158,6 +160,21 @@ def test_ids_beyond_the_tokenizer_are_never_drawn(decoder: str, tiny: Tiny, tmp_
     found = ask("prompt=the cat", f"decoder={decoder}", "max_new_tokens=40")["samples"]
     new = found[0]["ids"]  # type: ignore[index]
     assert len(new) > 5 and max(new) < 257
+
+
+def test_texts_past_the_context_in_a_ring(tiny: Tiny) -> None:
+    """Three windows of 32: the same by the command and the API, of several prompts and samples and of one."""
+    train(tiny("model.positions=rope"))
+    asked = ["max_new_tokens=96", "seed=3"]
+    both = texts("prompts=[the cat,a]", "num_samples=2", "overflow=ring", *asked)
+    assert texts("prompt=a", "num_samples=2", "overflow=ring", *asked) == both[2:]
+    more = {"max_new_tokens": 96, "num_samples": 2, "seed": 3}
+    assert gptlab.generate("latest", "a", overflow="ring", **more) == both[2:]  # type: ignore[arg-type]
+    assert texts("prompt=a", "num_samples=2", *asked) != both[2:]
+    (best,) = texts("prompt=a", "decoder=beam", "overflow=ring", "max_new_tokens=50")
+    assert [best] == gptlab.generate("latest", "a", Beam(), overflow="ring", max_new_tokens=50)
+    with pytest.raises(UserError, match="^overflow=end: no such option; choose one of crop, ring, refuse"):
+        gptlab.generate("latest", "a", overflow="end")
 
 
 @pytest.mark.slow

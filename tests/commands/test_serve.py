@@ -112,6 +112,20 @@ def test_a_run_a_checkpoint_and_a_directory_of_hugging_face(tiny: Tiny) -> None:
         assert child.out.endswith("stopped: 1 requests were answered, 0 texts given up\n")
 
 
+def test_answers_past_the_context(tiny: Tiny) -> None:
+    """Of a context of 32: they end there, or go on as those of `gptlab sample overflow=ring`."""
+    train(tiny("model.positions=alibi"))
+    (expected,) = drawn("run", "prompt=the cat", "max_new_tokens=80", "seed=3", "overflow=ring")
+    for more, n in [([], 25), (["overflow=ring"], 80)]:
+        with serving("run=run", *more) as (_, client):
+            found = client.completions.create(
+                model="run", prompt="the cat", seed=3, max_tokens=80, extra_body={"top_k": 50}
+            )
+            assert (found.choices[0].finish_reason, found.usage.completion_tokens) == ("length", n)  # type: ignore[union-attr]
+            assert found.choices[0].text == expected[: len(found.choices[0].text)]
+            assert (found.choices[0].text == expected) == (n == 80)
+
+
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2], ids=len)
 def test_a_stop_ends_answers_in_order(tiny: Tiny, signals: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams end with an error that says why, waiting requests with 503; the code is that of the signal.

@@ -28,7 +28,7 @@ def plain(config: TrainConfig) -> dict[str, Any]:
 def test_the_groups_hold_what_they_promise() -> None:
     promised = {
         "model": {"gpt", "nano", "micro", "small", "medium", "large", "xl"},
-        "data": {"bundled", "text", "tokens", "mixture", "hub", "download", "shakespeare", "verdict"},
+        "data": {"bundled", "stories", "text", "tokens", "mixture", "hub", "download", "shakespeare", "verdict"},
         "tokenizer": {"bpe", "gpt2", "char", "byte", "json", "saved"},
         "decoder": {"greedy", "sample", "top_k", "top_p", "min_p", "typical", "beam"},
         "trainer": {"default", "cpu", "gpu", "ddp"},
@@ -41,6 +41,7 @@ def test_the_groups_hold_what_they_promise() -> None:
     assert set(options("experiment")) == {
         "shakespeare_char",
         "modern_char",
+        "stories",
         "verdict",
         "book_ch5",
         "continue",

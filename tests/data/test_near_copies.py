@@ -42,8 +42,7 @@ def test_planted_copies_are_found_and_no_others() -> None:
     pieces = [" ".join(words[i : i + n]) for i, n in zip(range(0, 200_000, 400), [60, 120, 390] * 200, strict=False)]
     planted = {len(pieces) + k: i for k, i in enumerate(rng.sample(range(len(pieces)), 200))}
     texts = [*pieces, *(edited(pieces[i], 0.1, rng, words) for i in planted.values())]
-    pairs = near_copies(texts)
-    found = {pair.document: pair for pair in pairs}
+    found = {pair.document: pair for pair in near_copies(texts)}
     recall = sum(number in found for number in planted) / len(planted)
     assert recall >= 0.95
     true = [
@@ -65,8 +64,21 @@ def test_what_has_no_words_between_spaces_is_compared_by_characters() -> None:
     assert [(pair.document, pair.earlier) for pair in near_copies([*texts, "".join(copy)])] == [(20, 3)]
 
 
+def test_small_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+    words = [f"word{i}" for i in range(500)]
+    texts = [" ".join(rng.choices(words, k=40)) for _ in range(30)]
+    texts += [edited(texts[i], 0.05, rng, words) for i in (3, 3, 11)] + ["", texts[7]]
+    whole = list(near_copies(texts))
+    assert [(pair.document, pair.earlier) for pair in whole] == [(30, 3), (31, 3), (32, 11), (34, 7)]
+    monkeypatch.setattr("gptlab.data.partitions.MOST", 5)
+    monkeypatch.setattr("gptlab.data.near_copies.COMPARED", 1)
+    monkeypatch.setattr("gptlab.data.near_copies.AT_ONCE", 42 * 4)
+    assert list(near_copies(texts)) == whole
+
+
 def test_short_texts_and_none() -> None:
-    assert near_copies([]) == near_copies(["", "a b", "a b"]) == []
+    assert list(near_copies([])) == list(near_copies(["", "a b", "a b"])) == []
     (pair,) = near_copies(["a b c", "", "a b c"])
     assert pair == (2, 0, 1.0)
 
@@ -89,4 +101,4 @@ def test_held_out_documents_near_training_ones() -> None:
 def test_what_it_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rensa", None)
     with pytest.raises(UserError, match=r"^near=true: needs rensa; pip install 'gptlab\[near\]'$"):
-        near_copies(["a b c"])
+        list(near_copies(["a b c"]))

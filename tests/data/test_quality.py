@@ -65,11 +65,37 @@ def test_an_ngram_on_the_border_of_two_blocks_is_seen(stream, monkeypatch: pytes
     assert found.ngrams == found.ngrams_seen == 16
 
 
+@pytest.mark.parametrize("most", [3, 1 << 20])
+def test_small_parts_and_blocks_change_nothing(stream, monkeypatch: pytest.MonkeyPatch, most: int) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("gptlab.data.partitions.MOST", most)
+    monkeypatch.setattr("gptlab.data.quality.BLOCK", min(most, 1 << 20))
+    rng = np.random.default_rng(1)
+    texts = [rng.integers(0, 3, rng.integers(1, 9)).tolist() for _ in range(60)]
+    train, val = texts[:40], texts[40:]
+    repeated = [text for i, text in enumerate(texts) if text in texts[:i]]
+    streams = [stream(joined(*train)), stream(joined(*val))]
+    assert copies(streams, EOT) == (len(repeated), sum(map(len, repeated)))
+    grams = [{tuple(d[i : i + 3]) for d in part for i in range(len(d) - 2)} for part in (train, val)]
+    found = overlap(streams[:1], streams[1], EOT, 3)
+    assert (found.ngrams, found.ngrams_seen) == (len(grams[1]), len(grams[1] & grams[0]))
+    assert found.documents_seen == sum(any(tuple(d[i : i + 3]) in grams[0] for i in range(len(d) - 2)) for d in val)
+
+
+def test_a_document_of_many_blocks_is_compared_whole(stream, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("gptlab.data.quality.BLOCK", 4)
+    text = list(range(90))
+    assert copies([stream(joined(text, text[:-1])), stream(joined(text))], EOT) == (1, 90)
+    end = stream(joined([*text, 98], [*text, 98]))
+    assert [len(ids) for ids in documents(end, EOT, 98)] == [90, 90]
+
+
 def test_no_overlap_of_nothing(stream) -> None:  # type: ignore[no-untyped-def]
     assert overlap([stream(joined([1, 2, 3]))], stream(joined([1])), EOT, 3).ngrams == 0
 
 
-def test_the_longest_documents(stream) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("block", [3, 100])
+def test_the_longest_documents(stream, monkeypatch: pytest.MonkeyPatch, block: int) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("gptlab.data.tokens.shards.BLOCK", block)
     tokenizer = Byte().build([])
     text = [[*b"short"], [*b"the  longest\nof all"], [*b"middling"]]
     ids = [token for d in text for token in (tokenizer.eot, *d)]

@@ -5,7 +5,7 @@ import pytest
 
 from gptlab.model.config import GPTConfig
 from gptlab.planning.flops import flops_per_token
-from gptlab.reporting.curves import read_curves
+from gptlab.reporting.curves import Points, read_curves
 from gptlab.runs.reader import read_run
 from tests.written_runs import MODEL, MakeRun
 
@@ -53,7 +53,7 @@ def test_a_file_cut_short_anywhere(make_run: MakeRun) -> None:
     most = 0
     for n in range(len(whole) + 1):
         (path / "metrics.csv").write_bytes(whole[:n] + b"\0" * (n % 3))
-        points = read_curves(read_run(path, "r")).metrics.get("train/loss", [])
+        points = list(read_curves(read_run(path, "r")).metrics.get("train/loss", []))
         assert points in ([], [(5, 3.0)], [(5, 3.0), (10, 2.2)])
         most = max(most, len(points))
     assert most == 2
@@ -72,3 +72,11 @@ def test_time_grows_by_tokens_over_speed(make_run: MakeRun, step: int) -> None:
     speeds = [256.0] * 5 + [512.0] * 25
     expected = sum(128 / speed for speed in speeds[:step])
     assert read_curves(read_run(make_run("r", rows=ROWS), "r")).seconds_at([step])[0] == pytest.approx(expected)
+
+
+def test_points_are_by_step_and_share_their_steps() -> None:
+    first = Points({10: 1.0, 2: 3.5})
+    second, third = Points({2: 0.5, 10: float("nan")}, [first]), Points({2: 1.0}, [first])
+    assert list(first) == first[:] == [(2, 3.5), (10, 1.0)] and first[-1] == (10, 1.0) and len(first) == 2
+    assert second.steps is first.steps and third.steps is not first.steps and list(third) == [(2, 1.0)]
+    assert not Points({})

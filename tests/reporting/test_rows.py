@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,23 @@ def test_mean_and_standard_error_over_seeds(make_run: MakeRun) -> None:
     assert found.label(found.rows[0]) == "lr=0.1" and found.label(found.rows[0], seed=True) == "lr=0.1, seed=0"
     assert "Only finished runs count for means and ranks." in found.notes
     assert "All have the same budget: steps=10." in found.notes
+
+
+def test_a_run_takes_little_memory(make_run: MakeRun) -> None:
+    steps = [f"{step},{3 - step / 1e3},{256 + step},{3.1 - step / 1e3},1.5" for step in range(1, 301)]
+    held = []
+    for count in (20, 60):
+        for number in range(count):
+            if not Path(f"runs/{number}").exists():
+                make_run(str(number), loss=2 + number / 100, seed=number, rows=steps)
+        report()  # all is imported and cached then
+        tracemalloc.start()
+        kept = report()
+        held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert len(kept.rows) == count
+    values = 300 * 4 * 8 + 300 * 8  # 300 steps with four metrics each
+    assert (held[1] - held[0]) / 40 < values + 8_000  # bytes
 
 
 def test_one_run(make_run: MakeRun) -> None:
@@ -165,7 +183,7 @@ def test_the_loss_of_several_tasks_is_not_said_to_be_per_token(make_run: MakeRun
     assert report().score.axis == "loss (nats per example)"
     make_run("b")
     found = report()
-    assert found.score.axis == "loss (nats per target)" and b'"loss (nats per target)"' in page_data(found)
+    assert found.score.axis == "loss (nats per target)" and b'"loss (nats per target)"' in b"".join(page_data(found))
 
 
 def test_the_best_of_several_is_said_to_be_lucky(make_run: MakeRun) -> None:

@@ -22,6 +22,18 @@ def test_every_run_below_once_in_natural_order(make_run: MakeRun, tmp_path: Path
     assert [run.name for run in find_runs(["runs/day/*0-?", "runs/*/9-*"])] == ["9-a", "10-a"]
 
 
+def test_runs_share_what_they_have_alike(make_run: MakeRun) -> None:
+    first, second, third = make_run("1", seed=1), make_run("2", seed=True), make_run("3", model__n_layer=3)
+    runs = find_runs(["runs"])
+    for run, path in zip(runs, (first, second, third), strict=True):
+        alone = read_run(path, run.name)
+        assert (run.config, run.summary, list(run.config)) == (alone.config, alone.summary, list(alone.config))
+        assert run.settings == alone.settings
+    assert runs[0].config["model"] is runs[1].config["model"] is not runs[2].config["model"]
+    assert runs[2].config["model"]["n_layer"] == 3 and runs[0].config["model"]["n_layer"] == 2
+    assert runs[1].config["seed"] is True and type(runs[0].config["seed"]) is int
+
+
 @pytest.mark.parametrize(("name", "why"), [("nope", "no such directory; "), (".", "there is no run in it; ")])
 def test_no_runs(name: str, why: str) -> None:
     with pytest.raises(UserError, match=f"^runs={name}: {why}"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.app.installed import require_app
-from gptlab.errors import printable, require
+from gptlab.errors import printable, require, require_port
 from gptlab.registry import command
 
 
@@ -22,7 +22,7 @@ class AppConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.runs) and all(self.runs), "run", self.run, "is empty", "give a run, or [RUN,RUN]")
-        require(0 <= self.port < 65536, "port", self.port, "is no port", "give 0 to 65535")
+        require_port(self.port)
 
     @property
     def runs(self) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
-from gptlab.errors import UserError, require, require_choice
+from gptlab.errors import UserError, require, require_choice, require_port
 from gptlab.files import require_file, strict_json, write_atomically
 from gptlab.registry import command
 
@@ -51,7 +51,7 @@ class RateConfig:
         for key, least in {"num_prompts": 1, "max_new_tokens": 1, "resamples": 100, "seed": 0}.items():
             value = getattr(self, key)
             require(value >= least, key, value, f"must be at least {least}", "leave it out")
-        require(0 <= self.port < 65536, "port", self.port, "is no port", "give 0 to 65535")
+        require_port(self.port)
         names = [name.strip() for name in self.criteria]
         require(
             all(names) and len({*names}) == len(names) > 0,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.decoding.decoders import Beam, Decoder, TopK, TopP
 from gptlab.decoding.logits_processors import LogitsProcessors
+from gptlab.decoding.overflow import OVERFLOWS
 from gptlab.errors import UserError, require, require_choice
 from gptlab.evaluation.precision import PRECISIONS
 from gptlab.files import strict_json, write_atomically
@@ -39,7 +40,7 @@ class SampleConfig:
     max_new_tokens: int = 100  # the most tokens of a text
     num_samples: int = 1  # texts for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
-    overflow: str = "crop"  # when the context is full: crop (forget the oldest tokens) | refuse
+    overflow: str = "crop"  # beyond the context: crop (its end is read again) | ring (a token is read once) | refuse
     logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans
     precision: str = "32-true"  # 32-true | bf16-true | int8 (weights of 8 bits, on a CPU): of the computation
     explain: bool = False  # print and write RUN/explain.html: the alternatives to each token
@@ -57,7 +58,7 @@ class SampleConfig:
         both = self.prompt is not None and bool(self.prompts)
         require(not both, "prompts", self.prompts, "and prompt are given", "give one of them")
         require("" not in self.stop, "stop", self.stop, "has an empty string, which is everywhere", "drop it")
-        require_choice("overflow", self.overflow, ("crop", "refuse"))
+        require_choice("overflow", self.overflow, OVERFLOWS)
         require_choice("precision", self.precision, PRECISIONS)
         require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         for key in ("max_new_tokens", "num_samples"):
@@ -93,7 +94,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
 
     run = run_of("run", config.run)  # before torch is imported
 
-    from gptlab.decoding.context import Limits
+    from gptlab.decoding.context import Limits, require_ring
     from gptlab.decoding.inspect import inspect
     from gptlab.decoding.texts import with_ids
     from gptlab.evaluation.chat import first_messages, template_of
@@ -115,6 +116,7 @@ def sample(config: SampleConfig) -> dict[str, Any]:
         template = template_of(run, tokenizer)
         codec, ends, before = ChatCodec(template, first_messages(config.system)), template.ends, []
     limits = Limits(config.max_new_tokens, gpt.config.block_size, ends, tokenizer.n_vocab, config.overflow)
+    require_ring(gpt, limits.ring)  # before anything is printed
     processors = with_ids(config.logits_processors, tokenizer)
     unknown = sum(tokenizer.unspelled(prompt, tokenizer.encode_array(prompt)) for prompt in prompts)
     lost = Unspelled(unknown, sum(map(len, prompts)))

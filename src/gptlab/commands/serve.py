@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
-from gptlab.errors import Stopped, require, require_choice
+from gptlab.errors import Stopped, require, require_choice, require_port
 from gptlab.evaluation.precision import PRECISIONS
 from gptlab.registry import command
 
@@ -26,6 +26,7 @@ class ServeConfig:
     run: str = "latest"  # a run directory, one of its checkpoints, a Hugging Face directory, or latest
     name: str | None = None  # of the model in requests; null: that of the directory
     max_batch: int = 32  # texts that are written at once; others wait
+    overflow: str = "end"  # beyond the context: end (the text ends) | ring (it goes on, a token is read once)
     precision: str = "32-true"  # 32-true | bf16-true | int8 (weights of 8 bits, on a CPU): of the computation
     host: str = "127.0.0.1"  # 0.0.0.0 lets others in, who then need the token as their API key
     port: int = 8000  # 0: any that is free
@@ -34,8 +35,9 @@ class ServeConfig:
     def __post_init__(self) -> None:
         require(self.name != "", "name", "''", "is empty", "leave it out")
         require(self.max_batch >= 1, "max_batch", self.max_batch, "must be at least 1", "try 32")
+        require_choice("overflow", self.overflow, ("end", "ring"))
         require_choice("precision", self.precision, PRECISIONS)
-        require(0 <= self.port < 65536, "port", self.port, "is no port", "give 0 to 65535")
+        require_port(self.port)
 
 
 @command
@@ -65,7 +67,8 @@ def serve(config: ServeConfig) -> None:
 
         gpt, tokenizer = load_for_decoding(run, config.precision)
         block_size = gpt.config.block_size
-        engine = Engine(ContinuousBatch(gpt, block_size, config.max_batch, tokenizer.n_vocab))
+        ring = config.overflow == "ring"
+        engine = Engine(ContinuousBatch(gpt, block_size, config.max_batch, tokenizer.n_vocab, ring))
         template, why = template_if_any(run, tokenizer)
         app = api(Served(name, tokenizer, template, block_size, engine, int(time.time())))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
+from hydra._internal import defaults_list
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -76,6 +77,24 @@ def share_the_store() -> None:
     """
     own: Any = ConfigStore
     own.__deepcopy__ = lambda self, memo: self
+
+
+def map_choices_where_asked() -> None:
+    """Let Hydra map its choices where a default has `${...}`, not at each node of the tree of defaults.
+
+    Each map is a config of its own: a sixth of the time that composing takes.
+    """
+    own: Any = defaults_list
+    make = own._create_interpolation_map
+    if getattr(make, "where_asked", False):
+        return
+
+    def choices(overrides: Any, defaults: Sequence[Any], self_added: bool) -> Any:
+        asked = any("${" in f"{getattr(each, 'path', '')}{getattr(each, 'value', '')}" for each in defaults)
+        return make(overrides, defaults, self_added) if asked else None
+
+    own._create_interpolation_map = choices
+    own._create_interpolation_map.where_asked = True
 
 
 def silence_advice() -> None:

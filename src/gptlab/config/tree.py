@@ -70,6 +70,7 @@ hydra_internals.register_resolver("quotient", lambda above, below: above / below
 hydra_internals.register_resolver("per_width", _per_width)
 hydra_internals.silence_advice()
 hydra_internals.share_the_store()
+hydra_internals.map_choices_where_asked()
 
 
 def register(verb: str) -> str:

@@ -1,18 +1,25 @@
 """Compute figures of text and token quality: unused ids, copies, overlap of splits, long documents, hard characters."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gptlab.data.partitions import AT_ONCE, Partitions, scratch
 from gptlab.data.tokens.prepare import Corpus
-from gptlab.data.tokens.shards import BLOCK, Tokens, TokenStream
+from gptlab.data.tokens.shards import Tokens, TokenStream
 from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.openai import OpenAI, gpt2_is_here
 
+BLOCK = 1 << 20  # tokens looked at at once
 BITS = 24  # of the hash of the first, coarse search for an n-gram
+_KEY = np.dtype([("key", "<u8")])
+_HELD_OUT = np.dtype([("key", "<u8"), ("document", "<u8")])
+_DOCUMENT = np.dtype([("key", "<u8"), ("tokens", "<i8")])
 COMPARED = 2_000_000  # held-out tokens to encode with GPT-2's tokenizer as well
 
 
@@ -25,27 +32,69 @@ def id_counts(streams: Iterable[TokenStream], n_vocab: int) -> Tokens:
     return counts
 
 
+class Reader:
+    """Read a stream from its beginning to its end: no more than a block, or what is asked for, is in memory."""
+
+    def __init__(self, stream: TokenStream) -> None:
+        self.stream, self._at, self._block = stream, 0, stream.read(slice(0))
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """Return the ids from `start` to `stop`."""
+        if not self._at <= start <= stop <= self._at + len(self._block):
+            self._at, self._block = start, self.stream.read(slice(start, max(stop, start + BLOCK)))
+        return self._block[start - self._at : stop - self._at]
+
+    def pieces(self, start: int, stop: int, beyond: int = 0) -> Iterator[Tokens]:
+        """Yield the ids from `start` to `stop` in pieces of at most a block, each with so many ids of the next one."""
+        for at in range(start, stop - beyond, BLOCK):
+            yield self.read(at, min(stop, at + BLOCK + beyond))
+
+
+def spans(reader: Reader, eot: int, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield where each document begins and ends, without the separator and the `end` that may stand behind it."""
+    stream, last = reader.stream, 0
+    for block in itertools.chain(stream.start_blocks(eot), [np.array([len(stream)])]):
+        for start, stop in itertools.pairwise([last, *block.tolist()]):
+            last = stop
+            if start < stop:
+                start += int(reader.read(start, start + 1)[0] == eot)
+            if start < stop and end is not None:
+                stop -= int(reader.read(stop - 1, stop)[0] == end)
+            if start < stop:
+                yield start, stop
+
+
 def documents(stream: TokenStream, eot: int, end: int | None = None) -> Iterator[Tokens]:
     """Yield the ids of each document, without the separator and the `end` that the tokenizer may put behind it."""
-    starts = stream.document_starts(eot)
-    for start, stop in zip(starts, [*starts[1:], len(stream)], strict=True):
-        ids = stream[int(start) : int(stop)]
-        ids = ids[1:] if len(ids) and ids[0] == eot else ids
-        ids = ids[:-1] if len(ids) and ids[-1] == end else ids
-        if len(ids):
-            yield ids
+    reader = Reader(stream)
+    return (reader.read(start, stop) for start, stop in spans(reader, eot, end))
 
 
 def copies(streams: Iterable[TokenStream], eot: int, end: int | None = None) -> tuple[int, int]:
-    """Count the documents that are equal to an earlier one, and their tokens; takes 16 bytes of memory a document."""
-    hashes, sizes = [], []
-    for stream in streams:
-        for ids in documents(stream, eot, end):
-            digest = hashlib.blake2b(ids.astype(np.uint32).tobytes(), digest_size=8).digest()
-            hashes.append(np.frombuffer(digest, np.uint64)[0])
-            sizes.append(len(ids))
-    _, first = np.unique(np.array(hashes, np.uint64), return_index=True)
-    return len(hashes) - len(first), int(np.sum(sizes) - np.array(sizes)[first].sum()) if sizes else 0
+    """Count the documents that are equal to an earlier one, and their tokens; takes 16 bytes of disk a document."""
+    streams, found, tokens = list(streams), 0, 0
+    number = sum(len(block) for stream in streams for block in stream.start_blocks(eot))
+    hashed = (each for stream in streams for each in _digests(stream, eot, end))
+    with scratch() as folder:
+        every = Partitions(Path(folder) / "documents", _DOCUMENT, number)
+        while len(some := np.fromiter(itertools.islice(hashed, AT_ONCE), _DOCUMENT)):
+            every.add(some["key"], some["tokens"])
+        for part in range(every.count):
+            records = every.part(part)
+            _, first = np.unique(records["key"], return_index=True)
+            found += len(records) - len(first)
+            tokens += int(records["tokens"].sum() - records["tokens"][first].sum())
+    return found, tokens
+
+
+def _digests(stream: TokenStream, eot: int, end: int | None) -> Iterator[tuple[int, int]]:
+    """Yield a hash of each document, and its tokens."""
+    reader = Reader(stream)
+    for start, stop in spans(reader, eot, end):
+        digest = hashlib.blake2b(digest_size=8)
+        for ids in reader.pieces(start, stop):
+            digest.update(ids.astype(np.uint32).tobytes())
+        yield int.from_bytes(digest.digest(), "little"), stop - start
 
 
 @dataclass(frozen=True)
@@ -60,21 +109,36 @@ class Overlap:
 
 
 def overlap(train: Iterable[TokenStream], val: TokenStream, eot: int, n: int) -> Overlap:
-    """Look for the n-grams of held-out documents in training; takes about 20 bytes of memory per held-out token."""
-    per_document = [ngrams(ids, eot, n) for ids in documents(val, eot)]
-    known = np.unique(np.concatenate([*per_document, np.empty(0, np.uint64)]))
-    coarse = np.zeros(1 << BITS, bool)
-    coarse[known >> np.uint64(64 - BITS)] = True
-    seen = np.zeros(len(known), bool)
-    for stream in train:
-        for start in range(0, len(stream), BLOCK):
-            grams = ngrams(stream[start : start + BLOCK + n - 1], eot, n)
-            grams = grams[coarse[grams >> np.uint64(64 - BITS)]]
-            at = np.searchsorted(known, grams)
-            at[at == len(known)] = 0
-            seen[at[known[at] == grams] if len(known) else at] = True
-    hit = sum(bool(seen[np.searchsorted(known, grams)].any()) for grams in per_document)
-    return Overlap(n, len(known), int(seen.sum()), len(per_document), hit)
+    """Look for the n-grams of held-out documents in training.
+
+    Takes 16 bytes of disk per held-out token, and 8 per training token whose n-gram may be held out, too.
+    """
+    with scratch() as name:
+        folder = Path(name)
+        held_out, maybe = Partitions(folder / "val", _HELD_OUT, len(val)), Partitions(folder / "train", _KEY, len(val))
+        coarse, reader, number = np.zeros(1 << BITS, bool), Reader(val), 0
+        for number, (start, stop) in enumerate(spans(reader, eot), 1):
+            for ids in reader.pieces(start, stop, n - 1):
+                grams = ngrams(ids, eot, n)
+                coarse[grams >> np.uint64(64 - BITS)] = True
+                held_out.add(grams, number - 1)
+        for stream in train:
+            for ids in Reader(stream).pieces(0, len(stream), n - 1):
+                grams = ngrams(ids, eot, n)
+                maybe.add(grams[coarse[grams >> np.uint64(64 - BITS)]])
+        different = seen = 0
+        documents_seen = Partitions(folder / "documents", _KEY, number, max(1, number))
+        for part in range(held_out.count):
+            records = held_out.part(part)
+            known, group = np.unique(records["key"], return_inverse=True)
+            found = np.zeros(len(known), bool)
+            for block in maybe.blocks(part) if len(known) else ():
+                at = np.minimum(np.searchsorted(known, block["key"]), len(known) - 1)
+                found[at[known[at] == block["key"]]] = True
+            different, seen = different + len(known), seen + int(found.sum())
+            documents_seen.add(np.unique(records["document"][found[group]]))
+        hit = sum(len(np.unique(documents_seen.part(part))) for part in range(documents_seen.count))
+    return Overlap(n, different, seen, number, hit)
 
 
 def ngrams(ids: Tokens, eot: int, n: int) -> Tokens:
@@ -97,12 +161,16 @@ def longest(streams: Iterable[TokenStream], tokenizer: Tokenizer, how_many: int)
     """Return the longest documents: their numbers of tokens and their beginnings."""
     found: list[tuple[int, str]] = []
     for stream in streams:
-        starts = stream.document_starts(tokenizer.eot)
-        sizes = np.diff(np.append(starts, len(stream)))
-        for i in np.argsort(-sizes, kind="stable")[:how_many]:
-            begin = stream[int(starts[i]) : int(starts[i]) + min(40, int(sizes[i]))]
+        starts, sizes, last = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
+        for block in itertools.chain(stream.start_blocks(tokenizer.eot), [np.array([len(stream)])]):
+            bounds = np.concatenate([last, block])
+            starts, sizes = np.append(starts, bounds[:-1]), np.append(sizes, np.diff(bounds))
+            kept = np.argsort(-sizes, kind="stable")[:how_many]  # the earlier of two that are equally long
+            starts, sizes, last = starts[kept], sizes[kept], bounds[-1:]
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+            begin = stream.read(slice(start, start + min(40, size)))
             text = tokenizer.decode([int(t) for t in begin if t != tokenizer.eot and t < tokenizer.n_vocab])
-            found.append((int(sizes[i]), " ".join(text.split())[:60]))
+            found.append((size, " ".join(text.split())[:60]))
     found.sort(key=lambda document: -document[0])
     return [{"tokens": size, "begins": text} for size, text in found[:how_many]]
 

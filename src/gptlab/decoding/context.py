@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptlab.decoding.overflow import OVERFLOWS
+from gptlab.errors import UserError, require_choice
+
 Model = Any  # ids (B, T) in, logits (B, T, V) out; of what follows with a cache, where it has a new_cache()
 
 
@@ -19,16 +22,26 @@ class Limits:
     block_size: int  # the number of last ids that the model sees
     ends: Collection[int] = ()  # each of them ends a text, and does not belong to it
     n_vocab: int | None = None  # ids of the tokenizer, if the model's vocabulary is padded
-    overflow: str = "crop"  # crop: forget the oldest ids | refuse
+    overflow: str = "crop"  # crop: read the last ids again | ring: forget the oldest keys and values | refuse
+
+    def __post_init__(self) -> None:
+        require_choice("overflow", self.overflow, OVERFLOWS)
+
+    @property
+    def ring(self) -> int | None:
+        """The number of last ids whose keys and values are kept, where the oldest are forgotten one by one."""
+        return self.block_size if self.overflow == "ring" else None
 
 
 class Context:
     """Texts that grow by a token at a time, each token read once as long as they fit into the context.
 
-    A model without `new_cache` reads the whole of each text for every token.
+    A model without `new_cache` reads the whole of each text for every token. A longer text is read again for every
+    token, as far as it fits; with a ring its new token is all that is read.
     """
 
     def __init__(self, gpt: Model, limits: Limits) -> None:
+        require_ring(gpt, limits.ring)
         self.gpt, self.limits = gpt, limits
         self.device = next(gpt.parameters()).device
         self.cache: Any = None
@@ -38,11 +51,11 @@ class Context:
         block_size = self.limits.block_size
         if not hasattr(self.gpt, "new_cache"):
             return read_whole(self.gpt, [text[-block_size:] for text in texts])[:, : self.limits.n_vocab].float()
-        longest = max(map(len, texts))
-        if longest > block_size:  # every token changes its position, so all are read again
+        longest, ring = max(map(len, texts)), self.limits.ring is not None
+        if longest > block_size and not ring:  # every token changes its position, so all are read again
             logits, _ = read_padded(self.gpt, [text[-block_size:] for text in texts], block_size)
             self.cache = None
-        elif self.cache is None or self._full() or self._outgrown(texts):
+        elif self.cache is None or (self._full() and not ring) or self._outgrown(texts):
             logits = self._read_all(texts, min(block_size, longest + self.limits.max_new_tokens))
         else:
             last = torch.tensor([[text[-1]] for text in texts], device=self.device)
@@ -55,13 +68,13 @@ class Context:
 
     def _outgrown(self, texts: Sequence[Sequence[int]]) -> bool:
         """Tell whether a text is just longer than the model reads in the same way as shorter ones."""
-        most = getattr(self.gpt, "reads_again_beyond", None)
-        return most is not None and any(len(text) == most + 1 for text in texts)
+        most = read_again_at(self.gpt, self.limits.block_size)
+        return most is not None and any(len(text) == most for text in texts)
 
     def _read_all(self, texts: Sequence[Sequence[int]], size: int) -> Tensor:
         """Read texts of unequal length into a new cache, equal ones once."""
         each, numbers = distinct(texts)
-        logits, self.cache = read_padded(self.gpt, each, size)
+        logits, self.cache = read_padded(self.gpt, each, size, self.limits.ring)
         if len(each) == len(texts):
             return logits
         rows = torch.tensor(numbers, device=self.device)
@@ -81,8 +94,26 @@ def distinct(texts: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], lis
     return list(places), numbers
 
 
-def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int) -> tuple[Tensor, Any]:
+def require_ring(gpt: Model, ring: int | None) -> None:
+    """Refuse a model that cannot forget the oldest keys of a text, where a ring is asked for."""
+    if ring is None or getattr(gpt, "has_ring", False):
+        return
+    learned = getattr(gpt.config, "positions", None) == "learned"
+    why = f"learned positions end at block_size={ring}" if learned else "the model's cache keeps all of a text"
+    todo = "choose crop, or a model with model.positions=rope or alibi"
+    raise UserError("overflow", "ring", why, todo)
+
+
+def read_again_at(gpt: Model, block_size: int) -> int | None:
+    """Return the length at which all of a text is read again, as the model reads longer ones otherwise; None: never."""
+    most = getattr(gpt, "reads_again_beyond", None)
+    return None if most is None or most >= block_size else most + 1
+
+
+def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int, ring: int | None = None) -> tuple[Tensor, Any]:
     """Read texts of unequal length, padded on the left, into a new cache of `size` columns.
+
+    With a `ring`, `size` is at most that, and longer texts are read in parts of as many tokens.
 
     Returns the logits (B, V) of what follows each text, and the cache.
     """
@@ -90,9 +121,14 @@ def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int) -> tuple[
     gaps = [longest - len(text) for text in texts]
     idx = torch.tensor([[0] * gap + list(text) for gap, text in zip(gaps, texts, strict=True)], device=device)
     padding = torch.tensor(gaps, device=device) if any(gaps) else None
-    cache = gpt.new_cache(len(texts), size, padding)
     alone = {"last": True} if "last" in inspect.signature(gpt.forward).parameters else {}
-    return gpt(idx, cache=cache, **alone)[:, -1], cache
+    if ring is None:
+        cache = gpt.new_cache(len(texts), size, padding)
+        return gpt(idx, cache=cache, **alone)[:, -1], cache
+    cache = gpt.new_cache(len(texts), size, padding, ring)
+    cache.announced = longest
+    *_, logits = (gpt(part, cache=cache, **alone)[:, -1] for part in torch.split(idx, ring, dim=1))
+    return logits, cache
 
 
 def read_whole(gpt: Model, texts: Sequence[Sequence[int]]) -> Tensor:

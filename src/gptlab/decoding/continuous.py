@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gptlab.decoding.context import Model, distinct, read_padded, read_whole
+from gptlab.decoding.context import Model, distinct, read_again_at, read_padded, read_whole, require_ring
 from gptlab.decoding.decoders import Decoder
 from gptlab.decoding.generate import Key, draw
 from gptlab.decoding.logits_processors import LogitsProcessors
@@ -71,11 +71,16 @@ class ContinuousBatch:
     """The texts that a model writes at once, at most `max_batch`, and those that wait; first come, first served.
 
     Each text gets the tokens that it would get alone, but for the rounding of sums in batches of another size. A text
-    ends with `length` where it fills the context of `block_size` tokens. One thread at a time may use this.
+    ends with `length` where it fills the context of `block_size` tokens; with `ring` it goes on, and each token sees
+    the last `block_size` of them. One thread at a time may use this.
     """
 
-    def __init__(self, gpt: Model, block_size: int, max_batch: int, n_vocab: int | None = None) -> None:
+    def __init__(
+        self, gpt: Model, block_size: int, max_batch: int, n_vocab: int | None = None, ring: bool = False
+    ) -> None:
+        require_ring(gpt, block_size if ring else None)
         self.gpt, self.block_size, self.max_batch, self.n_vocab = gpt, block_size, max_batch, n_vocab
+        self.ring = ring
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []
         self._new_reader()
@@ -120,7 +125,7 @@ class ContinuousBatch:
 
     def _new_reader(self) -> None:
         has_slots = hasattr(self.gpt, "new_slots")
-        self._reader: _Slots | _Again = _Slots(self.gpt) if has_slots else _Again(self.gpt)
+        self._reader: _Slots | _Again = _Slots(self.gpt, self.block_size, self.ring) if has_slots else _Again(self.gpt)
 
     def _joining(self) -> list[Row]:
         """Take waiting rows for which there is a place, and score the prompts where that is asked for.
@@ -137,7 +142,8 @@ class ContinuousBatch:
             self.waiting.popleft()
             if row.cancelled:
                 continue
-            row.max_new_tokens = min(row.max_new_tokens, self.block_size - len(row.prompt))
+            if not self.ring:
+                row.max_new_tokens = min(row.max_new_tokens, self.block_size - len(row.prompt))
             try:
                 if row.scores_prompt:
                     row.listener.read(self._scored_prompt(row))
@@ -214,11 +220,10 @@ def _scored(logits: Tensor, tokens: Tensor, best: Sequence[int]) -> list[Scored]
 class _Slots:
     """The running texts in the slots of a cache: each token is read once."""
 
-    def __init__(self, gpt: Model) -> None:
-        self.gpt, self.slots = gpt, gpt.new_slots()
+    def __init__(self, gpt: Model, block_size: int, ring: bool) -> None:
+        self.gpt, self.slots = gpt, gpt.new_slots(block_size) if ring else gpt.new_slots()
         self.device = next(gpt.parameters()).device
-        most = getattr(gpt, "reads_again_beyond", None)  # tokens beyond which all of a text is read otherwise
-        self.read_again = None if most is None else most + 1
+        self.read_again = read_again_at(gpt, block_size)
 
     def join(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Return the logits (B, V) of what follows new texts; equal ones are read once."""

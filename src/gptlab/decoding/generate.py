@@ -50,7 +50,7 @@ def generate(
     """
     for prompt in prompts:
         require(len(prompt) > 0, "prompt", "", "is empty", 'give some text, e.g. prompt="Once upon"')
-        fits = limits.overflow == "crop" or len(prompt) + limits.max_new_tokens - 1 <= limits.block_size
+        fits = limits.overflow != "refuse" or len(prompt) + limits.max_new_tokens - 1 <= limits.block_size
         why = f"and {limits.max_new_tokens} new ones do not fit into the context of {limits.block_size}"
         require(fits, "prompt", f"{len(prompt)} tokens", why, "shorten it, or overflow=crop")
     processors = processors or LogitsProcessors()

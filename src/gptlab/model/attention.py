@@ -125,6 +125,10 @@ class KVCache:
         """Return the columns of the next T tokens, (T,)."""
         return torch.arange(self.length, self.length + T, device=self.keys[0].device)
 
+    def key_columns(self, T: int) -> Tensor:
+        """Return the columns of the keys that the next T tokens look at, (S,)."""
+        return torch.arange(self.length + T, device=self.keys[0].device)
+
     def positions(self, T: int) -> Tensor:
         """Return the positions of the next T tokens, (T,), or (B, T) if rows begin at different columns."""
         columns = self.columns(T)

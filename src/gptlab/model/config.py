@@ -16,6 +16,7 @@ may have more than they must; what is asked for and needs more is refused in one
 | `new_cache(batch, size, padding)` and `forward(idx, cache=)` | generation | the text is read again for every token |
 | `forward(idx, cache=, last=)`: logits (B, 1, V) after the last ids | generation | all those of a prompt are computed |
 | `new_slots()`, a cache that texts join and leave (model/slots.py) | serve | the text is read again for every token |
+| `has_ring`, a truth value: the two take `ring=N`, and keep the last N tokens of each text | overflow=ring | refused |
 | `reads_again_beyond`, a number of tokens or None: a text that grows beyond is read again | the same | not done |
 | `forward(idx, documents=)` | data.mask_documents | refused |
 | `hidden(idx)` (B, T, C) and `logits(hidden)` | loss=chunked | refused |

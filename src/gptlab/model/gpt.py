@@ -13,6 +13,7 @@ from gptlab.errors import require
 from gptlab.model.attention import CausalSelfAttention, KVCache
 from gptlab.model.layers import MLP, norm
 from gptlab.model.positions import Rotation, alibi_bias, first_of, lengths, recent, rotation, within
+from gptlab.model.ring import RingCache, RingSlots
 from gptlab.model.shape import GPTShape
 from gptlab.model.slots import SlotCache
 
@@ -110,7 +111,7 @@ class GPT(nn.Module):
         """
         config, T, device = self.config, idx.shape[1], idx.device
         before = 0 if cache is None else cache.length
-        keys = torch.arange(before + T, device=device)
+        keys = torch.arange(T, device=device) if cache is None else cache.key_columns(T)
         columns = keys if cache is None else cache.columns(T)
         at = columns if cache is None else cache.positions(T)
         mask = None if cache is None else cache.mask(T)
@@ -124,6 +125,8 @@ class GPT(nn.Module):
         elif config.positions == "rope":
             scaling, magnitude = config.rope_scaling, config.rope_magnitude
             length = None if documents is None or scaling is None else lengths(documents)
+            if isinstance(cache, RingCache):
+                at, length = at.double(), cache.text_lengths(T)
             turn = rotation(at, config.rotated, config.rope_base, scaling, magnitude, length)
         elif config.positions == "alibi":
             bias = alibi_bias(config.n_head, columns, keys)
@@ -152,7 +155,7 @@ class GPT(nn.Module):
         assert window is not None
         if turn is not None and config.rope_base_window is not None:
             turn = rotation(at, config.rotated, config.rope_base_window, None)
-        if len(keys) > window:
+        if keys.shape[-1] > window:
             more = recent(columns, keys, window)
             bias = more if bias is None else bias + more
         return turn, bias
@@ -172,15 +175,24 @@ class GPT(nn.Module):
         scaling = self.config.rope_scaling
         return scaling.original if scaling is not None and scaling.type == "longrope" else None
 
-    def new_cache(self, batch: int, size: int, padding: Tensor | None = None) -> KVCache:
-        """Return an empty cache with room for `size` tokens of each row."""
-        config = self.config
-        return KVCache(config.n_layer, config.kv_heads, config.head_dim, batch, size, self.wte.weight, padding)
+    @property
+    def has_ring(self) -> bool:
+        """Tell whether a cache may forget the first tokens of a text: learned positions end at block_size."""
+        return self.config.positions != "learned"
 
-    def new_slots(self) -> SlotCache:
-        """Return a cache without rows, which texts of any length join and leave."""
+    def new_cache(self, batch: int, size: int, padding: Tensor | None = None, ring: int | None = None) -> KVCache:
+        """Return an empty cache with room for `size` tokens of each row, or for the last `ring` of them."""
         config = self.config
-        return SlotCache(config.n_layer, config.kv_heads, config.head_dim, self.wte.weight)
+        sizes = config.n_layer, config.kv_heads, config.head_dim, batch, size
+        if ring is None:
+            return KVCache(*sizes, self.wte.weight, padding)
+        return RingCache(*sizes, self.wte.weight, padding, ring)
+
+    def new_slots(self, ring: int | None = None) -> SlotCache:
+        """Return a cache without rows, which texts of any length join and leave; of the last `ring` tokens of each."""
+        config = self.config
+        sizes = config.n_layer, config.kv_heads, config.head_dim
+        return SlotCache(*sizes, self.wte.weight) if ring is None else RingSlots(*sizes, self.wte.weight, ring)
 
 
 def recomputed(module: nn.Module, *inputs: Any) -> Any:

@@ -22,6 +22,8 @@ def rotation(
 
     `length`, (1,), (B, 1) or (B, T), counts the tokens of the text of each; without it a row is one text up to its end.
 
+    Positions that may be far beyond 10^4 are given in float64: in float32 their angles are rounded too much.
+
     The angle of pair i at position t is t / base^(2i/D) (Su et al. 2021, eq. 15), where D is the rotated `width`.
     """
     power = -torch.arange(0, width, 2, device=at.device, dtype=torch.float32) / width
@@ -31,10 +33,11 @@ def rotation(
         frequency = frequency * (scaling.factor * longer - (scaling.factor - 1)) ** (power * width / (width - 2))
     elif scaling is not None:
         frequency = frequency * slowed(frequency, scaling, width, base, length)
-    angle = at[..., None].float() * frequency  # (T, D/2) or (B, T, D/2)
+    at = at if at.is_floating_point() else at.float()
+    angle = at[..., None] * frequency  # (T, D/2) or (B, T, D/2)
     if angle.dim() == 3:
         angle = angle[:, None]  # the same for all heads
-    cos, sin = angle.cos(), angle.sin()
+    cos, sin = angle.cos().float(), angle.sin().float()
     return (cos, sin) if magnitude == 1 else (magnitude * cos, magnitude * sin)
 
 
@@ -85,9 +88,9 @@ def alibi_slopes(n_head: int) -> list[float]:
 def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
     """Return the bias of each head on its scores, (H, T, S): -slope x distance, -inf ahead (Press et al. 2022).
 
-    `queries` (T,) and `keys` (S,) are their positions; of queries (B, T), the bias is (B, H, T, S).
+    `queries` (T,) and `keys` (S,) are their positions; of queries (B, T), or keys (B, S) too, it is (B, H, T, S).
     """
-    distance = (queries[..., None, :, None] - keys).float()
+    distance = (queries[..., None, :, None] - keys[..., None, None, :]).float()
     slopes = torch.tensor(alibi_slopes(n_head), device=queries.device)
     return (-slopes[:, None, None] * distance).masked_fill(distance < 0, -torch.inf)
 
@@ -95,9 +98,10 @@ def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
 def recent(queries: Tensor, keys: Tensor, window: int) -> Tensor:
     """Return the bias on scores by which only the last `window` positions count, (T, S).
 
-    `queries` (T,) and `keys` (S,) are their positions (Beltagy et al. 2020); of queries (B, T), it is (B, 1, T, S).
+    `queries` (T,) and `keys` (S,) are their positions (Beltagy et al. 2020); of queries (B, T), or keys (B, S) too, it
+    is (B, 1, T, S).
     """
-    distance = queries[..., :, None] - keys
+    distance = queries[..., :, None] - keys[..., None, :]
     hidden = (distance < 0) | (distance >= window)
     hidden = hidden if queries.dim() == 1 else hidden[:, None]
     return torch.zeros(hidden.shape, device=queries.device).masked_fill(hidden, -torch.inf)

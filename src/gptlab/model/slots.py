@@ -91,13 +91,17 @@ class SlotCache(KVCache):
     def _changed(self) -> None:
         self.length, self._at = max(self.lengths, default=0), None
 
+    def _grown(self, columns: int) -> int:
+        """Return the columns of new buffers in which so many are needed."""
+        return max(columns, 2 * self.size, COLUMNS)
+
     def _reserve(self, batch: int, size: int) -> None:
         """Make room for so many rows and columns; what grows is doubled."""
         rows, columns = self.keys[0].shape[0], self.size
         if batch <= rows and size <= columns:
             return
         rows = rows if batch <= rows else max(batch, 2 * rows)
-        columns = columns if size <= columns else max(size, 2 * columns, COLUMNS)
+        columns = columns if size <= columns else self._grown(size)
         for buffers in (self.keys, self.values):
             for layer, old in enumerate(buffers):
                 B, H, S, D = old.shape

@@ -1,10 +1,10 @@
 """Pack what the interactive page draws: curves, settings, and the library that draws them, within the page itself."""
 
 import base64
-import gzip
 import json
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +18,7 @@ from gptlab.runs.origin import by_start
 
 MOST_POINTS = 200  # of a curve on the page
 MOST_CURVES = 12  # metrics on the page
+GZIP = 31  # of zlib: with a header of gzip
 
 
 def has_plotly() -> bool:
@@ -37,13 +38,14 @@ def own_file(name: str) -> str:
     return (files("gptlab.reporting") / name).read_text(encoding="utf-8")
 
 
-def packed(content: bytes) -> str:
-    """Return bytes as text within a page: gzip, in base64."""
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+def packed(content: Iterable[bytes]) -> str:
+    """Return pieces of bytes as text within a page: gzip, in base64."""
+    gzip = zlib.compressobj(9, wbits=GZIP)
+    return base64.b64encode(b"".join([*map(gzip.compress, content), gzip.flush()])).decode()
 
 
-def page_data(report: Report) -> bytes:
-    """Return all that the page draws as JSON; the rows are numbered as in the table."""
+def page_data(report: Report) -> Iterator[bytes]:
+    """Yield all that the page draws as JSON, a run at a time; the rows are numbered as in the table."""
     curves = curve_names(report)
     order = sorted(range(len(report.rows)), key=lambda i: by_start(report.rows[i].run))
     every = [row.run.settings for row in report.rows]
@@ -57,10 +59,16 @@ def page_data(report: Report) -> bytes:
         "means": [[finite(g[0].mean), finite(g[0].error), g[0].seeds] for g in report.groups()],
         "varied": {key: report.keys[key] for key in report.varied if key != "seed"},
         "order": order,
-        "runs": [_run(report, row, curves) | {"settings": {k: shown(row.run.settings.get(k)) for k in keys}}
-                 for row in report.rows],
-    }  # fmt: skip
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).encode()
+    }
+    yield _json(data).removesuffix(b"}") + b',"runs":['
+    for number, row in enumerate(report.rows):
+        run = _run(report, row, curves) | {"settings": {key: shown(row.run.settings.get(key)) for key in keys}}
+        yield (b"," if number else b"") + _json(run)
+    yield b"]}"
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, allow_nan=False, separators=(",", ":")).encode()
 
 
 def curve_names(report: Report) -> list[str]:

@@ -71,7 +71,7 @@ def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
     if samples := _samples(report):
         what = "The same prompts at a run's validations: the first, the last, and some between; of the chosen runs."
         parts += ["<h2>Samples</h2>", f'<p class="what">{what}</p>', *samples]
-    held = {"data": page_data(report)} | ({"library": library()} if drawn else {})
+    held = {"data": page_data(report)} | ({"library": [library()]} if drawn else {})
     parts += [f'<script type="text/plain" id="{name}">{packed(content)}</script>' for name, content in held.items()]
     n, finished = len(report.rows), sum(row.run.status == "finished" for row in report.rows)
     what = f"{n} run{'s' * (n != 1)}, {finished} finished"

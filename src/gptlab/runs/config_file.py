@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,10 +122,13 @@ def _defaults(kind: type) -> dict[str, Any]:
 
 
 def flat(values: dict[str, Any], within: str = "") -> dict[str, Any]:
-    """Return the values of a config by their full keys."""
+    """Return the values of a config by their full keys; equal keys are one object, for there may be many configs."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{within}{key}.") if isinstance(value, dict) else {f"{within}{key}": value}
+        if isinstance(value, dict):
+            found |= flat(value, f"{within}{key}.")
+        else:
+            found[sys.intern(f"{within}{key}")] = value
     return found
 
 

@@ -35,7 +35,7 @@ class RunRecord:
 
     path: Path
     name: str  # short, of its own among all
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)  # its values may be those of other runs, too
     summary: dict[str, Any] = field(default_factory=dict)
     status: str = "unknown"  # a run's own, or unknown (no summary) or unreadable
     silent: float = 0.0  # seconds since a running run has written something
@@ -133,7 +133,17 @@ def find_runs(names: Sequence[str]) -> list[RunRecord]:
     require(bool(found), "runs", asked, "there is no run in it", "train one first, or give the folder of some")
     paths = sorted(found, key=lambda path: natural(str(path)))
     top = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0].parent
-    return [read_run(path, str(path.relative_to(top))) for path in paths]
+    known: dict[str, Any] = {}
+    return [_shared(read_run(path, str(path.relative_to(top))), known) for path in paths]
+
+
+def _shared(run: RunRecord, known: dict[str, Any]) -> RunRecord:
+    """Return a run whose config and summary hold the values of others that are written alike: most runs share most."""
+    for values in (run.config, run.summary):
+        for key in list(values):
+            value = values.pop(key)
+            values[sys.intern(key)] = known.setdefault(repr(value), value)
+    return run
 
 
 def expand(names: Sequence[str]) -> list[str]:

@@ -29,13 +29,12 @@ FEW = settings(deadline=None, max_examples=50)
 
 
 def stream(ids: list[int], mask: list[int] | None = None) -> TokenStream:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.bin"
-        np.array(ids, np.uint16).tofile(path)
-        beside = path.with_suffix(".mask.bin") if mask else None
-        if mask and beside:
-            np.array(mask, np.uint8).tofile(beside)
-        return TokenStream([Shard(path, "uint16", len(ids), mask=beside)])
+    path = Path(tempfile.mkdtemp(dir=Path.cwd())) / "a.bin"
+    np.array(ids, np.uint16).tofile(path)
+    beside = path.with_suffix(".mask.bin") if mask else None
+    if mask and beside:
+        np.array(mask, np.uint8).tofile(beside)
+    return TokenStream([Shard(path, "uint16", len(ids), mask=beside)])
 
 
 def joined(documents: list[list[int]]) -> list[int]:

@@ -78,7 +78,7 @@ def documents(draw: st.DrawFn) -> TokenStream:
     lengths = draw(st.lists(st.integers(1, 30), min_size=1, max_size=12))
     ids = np.arange(sum(lengths), dtype=np.uint16)
     ids[np.cumsum([0, *lengths])[draw(st.integers(0, 1)) : -1]] = EOT
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.NamedTemporaryFile(dir=Path.cwd(), delete=False) as file:
         ids.tofile(file.name)
         return TokenStream([Shard(Path(file.name), "uint16", len(ids))])
 

@@ -34,10 +34,10 @@ def stream(folder: str, pieces: list[list[int]], dtype: str = "uint16") -> Token
 
 
 @FEW
-@given(PIECES, st.integers(-50, 50), st.integers(-50, 50))
-def test_shards_are_one_array(pieces: list[list[int]], start: int, stop: int) -> None:
+@given(PIECES, st.integers(-50, 50), st.integers(-50, 50), st.sampled_from([0, 128]))
+def test_shards_are_one_array(pieces: list[list[int]], start: int, stop: int, most_open: int) -> None:
     expected = np.concatenate([np.array(ids, np.uint16) for ids in pieces])
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(shards, "MOST_OPEN", most_open):
         tokens = stream(folder, pieces)
         assert len(tokens) == len(expected)
         assert tokens[start:stop].tolist() == expected[start:stop].tolist()
@@ -191,6 +191,30 @@ def test_tokens_that_cannot_be(tmp_path: Path, write: Callable[[Path], None], wh
 def test_a_folder_without_tokens(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^data\.folder={tmp_path}: is not a folder of tokens; .+tokenize.+$"):
         prepare(TokenFiles(folder=str(tmp_path)), Byte())
+
+
+@pytest.mark.parametrize("starts", [[0, 20, 20], [20, 0], [0, 50]])
+def test_starts_of_documents_that_cannot_be(tmp_path: Path, starts: list[int]) -> None:
+    np.arange(50, dtype=np.uint16).tofile(tmp_path / "a.bin")
+    np.save(tmp_path / "a.starts.npy", np.array(starts, np.uint32))
+    stream = TokenStream([Shard(tmp_path / "a.bin", "uint16", 50, starts=tmp_path / "a.starts.npy")])
+    with pytest.raises(UserError, match=r"^data=.*a\.starts\.npy: .+ no places in the shard"):
+        stream.document_starts(7)
+
+
+def test_masks_of_more_shards_than_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.bin").write_bytes(bytes([1, 0, 1]))
+    np.arange(9, dtype=np.uint16).tofile(tmp_path / "a.bin")
+    parts = [Shard(tmp_path / "a.bin", "uint16", 3, offset=6 * i) for i in range(3)]
+    parts[1] = dataclasses.replace(parts[1], mask=tmp_path / "m.bin")
+    expected = [1, 1, 1, 1, 0, 1, 1, 1, 1]
+    for most_open in (128, 2):
+        monkeypatch.setattr(shards, "MOST_OPEN", most_open)
+        tokens = TokenStream(parts)
+        assert tokens[2:7].tolist() == [2, 3, 4, 5, 6]
+        for start, stop in ((0, 9), (2, 5), (4, 5), (3, 3)):
+            mask = tokens.mask(slice(start, stop))
+            assert mask is not None and mask.tolist() == expected[start:stop]
 
 
 def test_starts_of_documents_that_are_cut_short(tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ class Reordered(TokenStream):
         found = (self.mask(slice(i, i + BLOCK)) for i in range(0, len(self), BLOCK))
         return (block for block in found if block is not None)
 
-    def document_starts(self, eot: int) -> Tokens:
-        """Return where documents begin, (D,) int64."""
-        return self.begins
+    def start_blocks(self, eot: int) -> Iterator[Tokens]:
+        """Yield where documents begin, (D,) int64, at once."""
+        yield self.begins
 
     def _pieces(self, part: slice) -> Iterator[slice]:
         """Yield where in the stream the pieces of a slice are."""

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gptlab.data.config import TEXT, BatchConfig, require_split
-from gptlab.data.text import bundled, download, hub
+from gptlab.data.text import bundled, download, hub, stories
 from gptlab.data.text.readers import FORMATS, Chunk, Reading, read
 from gptlab.data.text.saved_datasets import is_saved, saved_files
 from gptlab.errors import require, require_choice
 from gptlab.registry import option
 
+MOST_STORIES = 10**8  # 52 GB
 PACKINGS = ("stream", "documents")
 DTYPES = ("uint8", "uint16", "uint32", "uint64", "int16", "int32", "int64")
 
@@ -105,6 +106,26 @@ class Bundled(TextData):
 
     def version(self) -> Any:
         return bundled.version()
+
+
+@option("data", "stories")
+@dataclass
+class Stories(TextData):
+    """Short stories in simple words, told here by a grammar: text like TinyStories, about 500 bytes each."""
+
+    stories: int = 5000  # how many are told, 2.6 MB
+    story_seed: int = 0  # of the stories: another one tells others
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = 2 <= self.stories <= MOST_STORIES
+        require(known, "stories", self.stories, f"is not in 2 to {MOST_STORIES}", "5000 are 2.6 MB")
+
+    def chunks(self) -> Iterator[Chunk]:
+        return (Chunk(story, begins=True) for story in stories.told(self.stories, self.story_seed))
+
+    def version(self) -> Any:
+        return [stories.VERSION, self.stories, self.story_seed]
 
 
 @option("data", "text")

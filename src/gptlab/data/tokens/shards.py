@@ -7,7 +7,7 @@ there may be NAME.mask.bin, one byte per token: 0 if the token is not a target.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gptlab.files import cache_dir, read_json, read_object, short, write_atomica
 Tokens = np.ndarray[Any, np.dtype[Any]]
 MOST_MANIFEST = 1 << 26  # bytes
 BLOCK = 1 << 22  # tokens read at once
+MOST_OPEN = 128  # shards of a stream that stay open: each takes a file handle, of which a process may have 1,024
 AGAIN = "take it from another copy of the run"
 MASK = ".mask.bin"  # ends the name of a loss mask
 
@@ -42,54 +43,88 @@ class Shard:
     mask: Path | None = None  # None: all tokens count
     mask_offset: int = 0  # bytes
 
-    def map(self) -> Tokens:
-        """Return the ids (N,), memory-mapped: nothing is read before it is needed."""
-        return _map(self.path, self.dtype, self.offset, self.tokens)
+    def map(self, start: int = 0, stop: int | None = None) -> Tokens:
+        """Return the ids from `start` to `stop`, (N,), memory-mapped: nothing is read before it is needed."""
+        size = (self.tokens if stop is None else min(stop, self.tokens)) - start
+        return _map(self.path, self.dtype, self._offset(start), size)
 
-    def map_mask(self) -> Tokens:
-        """Return the loss mask (N,) uint8."""
+    def map_mask(self, start: int = 0, stop: int | None = None) -> Tokens:
+        """Return the loss mask from `start` to `stop`, (N,) uint8."""
+        size = (self.tokens if stop is None else min(stop, self.tokens)) - start
         if self.mask is None:
-            return np.broadcast_to(np.uint8(1), (self.tokens,))  # takes no memory
-        return _map(self.mask, "uint8", self.mask_offset, self.tokens)
+            return np.broadcast_to(np.uint8(1), (size,))  # takes no memory
+        return _map(self.mask, "uint8", self.mask_offset + start, size)
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """Return a copy of the ids from `start` to `stop`, (N,); the file is closed again."""
+        return np.fromfile(self.path, self.dtype, min(stop, self.tokens) - start, offset=self._offset(start))
+
+    def read_mask(self, start: int, stop: int) -> Tokens:
+        """Return a copy of the loss mask from `start` to `stop`, (N,) uint8."""
+        if self.mask is None:
+            return np.ones(min(stop, self.tokens) - start, np.uint8)
+        return np.fromfile(self.mask, np.uint8, min(stop, self.tokens) - start, offset=self.mask_offset + start)
+
+    def _offset(self, start: int) -> int:
+        return self.offset + start * np.dtype(self.dtype).itemsize
 
 
 class TokenStream:
-    """Shards joined into one array of ids (N,): it has a length, and slices with a start and a stop."""
+    """Shards joined into one array of ids (N,): it has a length, and slices with a start and a stop.
+
+    Up to 128 shards stay open; where there are more, each is opened when it is read. Memory does not grow with the
+    length of a stream.
+    """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = list(shards)
         self.has_mask = any(shard.mask for shard in shards)
-        self._arrays = [shard.map() for shard in shards]
-        self._masks = [shard.map_mask() for shard in shards] if self.has_mask else []
-        self._ends = np.cumsum([len(a) for a in self._arrays], dtype=np.int64)
+        held = self.shards if len(shards) <= MOST_OPEN else []
+        self._arrays = [shard.map() for shard in held]
+        self._masks = [shard.map_mask() for shard in held if self.has_mask]
+        self._ends = np.cumsum([shard.tokens for shard in shards], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.shards else 0
 
     def __getitem__(self, part: slice) -> Tokens:
-        return self._slice(self._arrays, part)
+        if not self._arrays:
+            return self.read(part)
+        return self._joined(part, lambda number, start, stop: self._arrays[number][start:stop])
+
+    def read(self, part: slice) -> Tokens:
+        """Return a copy of the ids of a slice, of which no page stays in memory."""
+        return self._joined(part, lambda number, start, stop: self.shards[number].read(start, stop))
 
     def mask(self, part: slice) -> Tokens | None:
         """Return the loss mask of the ids of a slice, (N,) uint8: 0 for no target; None if all tokens count."""
-        return self._slice(self._masks, part) if self.has_mask else None
+        if not self.has_mask:
+            return None
+        if not self._masks:
+            return self._joined(part, lambda number, start, stop: self.shards[number].read_mask(start, stop))
+        return self._joined(part, lambda number, start, stop: self._masks[number][start:stop])
 
-    def _slice(self, arrays: list[Tokens], part: slice) -> Tokens:
+    def _joined(self, part: slice, of_shard: Callable[[int, int, int], Tokens]) -> Tokens:
+        """Join what `of_shard` returns for the number of each shard, and where the slice begins and ends in it."""
         start, stop, _ = part.indices(len(self))
         found = []
         number = int(np.searchsorted(self._ends, start, side="right"))
         while start < stop:
-            begin = int(self._ends[number]) - len(arrays[number])
-            found.append(arrays[number][start - begin : stop - begin])
-            start, number = int(self._ends[number]), number + 1
+            end = int(self._ends[number])
+            begin = end - self.shards[number].tokens
+            found.append(of_shard(number, start - begin, min(stop, end) - begin))
+            start, number = end, number + 1
         return found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.uint16)
 
     def blocks(self) -> Iterator[Tokens]:
-        """Yield all ids, in order, a block at a time."""
-        return _pieces(self._arrays)
+        """Yield all ids, in order, a block at a time, of which no page stays in memory."""
+        for shard in self.shards:
+            yield from (shard.map(i, i + BLOCK) for i in range(0, shard.tokens, BLOCK))
 
     def mask_blocks(self) -> Iterator[Tokens]:
         """Yield the loss mask beside `blocks`; nothing if all tokens count."""
-        return _pieces(self._masks)
+        for shard in self.shards if self.has_mask else []:
+            yield from (shard.map_mask(i, i + BLOCK) for i in range(0, shard.tokens, BLOCK))
 
     def counted_before(self, positions: Tokens) -> Tokens:
         """Return how many tokens before each position count, (P,) int64; `positions` (P,) ascend, from 0 to N."""
@@ -109,14 +144,16 @@ class TokenStream:
 
         Tokens before the first separator are a document too.
         """
-        found, begin = [np.zeros(1, np.int64)], 0
-        for shard, array in zip(self.shards, self._arrays, strict=True):
-            if shard.starts is not None:
-                found.append(_starts(shard.starts, shard.tokens).astype(np.int64) + begin)
-            else:
-                found += [np.flatnonzero(array[i : i + BLOCK] == eot) + i + begin for i in range(0, len(array), BLOCK)]
-            begin += len(array)
-        return np.unique(np.concatenate(found))
+        return np.concatenate(list(self.start_blocks(eot)))
+
+    def start_blocks(self, eot: int) -> Iterator[Tokens]:
+        """Yield what `document_starts` returns, ascending, some at a time; the first is 0."""
+        yield np.zeros(1, np.int64)
+        begin = 0
+        for shard in self.shards:
+            for found in _start_blocks(shard, eot):
+                yield (found[1:] if begin == 0 and len(found) and found[0] == 0 else found) + begin
+            begin += shard.tokens
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -192,11 +229,9 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
     """
     found = []
     for number, shard in enumerate(shards):
-        stat = shard.path.stat()
-        key = repr((str(shard.path.absolute()), stat.st_size, stat.st_mtime_ns, shard.dtype, shard.offset))
-        memo = cache_dir() / "checked" / f"{short(key)}.json"
+        memo = _memo(shard)
         if not memo.exists():
-            write_atomically(memo, json.dumps(_read_through(shard)).encode())
+            remember(shard, _read_through(shard))
         seen = json.loads(memo.read_text(encoding="utf-8"))
         found.append(seen["sha256"])
         if expected is not None and seen["sha256"] != expected[number]:
@@ -209,6 +244,17 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
                 todo += ", or say what it holds, e.g. data.dtype=uint16"
             require(seen["largest"] < n_vocab, "data", shard.path, why, todo)
     return found
+
+
+def remember(shard: Shard, seen: dict[str, Any]) -> None:
+    """Note what was found of a shard, `sha256` and `largest` id, for as long as its file keeps its size and time."""
+    write_atomically(_memo(shard), json.dumps(seen).encode())
+
+
+def _memo(shard: Shard) -> Path:
+    stat = shard.path.stat()
+    key = repr((str(shard.path.absolute()), stat.st_size, stat.st_mtime_ns, shard.dtype, shard.offset))
+    return cache_dir() / "checked" / f"{short(key)}.json"
 
 
 def _read_through(shard: Shard) -> dict[str, Any]:
@@ -227,24 +273,34 @@ def _map(path: Path, dtype: str, offset: int, size: int) -> Tokens:
     return np.asarray(np.memmap(path, dtype, "r", offset, (size,)))  # slicing an array is cheaper than a memmap
 
 
-def _pieces(arrays: list[Tokens]) -> Iterator[Tokens]:
-    for array in arrays:
-        yield from (array[i : i + BLOCK] for i in range(0, len(array), BLOCK))
-
-
 def mask_path(path: Path) -> Path:
     """Return the path of a shard's loss mask, if it has one."""
     return path.with_suffix(MASK)
 
 
-def _starts(path: Path, tokens: int) -> Tokens:
-    """Return where the documents of a shard of so many tokens begin, (D,); raises UserError where it is damaged."""
+def _start_blocks(shard: Shard, eot: int) -> Iterator[Tokens]:
+    """Yield where the documents of a shard begin, ascending, (D,) int64, some at a time."""
+    if shard.starts is None:
+        for i in range(0, shard.tokens, BLOCK):
+            yield np.flatnonzero(shard.map(i, i + BLOCK) == eot) + i
+        return
+    starts, before = _starts(shard.starts), -1
+    for i in range(0, len(starts), BLOCK):
+        block = starts[i : i + BLOCK].astype(np.int64)
+        if (np.diff(block, prepend=before) <= 0).any() or block[-1] >= shard.tokens:
+            raise damaged(shard.starts, "cannot be read (its numbers are no places in the shard)")
+        yield block
+        before = int(block[-1])
+
+
+def _starts(path: Path) -> Tokens:
+    """Return the numbers of a file that says where documents begin, (D,); raises UserError where it is damaged."""
     try:
         with path.open("rb") as file:
             if file.read(6) != b"\x93NUMPY":  # np.load reads other kinds of files too
                 raise ValueError("it is no array")
         starts: Tokens = np.load(path, mmap_mode="r")
-        if starts.ndim != 1 or starts.dtype.kind != "u" or (len(starts) and int(starts.max()) >= tokens):
+        if starts.ndim != 1 or starts.dtype.kind != "u":
             raise ValueError("its numbers are no places in the shard")
     except (OSError, ValueError, EOFError) as error:
         raise damaged(path, f"cannot be read ({reason(error)})") from error
