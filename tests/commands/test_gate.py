@@ -116,6 +116,9 @@ def test_too_few_seeds_leave_it_undecided(made_up: MadeUp, capsys: pytest.Captur
     answer = ask("max_seeds=2", "keep_checkpoints=true")
     assert answer["verdict"] == "undecided" and answer["pairs"] == 2
     said = capsys.readouterr().out
+    assert "it is kept where the likelihood ratio reaches 2,222\n" in said
+    ask("ledger=few", "alpha=0.5", "planned=1", "max_seeds=2")
+    assert "it is kept where the likelihood ratio reaches 2.22\n" in capsys.readouterr().out
     assert "undecided after 2 pairs" in said and "\n1 pair of runs\n" in said and "0 pairs" not in said
     assert len(list(Path("gate/runs").glob("*/checkpoints"))) == 4
 

@@ -81,7 +81,8 @@ def gate(config: GateConfig) -> dict[str, Any]:
         with _held(folder):
             ledger = Ledger(folder)  # once more: another process may have written into it
             trial = _found(config, change, ledger) or _new_trial(config, change, ledger)
-            told = f"it is kept where the likelihood ratio reaches {1 / trial.level:,.0f}"
+            limit = f"{1 / trial.level:,.0f}" if trial.level <= 0.01 else f"{1 / trial.level:.3g}"
+            told = f"it is kept where the likelihood ratio reaches {limit}"
             _say(console, f"trial {trial.number}: {change.told()}; {told}")
             _try(config, change.sides(folder), ledger, trial, console)
     else:
