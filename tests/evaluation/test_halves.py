@@ -29,7 +29,7 @@ def test_a_few_documents_are_cut_before_a_character() -> None:
 
 
 def test_folders_of_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of another base, whose gate was killed before its ledger was there, or somebody else's of that name."""
+    """Those of another base, whose gate was killed before its ledger was there, or of other work with that name."""
     run: Any = SimpleNamespace(path=Path("base"))
     monkeypatch.setattr("gptlab.evaluation.halves.common_documents", lambda runs, data: ([b"some words"], None, None))
     first = write_halves(run, "base", tmp_path)

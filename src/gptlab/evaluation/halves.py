@@ -49,7 +49,7 @@ def write_halves(run: RunDir, key: str, folder: Path) -> str:
     require(all(parts.values()), key, run.path, why, todo)
     for name, texts in parts.items():
         files = {f"{number:05d}.txt": text for number, text in enumerate(texts)}
-        if (folder / name).exists():  # of a gate that was killed before it wrote its ledger, or somebody else's
+        if (folder / name).exists():  # of a gate that was killed before it wrote its ledger, or of other work
             same = {path.name: path.read_bytes() for path in (folder / name).glob("*.txt")} == files
             why = f"has a folder {name} of other files than the held-out text of {run.path}"
             require(same, "ledger", folder, why, "give another folder: ledger=DIR")

@@ -23,6 +23,7 @@ from gptlab.training.build import build
 from gptlab.training.config import Checkpoint, TrainConfig
 from gptlab.training.lightning_internals import device_of, silence_advice
 from gptlab.training.loggers import Monitor
+from gptlab.training.memory import is_out_of_memory
 from gptlab.training.module import NotFinite
 from gptlab.training.run import attach_loggers
 from gptlab.training.start import Start, initial_model, start
@@ -186,10 +187,12 @@ def _fit(begun: Start, parts: Any, clock: StepParts) -> None:
         parts.trainer.fit(parts.module, parts.datamodule)
     except Measured:
         pass
-    except torch.OutOfMemoryError as error:
-        raise RunFailed("a training step does not fit into memory; try a smaller data.micro_batch_size") from error
     except NotFinite as error:
         raise RunFailed(f"{error}; train it with trainer.detect_anomaly=true to find the operator") from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunFailed("a training step does not fit into memory; try a smaller data.micro_batch_size") from error
 
 
 @contextlib.contextmanager
