@@ -68,9 +68,9 @@ def ladder(folder: Path, seed: int, depths: Sequence[int], steps: list[int]) -> 
             run(folder / f"runs/{depth}-{fewer}", seed, depth, fewer, f"resume={trunk}")
     told, largest = folder / "prediction.json", folder / "largest"
     if not told.exists():
-        parameters = _summary(folder / f"runs/{depths[-1]}-{steps[1]}")["parameters"]
-        tokens = _summary(folder / f"runs/{depths[0]}-{steps[0]}")["tokens"]
-        asked = [f"runs={folder / 'runs'}", f"parameters={parameters}", f"tokens={tokens}"]
+        longest = _summary(folder / f"runs/{depths[-1]}-{steps[1]}")
+        tokens = longest["tokens"] * steps[0] // steps[1]
+        asked = [f"runs={folder / 'runs'}", f"parameters={longest['parameters']}", f"tokens={tokens}"]
         scaling([*asked, f"predict={told}"])
     at = f"resume={folder}/runs/{depths[-1]}-{steps[1]}/checkpoints/step-{steps[1] * 4 // 5}.ckpt"
     run(largest, seed, depths[-1], steps[0], at)

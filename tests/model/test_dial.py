@@ -24,8 +24,8 @@ def test_a_run_has_the_values_and_no_dial() -> None:
     config = compose("train", ["experiment=ladder", "model.depth=12"])
     assert type(config.model) is GPTConfig
     assert (config.model.n_layer, config.model.n_head, config.model.n_embd) == (12, 12, 384)
-    assert config.optimizer.lr == pytest.approx(6e-4 * 2**0.5)  # half the width of GPT-2 small
-    assert (config.data.batch_size, config.optimizer.weight_decay) == (12, pytest.approx(0.4 / 12))
+    assert config.optimizer.lr == pytest.approx(6e-4 * 2**0.65)  # half the width of GPT-2 small
+    assert (config.data.batch_size, config.optimizer.weight_decay) == (12, pytest.approx(0.2 / 12))
     assert config.budget.fixed() == {"tokens_per_param": 20}
     assert (record(config)["parts"]["model"], config.preset) == ("gpt", "dial-12")
 
@@ -35,3 +35,8 @@ def test_each_value_can_be_given() -> None:
     config = compose("train", ["experiment=ladder", "model.depth=2", *given])
     assert (config.model.n_layer, config.model.n_embd, config.data.batch_size) == (2, 64, 3)
     assert (config.optimizer.lr, config.optimizer.weight_decay) == (0.1, 0)
+
+
+@pytest.mark.parametrize(("depth", "batch_size"), [(1, 4), (2, 8), (8, 8), (9, 9)])
+def test_batches_are_small_for_small_models(depth: int, batch_size: int) -> None:
+    assert compose("train", ["experiment=ladder", f"model.depth={depth}"]).data.batch_size == batch_size

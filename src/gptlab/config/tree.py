@@ -50,13 +50,13 @@ def _unused(path: str) -> str:
     return str(unused(Path(path)))
 
 
-def _per_width(rate: float, model: Any) -> float:
+def _per_width(rate: float, model: Any, power: float = 0.5) -> float:
     """Return a rate that suits a width of 768 for that of a model, or for the width of which a parametrization has it.
 
-    `model` has the settings of the group, or is None.
+    It falls with this power of the width. `model` has the settings of the group, or is None.
     """
     key = "n_embd" if model is None or model.get("parametrization", "standard") == "standard" else "base_width"
-    return float(rate) * (768 / (768 if model is None else model.get(key, 768))) ** 0.5
+    return float(rate) * (768 / (768 if model is None else model.get(key, 768))) ** float(power)
 
 
 # here, not in register(): a job on another machine starts by importing this module
@@ -65,6 +65,7 @@ hydra_internals.register_resolver("named", _named)
 hydra_internals.register_resolver("unused", _unused)
 hydra_internals.register_resolver("chosen", lambda choice, recorded: recorded if choice == RECORDED else choice)
 hydra_internals.register_resolver("greater", lambda first, second: max(first, second))
+hydra_internals.register_resolver("smaller", lambda first, second: min(first, second))
 hydra_internals.register_resolver("product", lambda first, second: first * second)
 hydra_internals.register_resolver("quotient", lambda above, below: above / below)
 hydra_internals.register_resolver("per_width", _per_width)
