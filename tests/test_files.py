@@ -1,9 +1,11 @@
+import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
-from gptlab.files import new_folder, remove_unfinished, write_atomically
+from gptlab.files import new_folder, remove_unfinished, strict_json, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +56,10 @@ def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("os.replace", lambda a, b: (done.append("rename"), replace(a, b))[1])
     write_atomically(tmp_path / "file", b"content")
     assert done == ["sync", "rename", "sync"]
+
+
+def test_json_has_no_number_for_what_is_not_finite() -> None:
+    content = {"a": [1.5, math.nan, {"b": -math.inf}], "c": (math.inf, 2), "d": "NaN", "e": None, "f": True}
+    strict = json.loads(strict_json(content), parse_constant=lambda name: pytest.fail(name))
+    assert strict == {"a": [1.5, None, {"b": None}], "c": [None, 2], "d": "NaN", "e": None, "f": True}
+    assert strict_json({"a": [0.1, "ä"]}, indent=2) == json.dumps({"a": [0.1, "ä"]}, indent=2)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -181,6 +182,22 @@ def read_json(path: Path, most: int) -> Any:
         return json.loads(read_bounded(path, most))
     except RecursionError as error:
         raise ValueError("is nested too deep") from error
+
+
+def strict_json(content: Any, indent: int | None = None) -> str:
+    """Return plain values as JSON; it has no number for infinity or NaN, which are null."""
+    try:
+        return json.dumps(content, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_infinite(content), indent=indent, allow_nan=False)
+
+
+def _without_infinite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_infinite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_infinite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def followed(path: Path) -> Path:

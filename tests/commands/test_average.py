@@ -107,5 +107,17 @@ def test_mistakes(tiny: Tiny, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"^{line}"):
             asked(more, "out=out")
         assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"^weights=\[1e\+308, 1e\+308\]: have no finite sum"):
+        asked("runs=[a,less]", "weights=[1e308,1e308]", "out=out")
+    shutil.copytree(tmp_path / "a", tmp_path / "diverged")
+    saved = tmp_path / "diverged/checkpoints/last.ckpt"
+    content = torch.load(saved, weights_only=True)
+    name = next(name for name in content["state_dict"] if ".blocks.1." in name)
+    content["state_dict"][name][3] = float("nan")
+    torch.save(content, saved)
+    (saved.parent / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match=rf"^runs=diverged: its {name[4:]} is not finite everywhere; take"):
+        asked("runs=[a,diverged]", "out=out")
+    assert not (tmp_path / "out").exists()
     found = asked("runs=[a,less]", "out=out")
     assert not (tmp_path / "out/held_out").exists() and json.dumps(found)

@@ -17,6 +17,7 @@ from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.runs.reader import read_run
 from gptlab.training.config import TrainConfig
+from gptlab.training.replication import replication
 from gptlab.training.run import train
 from tests.conftest import tiny_overrides
 from tests.written_runs import MakeRun, make_run
@@ -76,6 +77,14 @@ def test_the_next_run_of_a_recipe_says_where_it_lies(
     assert json.loads((tmp_path / "run-4/summary.json").read_text())["replication"] == where
     assert "replication: val " in capsys.readouterr().out
 
+    curve = tmp_path / "run-4/metrics.csv"
+    whole, first = curve.read_text(), where["validations"][0]["val_bits_per_byte"]
+    assert str(first) in whole
+    curve.write_text(whole.replace(str(first), "x"))  # a damaged cell does not keep a run from ending well
+    damaged = replication(tmp_path / "run-4", summary)
+    assert damaged is not None and [each["step"] for each in damaged["validations"]] == [6]
+    curve.write_text(whole)
+
     loud = train(tiny("seed=5", f"run_dir={tmp_path}/run-5", "logger=none"))  # no curve: its end alone
     assert loud is not None and len(loud["replication"]["validations"]) == 1
     other = train(tiny("seed=4", "optimizer.lr=0.5", f"run_dir={tmp_path}/other"))
@@ -109,6 +118,16 @@ def test_a_band_is_made_of_seeds_of_one_recipe(
     assert main(["band", *asked, "recipe=experiment=none"]) == 2
     assert capfd.readouterr().err.splitlines()[-1].startswith("error: recipe=experiment=none: ")
     assert not Path(FILE).exists()
+    for seed, step in ((1, 3), (2, 6)):  # no validation that both have
+        path = tmp_path / f"run-{seed}/metrics.csv"
+        path.rename(path.with_suffix(".kept"))
+        summary = json.loads((tmp_path / f"run-{seed}/summary.json").read_text())
+        (tmp_path / f"run-{seed}/summary.json").write_text(json.dumps({**summary, "steps": step}))
+    with pytest.raises(UserError, match=r"^runs=.+: have no validation in common at which all are finite; name runs"):
+        made("runs=[run-1,run-2]", f"recipe={recipe}")
+    assert not Path(FILE).exists()
+    for seed in (1, 2):
+        (tmp_path / f"run-{seed}/metrics.kept").rename(tmp_path / f"run-{seed}/metrics.csv")
     made("runs=[run-*]", f"recipe={recipe}")
     with pytest.raises(UserError, match=f"out={FILE}: exists already; give a new file"):
         made("runs=[run-*]", f"recipe={recipe}")

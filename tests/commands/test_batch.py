@@ -1,5 +1,6 @@
 """Branches off a run's checkpoints with larger batches: what they are trained with, and how they go on after a stop."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,12 @@ def test_branches_and_the_curve(
     assert "step 2, 16 sequences a step: loss" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"^out=.+: holds branches off step 2 that read 80 sequences, not 96"):
         ask(*question[:-2], "tokens=3072", "out=branches")
+    note = tmp_path / "branches/branches.json"
+    whole = note.read_text()
+    note.write_text(json.dumps({key: value for key, value in json.loads(whole).items() if key != "sequences"}))
+    with pytest.raises(UserError, match=r"^out=.+: holds branches off another run, or with another power"):
+        ask(*question)
+    note.write_text(whole)
     with pytest.raises(UserError, match=r"^tokens=320: 320 tokens are 1 steps of 16 sequences.+; give 2560 or more"):
         ask(*question[:-2], "tokens=320", "out=new")
     with pytest.raises(UserError, match=r"^steps=5: is no step of a checkpoint that the run keeps: 2, 3, 4, 6"):
@@ -102,4 +109,5 @@ def test_the_rate_is_that_of_the_run_at_the_checkpoint(
     said = str(not_finite(SimpleNamespace(data=SimpleNamespace(corpus=None)), 5))  # type: ignore[arg-type]
     found = ask("run=run", "steps=[4]", "factors=[2]", "tokens=2560", "out=out")
     assert found["checkpoints"][0]["losses"] == {"8": None, "16": None} and found["schedule"] == []
-    assert "diverged" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "step 4, 16 sequences a step: diverged" in said and "nan" not in said

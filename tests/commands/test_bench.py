@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gptlab.commands.bench import bench
-from gptlab.commands.bench_inference import speeds
+from gptlab.commands.bench_inference import DeviceLimits, speeds
+from gptlab.commands.bench_tables import rate
+from gptlab.commands.bench_training import _figures
 from gptlab.commands.flags import of_run
 from gptlab.commands.main import main
 from gptlab.config import compose
@@ -19,6 +22,8 @@ from gptlab.planning import limits
 from gptlab.planning.inference import decode_bytes, prefill_flops
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
+from gptlab.training.step_parts import PARTS, Step
+from gptlab.training.timing import TrainingSpeed
 from gptlab.training.trials import Change
 from tests.conftest import tiny_overrides
 from tests.written_runs import MakeRun
@@ -149,3 +154,20 @@ def test_a_speed_has_the_spread_of_its_middle() -> None:
     found = speeds(10, [1.0, 2.0, 4.0, *[2.0] * 8])
     assert list(found.values()) == [5.0, 5.0, 5.0, 2000.0]  # the fastest and the slowest of eleven are left out
     assert set(speeds(10, []).values()) == {None}
+
+
+def test_rates_have_no_exponents() -> None:
+    shown = [rate(value, "B/s") for value in (28.84e9, 999.6e6, 999.6e9, 2500e12, 123456.0)]
+    assert shown == ["28.8 GB/s", "1,000 MB/s", "1,000 GB/s", "2,500 TB/s", "0.123 MB/s"]
+
+
+def test_where_the_parts_are_waited_for_the_steps_are_those_without(tiny: Callable[..., TrainConfig]) -> None:
+    """As on a GPU: 12 steps of 2 s with waits, and of 0.5 to 1.6 s without, of which 2 are logged together."""
+    waited = [Step(dict.fromkeys(PARTS, 2.0 / len(PARTS)), 128, False)] * 12
+    free = [Step({**dict.fromkeys(PARTS, 0.0), "rest": 0.5 + n / 10}, 128, False) for n in range(12)]
+    speed = TrainingSpeed(waited, free, 2, 1, 4, 1000, 100, torch.device("cpu"), 5.0, 30.0)
+    found = _figures(tiny(), tiny(), speed, DeviceLimits("cpu", 1.0, {"fp32": 1e9, "bf16": 1e9}))
+    low, mean, high = (found[f"seconds_per_step{end}"] for end in ("_low", "", "_high"))
+    assert mean == pytest.approx(1.05) and low == pytest.approx(0.55) and high == pytest.approx(1.55)
+    assert found["tokens_per_second"] == pytest.approx(128 / 1.05)
+    assert found["forward_seconds"] == pytest.approx(2.0 / 6)

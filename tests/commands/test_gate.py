@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,23 +115,38 @@ def test_too_few_seeds_leave_it_undecided(made_up: MadeUp, capsys: pytest.Captur
     _, ask = made_up(0.06)
     answer = ask("max_seeds=2", "keep_checkpoints=true")
     assert answer["verdict"] == "undecided" and answer["pairs"] == 2
-    assert "undecided after 2 pairs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "it is kept where the likelihood ratio reaches 2,222\n" in said
+    ask("ledger=few", "alpha=0.5", "planned=1", "max_seeds=2")
+    assert "it is kept where the likelihood ratio reaches 2.22\n" in capsys.readouterr().out
+    assert "undecided after 2 pairs" in said and "\n1 pair of runs\n" in said and "0 pairs" not in said
     assert len(list(Path("gate/runs").glob("*/checkpoints"))) == 4
 
 
-def test_a_change_that_fails_is_rejected_and_a_base_that_fails_is_not_its_fault(made_up: MadeUp) -> None:
+def test_a_change_that_fails_is_rejected_and_a_base_that_fails_is_not_its_fault(
+    made_up: MadeUp, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs, ask = made_up(0.06)
     runs.fails = True
     answer = ask()
     assert answer["verdict"] == "rejected" and answer["error"] == "out of memory" and len(runs.asked) == 2
     assert answer["reports"] is None
+    runs.fails, scored = False, runs.scored
+    paired.scored = lambda side, run_dir, texts: (  # a run that ends, with weights that are not finite
+        [None, None] if "changed-1361" in str(run_dir) else scored(side, run_dir, texts)
+    )
+    diverged = ask(change="[optimizer.lr=4e-3]")
+    assert diverged["verdict"] == "rejected" and diverged["error"] == "its score is not finite with seed 1361"
+    assert "rejected after 3 pairs; the change fails: its score is not finite with seed 1361." in (
+        capsys.readouterr().out
+    )
 
     def base_fails(side: Any, run_dir: Path, seed: int) -> Answer:
         return {"status": "failed", "error": "no memory"}
 
     runs.trained = base_fails  # type: ignore[method-assign]
     paired.trained = base_fails
-    with pytest.raises(RunFailed, match="the base fails with seed 1358: no memory"):
+    with pytest.raises(RunFailed, match="the base fails with seed 1378: no memory"):
         ask(change="[optimizer.lr=5e-3]")
 
 
@@ -171,12 +187,23 @@ def test_what_it_refuses(made_up: MadeUp, trained_base: Path, tmp_path: Path) ->
     ask()
     with pytest.raises(UserError, match=r"alpha=0.1: the ledger was begun with 0.05"):
         ask("alpha=0.1")
+    with pytest.raises(
+        UserError, match=r"^budget=budget.steps=2: the ledger was begun with that of the base; leave that, or"
+    ):
+        ask("budget.steps=2")
+    with pytest.raises(UserError, match=r"^seed=4294967290: not all of the 20 seeds from it on are below 2\^32; give"):
+        ask("seed=4294967290", change="[optimizer.lr=1e-2]")
     with pytest.raises(UserError, match=r"seed=1340: seeds from 1340 to 1357 were used already"):
         ask("seed=1340", change="[optimizer.lr=1e-2]")
     other = Path(shutil.copytree(trained_base, tmp_path / "other"))
     (other / "config.yaml").write_text(config.read_text().replace("n_embd: 16", "n_embd: 32"))
     with pytest.raises(UserError, match="is of another base"):
         ask(f"base={other}")
+    before = config.read_text()
+    config.write_text(before.replace("n_embd: 16", "n_embd: 32"))
+    with pytest.raises(UserError, match="was begun with this base when it had another config or text"):
+        ask()
+    config.write_text(before)
     runs.dies_after = len(runs.asked) + 1
     with pytest.raises(KeyboardInterrupt):
         ask(change="[optimizer.lr=1e-2]")
@@ -197,6 +224,22 @@ def test_exit_codes_and_the_answer_in_json(
         assert main(asked) == code
         assert json.loads(capfd.readouterr().out)["verdict"] == verdict
     assert main([*asked[:-1], "max_seeds=1"]) == 2
+
+
+def test_a_score_of_a_run_that_has_diverged_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By this version, whose JSON has null for what is not finite, and by a revision whose JSON has NaN."""
+    said = {"stdout": "", "stderr": ""}
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(**said))
+    texts = [Path("decides"), Path("reports")]
+    for answers, scores in {
+        '{"bits_per_byte": 2.5, "loss": 1.5}, {"bits_per_byte": null, "loss": null}': [2.5, None],
+        '{"bits_per_byte": 2.5, "loss": 1.5}, {"bits_per_byte": NaN, "loss": NaN}': [2.5, None],
+    }.items():
+        said["stdout"] = f'{{"runs": [{answers}]}}\n'
+        assert paired.scored(paired.Side(Path("c"), []), Path("run"), texts) == scores
+    said["stdout"] = '{"runs": [{"bits_per_byte": null, "loss": 1.5}]}\n'
+    with pytest.raises(RunFailed, match="its tokenizer does not spell all of the held-out text"):
+        paired.scored(paired.Side(Path("c"), []), Path("run"), texts)
 
 
 PLUGIN = """

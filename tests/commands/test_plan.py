@@ -6,6 +6,7 @@ import pytest
 
 from gptlab.commands import plan_memory
 from gptlab.commands.plan import PlanConfig, plan
+from gptlab.commands.plan_tables import duration, size
 from gptlab.config import compose
 from gptlab.errors import UserError
 from gptlab.model.adapters import LoRA
@@ -164,3 +165,13 @@ def test_what_a_run_took_stands_beside_its_plan(make_run: MakeRun, capsys: pytes
         planned(f"beside={make_run('other', summary={'parameters': 1})}")
     with pytest.raises(UserError, match="is failed"):
         planned(f"beside={make_run('failed', status='failed')}")
+
+
+def test_no_length_and_no_size_has_an_exponent() -> None:
+    assert [duration(hours) for hours in (24e3, 99.94 * 24, 2.0, 1 / 3600)] == [
+        "1,000 days",
+        "99.9 days",
+        "2 hours",
+        "1 seconds",
+    ]
+    assert [size(count) for count in (12.3456e12, 80e9, 1.5e6, 999.96e3)] == ["12,346 GB", "80 GB", "1.5 MB", "1000 kB"]

@@ -1,6 +1,7 @@
 """A law is fitted to run directories as training leaves them, predicted from, and scored; what does not belong is told."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from gptlab.commands.scaling import ScalingConfig, scaling
 from gptlab.config import compose
 from gptlab.errors import UserError
+from gptlab.planning.prediction import _hash
 from gptlab.planning.scaling import Law
 from tests.written_runs import MakeRun
 
@@ -99,6 +101,17 @@ def test_a_prediction_is_registered_before_the_run(ladder: None, make_run: MakeR
     Path("changed.json").write_text(changed)
     with pytest.raises(UserError, match="^score=changed.json: was changed after it was made|cannot be read"):
         ask("score=changed.json", f"run={good}")
+    content = json.loads(Path("next.json").read_text())
+    for key, value in {"parameters": 0, "level": True, "loss": math.nan, "tokens": 10**400}.items():
+        made_up = {**content, key: value}
+        made_up["sha256"] = _hash({name: each for name, each in made_up.items() if name != "sha256"})
+        Path("made_up.json").write_text(json.dumps(made_up))
+        with pytest.raises(UserError, match="^score=made_up.json: is no registered prediction"):
+            ask("score=made_up.json", f"run={good}")
+    for name in ("next.1", "next.2"):  # neither is a JSON file by its name
+        Path(name).write_text(Path("next.json").read_text())
+        ask(f"score={name}", f"run={good}")
+        assert json.loads(Path(f"{name}.outcome.json").read_text()) == scored
 
 
 def test_how_a_small_size_ranks(make_run: MakeRun) -> None:
@@ -141,6 +154,8 @@ def test_what_does_not_belong_together_is_refused(ladder: None, make_run: MakeRu
         ('[{"parameters": 1, "tokens": 2}]', "entry 1 has not parameters, tokens, loss as numbers above 0"),
         ('[{"parameters": "1", "tokens": 2, "loss": 3}]', "entry 1 has not"),
         ('[{"parameters": NaN, "tokens": 2, "loss": 3}]', "entry 1 has not|cannot be read"),
+        ('[{"parameters": 1' + 400 * "0" + ', "tokens": 2, "loss": 3}]', "entry 1 has not"),
+        ('[{"parameters": true, "tokens": 2, "loss": 3}]', "entry 1 has not"),
         ("[3]", "entry 1 has not"),
     ],
 )

@@ -78,3 +78,15 @@ def test_a_text_is_the_same_alone_and_in_a_batch() -> None:
 
     prompts = [[1, 2], [5, 6, 7, 8, 9], [40]]
     assert texts(prompts) == [texts([prompt])[0] for prompt in prompts]
+
+
+@torch.no_grad()
+def test_a_position_that_is_not_finite_has_no_finite_output_and_spoils_no_other() -> None:
+    layer, x = Int8Linear(nn.Linear(64, 32)), torch.randn(9, 64)
+    alone = layer(x)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        damaged = x.clone()
+        damaged[4, 7] = value
+        found = layer(damaged)
+        assert not found[4].isfinite().any()
+        assert torch.equal(found[[0, 1, 2, 3, 5, 6, 7, 8]], alone[[0, 1, 2, 3, 5, 6, 7, 8]])

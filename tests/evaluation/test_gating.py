@@ -28,6 +28,7 @@ def test_levels_by_hand() -> None:
     assert level_of(7, 2, alpha, planned) == pytest.approx(3 * 0.05 * 0.9 / 100)
     assert level_of(101, 0, alpha, planned) == pytest.approx(0.05 * 0.1 / 2)
     assert level_of(103, 0, alpha, planned) == pytest.approx(0.05 * 0.1 / 12)
+    assert level_of(101, 100, 0.5, planned) == 1.0  # 2.525 by the rule, which no level can be
     late = sum(Fraction(1, k * (k + 1)) for k in range(1, 2000))
     assert sum(level_of(n, 0, alpha, planned) for n in range(1, 2100)) == pytest.approx(
         0.05 * (0.9 + 0.1 * float(late))

@@ -131,3 +131,14 @@ def test_false_verdicts_of_pairs() -> None:
     variance = ((d * d).cumsum(1) - n * mean**2)[:, 1:] / (n[1:] - 1)
     found = log_e_value(n[1:] * mean[:, 1:] ** 2 / variance, n[1:], n[1:] - 1) >= math.log(20)
     assert found.any(1).mean() < 0.05
+
+
+@pytest.mark.parametrize("value", [1.1, 0.1, 2.3456, 3.3])
+@pytest.mark.parametrize("seeds", [3, 6, 7])
+def test_what_only_rounding_makes_deviate_has_no_deviation(value: float, seeds: int) -> None:
+    """A mean of equal numbers is not always that number: 6 times 1.1 over 6 is another one."""
+    assert unpaired([value] * seeds, [value + 0.1] * seeds) is None
+    assert paired([value] * seeds, [value + 0.1] * seeds) is None
+    assert paired([1.1, 2.3, 3.7], [1.2, 2.4, 3.8]) is None  # each 0.1 more
+    found = unpaired([value - 1e-6, value + 1e-6], [value - 1e-6, value + 1e-6])
+    assert found is not None and found.deviation == pytest.approx(math.sqrt(2) * 1e-6)

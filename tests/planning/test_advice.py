@@ -25,6 +25,14 @@ def test_each_part_has_its_advice() -> None:
     assert advised(optimizer=0.9) == ["data.batch_size=16 1.33"]  # half of 0.9 of 1.8 seconds
     assert advised(rest=0.96) == ["data.batch_size=16 1.33"]
     assert advised(rest=0.96, micro_batches=4) == ["data.micro_batch_size=16 1.33"]
+    # of 2.61 seconds: half of the 0.9 of the optimizer and of the 0.76 of Lightning, by one change
+    both = replace(STEP, parts=USUAL | {"optimizer": 0.9, "rest": 0.76})
+    (one,) = training_advice(both, [])
+    total = sum(both.parts.values())
+    assert one.change == "data.batch_size=16" and one.gain == pytest.approx(total / (total - 0.83))
+    assert "the optimizer takes" in one.why and "what Lightning does" in one.why
+    failed = Trial("data.num_workers=2", None, error="no such device")
+    assert advised([failed], data=0.51) == []
     assert advised(rest=0.14, log=0.11) == [
         "logger.every_n_steps=100 1.10"
     ]  # 0.09 of 1.1 seconds, of 0.1 that nine tenths are

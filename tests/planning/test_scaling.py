@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from gptlab.commands.scaling import _best
 from gptlab.planning.prediction import predict
 from gptlab.planning.ranking import decision_accuracies
 from gptlab.planning.scaling import DELTA, Law, Point, bootstrap, fit, intervals, missing, profile
@@ -33,6 +34,15 @@ def test_planted_coefficients_come_back(law: Law, smallest: float) -> None:
         best = sizes[np.argmin(law.loss(sizes, flops / 6 / sizes))]
         size, tokens = law.best_size(flops)
         assert size == pytest.approx(best, rel=1e-3) and 6 * size * tokens == pytest.approx(flops)
+
+
+def test_a_best_size_that_is_no_number_is_none() -> None:
+    """Where both exponents are at their bounds and B is nearly 0, it has thousands of digits."""
+    flat = Law(1.0, 5.0, 1e-9, 0.01, 0.01)
+    for law in (flat, flat._replace(A=flat.B, B=flat.A)):
+        with pytest.raises(OverflowError):
+            law.best_size(1e20)
+        assert _best([Point(1e6, 1e8, 2.0)], law, 1e20)["parameters"] is None
 
 
 def by_another_optimiser(points: list[Point], start: Law) -> float:

@@ -122,14 +122,30 @@ def test_the_last_validation_decides() -> None:
         lambda text: text.replace('"seeds"', '"seed"'),
         lambda text: text.replace('"validations": [', '"validations": [], "was": ['),
         lambda text: text.replace('"parts": {', '"parts": 3, "was": {'),
+        lambda text: text.replace("1.9", "1" + 400 * "0"),
+        lambda text: text.replace("1.9", "true"),
+        lambda text: text.replace('"level": 0.95', '"level": 95.0'),
+        lambda text: text.replace('"level": 0.95', '"level": NaN'),
+        lambda text: text.replace('"recipe": ""', r'"recipe": "\u001b[2J"'),
+        lambda text: text.replace('"step": 900', '"step": [900]'),
+        lambda text: text.replace('"step": 900', '"step": 450'),
+        lambda text: text.replace('"step": 900', '"step": 9'),
     ],
 )
 def test_what_is_no_band_is_passed_over(damage: Callable[[str], str], tmp_path: Path) -> None:
     file = tmp_path / "a.band.json"
     file.write_text(made().as_json())
     assert Band.read(file) == made()
-    file.write_text(damage(made().as_json()))
+    damaged = damage(made().as_json())
+    assert damaged != made().as_json()
+    file.write_text(damaged)
     assert Band.read(file) is None
+
+
+def test_a_band_has_two_seeds_or_more(tmp_path: Path) -> None:
+    for seeds in ([], [1]):
+        (tmp_path / "a.band.json").write_text(made(seeds=seeds).as_json())
+        assert Band.read(tmp_path / "a.band.json") is None
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

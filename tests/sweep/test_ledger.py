@@ -1,5 +1,6 @@
 """A ledger only grows; what was changed or taken out of it is found, and what a kill left unfinished is cut off."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,27 @@ def test_what_was_changed_or_taken_out_is_found(written: Path) -> None:
         path.write_bytes(b"".join(damaged))
         with pytest.raises(UserError, match=rf"ledger=.*line {number} is not as it was written"):
             Ledger(written)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "begun", "base": "again", "settings": {}},
+        {"event": "trial", "trial": 5, "change": {"sha256": "c", "told": []}, "level": 0.01, "seeds": [3]},
+        {"event": "trial", "trial": 3, "change": {"sha256": "c", "told": []}, "level": 2.0, "seeds": [3]},
+        {"event": "trial", "trial": 3, "change": {"sha256": "c", "told": []}, "level": 0.01, "seeds": ["3"]},
+        {"event": "run", "trial": 0, "side": "base", "seed": 2, "decides": 2.0, "reports": 2.0},
+        {"event": "run", "trial": 2, "side": "other", "seed": 2, "decides": 2.0, "reports": 2.0},
+        {"event": "run", "trial": 2, "side": "base", "seed": 77, "decides": 2.0, "reports": 2.0},
+        {"event": "run", "trial": 2, "side": "base", "seed": 2, "decides": "low", "reports": 2.0},
+        {"event": "verdict", "trial": 9, "verdict": "kept"},
+    ],
+)
+def test_a_line_with_a_right_hash_that_no_gate_writes_is_refused(written: Path, line: dict[str, Any]) -> None:
+    """The hashes show what was changed; whoever writes a ledger by hand can make them as well."""
+    path = written / "ledger.jsonl"
+    before = json.loads(path.read_bytes().splitlines()[-1])["sha256"]
+    digest = hashlib.sha256((before + json.dumps(line, sort_keys=True)).encode()).hexdigest()
+    path.write_bytes(path.read_bytes() + json.dumps({**line, "sha256": digest}).encode() + b"\n")
+    with pytest.raises(UserError, match=r"ledger=.*line 11 is not as it was written"):
+        Ledger(written)

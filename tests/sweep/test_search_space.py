@@ -69,6 +69,14 @@ def test_others_stay_as_they_are() -> None:
     ("given", "error"),
     [
         ("lr=interval(3,3)", r"^lr=interval\(3,3\): is empty; give interval\(LOWEST, HIGHEST\)"),
+        ("lr=interval(0,inf)", r"^lr=interval\(0,inf\): has no end; give interval\(LOWEST, HIGHEST\)"),
+        ("lr=interval(-inf,1)", r"^lr=interval\(-inf,1\): has no end"),
+        ("lr=interval(nan,1)", r"^lr=interval\(nan,1\): is empty"),
+        (
+            "n=tag(log,range(1,9))",
+            r"^n=tag\(log,range\(1,9\)\): draws evenly from its values, which tag\(log, ...\) does",
+        ),
+        ("n=tag(log,choice(1,9))", r"^n=tag\(log,choice\(1,9\)\): draws evenly from its values"),
         ("lr=tag(log,interval(0,3))", r"^lr=tag\(log,interval\(0,3\)\): has no logarithm at its lower end"),
     ],
 )

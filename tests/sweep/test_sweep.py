@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hydra.errors import MissingConfigException
 
+from gptlab import registry
+from gptlab.commands.command import _Run
 from gptlab.commands.main import main
 from gptlab.commands.mistakes import EXTRAS, explain
+from gptlab.distributed.processes import ProcessGroup
 from gptlab.errors import UserError
 from gptlab.sweep.sweep import Sweep, exit_code
 from tests.conftest import tiny_overrides
@@ -123,15 +127,64 @@ def test_the_exit_code_tells() -> None:
         ([], "nothing, no job has begun"),
         ([{"steps": None}], "budget.steps=900"),
         ([{"minutes": 2, "seconds_per_step": s} for s in (0.25, 0.5)], "budget.minutes=2"),
+        ([{"steps": "many"}, [3], {"steps": 7}], "budget.steps=7"),  # two damaged files
     ],
 )
-def test_what_is_held_fixed(budgets: list[dict[str, float]], said: str) -> None:
+def test_what_is_held_fixed(budgets: list[Any], said: str) -> None:
     for i, budget in enumerate(budgets):
         folder = Path(f"sweep/{i}")
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps({"job": i, "overrides": []}))
         (folder / "config.yaml").write_text(yaml.safe_dump({"budget": budget}))
     assert Sweep(Path("sweep"), []).budget() == said
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"status": "finished", "val_loss": "low", "steps": "x", "seconds": [1]},
+        {"status": ["finished"], "val_loss": float("inf"), "steps": 3},
+        {"status": "finished", "val_loss": True, "steps": 10**400, "seconds": None},
+    ],
+)
+def test_what_a_damaged_summary_says_is_no_figure(
+    summary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "sweep/0-seed=1"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"job": 0, "overrides": ["seed=1"]}))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    sweep = Sweep(Path("sweep"), ["-m", "seed=1,2"])
+    results = sweep.results()
+    sweep.report(results)
+    assert exit_code(results) == 1 and "seed=1" in capfd.readouterr().out
+
+
+def test_a_search_is_not_missing_what_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A repetition of a plain sweep runs it again; of a search it does not, so that its best can be confirmed."""
+    folder = tmp_path / "sweep/0-seed=1"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"job": 0, "overrides": ["seed=1"], "error": "out of memory"}))
+    for more, missing in {(): True, ("hydra/sweeper=search",): False}.items():
+        sweep = Sweep(tmp_path / "sweep", ["-m", "seed=1,2", "confirm=3", *more])
+        sweep.report(sweep.results())
+        assert sweep.confirmed() is None
+        said = capsys.readouterr().out
+        assert ("to run what is missing" in said) is missing
+        assert ("confirm=3: not yet, 1 jobs have not finished" in said) is missing
+
+
+def test_a_damaged_job_is_a_mistake_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also where the sweep itself has ended well: its table is made of the jobs' files."""
+    folder = tmp_path / "sweep/0-seed=1"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text('{"job": 0}')
+    run = _Run(registry.find_command("train"), ["gptlab"], ["-m", "seed=1,2"], ProcessGroup(None))
+    answer = run.answer(Sweep(tmp_path / "sweep", ["-m", "seed=1,2"]))
+    why = f"resume_sweep={folder}/job.json: does not say which job it is"
+    assert run.code == 2 and answer["error"].startswith(why)
+    assert capfd.readouterr().err.startswith(f"error: {why}")
 
 
 def test_sweeps_of_one_second_have_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ class AverageConfig:
         require(bool(self.out), "out", self.out or "null", "is needed", "give out=DIR")
         few = all(weight > 0 for weight in self.weights or [])
         require(few, "weights", self.weights, "are not all above 0", "leave out what does not count")
+        require(sum(self.weights or []) < math.inf, "weights", self.weights, "have no finite sum", "give smaller ones")
 
 
 @command

@@ -62,6 +62,8 @@ def band(config: BandConfig) -> dict[str, Any]:
     _require_seeds(runs)
     _require_recipe(config.recipe, runs[0])
     found = _band(config, runs)
+    why, todo = "have no validation in common at which all are finite", "name runs that validate at the same steps"
+    require(bool(found.validations), "runs", config.runs, why, todo)
     write_atomically(out, found.as_json().encode())
     row = metric(METRIC)
     for at in found.validations:

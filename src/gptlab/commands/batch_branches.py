@@ -59,7 +59,9 @@ def require_own_folder(out: Path, trunk: Trunk, power: float, sequences: dict[in
     if out.exists() and any(out.iterdir()):
         require((out / NOTE).exists(), "out", out, "holds other files", "give a new folder")
         before = read_object("out", out / NOTE, MOST_BYTES, "give a new folder")
-        same = all(before.get(key) == own[key] for key in ("run", "power")) and isinstance(before["sequences"], dict)
+        same = all(before.get(key) == own[key] for key in ("run", "power")) and isinstance(
+            before.get("sequences"), dict
+        )
         require(same, "out", out, "holds branches off another run, or with another power", todo)
         for step, number in sequences.items():
             there = before["sequences"].get(str(step), number)
@@ -85,7 +87,8 @@ def losses_at(out: Path, trunk: Trunk, step: int, factors: list[int], sequences:
             raise RunFailed(one_line(why))
         loss = None if diverged else summary.get("val_loss")
         found[size] = math.nan if loss is None else float(loss)
-        print(f"step {step}, {size} sequences a step: loss {found[size]:.4f}", flush=True)
+        told = "diverged" if loss is None else f"loss {found[size]:.4f}"
+        print(f"step {step}, {size} sequences a step: {told}", flush=True)
     return found
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from gptlab.decoding.context import Limits
@@ -19,6 +18,7 @@ from gptlab.evaluation.precision import in_precision, lacks_int8
 from gptlab.model.config import GPTConfig
 from gptlab.planning.advice import Decoding, Findings, Trial, decoding_advice
 from gptlab.planning.inference import decode_bytes, decode_flops, prefill_flops
+from gptlab.training.memory import is_out_of_memory
 
 LONGEST_PROMPT, NEW, CONTEXT = 2048, 64, 256  # ids of a prompt where none is asked for; ids of a text, and before it
 
@@ -107,7 +107,9 @@ def _timed(work: Callable[[], list[float]], until: float) -> list[float]:
     """Return the seconds of what is timed; none where there is no time, or no memory."""
     try:
         return work() if time.perf_counter() < until else []
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return []
 
 

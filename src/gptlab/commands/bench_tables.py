@@ -8,6 +8,7 @@ from rich.table import Column, Table
 
 MEASURED = "of the best product here"
 BUSY = 0.5  # programs that compute, on average over a minute, from which it is told
+PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6))
 NAMES = {
     "data": "waiting for data",
     "forward": "forward",
@@ -121,13 +122,14 @@ def _changes(found: dict[str, Any]) -> list[str]:
 
 
 def _not_advised(found: dict[str, Any], of: str) -> list[str]:
-    """Return the lines of changes that gave nothing, or that there was no time for."""
+    """Return the lines of changes that gave nothing, that failed, or that there was no time for."""
     advised = {each["change"] for each in found["change_first"]}
     rest = [each for each in found["tried"] if each["of"] == of and each["change"] not in advised]
     in_vain = [f"{each['change']} ({each['gain']:.2f} times)" for each in rest if each["gain"] is not None]
-    later = [each["change"] for each in rest if each["gain"] is None]
+    failed = [f"{each['change']} failed: {each['error']}" for each in rest if each["error"]]
+    later = [each["change"] for each in rest if each["gain"] is None and not each["error"]]
     lines = [f"tried, no clear gain: {', '.join(in_vain)}"] if in_vain else []
-    return lines + ([f"not tried, give more seconds: {', '.join(later)}"] if later else [])
+    return lines + failed + ([f"not tried, give more seconds: {', '.join(later)}"] if later else [])
 
 
 def _table(*heads: str) -> Table:
@@ -147,7 +149,5 @@ def percent(share: float | None) -> str:
 
 def rate(value: float, unit: str) -> str:
     """Return a rate with the prefix of its unit."""
-    for prefix, scale in (("T", 1e12), ("G", 1e9)):
-        if value >= scale:
-            return f"{value / scale:,.3g} {prefix}{unit}"
-    return f"{value / 1e6:,.3g} M{unit}"
+    prefix, scale = next(((prefix, scale) for prefix, scale in PREFIXES if value >= scale), PREFIXES[-1])
+    return f"{number(value / scale)} {prefix}{unit}"

@@ -49,7 +49,7 @@ def measure_training(
 
 def _figures(asked: TrainConfig, config: TrainConfig, speed: TrainingSpeed, limits: DeviceLimits) -> dict[str, Any]:
     rate, kind = speed.tokens_per_second, number_kind(config.trainer.precision)
-    low, _, high = spread([step.total for step in speed.steps])
+    low, _, high = spread(speed.step_seconds)
     known = speed.device.type == limits.device  # else that of a device that is not measured
     share = rate * speed.flops_per_token / limits.flops[kind] if known else None
     sheet = published_peak(speed.device, bf16=kind == "bf16")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import re
 import signal
@@ -48,7 +47,7 @@ from gptlab.config.overrides import quote_values, quoted
 from gptlab.config.tree import compose, primary, search_path, takes_run_configs, typed_config
 from gptlab.distributed.processes import ProcessGroup, place
 from gptlab.errors import RunFailed, UserError, one_line, reason, require
-from gptlab.files import conf_dir
+from gptlab.files import conf_dir, strict_json
 from gptlab.plugins import enable_all
 from gptlab.runs.config_file import as_yaml, record
 from gptlab.sweep.cluster import run_one
@@ -85,13 +84,13 @@ def run_command(verb: str, program: list[str], argv: list[str]) -> int:
             command.refused_by(error)
             processes.shutdown(command.code)
             if as_json:
-                print(json.dumps(command.answers[0]))
+                print(strict_json(command.answers[0]))
             return command.code
     with _standard_output_kept_for_json() if as_json else contextlib.nullcontext(sys.stdout) as out:
         command.run(sweep)
         answer = command.answer(sweep)
         if as_json and (command.answers or sweep) and processes.rank == 0:
-            print(json.dumps(answer), file=out)
+            print(strict_json(answer), file=out)
     return command.code
 
 
@@ -230,8 +229,7 @@ class _Run:
         done = [answer for answer in self.answers if "overrides" in answer]
         if self.command.after_sweep and done:
             self.answers.append(self.command.after_sweep(done))
-        if sweep and (results := sweep.results()):
-            sweep.report(results)
+        if sweep and (results := self._reported(sweep)):
             self.code = max(self.code, exit_code(results))
             more = {}
             if self.confirmed:
@@ -240,6 +238,17 @@ class _Run:
                 more = {"confirmed": self.confirmed}
             return {"runs": results, **more, **(self.answers[0] if self.answers else {})}
         return self.answers[0] if len(self.answers) == 1 else {"runs": self.answers}
+
+    def _reported(self, sweep: Sweep) -> list[dict[str, Any]]:
+        """Return the results of a sweep, of which a table is printed; none where a job's files are damaged."""
+        try:
+            if results := sweep.results():
+                sweep.report(results)
+            return results
+        except UserError as error:
+            if not self.answers:  # else the sweep has ended by it already
+                self.refused_by(error)
+            return []
 
     def refused_by(self, error: Exception) -> None:
         """Print a mistake in what was asked, or what this machine did not let the command do."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.data.config import BatchConfig
 from gptlab.errors import require
-from gptlab.files import require_file, write_atomically
+from gptlab.files import require_file, strict_json, write_atomically
 from gptlab.metrics import metrics, shown_in
 from gptlab.registry import command
 
@@ -109,7 +108,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     whole = {name: {**found.result, "per_unit": found.per_unit} for name, found in every.items()}
     path = Path(config.out).expanduser() if config.out else _place(next(iter(every.values())), list(every))
     content = {"tasks": whole} if config.tasks else whole[""]
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, (strict_json(content, indent=2) + "\n").encode())
     console = Console()
     for found in every.values():
         console.print(found_table(found, console.width))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gptlab.data.config import BatchConfig
 from gptlab.errors import require, require_choice
 from gptlab.evaluation.precision import PRECISIONS
-from gptlab.files import write_atomically
+from gptlab.files import strict_json, write_atomically
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ def _anatomy(config: EvaluateConfig, runs: list[RunDir], console: Console) -> di
     asked = config.data, config.block_size, config.batch_size, _sliding(config), config.length
     every = [anatomy(run, *asked) for run in runs]
     for run, result in zip(runs, every, strict=True):
-        write_atomically(run.path / "anatomy.json", (json.dumps(result, indent=2) + "\n").encode())
+        write_atomically(run.path / "anatomy.json", (strict_json(result, indent=2) + "\n").encode())
         for table in anatomy_tables(result):
             console.print(table)
     page = runs[0].path / "anatomy.html"
@@ -183,7 +182,7 @@ def _on_tasks(config: EvaluateConfig, runs: list[RunDir], console: Console) -> d
             "tasks": task_curves(runs, tasks, theirs, config.checkpoints, *asked_how),
         }
         path = run.path / "task_curves.json"
-        write_atomically(path, (json.dumps(curves, indent=2) + "\n").encode())
+        write_atomically(path, (strict_json(curves, indent=2) + "\n").encode())
         console.print(curve_table(curves, len(runs)))
         if find_spec("matplotlib"):
             write_curve_page(path.with_suffix(".html"), curves)

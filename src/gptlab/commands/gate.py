@@ -81,7 +81,8 @@ def gate(config: GateConfig) -> dict[str, Any]:
         with _held(folder):
             ledger = Ledger(folder)  # once more: another process may have written into it
             trial = _found(config, change, ledger) or _new_trial(config, change, ledger)
-            told = f"it is kept where the likelihood ratio reaches {1 / trial.level:,.0f}"
+            limit = f"{1 / trial.level:,.0f}" if trial.level <= 0.01 else f"{1 / trial.level:.3g}"
+            told = f"it is kept where the likelihood ratio reaches {limit}"
             _say(console, f"trial {trial.number}: {change.told()}; {told}")
             _try(config, change.sides(folder), ledger, trial, console)
     else:
@@ -98,15 +99,26 @@ def _settings(config: GateConfig) -> dict[str, Any]:
     }
 
 
+def _shown(setting: Any) -> Any:
+    """Return a setting of a ledger as it is given; of a budget its units alone."""
+    if not isinstance(setting, dict):
+        return setting
+    given = " ".join(f"budget.{key}={value}" for key, value in setting.items() if value is not None)
+    return given or "that of the base"
+
+
 def _found(config: GateConfig, change: Change, ledger: Ledger) -> Trial | None:
     """Return the trial of a change where there is one; raises UserError where this ledger cannot take it."""
     begun = ledger.begun
     if begun:
-        why, todo = f"is of another base, {begun['base']}", "give another folder: ledger=DIR"
-        require(begun["base_sha256"] == change.base_sha256, "ledger", ledger.path, why, todo)
-        for key, value in _settings(config).items():
+        for key, value in _settings(config).items():  # first: the budget is a part of what a base is known by
             was = begun["settings"].get(key)
-            require(was == value, key, value, f"the ledger was begun with {was}", "leave that, or give another ledger=")
+            why = f"the ledger was begun with {_shown(was)}"
+            require(was == value, key, _shown(value), why, "leave that, or give another ledger=")
+        moved = begun["base"] != str(change.base.path.resolve())
+        changed = "was begun with this base when it had another config or text"
+        why, todo = f"is of another base, {begun['base']}" if moved else changed, "give another folder: ledger=DIR"
+        require(begun["base_sha256"] == change.base_sha256, "ledger", ledger.path, why, todo)
     trial, other = ledger.of(change.sha256), ledger.open_trial
     if other is not None and other is not trial:
         why = f"trial {other.number}, {' '.join(other.change['told'])}, has no verdict yet"
@@ -123,6 +135,8 @@ def _seeds(config: GateConfig, ledger: Ledger, change: Change) -> list[int]:
     first = config.seed
     if first is None:
         first = 1 + max([0, *ledger.used_seeds(), *change.own_seeds()])
+    why = f"not all of the {config.max_seeds} seeds from it on are below 2^32"
+    require(first + config.max_seeds <= 2**32, "seed", first, why, "give a smaller one: seed=1")
     return list(range(first, first + config.max_seeds))
 
 
@@ -160,11 +174,11 @@ def _new_trial(config: GateConfig, change: Change, ledger: Ledger) -> Trial:
     """Write down a new trial, in a ledger that may be new as well."""
     from gptlab.evaluation.gating import level_of
 
+    seeds = _seeds(config, ledger, change)
     if not ledger.begun:
         _begin(config, change, ledger)
     number = len(ledger.trials) + 1
     level = level_of(number, len(ledger.kept), config.alpha, config.planned)
-    seeds = _seeds(config, ledger, change)
     ledger.add("trial", trial=number, change=change.described(), level=level, seeds=seeds, **_now())
     return ledger.trials[-1]
 
@@ -183,7 +197,7 @@ def _try(config: GateConfig, sides: dict[str, Side], ledger: Ledger, trial: Tria
         if decision.verdict is not None:
             ledger.add("verdict", trial=trial.number, **asdict(decision), **_now())
             return
-        if len(trial.scores("base")) == len(trial.scores("changed")):
+        if len(trial.scores("base")) == len(trial.scores("changed")) > 0:
             _say(console, _line(trial, decision))
         order = [(seed, side) for i, seed in enumerate(trial.seeds) for side in sorted(sides, reverse=i % 2 == 1)]
         seed, side = next((seed, side) for seed, side in order if seed not in trial.done(side))
@@ -232,7 +246,8 @@ def _answer(ledger: Ledger, trial: Trial) -> dict[str, Any]:
     reports = {side: trial.scores(side, "reports") for side in ("base", "changed")}
     known = bool(pairs) and max(map(max, reports.values())) < float("inf")
     means = {side: statistics.fmean(values[: len(pairs)]) for side, values in reports.items()} if known else None
-    failed = next((run["error"] for run in trial.runs if "error" in run), None)
+    diverged = (f"its score is not finite with seed {run['seed']}" for run in trial.runs if run["decides"] is None)
+    failed = next((run["error"] for run in trial.runs if "error" in run), next(diverged, None))
     return {
         "verdict": trial.verdict["verdict"],
         "trial": trial.number,
@@ -256,15 +271,19 @@ def _answer(ledger: Ledger, trial: Trial) -> dict[str, Any]:
 
 def _line(trial: Trial, decision: Decision) -> str:
     """Return how a trial stands in one line."""
-    pairs = len(trial.pairs())
+    pairs = _pairs(len(trial.pairs()))
     if decision.ratio is None or decision.difference is None:
-        return f"{pairs} pairs of runs"
-    return f"{pairs} pairs: {decision.difference:+.4f} bits/byte, likelihood ratio {decision.ratio:.3g}"
+        return f"{pairs} of runs"
+    return f"{pairs}: {decision.difference:+.4f} bits/byte, likelihood ratio {decision.ratio:.3g}"
+
+
+def _pairs(number: int) -> str:
+    return f"{number} pair{'' if number == 1 else 's'}"
 
 
 def _sentence(answer: dict[str, Any]) -> str:
     """Return a verdict in one line."""
-    said = f"{answer['verdict']} after {answer['pairs']} pairs"
+    said = f"{answer['verdict']} after {_pairs(answer['pairs'])}"
     if answer["difference"] is not None:
         said += f": {answer['difference']:+.4f} bits/byte"
         low, high = answer["interval"]

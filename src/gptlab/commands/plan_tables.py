@@ -93,12 +93,13 @@ def size(count: float) -> str:
     """Return a number of bytes in decimal units."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
         if count >= scale:
-            return f"{count / scale:,.4g} {unit}"
-    return f"{count / 1e3:,.4g} kB"
+            return f"{number(count / scale)} {unit}"
+    return f"{number(count / 1e3)} kB"
 
 
 def duration(hours: float) -> str:
     """Return hours in the unit that suits them."""
     units = (("days", 24.0), ("hours", 1.0), ("minutes", 1 / 60))
     unit, scale = next((each for each in units if hours >= 2 * each[1]), ("seconds", 1 / 3600))
-    return f"{hours / scale:,.3g} {unit}"
+    length = hours / scale
+    return f"{length:,.0f} {unit}" if length >= 100 else f"{length:.3g} {unit}"

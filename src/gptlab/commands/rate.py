@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
 from gptlab.errors import UserError, require, require_choice, require_port
-from gptlab.files import require_file, write_atomically
+from gptlab.files import require_file, strict_json, write_atomically
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _reported(config: RateConfig, path: Path) -> dict[str, Any]:
     print_report(found)
     csv, report = path.with_suffix(".csv"), path.with_suffix(".json")
     write_atomically(csv, answer_rows(answers, study.prompts()).encode())
-    write_atomically(report, (json.dumps(found, indent=2) + "\n").encode())
+    write_atomically(report, (strict_json(found, indent=2) + "\n").encode())
     print(f"every answer is in {csv}, the report in {report}")
     return {"study": str(path), **found}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.decoding.overflow import OVERFLOWS
 from gptlab.errors import UserError, require, require_choice
 from gptlab.evaluation.precision import PRECISIONS
-from gptlab.files import write_atomically
+from gptlab.files import strict_json, write_atomically
 from gptlab.registry import command, name_of
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def frontier(results: list[dict[str, Any]]) -> dict[str, Any]:
     rows, page = frontier_rows(run, results), run.path / "frontier.html"
     console.print(frontier_table(rows))
     write_frontier_page(page, rows, results)
-    write_atomically(run.path / "frontier.json", (json.dumps(rows, indent=2) + "\n").encode())
+    write_atomically(run.path / "frontier.json", (strict_json(rows, indent=2) + "\n").encode())
     console.print(f"the page is {page}", markup=False, soft_wrap=True)
     return {"frontier": rows, "page": str(page)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import UserError, require, require_choice
-from gptlab.files import require_new, require_writable, write_atomically
+from gptlab.files import require_new, require_writable, strict_json, write_atomically
 from gptlab.registry import command
 
 if TYPE_CHECKING:
@@ -156,9 +156,13 @@ def _best(points: Sequence[Point], law: Law, flops: float) -> dict[str, Any]:
 
     `beyond` tells whether no model is as small, or as large.
     """
+    none = {"flops": flops, "parameters": None, "tokens": None, "loss": None, "beyond": False}
     if not (law.A > 0 and law.B > 0):
-        return {"flops": flops, "parameters": None, "tokens": None, "loss": None, "beyond": False}
-    parameters, tokens = law.best_size(flops)
+        return none
+    try:
+        parameters, tokens = law.best_size(flops)
+    except OverflowError:
+        return none
     sizes, loss = [each.parameters for each in points], float(law.loss(parameters, tokens))
     beyond = not min(sizes) <= parameters <= max(sizes)
     return {"flops": flops, "parameters": parameters, "tokens": tokens, "loss": loss, "beyond": beyond}
@@ -166,14 +170,12 @@ def _best(points: Sequence[Point], law: Law, flops: float) -> dict[str, Any]:
 
 def _score(config: ScalingConfig, name: str) -> dict[str, Any]:
     """Put the outcome of a run beside its prediction, and keep both in a new file beside the first."""
-    import json
-
     from gptlab.commands.scaling_tables import show_outcome
     from gptlab.planning.prediction import registered
 
     path = Path(name).expanduser()
     told = registered(path)
-    beside = path.with_suffix(".outcome.json")
+    beside = path.with_name(f"{path.name.removesuffix('.json')}.outcome.json")
     require_new(beside, "score", "file: this prediction has been scored")
     found = _one(config, str(told.get("size", "all")))
     (point,), (run,) = found.points, found.runs
@@ -194,7 +196,7 @@ def _score(config: ScalingConfig, name: str) -> dict[str, Any]:
         "sha256": told["sha256"],
         "run": str(run.path),
     }
-    write_atomically(beside, (json.dumps(answer, indent=2) + "\n").encode())
+    write_atomically(beside, (strict_json(answer, indent=2) + "\n").encode())
     show_outcome(answer, beside)
     return answer
 
@@ -219,7 +221,7 @@ def _require_later(config: ScalingConfig, run: RunRecord, made: Any) -> None:
 
     try:
         at = datetime.fromisoformat(str(made)).timestamp()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError("score", config.score, "does not say when it was made", "give a file of predict=") from error
     why = f"was started before the prediction, which is of {made}"
     require(started(run) >= at, "run", config.run, why, "only what is predicted before the run counts")

@@ -10,7 +10,7 @@ from gptlab.files import read_json
 from gptlab.model.config import GPTConfig
 from gptlab.planning.flops import flops_by_part
 from gptlab.planning.scaling import Point
-from gptlab.runs.reader import RunRecord, find_runs
+from gptlab.runs.reader import RunRecord, find_runs, finite
 from gptlab.tasks.saved import task_of
 
 MOST_BYTES = 1 << 26
@@ -39,7 +39,7 @@ def points_in(path: str) -> list[Point]:
 
 def _point(path: str, number: int, entry: Any) -> Point:
     values = [entry.get(key) for key in KEYS] if isinstance(entry, dict) else [None]
-    known = all(isinstance(value, int | float) and 0 < value < math.inf for value in values)
+    known = all((finite(value) or 0) > 0 for value in values)
     why = f"entry {number} has not {', '.join(KEYS)} as numbers above 0"
     require(known, "points", path, why, EXPECTED)
     parameters, tokens, loss = (float(entry[key]) for key in KEYS)

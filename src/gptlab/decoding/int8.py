@@ -40,7 +40,10 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         scales = rows.abs().amax(1, keepdim=True).clamp_min_(LEAST)
         inputs = torch.cat((rows / scales, self.extremes))
-        outputs = torch.ops.quantized.linear_dynamic(inputs, self.packed, self.narrow)[:-1]
+        try:
+            outputs = torch.ops.quantized.linear_dynamic(inputs, self.packed, self.narrow)[:-1]
+        except RuntimeError:  # of NaN: a position that is not finite has outputs that are not, by its scale
+            outputs = torch.ops.quantized.linear_dynamic(inputs.nan_to_num_(0.0), self.packed, self.narrow)[:-1]
         outputs = outputs * scales if self.bias is None else torch.addcmul(self.bias, outputs, scales)
         return outputs.view(*x.shape[:-1], -1)
 

@@ -53,7 +53,7 @@ def level_of(trial: int, kept: int, alpha: float, planned: int) -> float:
     """
     late = trial - planned
     share = EARLY / planned if late <= 0 else (1 - EARLY) / (late * (late + 1))
-    return alpha * share * (kept + 1)
+    return min(1.0, alpha * share * (kept + 1))
 
 
 def log_ratio(t: ArrayLike, size: float, freedom: int, effect: float) -> Array:

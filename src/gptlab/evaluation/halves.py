@@ -40,17 +40,23 @@ def _middle(document: bytes) -> int:
 def write_halves(run: RunDir, key: str, folder: Path) -> str:
     """Write the held-out documents of a run into `folder`/decides and /reports, and return the hash of all of them.
 
-    Raises UserError, for `key`, where there are too few of them to make two parts.
+    Raises UserError, for `key`, where there are too few of them to make two parts; for the ledger, where one of the
+    two is there already and has other files.
     """
     documents, _, _ = common_documents([run], None)
     parts = dict(zip((DECIDES, REPORTS), halves(documents), strict=True))
     why, todo = "its held-out text is too short for two parts", "hold out more of it: data.val_fraction"
     require(all(parts.values()), key, run.path, why, todo)
     for name, texts in parts.items():
-        if not (folder / name).exists():
-            with new_folder(folder / name) as work:
-                for number, text in enumerate(texts):
-                    (work / f"{number:05d}.txt").write_bytes(text)
+        files = {f"{number:05d}.txt": text for number, text in enumerate(texts)}
+        if (folder / name).exists():  # of a gate that was killed before it wrote its ledger, or of other work
+            same = {path.name: path.read_bytes() for path in (folder / name).glob("*.txt")} == files
+            why = f"has a folder {name} of other files than the held-out text of {run.path}"
+            require(same, "ledger", folder, why, "give another folder: ledger=DIR")
+            continue
+        with new_folder(folder / name) as work:
+            for file, text in files.items():
+                (work / file).write_bytes(text)
     return text_hash(folder)
 
 

@@ -1,5 +1,6 @@
 """Measure how much each parameter of a search matters for what came of its trials."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ def _design(values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def _ranks(values: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the rank of each value, (n,); equal ones share the mean of theirs."""
-    order = sorted(values)
-    first = {value: order.index(value) for value in set(values)}
-    return np.array([first[value] + (order.count(value) - 1) / 2 for value in values])
+    first: dict[Any, int] = {}
+    for place, value in enumerate(sorted(values)):
+        first.setdefault(value, place)
+    number = Counter(values)
+    return np.array([first[value] + (number[value] - 1) / 2 for value in values])

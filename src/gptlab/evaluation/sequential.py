@@ -19,6 +19,7 @@ from gptlab.evaluation.statistics import LEVEL, Array
 
 # variances of the effects in the mixture, in those of a single run: from effects of about one deviation to ten
 EFFECTS = (1.0, 4.0, 100.0)
+ROUNDING = 1e-13  # of values, up to which differences of sums and means of them may be none
 MOST_SEEDS = 1000  # on each side, that are thought of
 
 
@@ -43,7 +44,8 @@ def unpaired(a: Sequence[float], b: Sequence[float]) -> Samples | None:
         return None
     squares = sum(float(((np.array(x) - np.mean(x)) ** 2).sum()) for x in (a, b))
     size = len(a) * len(b) / (len(a) + len(b))
-    return _samples(float(np.mean(b) - np.mean(a)), math.sqrt(squares / freedom), size, freedom)
+    largest = float(np.abs([*a, *b]).max())
+    return _samples(float(np.mean(b) - np.mean(a)), math.sqrt(squares / freedom), size, freedom, largest)
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Samples | None:
@@ -51,11 +53,13 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Samples | None:
     if len(a) < 2:
         return None
     differences = np.subtract(b, a)
-    return _samples(float(differences.mean()), float(differences.std(ddof=1)), len(a), len(a) - 1)
+    largest = float(np.abs([*a, *b]).max())
+    return _samples(float(differences.mean()), float(differences.std(ddof=1)), len(a), len(a) - 1, largest)
 
 
-def _samples(difference: float, deviation: float, size: float, freedom: int) -> Samples | None:
-    return Samples(difference, deviation, size, freedom) if deviation > 0 else None
+def _samples(difference: float, deviation: float, size: float, freedom: int, largest: float) -> Samples | None:
+    """Return samples of values of which `largest` is the largest; None where they deviate by their rounding alone."""
+    return Samples(difference, deviation, size, freedom) if deviation > ROUNDING * largest else None
 
 
 def log_e_value(t_squared: ArrayLike, size: ArrayLike, freedom: ArrayLike) -> Array:

@@ -23,15 +23,17 @@ class Advice:
 
 @dataclass(frozen=True)
 class Trial:
-    """A change that was tried, and how many times as many tokens a second it gave; None: there was no time for it.
+    """A change that was tried, and how many times as many tokens a second it gave.
 
-    It is clear if half of the steps with it were faster than nine tenths of those without.
+    It gave None where it failed, by an `error`, or where there was no time for it. It is clear if half of the steps
+    with it were faster than nine tenths of those without.
     """
 
     change: str
     gain: float | None
     clear: bool = False
     note: str = "tried here"
+    error: str | None = None
 
     @classmethod
     def of(cls, change: str, before: Sequence[float], after: Sequence[float], note: str = "tried here") -> "Trial":
@@ -96,9 +98,19 @@ def training_advice(step: Stepping, trials: Sequence[Trial]) -> list[Advice]:
     elif rest > AROUND:
         why = f"what Lightning does around a step takes {rest:.0%} of it, however many tokens it has (see gptlab batch)"
         found.append(_expected(f"data.batch_size={2 * step.batch_size}", why, rest / 2))
-    tried = {trial.change for trial in trials if trial.gain is not None}
-    found = [*_worth_it(trials), *(each for each in found if each.change not in tried)]
+    tried = {trial.change for trial in trials if trial.gain is not None or trial.error}
+    found = [*_worth_it(trials), *(each for each in _together(found) if each.change not in tried)]
     return sorted(found, key=lambda each: -each.gain)
+
+
+def _together(expected: Sequence[Advice]) -> list[Advice]:
+    """Return each expected change once, with all of its reasons: what they save adds up."""
+    found = list[Advice]()
+    for change in dict.fromkeys(each.change for each in expected):
+        same = [each for each in expected if each.change == change]
+        saves = sum(1 - 1 / each.gain for each in same)
+        found.append(_expected(change, "; ".join(each.why for each in same), saves))
+    return found
 
 
 def _expected(change: str, why: str, saves: float) -> Advice:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -55,7 +56,8 @@ def registered(path: Path) -> dict[str, Any]:
     said = found.pop("sha256")
     require(said == _hash(found), "score", path, "was changed after it was made: its hash differs", todo)
     numbers = [found[key] for key in NEEDED if key != "made"]
-    require(all(isinstance(each, int | float) for each in numbers), "score", path, "is no registered prediction", todo)
+    known = all(type(each) in (int, float) and 0 < each <= sys.float_info.max for each in numbers)
+    require(known, "score", path, "is no registered prediction", todo)
     return {**found, "sha256": said}
 
 

@@ -5,6 +5,7 @@ the two exponents are searched (variable projection; Golub & Pereyra 1973). Resi
 under Huber's loss, as in the paper; its data, re-analysed by Besiroglu et al. 2024, are one of the checks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -48,10 +49,13 @@ class Law(NamedTuple):
         return np.asarray(self.E + self.A * np.power(parameters, -self.a) + self.B * np.power(tokens, -self.b))
 
     def best_size(self, flops: float, per_token: float = 6) -> tuple[float, float]:
-        """Return the parameters and tokens of the least loss at a number of FLOPs, `per_token` N D (eq. 4)."""
-        g = (self.a * self.A / (self.b * self.B)) ** (1 / (self.a + self.b))
-        parameters = g * (flops / per_token) ** (self.b / (self.a + self.b))
-        return parameters, flops / per_token / parameters
+        """Return the parameters and tokens of the least loss at a number of FLOPs, `per_token` N D (eq. 4).
+
+        Raises OverflowError where one of them is too large for a number.
+        """
+        product = math.log(flops / per_token)
+        size = (math.log(self.a * self.A) - math.log(self.b * self.B) + self.b * product) / (self.a + self.b)
+        return math.exp(size), math.exp(product - size)
 
 
 class _Data:

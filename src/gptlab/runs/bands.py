@@ -14,7 +14,7 @@ from gptlab.files import read_json
 from gptlab.metrics import metric
 from gptlab.runs.config_file import with_defaults
 from gptlab.runs.differences import settings_with_effect
-from gptlab.runs.reader import RunRecord
+from gptlab.runs.reader import RunRecord, finite
 
 METRIC = "val/bits_per_byte"
 NAMES = "*.band.json"
@@ -75,13 +75,19 @@ class Band:
             found = read_json(path, MOST_BYTES)
             validations = [Validation(**each) for each in found.pop("validations")]
             band = cls(**found, validations=validations)
-            texts = isinstance(band.recipe, str) and isinstance(band.text, str)
-            fits = texts and isinstance(band.seeds, list) and isinstance(band.level, float)
-            known = [value for each in validations for value in (each.low, each.high)]
-            whole = fits and bool(known) and all(map(math.isfinite, known)) and bool(band.settings())
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            whole = band._is_whole() and bool(band.settings())
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
         return band if whole else None
+
+    def _is_whole(self) -> bool:
+        """Tell whether all that is printed of the band is what it should be."""
+        texts = all(isinstance(text, str) and text.isprintable() for text in (self.recipe, self.text))
+        steps = [at.step for at in self.validations]
+        ordered = bool(steps) and all(type(step) is int for step in steps) and steps == sorted(set(steps))
+        ends = all(finite(end) is not None for at in self.validations for end in (at.low, at.high))
+        level = type(self.level) is float and 0 < self.level < 1
+        return texts and ordered and ends and level and isinstance(self.seeds, list) and len(self.seeds) > 1
 
     def as_json(self) -> str:
         """Return the band as JSON."""

@@ -88,12 +88,8 @@ class RunRecord:
 
     def figure(self, key: str, otherwise: float | None = None) -> float | None:
         """Return a finite number of the summary, or its substitute."""
-        value = self.summary.get(key)
-        known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-        try:
-            return float(value) if known else otherwise  # type: ignore[arg-type]
-        except OverflowError:
-            return otherwise
+        found = finite(self.summary.get(key))
+        return otherwise if found is None else found
 
     def text(self, name: str) -> str:
         """Return one of the run's files of text; empty if there is none, or it cannot be read."""
@@ -175,6 +171,12 @@ def read_run(path: Path, name: str) -> RunRecord:
     if run.status == "running":
         run.silent = max(0.0, time.time() - _last_written(path))
     return run
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite number that a file holds; None for all else, such as a text, `true`, or one of 400 digits."""
+    known = type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return float(value) if known else None
 
 
 def natural(text: str) -> list[tuple[int, str]]:

@@ -48,7 +48,8 @@ def write_mean(runs: Sequence[RunDir], load: Load, shares: Sequence[float], out:
 def _mean(runs: Sequence[RunDir], load: Load, shares: Sequence[float]) -> tuple[dict[str, Any], int]:
     """Return a checkpoint with the mean of the weights, which is computed in float64, and their number.
 
-    One model and the mean are in memory at a time. Raises UserError where two runs have different models.
+    One model and the mean are in memory at a time. Raises UserError where two runs have different models, or one has
+    weights that are not finite.
     """
     total: dict[str, Tensor] = {}
     model: Any = None
@@ -58,6 +59,8 @@ def _mean(runs: Sequence[RunDir], load: Load, shares: Sequence[float]) -> tuple[
             _require_same_model(run, model.config, runs[0], before.config)
         for name, value in model.state_dict().items():
             if value.is_floating_point():
+                why, todo = f"its {name} is not finite everywhere", "take a checkpoint from before it diverged"
+                require(bool(value.isfinite().all()), "runs", run.path, why, todo)
                 total[name] = total.get(name, 0) + share * value.double()
             elif not torch.equal(total.setdefault(name, value), value):
                 raise UserError("runs", run.path, f"its {name} is another one", "name runs of one model")

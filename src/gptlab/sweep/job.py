@@ -21,6 +21,7 @@ from gptlab.errors import UserError, require
 from gptlab.files import read_object, write_atomically
 from gptlab.metrics import Metric, metric
 from gptlab.runs.config_file import read_config, record, write_config
+from gptlab.runs.reader import finite
 
 MOST_BYTES = 1 << 20  # of a file of notes
 LAST_WORDS = 1 << 16  # bytes at the end of a log that are looked at
@@ -168,7 +169,7 @@ class Job:
         """
         noted, summary = self._read("job.json"), self._read("summary.json")
         error = noted.get("refused") or noted.get("error")
-        status = "refused" if "refused" in noted else summary.get("status", "failed" if error else "waiting")
+        status = "refused" if "refused" in noted else str(summary.get("status", "failed" if error else "waiting"))
         result = {**summary, "status": status, "overrides": self.overrides, "run_dir": str(self.path.resolve())}
         result["search_metric"] = self.search_metric.name
         return {**result, "error": error} if error else result
@@ -187,13 +188,13 @@ class Job:
         It is infinity if there is none (Optuna 2.10 fails on NaN).
         """
         result, row = self.result(), self.search_metric
-        value = result.get(row.key)
-        return math.inf if value is None or result["status"] != "finished" else row.sign * float(value)
+        value = finite(result.get(row.key))
+        return math.inf if value is None or result["status"] != "finished" else row.sign * value
 
     def _own(self) -> None:
         """Refuse a directory that holds files of another sweep or run."""
         noted = self._read("job.json")
-        ours = noted["overrides"] == self.overrides if noted else not (self.path / "summary.json").exists()
+        ours = noted.get("overrides") == self.overrides if noted else not (self.path / "summary.json").exists()
         why, todo = (
             f"{self.path.name} there is another run",
             "a search goes on only with a seed; or give a new directory",
@@ -234,8 +235,7 @@ def _note_in(path: Path) -> dict[str, Any]:
 
 def score_of(result: dict[str, Any]) -> float | None:
     """Return the search metric of a job's result; None if there is none, or it is not finite."""
-    value = result.get(metric(result["search_metric"]).key)
-    return None if value is None else float(value)
+    return finite(result.get(metric(result["search_metric"]).key))
 
 
 def score_text(result: dict[str, Any]) -> str:

@@ -117,12 +117,32 @@ class Ledger:
         return hashlib.sha256((self._hash + json.dumps(line, sort_keys=True)).encode()).hexdigest()
 
     def _take(self, line: dict[str, Any]) -> None:
+        """Take in a line; raises one of the errors that `_read` expects where it says nothing that a gate writes."""
         kind, content = line["event"], {key: value for key, value in line.items() if key != "event"}
         if kind == BEGUN:
+            _check(isinstance(content["base"], str) and isinstance(content["settings"], dict) and not self.begun)
             self.begun = content
-        elif kind == TRIAL:
-            self.trials.append(Trial(content["trial"], content["change"], content["level"], content["seeds"]))
-        elif kind == RUN:
-            self.trials[content["trial"] - 1].runs.append(content)
+            return
+        number = content["trial"]
+        if kind == TRIAL:
+            change, level, seeds = content["change"], content["level"], content["seeds"]
+            _check(isinstance(change["sha256"], str) and isinstance(change["told"], list))
+            _check(number == len(self.trials) + 1 and isinstance(level, float) and 0 < level <= 1)
+            _check(bool(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds))
+            self.trials.append(Trial(number, change, level, seeds))
+            return
+        _check(type(number) is int and 1 <= number <= len(self.trials))
+        trial = self.trials[number - 1]
+        if kind == RUN:
+            scores = (content["decides"], content["reports"])
+            _check(content["side"] in SIDES and content["seed"] in trial.seeds)
+            _check(all(score is None or type(score) in (int, float) for score in scores))
+            trial.runs.append(content)
         elif kind == VERDICT:
-            self.trials[content["trial"] - 1].verdict = content
+            _check(isinstance(content["verdict"], str))
+            trial.verdict = content
+
+
+def _check(ok: bool) -> None:
+    if not ok:
+        raise ValueError("says nothing that a gate writes")

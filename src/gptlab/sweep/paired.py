@@ -67,13 +67,18 @@ def scored(side: Side, run_dir: Path, texts: Sequence[Path]) -> list[float | Non
     command = [sys.executable, "-m", "gptlab", "evaluate", "-m", *asked, "data.val_fraction=1", "json=true"]
     done = subprocess.run(command, env={**os.environ, **side.environment}, capture_output=True, text=True, check=False)
     try:
-        values = [answer[SCORE] for answer in json.loads(done.stdout.splitlines()[-1])["runs"]]
+        answers = json.loads(done.stdout.splitlines()[-1])["runs"]
+        values, losses = ([_finite(answer[key]) for answer in answers] for key in (SCORE, "loss"))
     except (ValueError, IndexError, KeyError, TypeError) as error:
         said = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
         raise RunFailed(f"{run_dir} cannot be scored: {said.removeprefix('error: ')}") from error
-    if None in values:
+    if any(value is None and loss is not None for value, loss in zip(values, losses, strict=True)):
         raise RunFailed(f"{run_dir} cannot be scored: its tokenizer does not spell all of the held-out text")
-    return [float(value) if math.isfinite(value) else None for value in values]
+    return values
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def drop_checkpoints(run_dir: Path) -> None:

@@ -30,6 +30,7 @@ from gptlab.metrics import HIGHER, in_summary, metric
 from gptlab.randomness import seed_sequence
 from gptlab.runs.config_file import as_yaml
 from gptlab.runs.origin import SEARCHED
+from gptlab.runs.reader import finite
 from gptlab.sweep.job import jobs_in
 from gptlab.sweep.pruning import Pruning
 from gptlab.sweep.search_space import Parameter, space_of
@@ -210,6 +211,8 @@ class Search:
             )
         except (SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
             todo = "give a database that Optuna can use, such as sqlite:///FILE, or leave it out"
+            if self.config.storage is None:
+                todo = f"take {DATABASE} from another copy of the sweep, or start a new one"
             raise UserError("hydra.sweeper.storage", url, f"cannot be used ({reason(error)})", todo) from error
         owner = study.user_attrs.get(OWNER)
         if owner is None:
@@ -275,13 +278,13 @@ class Search:
         elif status == "pruned":
             self.study.tell(number, state=states.PRUNED)
         elif status == "finished":
-            values = [result.get(each.key) for each in self.objectives]
+            values = [finite(result.get(each.key)) for each in self.objectives]
             if len(values) == 1 and values[0] is None:  # it diverged, which a sampler should learn to avoid
                 values = [self.objectives[0].worst]
             if None in values:
                 self.study.tell(number, state=states.FAIL)
             else:
-                self.study.tell(number, [float(value) for value in values if value is not None])
+                self.study.tell(number, values)
 
     def _conclude(self) -> None:
         """Write the best trials, as the sweeper `optuna` does, and say which they are."""

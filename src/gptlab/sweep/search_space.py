@@ -1,5 +1,6 @@
 """Read what a search draws from: the overrides of a sweep, of which each that has several values is a parameter."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -70,14 +71,18 @@ def _fixed(override: Override) -> str:
 
 def _parameter(override: Override) -> Parameter:
     key, sweep = override.get_key_element(), cast(Any, override.value())
+    text, todo = str(override.input_line).partition("=")[2], "give interval(LOWEST, HIGHEST)"
     if override.is_discrete_sweep():
+        why = "draws evenly from its values, which tag(log, ...) does not change"
+        require("log" not in sweep.tags, key, text, why, "leave the tag out, or give tag(log, interval(...))")
         values = tuple(dict.fromkeys(override.sweep_string_iterator()))
         if override.is_range_sweep() and not sweep.shuffle and sweep.step > 0 and len(values) > 1:
             kind = int if all(isinstance(each, int) for each in (sweep.start, sweep.stop, sweep.step)) else float
             return Parameter(key, values, kind(values[0]), kind(values[-1]), kind(sweep.step))
         return Parameter(key, values)
     low, high = sweep.start, sweep.end
-    text, todo = str(override.input_line).partition("=")[2], "give interval(LOWEST, HIGHEST)"
+    known = all(end is None or math.isfinite(end) or math.isnan(end) for end in (low, high))
+    require(known, key, text, "has no end", todo)
     require(low is not None and high is not None and low < high, key, text, "is empty", todo)
     log = "log" in sweep.tags
     require(not log or low > 0, key, text, "has no logarithm at its lower end", "let it begin above 0")

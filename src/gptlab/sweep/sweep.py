@@ -18,8 +18,9 @@ from gptlab.config.overrides import quoted, unquoted
 from gptlab.errors import UserError, require
 from gptlab.files import require_writable
 from gptlab.metrics import metric
-from gptlab.runs.config_file import fixed_budget, read_config
+from gptlab.runs.config_file import fixed_budget
 from gptlab.runs.origin import SEARCHED
+from gptlab.runs.reader import finite, read_run
 from gptlab.runs.run_dir import unused
 from gptlab.sweep import stored
 from gptlab.sweep.confirm import confirm
@@ -119,7 +120,10 @@ class Sweep:
         None where none are asked for, or a job has not finished.
         """
         number = _last(self.argv, "confirm") or "0"
-        if not number.isdecimal() or number == "0" or any(each["status"] not in SETTLED for each in self.results()):
+        if not number.isdecimal() or number == "0":
+            return None
+        if missing := self._missing(self.results()):
+            print(f"confirm={number}: not yet, {len(missing)} jobs have not finished", flush=True)
             return None
         launcher = [arg for arg in self._asked if re.match(r"hydra[/.]launcher\b", arg)]
         return confirm(self.path, int(number), launcher)
@@ -137,15 +141,20 @@ class Sweep:
         console = Console()
         console.print(table)
         console.print(f"held fixed: {self.budget()}", highlight=False)
-        if any(result["status"] not in SETTLED for result in results):
+        if self._missing(results):
             line = f"to run what is missing: gptlab train resume_sweep={self.path}"
             console.print(line, highlight=False, soft_wrap=True)
 
+    def _missing(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the results of jobs that a repetition would run; a search does not try again what has failed."""
+        ended = {*SETTLED, "failed", "refused"} if _last(self.argv, "hydra/sweeper") == "search" else {*SETTLED}
+        return [result for result in results if result["status"] not in ended]
+
     def budget(self) -> str:
         """Return the budget that all jobs have in common, in words."""
-        files = [job.path / "config.yaml" for job in jobs_in(self.path)]
-        budgets = [read_config(file)["budget"] for file in files if file.is_file()]
-        held = {next(iter(fixed_budget(budget).items())) for budget in budgets}
+        budgets = [read_run(job.path, "").config.get("budget") for job in jobs_in(self.path)]
+        units = [fixed_budget(budget) for budget in budgets if isinstance(budget, dict)]
+        held = {(unit, amount) for each in units for unit, amount in each.items() if finite(amount) is not None}
         if len(held) != 1:
             return "no budget, the jobs differ in it" if held else "nothing, no job has begun"
         unit, amount = held.pop()
@@ -164,9 +173,10 @@ def _ended_badly(result: dict[str, Any]) -> bool:
 
 
 def _figures(result: dict[str, Any]) -> tuple[str, str, str]:
-    if "steps" not in result:
+    steps, seconds = (finite(result.get(key)) for key in ("steps", "seconds"))
+    if steps is None:
         return "", "", ""
-    return f"{result['steps']:,}", score_text(result), f"{result['seconds']:,.0f}"
+    return f"{steps:,.0f}", score_text(result), "" if seconds is None else f"{seconds:,.0f}"
 
 
 def _fixed(argv: list[str]) -> list[str]:

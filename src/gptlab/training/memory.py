@@ -4,6 +4,8 @@ import ctypes
 import os
 import platform
 
+import torch
+
 from gptlab.errors import require
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -28,3 +30,8 @@ def require_memory(parameters: int) -> None:
     there, needed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 4 * parameters
     why = f"are {needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f} GB of memory"
     require(needed <= there, "model", f"{parameters:,} weights", why, "choose a smaller one")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error is that a tensor was refused its memory; a CPU refuses only what it cannot have at all."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,5 +1,6 @@
 """Tell whether a run that has ended lies inside the replication band of its recipe."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ def replication(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any] | None
     band = next((band for band in bands_in(folders) if band.is_of(run)), None)
     if band is None:
         return None
-    rows = metrics_until(run_dir / "metrics.csv")
-    points = [(int(row["step"]), float(row[METRIC])) for row in rows if METRIC in row]
+    points = list[tuple[int, float]]()
+    for row in metrics_until(run_dir / "metrics.csv"):
+        with contextlib.suppress(KeyError, ValueError):  # of a row without it, or a damaged one: the run has ended well
+            points.append((int(row["step"]), float(row[METRIC])))
     return band.judge(reached(points, summary))

@@ -23,11 +23,13 @@ from gptlab.training.build import build
 from gptlab.training.config import Checkpoint, TrainConfig
 from gptlab.training.lightning_internals import device_of, silence_advice
 from gptlab.training.loggers import Monitor
+from gptlab.training.memory import is_out_of_memory
 from gptlab.training.module import NotFinite
 from gptlab.training.run import attach_loggers
 from gptlab.training.start import Start, initial_model, start
 from gptlab.training.step_parts import PARTS, REST, Measured, Step, StepParts
 
+LONGEST = 1e8  # seconds that an alarm can wait
 ENDLESS = 1 << 30  # steps: none of what is due at the end of a run, or once in a while, is due
 
 
@@ -185,15 +187,22 @@ def _fit(begun: Start, parts: Any, clock: StepParts) -> None:
         parts.trainer.fit(parts.module, parts.datamodule)
     except Measured:
         pass
-    except torch.OutOfMemoryError as error:
-        raise RunFailed("a training step does not fit into memory; try a smaller data.micro_batch_size") from error
     except NotFinite as error:
         raise RunFailed(f"{error}; train it with trainer.detect_anomaly=true to find the operator") from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunFailed("a training step does not fit into memory; try a smaller data.micro_batch_size") from error
 
 
 @contextlib.contextmanager
 def ended_after(seconds: float) -> Iterator[None]:
-    """Raise TimeIsUp in what is done here if it takes longer; where there are no alarms it may take longer."""
+    """Raise TimeIsUp in what is done here if it takes longer, and before it where there is no time at all.
+
+    Where there are no alarms it may take longer.
+    """
+    if seconds <= 0:
+        raise TimeIsUp
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield
         return
@@ -202,7 +211,7 @@ def ended_after(seconds: float) -> Iterator[None]:
         raise TimeIsUp
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, LONGEST))
     try:
         yield
     finally:

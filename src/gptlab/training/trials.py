@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from gptlab.distributed.devices import cores
-from gptlab.errors import RunFailed
+from gptlab.errors import UserError, one_line, reason
 from gptlab.planning.advice import WAITING, Trial
 from gptlab.training.config import TrainConfig
 from gptlab.training.precision import chosen_precision, slow_precision
@@ -59,18 +59,22 @@ def candidates(config: TrainConfig, speed: TrainingSpeed) -> Iterator[Change]:
 def try_changes(begun: Start, speed: TrainingSpeed, until: float, console: Console) -> list[Trial]:
     """Return what each change gives by itself; they end at the time `until`, by time.perf_counter.
 
-    A change is tried where there is as much time as the steps without it have taken. One that needs more has no gain.
+    A change is tried where there is as much time as the steps without it have taken. One that needs more has no gain,
+    nor has one that fails.
     """
     found = []
     for change in candidates(begun.config, speed):
-        after, note, left = list[float](), change.note, until - time.perf_counter()
+        after, note, error, left = list[float](), change.note, None, until - time.perf_counter()
         if left > speed.seconds:
             console.print(f"trying {change.told}", highlight=False)
-            with contextlib.suppress(TimeIsUp, RunFailed), ended_after(left), change.within():
-                changed = time_training(with_change(begun, **change.values), speed.asked, console)
-                after, later = changed.step_seconds, changed.seconds - speed.seconds
-                note += f"; its first steps took {later:.0f} s more" if later > LATE else ""
-        found.append(Trial.of(change.told, speed.step_seconds, after, note))
+            try:
+                with contextlib.suppress(TimeIsUp), ended_after(left), change.within():
+                    changed = time_training(with_change(begun, **change.values), speed.asked, console)
+                    after, later = changed.step_seconds, changed.seconds - speed.seconds
+                    note += f"; its first steps took {later:.0f} s more" if later > LATE else ""
+            except (RuntimeError, UserError) as failed:  # of a compiler too; what was measured is kept
+                error = one_line(reason(failed))
+        found.append(dataclasses.replace(Trial.of(change.told, speed.step_seconds, after, note), error=error))
     return found
 
 

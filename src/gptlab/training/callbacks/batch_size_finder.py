@@ -12,6 +12,7 @@ from gptlab.data.batches.batch import tensors
 from gptlab.errors import UserError
 from gptlab.training.callbacks.progress_bar import ProgressBar
 from gptlab.training.lightning_internals import all_agree, autocast, datamodule_of, device_of, set_accumulation
+from gptlab.training.memory import is_out_of_memory
 from gptlab.training.module import GPTModule
 
 
@@ -95,10 +96,8 @@ def tries(trainer: L.Trainer, module: GPTModule, batch: Any) -> bool:
         with autocast(trainer):
             loss = module.loss(*moved).sum()
         loss.backward()
-    except torch.OutOfMemoryError:
-        return False
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return False
     finally:
