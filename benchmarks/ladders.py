@@ -27,6 +27,8 @@ from gptlab.training.run import train
 DEPTHS, STEPS = (1, 2, 3, 4), (640, 480, 360, 270)
 TEXT = ["tokenizer.vocab_size=512", "data.val_fraction=0.03", "model.block_size=64"]
 LADDER = ["experiment=ladder", "model.aspect=16", "budget.tokens_per_param=null", *TEXT]
+# lower rates than the dial's, which are for longer budgets
+RATES = {n: [f"optimizer.lr={6e-4 * (48 / n) ** 0.5:g}", f"optimizer.weight_decay={0.4 / n:g}"] for n in DEPTHS}
 QUIET = ["logger=csv", "trainer=cpu", "trainer.enable_progress_bar=false"]
 
 
@@ -85,7 +87,7 @@ def run(folder: Path, seed: int, depth: int, steps: int, *more: str) -> None:
     """Train one run, unless it has been."""
     if (folder / "summary.json").exists() and _summary(folder)["status"] == "finished":
         return
-    asked = [f"seed={seed}", f"model.depth={depth}", f"budget.steps={steps}", f"run_dir={folder}", *more]
+    asked = [f"seed={seed}", f"model.depth={depth}", *RATES[depth], f"budget.steps={steps}", f"run_dir={folder}", *more]
     with contextlib.redirect_stdout(io.StringIO()):
         train(compose("train", [*LADDER, *QUIET, *asked]))
 
