@@ -26,7 +26,7 @@ from gptlab.training.run import train
 
 DEPTHS, STEPS = (1, 2, 3, 4), (640, 480, 360, 270)
 TEXT = ["tokenizer.vocab_size=512", "data.val_fraction=0.03", "model.block_size=64"]
-LADDER = ["experiment=ladder", "model.aspect=16", "budget.tokens_per_param=null", *TEXT]
+LADDER = ["experiment=ladder", "model.aspect=16", "budget.tokens_per_param=null", "data.batch_size=8", *TEXT]
 # lower rates than the dial's, which are for longer budgets
 RATES = {n: [f"optimizer.lr={6e-4 * (48 / n) ** 0.5:g}", f"optimizer.weight_decay={0.4 / n:g}"] for n in DEPTHS}
 QUIET = ["logger=csv", "trainer=cpu", "trainer.enable_progress_bar=false"]

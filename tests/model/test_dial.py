@@ -35,3 +35,8 @@ def test_each_value_can_be_given() -> None:
     config = compose("train", ["experiment=ladder", "model.depth=2", *given])
     assert (config.model.n_layer, config.model.n_embd, config.data.batch_size) == (2, 64, 3)
     assert (config.optimizer.lr, config.optimizer.weight_decay) == (0.1, 0)
+
+
+@pytest.mark.parametrize(("depth", "batch_size"), [(1, 4), (2, 8), (8, 8), (9, 9)])
+def test_batches_are_small_for_small_models(depth: int, batch_size: int) -> None:
+    assert compose("train", ["experiment=ladder", f"model.depth={depth}"]).data.batch_size == batch_size
