@@ -329,19 +329,19 @@ def test_a_dial_is_tuned_one_factor_after_the_other_and_judged_by_fresh_seeds(
     def loss(depth: int, setting: dict[str, float], seed: int) -> float:
         asked.append(seed)
         rate = math.log2(setting["optimizer.lr"] / dial_rate)
-        batch, decay = math.log2(setting["data.batch_size"] / 8), math.log2(setting["optimizer.weight_decay"] / 0.2)
+        batch, decay = math.log2(setting["data.batch_size"] / 8), math.log2(setting["optimizer.weight_decay"] / 0.1)
         best = (rate - 1) ** 2 / 10 + batch**2 / 10 + (decay + 3) ** 2 / 10_000  # decay gains too little to be changed
         return 2 + best + seed / 100 * (1 + rate / 10)
 
-    dial_rate = 6e-4 * (768 / 32) ** 0.5
+    dial_rate = 6e-4 * (768 / 32) ** 0.65
     bench = dial.Bench(tmp_path, dial.LADDER)
     monkeypatch.setattr(bench, "train", loss)
     found = bench.depth(2, 3)
     assert found["dial"] == pytest.approx(
-        {"optimizer.lr": dial_rate, "data.batch_size": 8, "optimizer.weight_decay": 0.2}
+        {"optimizer.lr": dial_rate, "data.batch_size": 8, "optimizer.weight_decay": 0.1}
     )
     assert found["tuned"]["optimizer.lr"] == pytest.approx(2 * dial_rate, rel=1e-3)
-    assert (found["tuned"]["data.batch_size"], found["tuned"]["optimizer.weight_decay"]) == (8, 0.2)
+    assert (found["tuned"]["data.batch_size"], found["tuned"]["optimizer.weight_decay"]) == (8, 0.1)
     assert asked[-6:] == [2, 3, 4, 2, 3, 4] and set(asked[:-6]) == {1}
     each = [loss(2, found["dial"], seed) - loss(2, found["tuned"], seed) for seed in (2, 3, 4)]
     assert found["above"] == pytest.approx(sum(each) / 3)
