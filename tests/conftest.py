@@ -53,12 +53,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-trust", action="store_true", help="write the table of docs/trust.md again")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return a worker more than there are cores: a fifth of their time goes to tests that wait for something.
-
-    Single files run here, where nothing waits for workers, and `-s` shows what a test prints.
-    """
-    return 0 if all(".py" in arg for arg in config.args) else len(os.sched_getaffinity(0)) + 1
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Single files run here, where nothing waits for workers, and `-s` shows what a test prints."""
+    return 0 if all(".py" in arg for arg in config.args) else None
 
 
 @pytest.fixture
