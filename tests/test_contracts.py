@@ -594,18 +594,21 @@ def test_a_default_may_name_the_choice_of_another_group(conf: Path, monkeypatch:
     """Hydra maps its choices for such a default alone: for no other config of the tree."""
     hydra_internals.map_choices_where_asked()
     made: list[Any] = []
-    own: Any = defaults_list._create_interpolation_map
-    monkeypatch.setattr(defaults_list, "_create_interpolation_map", lambda *given: made.append(own(*given)) or made[-1])
+    own: Any = getattr(defaults_list, "_create_interpolation_map", None)
+    if own is not None:  # Hydra 1.3
+        spy: Any = lambda *given: made.append(own(*given)) or made[-1]  # noqa: E731
+        monkeypatch.setattr(defaults_list, "_create_interpolation_map", spy)
     for option in ("one", "two"):
         with composed(conf, f"anything={option}") as cfg:
-            assert made and not any(made) and cfg.name == option
+            assert cfg.name == option
+    assert bool(made) == (own is not None) and not any(made)
     (conf / "follows").mkdir()
     (conf / "follows/two.yaml").write_text("# @package _global_\nname: followed\n")
     (conf / "main.yaml").write_text(MAIN.replace("one}]", "one}, {follows: '${anything}'}]"))
     made.clear()
     with composed(conf, "anything=two") as cfg:
         assert cfg.name == "followed"
-    assert [each.anything for each in made if each] == ["two"]
+    assert [each.anything for each in made if each] == (["two"] if own is not None else [])
 
 
 def test_a_mistake_in_a_value_comes_out_as_it_was_raised(conf: Path) -> None:

@@ -82,11 +82,11 @@ def share_the_store() -> None:
 def map_choices_where_asked() -> None:
     """Let Hydra map its choices where a default has `${...}`, not at each node of the tree of defaults.
 
-    Each map is a config of its own: a sixth of the time that composing takes.
+    Each map is a config of its own: a sixth of the time that composing takes. Hydra 1.4 makes none.
     """
     own: Any = defaults_list
-    make = own._create_interpolation_map
-    if getattr(make, "where_asked", False):
+    make = getattr(own, "_create_interpolation_map", None)
+    if make is None or hasattr(make, "where_asked"):
         return
 
     def choices(overrides: Any, defaults: Sequence[Any], self_added: bool) -> Any:
