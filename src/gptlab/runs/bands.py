@@ -4,7 +4,6 @@ A band is a JSON file beside the recipe, `conf/experiment/NAME.band.json`, which
 """
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,7 +112,7 @@ class Band:
         if last.step not in values:
             return None
         each = [
-            {"step": at.step, key: _finite(values[at.step]), **at.interval(), "inside": at.holds(values[at.step])}
+            {"step": at.step, key: finite(values[at.step]), **at.interval(), "inside": at.holds(values[at.step])}
             for at in self.validations
             if at.step in values
         ]
@@ -159,7 +158,3 @@ def sentence(judged: dict[str, Any]) -> str:
     before = judged["validations"][:-1]
     inside = sum(each["inside"] for each in before)
     return f"{line}; of {len(before)} validations before, {inside} do" if before else line
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
