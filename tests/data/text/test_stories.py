@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from gptlab.config import compose
-from gptlab.data.text.stories import ANIMALS, BOYS, GIRLS, PLOTS, told
+from gptlab.data.text.stories import told
+from gptlab.data.text.story_plots import ANIMALS, BOYS, GIRLS, PLOTS
 from gptlab.errors import UserError
 
 # of the stories of each plot
