@@ -18,6 +18,7 @@ import torch
 from gptlab.checksums import digest, write_checksums
 from gptlab.config import compose
 from gptlab.training.config import TrainConfig
+from tests.forked import Child
 from tests.slurm import slurm as slurm  # a fixture for all
 from tests.written_runs import make_run as make_run
 
@@ -82,8 +83,13 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every test in its own folder, with its own cache, and the same random numbers."""
+def _isolated(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test in its own folder, with its own cache, and the same random numbers.
+
+    The commands and scripts that it starts are forks of this process, unless it is marked by `new_processes`.
+    """
+    if not request.node.get_closest_marker("new_processes"):
+        monkeypatch.setattr(subprocess, "Popen", Child)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GPTLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -29,8 +29,8 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> Any:
     return side_by_side
 
 
-def bench(name: str, *arguments: str) -> str:
-    return script(FOLDER / name, *arguments).stdout
+def bench(name: str, *arguments: str, children: bool = True) -> str:
+    return script(FOLDER / name, *arguments, children=children).stdout
 
 
 def test_results_whose_ranges_overlap_are_ties(side_by_side: Any) -> None:
@@ -119,7 +119,8 @@ def test_startup_runs(texts: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_data_runs(tmp_path: Path) -> None:
-    bench("data.py", "--mb", "1", "--memory-mb", "2", "--repeats", "1", "--out", str(tmp_path / "found.json"))
+    asked = ["--mb", "1", "--memory-mb", "2", "--repeats", "1"]
+    bench("data.py", *asked, "--out", str(tmp_path / "found.json"), children=False)
     (work,) = json.loads((tmp_path / "found.json").read_text())["workloads"]
     assert set(work["candidates"]) == {"gptlab", "tiktoken"} and not work["left_out"]
     assert work["memory"]["parent_mb"] > 0 and work["random_access"]["warm"] > 0
@@ -148,7 +149,7 @@ def test_losses_past_the_context(positions: str) -> None:
 @pytest.mark.slow
 def test_fifty_thousand_million_tokens_take_no_more_memory(tmp_path: Path) -> None:
     sizes = ["100000000", "50000000000"]
-    bench("corpus_size.py", "--tokens", *sizes, "--repeats", "1", "--out", str(tmp_path / "found.json"))
+    bench("corpus_size.py", "--tokens", *sizes, "--repeats", "1", "--out", str(tmp_path / "found.json"), children=False)
     few, many = json.loads((tmp_path / "found.json").read_text())["rows"]
     assert few["exact"] and many["exact"]  # also deep in the second epoch, after a resume
     assert many["tokens"] == 5 * 10**10 and many["shards"] == 834  # of 60 million
@@ -159,7 +160,8 @@ def test_fifty_thousand_million_tokens_take_no_more_memory(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bench("growth.py", "--quick", "--axes", "devices", "logits", "--out", str(tmp_path / "found.json"))
+    found = str(tmp_path / "found.json")
+    bench("growth.py", "--quick", "--axes", "devices", "logits", "--out", found, children=False)
     devices, by_vocabulary, by_batch = json.loads((tmp_path / "found.json").read_text())["workloads"]
     assert not devices["left_out"] and devices["sizes"] == [1, 2]
     assert devices["peak_mb"]["exponent"]["median"] == pytest.approx(devices["peak_mb"]["expected"], abs=0.2)
@@ -177,13 +179,23 @@ def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.
 
 @pytest.mark.slow
 def test_what_runs_on_a_gpu_runs_on_a_cpu_with_a_small_model(tmp_path: Path) -> None:
+    """Each script runs as gpu.sh asks for it, which says at its end what has failed."""
     model = ["n_layer=1", "n_head=2", "n_embd=32", "block_size=16", "n_vocab=250", "padded=256"]
     length = ["--batch", "2", "--steps", "2", "--warmup", "1"]
     more = {"DEVICE": "cpu", "REPEATS": "1", "RESULTS": str(tmp_path), "DECODE": "--n-layer 1 --new 4 --batch 2"}
     more["ATTENTION"] = "--shapes 1"
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$*" >> "$RESULTS/asked"\nexit $EXIT\n')
+    (tmp_path / "python").chmod(0o755)
     command = [FOLDER / "gpu.sh", "--shape", *model, *length, "--candidates", "gptlab_bf16", "bare_bf16"]
-    done = subprocess.run(command, env=os.environ | more, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for code in (1, 0):
+        (tmp_path / "asked").unlink(missing_ok=True)
+        env = os.environ | more | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "EXIT": str(code)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert ("failed: benchmarks/train.py benchmarks/decode.py benchmarks/attention.py" in done.stderr) == code
+    for asked in (tmp_path / "asked").read_text().splitlines():
+        name, *arguments = asked.split()
+        bench(name.removeprefix("benchmarks/"), *arguments)
     trained, decoded, attended = (
         json.loads((tmp_path / f"{name}-gpu.json").read_text()) for name in ("train", "decode", "attention")
     )
@@ -292,7 +304,7 @@ def test_each_round_of_a_recipe_has_a_seed_of_its_own(
 
 @pytest.mark.slow
 def test_peaks_of_memory_are_within_15_percent_of_what_was_planned(tmp_path: Path) -> None:
-    bench("plan_memory.py", "--quick", "--out", str(tmp_path / "found.json"))
+    bench("plan_memory.py", "--quick", "--out", str(tmp_path / "found.json"), children=False)
     found = json.loads((tmp_path / "found.json").read_text())["combinations"]
     assert len(found) == 2
     for row in found.values():

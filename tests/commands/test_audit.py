@@ -55,6 +55,7 @@ def test_near_copies_and_separators_are_said(tmp_path: Path, capsys) -> None:  #
 
 
 @pytest.mark.slow
+@pytest.mark.new_processes
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 9))) for _ in range(5000)]

@@ -121,6 +121,7 @@ def test_submitit_runs_ranks_as_tasks(texts: str) -> None:
     assert alone is not None and good["val_loss"] == pytest.approx(alone["val_loss"], abs=2e-6)
 
 
+@pytest.mark.new_processes
 def test_a_killed_sweep_goes_on(texts: str) -> None:
     """SIGKILL of the sweep and of a job; nothing is left running; only what is missing is run, to the same end."""
     long = ["budget.steps=60", "checkpoint.every_n_steps=5", "trainer.val_every_n_steps=20", "seed=1,2"]

@@ -95,6 +95,7 @@ def shards(cache: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.new_processes
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 def test_constant_memory_and_a_run_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
     rng = random.Random(7)
