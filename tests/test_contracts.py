@@ -46,8 +46,10 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.plugins.precision import MixedPrecision
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, OmegaConf, _utils, base
+from omegaconf.errors import GrammarParseError, ValidationError
 from torch.utils.data import DataLoader
+from yaml import YAMLError
 
 from gptlab.config import hydra_internals
 from gptlab.training import lightning_internals
@@ -588,6 +590,77 @@ def test_the_store_of_options_is_shared_and_stays_as_it_is(conf: Path) -> None:
             cfg.part.n = 8
     assert OmegaConf.to_yaml(store.load("contract/Whole.yaml").node) == before
     assert store.load("contract/Part.yaml").node is not store.load("contract/Part.yaml").node
+
+
+def test_a_dataclass_is_stored_once_and_gives_way_to_another() -> None:
+    hydra_internals.store("Part", Part, "contract")
+    before = ConfigStore.instance().repo["contract"]["Part.yaml"]
+    hydra_internals.store("Part", Part, "contract")
+    assert ConfigStore.instance().repo["contract"]["Part.yaml"] is before
+    for other in (Whole, {"n": 3}, {"n": 4}, Part):
+        hydra_internals.store("Part", other, "contract")
+        node = hydra_internals.stored("Part", "contract")
+        assert node == OmegaConf.structured(other) and OmegaConf.get_type(node) in (other, dict)
+    assert hydra_internals.stored("None", "contract") is None
+
+
+def test_a_text_is_parsed_once(conf: Path) -> None:
+    """What a text gives is looked up each time that it is asked for; one that cannot be parsed is refused each time."""
+    hydra_internals.parse_once()
+    hydra_internals.parse_once()  # no cache of a cache
+    found = OmegaConf.create({"name": "one", "whole": "<${name}>"})
+    parsed = base.parse.cache_info()
+    for name in ("one", "two"):
+        found.name = name
+        assert found.whole == f"<{name}>"
+        with pytest.raises(GrammarParseError):
+            OmegaConf.create({"wrong": "${name"})
+    more = base.parse.cache_info()
+    assert more.misses - parsed.misses <= 3 and more.hits > parsed.hits and _utils.parse is base.parse
+    for option in ("one", "two"):
+        with composed(conf, f"anything={option}") as cfg:
+            assert cfg.name == option
+
+
+def test_a_copy_of_a_node_has_notes_of_its_own() -> None:
+    """No note of a copy is one of the original's, and all of them are what they were: types, flags, cached values."""
+    hydra_internals.copy_notes_quickly()
+    found = OmegaConf.structured(Whole())
+    OmegaConf.set_struct(found, True)
+    found._metadata.resolver_cache["x"]["y"] = [1]
+    made = copy.deepcopy(found)
+    for ours, own in ((made, found), (made.part, found.part), (made._get_node("name"), found._get_node("name"))):
+        assert vars(ours._metadata) == vars(own._metadata) and type(ours._metadata) is type(own._metadata)
+        assert ours._metadata.flags is not own._metadata.flags
+        assert ours._metadata.resolver_cache is not own._metadata.resolver_cache
+    OmegaConf.set_struct(made, False)
+    made._metadata.resolver_cache["x"]["y"].append(2)
+    made._metadata.resolver_cache["z"]["y"] = 3  # it makes what it lacks
+    assert OmegaConf.is_struct(found) and found._metadata.resolver_cache == {"x": {"y": [1]}}
+    assert OmegaConf.get_type(made.part) is Part
+    with pytest.raises(ValidationError):
+        made.part.n = "abc"
+
+
+def test_a_file_is_parsed_once_until_its_text_is_another(conf: Path) -> None:
+    hydra_internals.read_once()
+    hydra_internals.read_once()
+    for text in ("x: 1\n", "x: 2\n", "x: 1\n"):
+        Path("some.yaml").write_text(text)
+        for _ in range(2):
+            with Path("some.yaml").open() as file:
+                found = OmegaConf.load(file)
+            assert found == OmegaConf.load("some.yaml") == {"x": int(text[3])}
+            found.x = 7  # which is nobody else's
+    Path("some.yaml").write_text("x: [")
+    for _ in range(2):
+        with Path("some.yaml").open() as file, pytest.raises(YAMLError, match=r"some\.yaml"):
+            OmegaConf.load(file)
+    with composed(conf) as cfg:
+        cfg.name = "changed"
+    (conf / "main.yaml").write_text(MAIN.replace("anything: one", "anything: two"))
+    with composed(conf) as cfg:
+        assert cfg.name == "two"
 
 
 def test_a_default_may_name_the_choice_of_another_group(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,13 @@ differ between hydra 1.3 with omegaconf 2.3 and hydra 1.4 with omegaconf 2.4 are
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import os
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +31,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, _utils, base, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 # Hydra's own options that take a value
@@ -52,8 +55,10 @@ def store(name: str, node: Any, group: str | None = None) -> None:
     """Register an option of a group, or a primary config, in place of any of the same name.
 
     A process composes more than once, each time with another run. Hydra 1.4 has to be told that a name is replaced; 1.5
-    will raise.
+    will raise. A dataclass that has the name already stays: to make a config of it takes a while.
     """
+    if isinstance(node, type) and OmegaConf.get_type(stored(name, group or "")) is node:
+        return
     ConfigStore.instance().store(name=name, node=node, group=group, **_REPLACE)
 
 
@@ -62,12 +67,18 @@ def forget(group: str) -> None:
     ConfigStore.instance().repo.pop(group, None)
 
 
+def stored(name: str, group: str) -> Any:
+    """Return the node of an option as it is stored; None where there is none. The group "" has the primary configs."""
+    found: Any = ConfigStore.instance().repo
+    for part in filter(None, group.split("/")):
+        found = found.get(part, {})
+    option = found.get(f"{name}.yaml")
+    return None if option is None else option.node
+
+
 def is_stored(name: str, group: str) -> bool:
     """Return whether Hydra knows an option already."""
-    found: Any = ConfigStore.instance().repo
-    for part in group.split("/"):
-        found = found.get(part, {})
-    return f"{name}.yaml" in found
+    return stored(name, group) is not None
 
 
 def share_the_store() -> None:
@@ -95,6 +106,55 @@ def map_choices_where_asked() -> None:
 
     own._create_interpolation_map = choices
     own._create_interpolation_map.where_asked = True
+
+
+def parse_once() -> None:
+    """Let OmegaConf parse each text with `${...}` once: a composition has most of them more than once.
+
+    That was a sixth of the time that composing takes. What the parser makes of a text is read and never changed.
+    """
+    own: Any = base
+    other: Any = _utils
+    if not hasattr(own.parse, "cache_info"):
+        own.parse = other.parse = functools.lru_cache(4096)(own.parse)
+
+
+def copy_notes_quickly() -> None:
+    """Let a node's copy take over its notes (types, flags, key), which Python would copy field by field.
+
+    Configs are copied all the time that they are composed.
+    """
+
+    def copied(self: Any, memo: Any) -> Any:
+        made = object.__new__(type(self))
+        vars(made).update(vars(self))
+        made.flags = None if self.flags is None else dict(self.flags)
+        made.resolver_cache = copy.deepcopy(self.resolver_cache, memo) if self.resolver_cache else defaultdict(dict)
+        return made
+
+    own: Any = base.Metadata
+    own.__deepcopy__ = copied
+
+
+def read_once() -> None:
+    """Let a file of the tree be parsed once, and again when its text is another: most files are in every config."""
+    own: Any = OmegaConf
+    read = own.load
+    if hasattr(read, "texts"):
+        return
+    texts: dict[str, Any] = {}
+
+    def load(file_: Any) -> Any:
+        if not hasattr(file_, "seek"):
+            return read(file_)
+        text = file_.read()
+        if text not in texts:
+            file_.seek(0)  # an error names the file
+            texts[text] = read(file_)
+        return copy.deepcopy(texts[text])
+
+    own.load = staticmethod(load)
+    own.load.texts = texts
 
 
 def silence_advice() -> None:
