@@ -220,21 +220,15 @@ def test_a_tokenizer_that_is_none(name: str, tmp_path: Path) -> None:
 
 
 def zst_bomb(path: Path) -> None:
-    compressor = zstandard.ZstdCompressor(level=19).compressobj()
-    path.write_bytes(b"".join([*(compressor.compress(b"a" * (1 << 24)) for _ in range(64)), compressor.flush()]))
+    path.write_bytes(64 * zstandard.compress(b"a" * (1 << 24), level=19))
 
 
 def gz_bomb(path: Path) -> None:
-    with gzip.open(path, "wb") as file:
-        for _ in range(64):
-            file.write(b"a" * (1 << 24))
+    path.write_bytes(64 * gzip.compress(b"a" * (1 << 24)))
 
 
 def json_bomb(path: Path) -> None:
-    with gzip.open(path, "wb") as file:
-        file.write(b'{"text": "')
-        for _ in range(64):
-            file.write(b"a" * (1 << 24))
+    path.write_bytes(gzip.compress(b'{"text": "') + 64 * gzip.compress(b"a" * (1 << 24)))
 
 
 def parquet_bomb(path: Path) -> None:
