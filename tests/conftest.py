@@ -18,15 +18,19 @@ import torch
 
 from gptlab.checksums import digest, write_checksums
 from gptlab.config import compose
+from gptlab.data.bundled_tasks import bundled_task
+from gptlab.data.bundled_tasks.material import material
 from gptlab.data.text import bundled, questions
 from gptlab.training.config import TrainConfig
 from tests.forked import Child
 from tests.slurm import slurm as slurm  # a fixture for all
 from tests.written_runs import make_run as make_run
 
-# Python's own library is parsed once for all tests, each of which has a cache of its own
+# what is made of Python's own library is made once for all tests, each of which has a cache of its own
 bundled._docstrings = functools.cache(lambda stdlib, own=bundled._docstrings: [*own(stdlib)])
 questions._questions = functools.cache(lambda stdlib, own=questions._questions: [*own(stdlib)])
+bundled_task._made = functools.cache(lambda _, own=bundled_task._made: own(material()))
+bundled_task.material = lambda: None
 
 ROOT = Path(__file__).resolve().parents[1]
 
