@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra.errors
@@ -30,10 +31,12 @@ import omegaconf.errors
 import pytest
 import torch
 from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.errors import ConfigCompositionException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -46,7 +49,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.plugins.precision import MixedPrecision
-from omegaconf import MISSING, OmegaConf, _utils, base
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, _utils, base
 from omegaconf.errors import GrammarParseError, ValidationError
 from torch.utils.data import DataLoader
 from yaml import YAMLError
@@ -661,6 +664,48 @@ def test_a_file_is_parsed_once_until_its_text_is_another(conf: Path) -> None:
     (conf / "main.yaml").write_text(MAIN.replace("anything: one", "anything: two"))
     with composed(conf) as cfg:
         assert cfg.name == "two"
+
+
+def test_options_are_merged_once(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept is what Hydra merges anew, is nobody else's, and is merged again when a file or an option is another."""
+    hydra_internals.merge_once()
+    hydra_internals.merge_once()
+    own: Any = ConfigLoaderImpl._compose_config_from_defaults_list
+    own.kept.clear()
+
+    def notes(node: Any) -> list[Any]:
+        """Return what is noted of a node and of all that it has."""
+        noted = [vars(node._metadata) | {"text": None, "resolver_cache": None}]  # which has the time of day
+        inner = node._content if isinstance(node, DictConfig | ListConfig) else ()
+        each = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+        return noted + [every for one in each for every in notes(one)]
+
+    def found(*overrides: str) -> tuple[str, list[Any]]:
+        with composed(conf, *overrides) as cfg:
+            result = OmegaConf.to_yaml(cfg), notes(cfg)
+            cfg.part.n = 99
+            OmegaConf.set_readonly(cfg.part, True)
+        return result
+
+    lines = [["anything=one"], ["anything=two"], ["anything=one", "part.n=5"], ["anything=two", "+part.more=1"]]
+    kept = [found(*line) for line in lines for _ in range(2)]
+    assert len(own.kept) == 2 and not any(cfg._metadata.resolver_cache for cfg, _ in own.kept.values())
+    with monkeypatch.context() as patch:
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", own.__wrapped__)
+        assert kept == [found(*line) for line in lines for _ in range(2)]
+    for time in ("one", "two"):
+        now = SimpleNamespace(strftime=lambda _, time=time: time)
+        monkeypatch.setattr("hydra.core.utils.datetime", SimpleNamespace(now=lambda now=now: now))
+        with hydra_internals.composed(str(conf), "main", []) as (_, run_dir, _):
+            assert run_dir == f"outputs/{time}/{time}"
+    hydra_internals.store("Part", {"n": 77}, "contract")
+    assert "n: 77" in found("anything=one")[0]
+    (conf / "anything/one.yaml").write_text("n: 66\n")
+    assert "n: 66" in found("anything=one")[0] and len(own.kept) == 4
+    hydra_internals.store("one", Whole, "anything")  # by which Hydra checks a file of the same name
+    with pytest.raises(ConfigCompositionException):
+        found("anything=one")
+    hydra_internals.forget("anything")
 
 
 def test_a_default_may_name_the_choice_of_another_group(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,7 +233,7 @@ def json_bomb(path: Path) -> None:
 
 def parquet_bomb(path: Path) -> None:
     table = pyarrow.table({"text": ["a" * (200 << 20)]})
-    pyarrow.parquet.write_table(table, path, compression="zstd")
+    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
 def parquet_dictionary(path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import hydra
 from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -151,10 +152,49 @@ def read_once() -> None:
         if text not in texts:
             file_.seek(0)  # an error names the file
             texts[text] = read(file_)
+            vars(texts[text]._metadata)["text"] = text  # of its copies too: for `merge_once`
         return copy.deepcopy(texts[text])
 
     own.load = staticmethod(load)
     own.load.texts = texts
+
+
+def merge_once() -> None:
+    """Let the options that a command line chooses be merged once, whatever values it gives besides.
+
+    It is a third of composing, and the jobs of a sweep mostly choose the same. An option is known by the text of its
+    file, or by what is stored, so that one that has changed is another.
+    """
+    own: Any = ConfigLoaderImpl
+    merge = getattr(own, "_compose_config_from_defaults_list", None)
+    if merge is None or hasattr(merge, "kept"):
+        return
+    kept: dict[Any, Any] = {}
+
+    @functools.wraps(merge)
+    def merged(self: Any, defaults: Any, repo: Any) -> Any:
+        found = [repo.load_config(config_path=each.config_path) for each in defaults]
+        paths = [each.config_path for each in defaults]
+        nodes = [stored(path.rpartition("/")[2], path.rpartition("/")[0]) for path in paths]  # or the schema of a file
+        texts = [
+            None if each.path.startswith("structured:") else vars(each.config._metadata).get("text") for each in found
+        ]
+        if any(text is None is node for text, node in zip(texts, nodes, strict=True)):
+            return merge(self, defaults=defaults, repo=repo)
+        key = tuple(
+            (each.config_path, each.package, each.primary, text, id(node))
+            for each, text, node in zip(defaults, texts, nodes, strict=True)
+        )
+        if key not in kept:
+            if len(kept) >= 100:
+                kept.clear()
+            made = merge(self, defaults=defaults, repo=repo)
+            OmegaConf.clear_cache(made)  # it has the time of day
+            kept[key] = made, nodes  # which keeps the id of each node its own
+        return copy.deepcopy(kept[key][0])
+
+    own._compose_config_from_defaults_list = merged
+    own._compose_config_from_defaults_list.kept = kept
 
 
 def silence_advice() -> None:

@@ -75,6 +75,7 @@ hydra_internals.map_choices_where_asked()
 hydra_internals.parse_once()
 hydra_internals.copy_notes_quickly()
 hydra_internals.read_once()
+hydra_internals.merge_once()
 
 
 def register(verb: str) -> str:
