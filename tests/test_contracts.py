@@ -699,9 +699,9 @@ def test_options_are_merged_once(conf: Path, monkeypatch: pytest.MonkeyPatch) ->
         with hydra_internals.composed(str(conf), "main", []) as (_, run_dir, _):
             assert run_dir == f"outputs/{time}/{time}"
     hydra_internals.store("Part", {"n": 77}, "contract")
-    assert "n: 77" in found("anything=one")[0]
+    assert "'n': 77" in found("anything=one")[0]
     (conf / "anything/one.yaml").write_text("n: 66\n")
-    assert "n: 66" in found("anything=one")[0] and len(own.kept) == 4
+    assert "'n': 66" in found("anything=one")[0] and len(own.kept) == 4
     hydra_internals.store("one", Whole, "anything")  # by which Hydra checks a file of the same name
     with pytest.raises(ConfigCompositionException):
         found("anything=one")
