@@ -7,7 +7,7 @@ Models learn the bundled text by bytes, in a bare loop of gptlab's GPT and optim
 the steps and falls to 0, gradients are clipped as in training, and what counts is the loss on held-out text after the
 last step. The base is 256 wide and has 2 layers. Rates are tried on a grid, from the best one of the size before on
 until the best lies within; the best of all is the lowest point of a parabola in log rate through the points within a
-factor of two of it. How far it moves is the largest of these over the smallest.
+factor of two of it, of the mean loss of the seeds. How far it moves is the largest of these over the smallest.
 
 The check of coordinates takes a few steps of the same batch at each width: how large activations are, and how far the
 steps have moved them (Yang et al. 2022, appendix D.1). The exponent is the slope over widths in log-log; it is 0 where
@@ -273,12 +273,12 @@ def known(results: dict[str, Any]) -> dict[tuple[Way, tuple[int, int], int], Los
 
 
 def summary(seeds: Sequence[Losses], size: tuple[int, int]) -> dict[str, Any]:
-    """Return what is kept of a size: its losses, and the best rate of each seed and, as the mean of logs, of all."""
+    """Return what is kept of a size: its losses, and the best rate of each seed and of their mean loss."""
     best = [lowest(losses) for losses in seeds]
-    known = [each for each in best if each is not None]
     runs = [{"lr": lr, "seed": seed, "loss": loss} for seed, each in enumerate(seeds) for lr, loss in each.items()]
-    mean = statistics.geometric_mean(known) if len(known) == len(best) else None
-    return {"width": size[0], "depth": size[1], "best": mean, "best_by_seed": best, "runs": runs}
+    mean = {lr: statistics.fmean(each[lr] for each in seeds) for lr in seeds[0] if all(lr in each for each in seeds)}
+    of_all = lowest(mean) if mean else None
+    return {"width": size[0], "depth": size[1], "best": of_all, "best_by_seed": best, "runs": runs}
 
 
 def moves(rows: list[dict[str, Any]]) -> float | None:
