@@ -25,7 +25,6 @@ from gptlab.errors import Stopped
 Done = CompletedProcess[str]
 GPTLAB = str(Path(sys.executable).with_name("gptlab"))
 MODULES = os.environ.get("PYTHONPATH")  # where this process found what it has imported
-NEW = subprocess.Popen
 
 
 def gptlab(*argv: str, cwd: Path | None = None, code: int = 0) -> Done:
@@ -39,12 +38,9 @@ def gptlab(*argv: str, cwd: Path | None = None, code: int = 0) -> Done:
     return done
 
 
-def script(path: Path, *argv: str, children: bool = True) -> Done:
-    """Run a Python script in a child as `gptlab` runs a command; it must not fail.
-
-    Without `children` the processes that it starts are new ones, whose memory is their own.
-    """
-    done = _in_child(str(path), argv, lambda: _run(path), None, children)
+def script(path: Path, *argv: str) -> Done:
+    """Run a Python script in a child as `gptlab` runs a command; it must not fail."""
+    done = _in_child(str(path), argv, lambda: _run(path), None)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -55,15 +51,22 @@ def _run(path: Path) -> int:
     return 0
 
 
-def _in_child(
-    program: str, argv: Sequence[str], work: Callable[[], int], cwd: Path | None, children: bool = True
-) -> Done:
+def _do(program: str, argv: list[str]) -> int:
+    if program == GPTLAB:
+        return main(argv)
+    if program == "-c":
+        exec(argv[0], {"__name__": "__main__"})
+        return 0
+    return _run(Path(program))
+
+
+def _in_child(program: str, argv: Sequence[str], work: Callable[[], int], cwd: Path | None) -> Done:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         sys.stdout.flush()
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            subprocess.Popen = Child if children else NEW  # type: ignore[misc]
+            subprocess.Popen = Child  # type: ignore[misc]
             streams = {0: os.open(os.devnull, os.O_RDONLY), 1: out.fileno(), 2: err.fileno()}
             _be(program, argv, work, cwd, streams)
         _, status = os.waitpid(child, 0)
@@ -116,6 +119,8 @@ class Child(subprocess.Popen):  # type: ignore[type-arg]
     All that a caller does with it is as with any other: its pipes, signals, session and exit code.
     """
 
+    codes = False  # whether `python -c CODE` is a fork too: then what it imports is there already
+
     def _execute_child(self, args: Any, *rest: Any) -> None:
         work = self._work(args, env=rest[5])
         if work is None:
@@ -140,7 +145,7 @@ class Child(subprocess.Popen):  # type: ignore[type-arg]
             _be(
                 program,
                 argv,
-                lambda: main(argv) if program == GPTLAB else _run(Path(program)),
+                lambda: _do(program, argv),
                 cwd,
                 {number: file for number, file in given.items() if file != -1},
             )
@@ -162,7 +167,8 @@ class Child(subprocess.Popen):  # type: ignore[type-arg]
         if words[0] == sys.executable:
             words = [GPTLAB, *words[3:]] if words[1:3] == ["-m", "gptlab"] else words[1:]
         program, *argv = words or [""]
-        return (program, argv) if program == GPTLAB or program.endswith(".py") else None
+        ours = program == GPTLAB or program.endswith(".py") or (program == "-c" and Child.codes)
+        return (program, argv) if ours else None
 
 
 def in_fork(work: Callable[[], Any]) -> tuple[int, str]:
