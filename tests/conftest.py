@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ import torch
 
 from gptlab.checksums import digest, write_checksums
 from gptlab.config import compose
+from gptlab.data.bundled_tasks import bundled_task
+from gptlab.data.text import bundled, questions
 from gptlab.training.config import TrainConfig
 from tests.forked import Child
 from tests.slurm import slurm as slurm  # a fixture for all
@@ -59,6 +62,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 0 if all(".py" in arg for arg in config.args) else None
 
 
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over all that was imported, and over it in children of this process too."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def some(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
     """Choose every fourth of many like cases, or another share, from one that depends on the test's name on.
@@ -71,6 +80,17 @@ def some(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
         return list(cases[zlib.crc32(request.node.name.encode()) % step :: step])
 
     return some
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bundled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is read of Python's library is cached for all tests together, and for all workers; other caches are theirs."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (bundled, bundled_task, questions):
+            patch.setattr(module, "cache_dir", lambda: folder / "of-all-tests")
+        yield
 
 
 @contextlib.contextmanager
