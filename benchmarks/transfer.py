@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--out", type=Path, help="write the results here, as JSON, after each size")
+    parser.add_argument("--more", type=Path, help="results of the same settings, whose seeds are not measured again")
     parser.add_argument("--read", type=Path, help="results to show or to draw, instead of measuring")
     parser.add_argument("--picture", type=Path, help="draw the results here, as PNG")
     options = parser.parse_args()
@@ -225,17 +226,20 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     count, steps = (2, 20) if options.quick else (len(WIDTHS), options.steps)
     axes = {"width": [(w, DEPTHS[0]) for w in WIDTHS[:count]], "depth": [(WIDTHS[0], d) for d in DEPTHS[:count]]}
     text, began = Text.bundled(), time.process_time()
-    results: dict[str, Any] = {
-        "machine": machine(),
-        "settings": {"steps": steps, "batch": BATCH, "context": BLOCK, "base_width": BASE_WIDTH, **SHAPE},
-        "coordinates": {},
-        "axes": {axis: {} for axis in axes},
-    }
+    settings = {"steps": steps, "batch": BATCH, "context": BLOCK, "base_width": BASE_WIDTH, **SHAPE}
+    results: dict[str, Any] = {"coordinates": {}, "axes": {axis: {} for axis in axes}, "cpu_minutes": 0}
+    done: dict[tuple[Way, tuple[int, int], int], Losses] = {}
+    if options.more:
+        results = json.loads(options.more.read_text())
+        if results["settings"] != settings:
+            raise SystemExit(f"error: --more={options.more}: has other settings; give results of these")
+        done = known(results)
+    before = results["cpu_minutes"]
+    results |= {"machine": machine(), "settings": settings}
     for name in options.ways:
         rows = coordinates(WAYS[name], WIDTHS[: 2 if options.quick else None], text, lr=1e-3, steps=5, seed=0)
         slopes = {key: exponents(rows, key) for key in ("sizes", "moved")}
         results["coordinates"][name] = {"rows": rows, "exponents": slopes}
-    done: dict[tuple[Way, tuple[int, int], int], Losses] = {}
     for seed, name, axis in itertools.product(range(options.seeds), options.ways, axes):
         print(f"{name}, over {axis}, seed {seed}", flush=True)
         start = FIRST
@@ -249,10 +253,23 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
                 for each in axes[axis]
                 if ((way := WAYS[name].same_as(*each)), each, 0) in done
             ]
-            results["cpu_minutes"] = round((time.process_time() - began) / 60, 1)
+            results["cpu_minutes"] = round(before + (time.process_time() - began) / 60, 1)
             if options.out:
                 write(options.out, results)
     return results
+
+
+def known(results: dict[str, Any]) -> dict[tuple[Way, tuple[int, int], int], Losses]:
+    """Return the losses by rate that results hold, by way, size and seed."""
+    found: dict[tuple[Way, tuple[int, int], int], Losses] = {}
+    for ways in results["axes"].values():
+        for name, rows in ways.items():
+            for row in rows:
+                size = row["width"], row["depth"]
+                for run in row["runs"]:
+                    key = WAYS[name].same_as(*size), size, run["seed"]
+                    found.setdefault(key, {})[run["lr"]] = run["loss"]
+    return found
 
 
 def summary(seeds: Sequence[Losses], size: tuple[int, int]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over all that was imported, and over it in children of this process too."""
+    """Let the garbage collector pass over what has been imported, which is a million objects that stay."""
     gc.collect()
     gc.freeze()
 

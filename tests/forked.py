@@ -15,15 +15,17 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-import torch
+import torch.distributed.run
 from hydra.core.global_hydra import GlobalHydra
-from lightning_utilities.core.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
 from gptlab.commands.main import main
 from gptlab.errors import Stopped
 
 Done = CompletedProcess[str]
-GPTLAB = str(Path(sys.executable).with_name("gptlab"))
+GPTLAB, TORCHRUN = (str(Path(sys.executable).with_name(name)) for name in ("gptlab", "torchrun"))
+PROGRAMS = {"gptlab": GPTLAB, "torch.distributed.run": TORCHRUN}  # by the module that is one
 MODULES = os.environ.get("PYTHONPATH")  # where this process found what it has imported
 
 
@@ -40,24 +42,23 @@ def gptlab(*argv: str, cwd: Path | None = None, code: int = 0) -> Done:
 
 def script(path: Path, *argv: str) -> Done:
     """Run a Python script in a child as `gptlab` runs a command; it must not fail."""
-    done = _in_child(str(path), argv, lambda: _run(path), None)
+    done = _in_child(str(path), argv, lambda: _run(str(path), argv), None)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def _run(path: Path) -> int:
-    sys.path.insert(0, str(path.parent))
-    runpy.run_path(str(path), run_name="__main__")
-    return 0
-
-
-def _do(program: str, argv: list[str]) -> int:
+def _run(program: str, argv: Sequence[str]) -> int:
     if program == GPTLAB:
-        return main(argv)
-    if program == "-c":
+        return main(list(argv))
+    if program == TORCHRUN:
+        subprocess_handler.Popen = subprocess.Popen  # type: ignore[misc]
+        torch.distributed.run.main(argv)
+    elif program == "-c":
         exec(argv[0], {"__name__": "__main__"})
-        return 0
-    return _run(Path(program))
+    else:
+        sys.path.insert(0, str(Path(program).parent))
+        runpy.run_path(program, run_name="__main__")
+    return 0
 
 
 def _in_child(program: str, argv: Sequence[str], work: Callable[[], int], cwd: Path | None) -> Done:
@@ -122,12 +123,12 @@ class Child(subprocess.Popen):  # type: ignore[type-arg]
     codes = False  # whether `python -c CODE` is a fork too: then what it imports is there already
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
-        work = self._work(args, env=rest[5])
-        if work is None:
+        asked = self._asked(args, env=rest[5])
+        if asked is None:
             super()._execute_child(args, *rest)  # type: ignore[misc]
             return
         _, preexec, _, _, cwd, env, _, _, _, stdin, to_stdin, from_stdout, stdout, from_stderr, stderr, *more = rest
-        program, argv = work
+        program, argv = asked
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -139,16 +140,10 @@ class Child(subprocess.Popen):  # type: ignore[type-arg]
             if env is not None:
                 os.environ.clear()
                 os.environ.update(env)
-            rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", 0))
+            rank_zero_only.rank = _get_rank() or 0
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
-            given = {0: stdin, 1: stdout, 2: stderr}
-            _be(
-                program,
-                argv,
-                lambda: _do(program, argv),
-                cwd,
-                {number: file for number, file in given.items() if file != -1},
-            )
+            streams = {number: file for number, file in enumerate((stdin, stdout, stderr)) if file != -1}
+            _be(program, argv, lambda: _run(program, argv), cwd, streams)
         self._child_created = True
         nowhere = getattr(self, "_devnull", None)
         for ours, other in ((stdin, to_stdin), (stdout, from_stdout), (stderr, from_stderr)):
@@ -159,16 +154,23 @@ class Child(subprocess.Popen):  # type: ignore[type-arg]
         self._closed_child_pipe_fds = True
 
     @staticmethod
-    def _work(args: Any, env: Any) -> tuple[str, list[str]] | None:
-        """Return the program, which is gptlab or a script, and its arguments; None where it needs a new process."""
+    def _asked(args: Any, env: Any) -> tuple[str, list[str]] | None:
+        """Return the program, which is gptlab, torchrun or a script, and its arguments; None if it is another."""
         if isinstance(args, str) or (os.environ if env is None else env).get("PYTHONPATH") != MODULES:
             return None
         words = list(map(str, args))
         if words[0] == sys.executable:
-            words = [GPTLAB, *words[3:]] if words[1:3] == ["-m", "gptlab"] else words[1:]
-        program, *argv = words or [""]
-        ours = program == GPTLAB or program.endswith(".py") or (program == "-c" and Child.codes)
+            words = words[2:] if words[1] == "-u" else words[1:]
+            if words[0] == "-m" and words[1] in PROGRAMS:
+                words = [PROGRAMS[words[1]], *words[2:]]
+        program, *argv = words
+        ours = program in PROGRAMS.values() or program.endswith(".py") or (program == "-c" and Child.codes)
         return (program, argv) if ours else None
+
+
+def pytest_configure() -> None:
+    """Start all commands of another project's tests as forks, by `pytest -p tests.forked`."""
+    subprocess.Popen = Child  # type: ignore[misc]
 
 
 def in_fork(work: Callable[[], Any]) -> tuple[int, str]:

@@ -171,7 +171,9 @@ def test_the_page_says_what_works(texts: str, tmp_path: Path) -> None:
 def test_a_new_project_passes_its_own_tests(tmp_path: Path) -> None:
     gptlab(tmp_path, "new", "my_project")
     env = {key: value for key, value in os.environ.items() if key != plugins.INHERITED}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"]
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # the commands that its tests start are forks too
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.forked", "-n", "0"]
     done = subprocess.run(command, cwd=tmp_path / "my_project", env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout + done.stderr
     refused = gptlab(tmp_path, "new", "my_project", code=2).stderr

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import lightning  # noqa: F401 - what the scripts start has it then
 import numpy as np
 import pytest
 import torch

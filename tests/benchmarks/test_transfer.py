@@ -47,3 +47,32 @@ def test_sizes_of_the_base_are_trained_once(transfer: Any) -> None:
     assert ways["completep"].same_as(256, 2) == ways["mup"].same_as(256, 16) == standard
     assert ways["completep"].same_as(64, 2) == mup and ways["completep"].same_as(64, 4) == ways["completep"]
     assert ways["hyperball"].same_as(256, 2) == ways["hyperball"]
+
+
+def test_seeds_that_were_measured_are_not_measured_again(
+    transfer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def trained(way: Any, text: Any, width: int, depth: int, lr: float, steps: int, seed: int) -> float:
+        asked.append((width, depth, seed))
+        return 2 + (math.log(lr / 1e-3) - 0.1 * seed) ** 2
+
+    monkeypatch.setattr(transfer, "trained", trained)
+    monkeypatch.setattr(transfer, "coordinates", lambda *_, **__: [])
+    monkeypatch.setattr(transfer, "exponents", lambda *_: {})
+    monkeypatch.setattr(transfer.Text, "bundled", lambda: None)
+    found = {}
+    for seeds, more in ((1, None), (3, tmp_path / "1.json")):
+        options = transfer.argparse.Namespace(quick=True, steps=20, seeds=seeds, ways=["completep"], more=more)
+        options.out = tmp_path / f"{seeds}.json"
+        asked.clear()
+        found[seeds] = transfer.measured(options)["axes"]
+        assert {seed for *_, seed in asked} == ({0} if more is None else {1, 2})
+    one, three = (found[seeds]["width"]["completep"][0] for seeds in (1, 3))
+    assert len(one["best_by_seed"]) == 1 and three["best_by_seed"][0] == one["best_by_seed"][0]
+    assert three["best_by_seed"] == pytest.approx([1e-3 * math.exp(0.1 * seed) for seed in range(3)])
+    assert three["best"] == pytest.approx(1e-3 * math.exp(0.1))
+    options.steps, options.quick = 30, False
+    with pytest.raises(SystemExit, match="has other settings"):
+        transfer.measured(options)

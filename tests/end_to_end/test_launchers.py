@@ -96,7 +96,11 @@ def require_the_same(alone: Path, printed: str) -> None:
     assert off < 2e-6 and off_weights < 1e-4
 
 
-@pytest.mark.parametrize("start", [lightning, torchrun, torchrun_on_two_nodes], ids=lambda start: start.__name__)
+@pytest.mark.parametrize(
+    "start",
+    [lightning, pytest.param(torchrun, marks=pytest.mark.new_processes), torchrun_on_two_nodes],
+    ids=lambda start: start.__name__,
+)
 def test_two_processes_do_what_one_does(start: Callable[[list[str]], str], alone: Path, texts: str) -> None:
     require_the_same(alone, start([*tiny_overrides(texts), "json=true"]))
 
@@ -157,10 +161,10 @@ def test_a_mistake_is_said_once_under_torchrun(mistake: str, texts: str) -> None
 
 @pytest.mark.slurm
 @pytest.mark.usefixtures("old_run")
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_said_once_under_srun(mistake: str, texts: str, slurm: Slurm) -> None:
-    given = [*tiny_overrides(texts), "trainer.devices=1", "trainer.num_nodes=2", mistake, "json=true"]
-    require_said_once(mistake, slurm.srun("--nodes=2", *TRAIN, *given), code=2)
+def test_a_mistake_is_said_once_under_srun(some: Callable[..., list[str]], texts: str, slurm: Slurm) -> None:
+    for mistake in some(list(MISTAKES), every=3):
+        given = [*tiny_overrides(texts), "trainer.devices=1", "trainer.num_nodes=2", mistake, "json=true"]
+        require_said_once(mistake, slurm.srun("--nodes=2", *TRAIN, *given), code=2)
 
 
 def test_a_late_rank_has_the_run_directory_of_rank_0(texts: str) -> None:
@@ -190,20 +194,21 @@ def test_a_sweep_has_no_place_among_several_processes(texts: str) -> None:
 
 
 @pytest.mark.slurm
-def test_a_job_that_requeues_itself(texts: str, slurm: Slurm) -> None:
-    """Slurm's warning comes twice; each time the job saves, goes back into the queue, and goes on in the same run."""
+def test_a_job_that_requeues_itself(texts: str, slurm: Slurm, some: Callable[..., list[int]]) -> None:
+    """After each of Slurm's warnings the job saves, goes back into the queue, and goes on in the same run."""
     script, ask = Path("job.sh"), [*tiny_overrides(texts), "budget.steps=400", "trainer.val_every_n_steps=100"]
     command = " ".join([*TRAIN, *ask, "trainer.num_nodes=2", "resume=auto"]).replace("the cat", "'the cat'")
     script.write_text(f"#!/bin/bash\nsrun --kill-on-bad-exit=1 {command}\n")
     nodes = ["--nodes=2", "--ntasks-per-node=1", "--requeue", "--open-mode=append", "--output=out", "--error=out"]
     job = slurm.sbatch(script, *nodes)
-    for rows in (10, 60):
+    warnings = some((10, 60), every=2)
+    for rows in warnings:
         deadline = time.monotonic() + 200
         while not any(path.read_text().count("\n") > rows for path in Path().glob("outputs/*/*/metrics.csv")):
             assert time.monotonic() < deadline, Path("out").read_text()
             time.sleep(0.1)
         slurm.call("scancel", "--signal=USR1", job)
-        while Path("out").read_text().count("stopped at step") < 1 + (rows == 60):
+        while Path("out").read_text().count("stopped at step") <= warnings.index(rows):
             assert time.monotonic() < deadline, Path("out").read_text()
             time.sleep(0.1)
     slurm.wait(job)

@@ -155,6 +155,7 @@ def _group_of(process: Path, folder: Path) -> bool:
         return False
 
 
+@pytest.mark.new_processes
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_stopped_leaves_no_process(texts: str, how: signal.Signals) -> None:
     more = ["trainer.devices=2", "budget.steps=100000", "seed=1,2", "checkpoint.every_n_steps=5"]

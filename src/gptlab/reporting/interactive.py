@@ -1,6 +1,7 @@
 """Pack what the interactive page draws: curves, settings, and the library that draws them, within the page itself."""
 
 import base64
+import functools
 import json
 import math
 import zlib
@@ -26,11 +27,12 @@ def has_plotly() -> bool:
     return find_spec("plotly") is not None
 
 
-def library() -> bytes:
-    """Return plotly.js, which is MIT-licensed and says so at its top."""
+@functools.cache
+def packed_library() -> str:
+    """Return plotly.js, packed; it is MIT-licensed and says so at its top."""
     from plotly.offline import get_plotlyjs
 
-    return str(get_plotlyjs()).encode()
+    return packed([str(get_plotlyjs()).encode()])
 
 
 def own_file(name: str) -> str:

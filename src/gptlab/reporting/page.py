@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gptlab.reporting import html as pages
 from gptlab.reporting import table
-from gptlab.reporting.interactive import has_plotly, library, own_file, packed, page_data
+from gptlab.reporting.interactive import has_plotly, own_file, packed, packed_library, page_data
 from gptlab.reporting.names import shown
 from gptlab.reporting.rows import Report, Row
 from gptlab.runs.reader import RunRecord
@@ -71,8 +71,8 @@ def write(path: Path, report: Report, pictures: dict[str, bytes]) -> None:
     if samples := _samples(report):
         what = "The same prompts at a run's validations: the first, the last, and some between; of the chosen runs."
         parts += ["<h2>Samples</h2>", f'<p class="what">{what}</p>', *samples]
-    held = {"data": page_data(report)} | ({"library": [library()]} if drawn else {})
-    parts += [f'<script type="text/plain" id="{name}">{packed(content)}</script>' for name, content in held.items()]
+    held = {"data": packed(page_data(report))} | ({"library": packed_library()} if drawn else {})
+    parts += [f'<script type="text/plain" id="{name}">{content}</script>' for name, content in held.items()]
     n, finished = len(report.rows), sum(row.run.status == "finished" for row in report.rows)
     what = f"{n} run{'s' * (n != 1)}, {finished} finished"
     pages.write(path, "Report", what, *parts, style=own_file("page.css"), script=own_file("page.js"))
