@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra.errors
@@ -30,10 +31,12 @@ import omegaconf.errors
 import pytest
 import torch
 from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.errors import ConfigCompositionException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -46,8 +49,10 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.plugins.precision import MixedPrecision
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf, _utils, base
+from omegaconf.errors import GrammarParseError, ValidationError
 from torch.utils.data import DataLoader
+from yaml import YAMLError
 
 from gptlab.config import hydra_internals
 from gptlab.training import lightning_internals
@@ -588,6 +593,125 @@ def test_the_store_of_options_is_shared_and_stays_as_it_is(conf: Path) -> None:
             cfg.part.n = 8
     assert OmegaConf.to_yaml(store.load("contract/Whole.yaml").node) == before
     assert store.load("contract/Part.yaml").node is not store.load("contract/Part.yaml").node
+
+
+def test_a_dataclass_is_stored_once_and_gives_way_to_another() -> None:
+    hydra_internals.store("Part", Part, "contract")
+    before = ConfigStore.instance().repo["contract"]["Part.yaml"]
+    hydra_internals.store("Part", Part, "contract")
+    assert ConfigStore.instance().repo["contract"]["Part.yaml"] is before
+    for other in (Whole, {"n": 3}, {"n": 4}, Part):
+        hydra_internals.store("Part", other, "contract")
+        node = hydra_internals.stored("Part", "contract")
+        assert node == OmegaConf.structured(other) and OmegaConf.get_type(node) in (other, dict)
+    assert hydra_internals.stored("None", "contract") is None
+
+
+def test_a_text_is_parsed_once(conf: Path) -> None:
+    """What a text gives is looked up each time that it is asked for; one that cannot be parsed is refused each time."""
+    hydra_internals.parse_once()
+    hydra_internals.parse_once()  # no cache of a cache
+    found = OmegaConf.create({"name": "one", "whole": "<${name}>"})
+    parsed = base.parse.cache_info()
+    for name in ("one", "two"):
+        found.name = name
+        assert found.whole == f"<{name}>"
+        with pytest.raises(GrammarParseError):
+            OmegaConf.create({"wrong": "${name"})
+    more = base.parse.cache_info()
+    assert more.misses - parsed.misses <= 3 and more.hits > parsed.hits and _utils.parse is base.parse
+    for option in ("one", "two"):
+        with composed(conf, f"anything={option}") as cfg:
+            assert cfg.name == option
+
+
+def test_a_copy_of_a_node_has_notes_of_its_own() -> None:
+    """No note of a copy is one of the original's, and all of them are what they were: types, flags, cached values."""
+    hydra_internals.copy_notes_quickly()
+    found = OmegaConf.structured(Whole())
+    OmegaConf.set_struct(found, True)
+    found._metadata.resolver_cache["x"]["y"] = [1]
+    made = copy.deepcopy(found)
+    for ours, own in ((made, found), (made.part, found.part), (made._get_node("name"), found._get_node("name"))):
+        assert vars(ours._metadata) == vars(own._metadata) and type(ours._metadata) is type(own._metadata)
+        assert ours._metadata.flags is not own._metadata.flags
+        assert ours._metadata.resolver_cache is not own._metadata.resolver_cache
+    OmegaConf.set_struct(made, False)
+    made._metadata.resolver_cache["x"]["y"].append(2)
+    made._metadata.resolver_cache["z"]["y"] = 3  # it makes what it lacks
+    assert OmegaConf.is_struct(found) and found._metadata.resolver_cache == {"x": {"y": [1]}}
+    assert OmegaConf.get_type(made.part) is Part
+    with pytest.raises(ValidationError):
+        made.part.n = "abc"
+
+
+def test_a_file_is_parsed_once_until_its_text_is_another(conf: Path) -> None:
+    hydra_internals.read_once()
+    hydra_internals.read_once()
+    for text in ("x: 1\n", "x: 2\n", "x: 1\n"):
+        Path("some.yaml").write_text(text)
+        for _ in range(2):
+            with Path("some.yaml").open() as file:
+                found = OmegaConf.load(file)
+            assert found == OmegaConf.load("some.yaml") == {"x": int(text[3])}
+            found.x = 7  # which is nobody else's
+    Path("some.yaml").write_text("x: [")
+    for _ in range(2):
+        with Path("some.yaml").open() as file, pytest.raises(YAMLError, match=r"some\.yaml"):
+            OmegaConf.load(file)
+    with composed(conf) as cfg:
+        cfg.name = "changed"
+    (conf / "main.yaml").write_text(MAIN.replace("anything: one", "anything: two"))
+    with composed(conf) as cfg:
+        assert cfg.name == "two"
+
+
+def test_options_are_merged_once(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept is what Hydra merges anew, is nobody else's, and is merged again when a file or an option is another."""
+    hydra_internals.merge_once()
+    hydra_internals.merge_once()
+    own: Any = ConfigLoaderImpl._compose_config_from_defaults_list
+    own.kept.clear()
+
+    def notes(node: Any) -> list[Any]:
+        """Return what is noted of a node and of all that it has."""
+        noted = [vars(node._metadata) | {"text": None, "resolver_cache": None}]  # which has the time of day
+        inner = node._content if isinstance(node, DictConfig | ListConfig) else ()
+        each = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+        return noted + [every for one in each for every in notes(one)]
+
+    def found(*overrides: str) -> tuple[str, list[Any]]:
+        with composed(conf, *overrides) as cfg:
+            result = OmegaConf.to_yaml(cfg), notes(cfg)
+            cfg.part.n = 99
+            OmegaConf.set_readonly(cfg.part, True)
+        return result
+
+    lines = [["anything=one"], ["anything=two"], ["anything=one", "part.n=5"], ["anything=two", "+part.more=1"]]
+    kept = [found(*line) for line in lines for _ in range(2)]
+    assert len(own.kept) == 2 and not any(cfg._metadata.resolver_cache for cfg, _ in own.kept.values())
+    with monkeypatch.context() as patch:
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", own.__wrapped__)
+        assert kept == [found(*line) for line in lines for _ in range(2)]
+    for time in ("one", "two"):
+        now = SimpleNamespace(strftime=lambda _, time=time: time)
+        monkeypatch.setattr("hydra.core.utils.datetime", SimpleNamespace(now=lambda now=now: now))
+        with hydra_internals.composed(str(conf), "main", []) as (_, run_dir, _):
+            assert run_dir == f"outputs/{time}/{time}"
+    hydra_internals.store("Part", {"n": 77}, "contract")
+    assert "'n': 77" in found("anything=one")[0]
+    (conf / "anything/one.yaml").write_text("n: 66\n")
+    assert "'n': 66" in found("anything=one")[0] and len(own.kept) == 4
+    hydra_internals.store("one", Whole, "anything")  # by which Hydra 1.3 checks a file of the same name
+    outcomes: list[Any] = []
+    for merge in (own.__wrapped__, own):
+        monkeypatch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge)
+        try:
+            outcomes.append(found("anything=one"))
+        except ConfigCompositionException:
+            outcomes.append(None)
+    assert outcomes[0] == outcomes[1]
+    hydra_internals.forget("anything")
 
 
 def test_a_default_may_name_the_choice_of_another_group(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -130,6 +131,7 @@ def require_writable(key: str, value: Any, folder: Path) -> None:
             return
 
 
+@functools.cache
 def conf_dir() -> Path:
     """Return the config tree: inside the package in a wheel, at the root of a checkout."""
     package = Path(__file__).resolve().parent

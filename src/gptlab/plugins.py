@@ -40,8 +40,7 @@ def enable_all(argv: Sequence[str]) -> list[str]:
     folder = str(inherited.get("folder", Path.cwd()))
     if local and folder not in sys.path:
         sys.path.insert(0, folder)
-    installed = [entry.value.partition(":")[0] for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)]
-    for name in dict.fromkeys([*installed, *local]):
+    for name in dict.fromkeys([*_installed(tuple(sys.path)), *local]):
         enable(name)
     for conf in [*inherited.get("conf", []), *([str(Path.cwd() / project["conf"])] if "conf" in project else [])]:
         require(Path(conf).is_dir(), "conf", conf, "no such folder", "mend it in the project file")
@@ -51,6 +50,12 @@ def enable_all(argv: Sequence[str]) -> list[str]:
         told = {"names": list(dict.fromkeys(local)), "folder": folder, "conf": [str(each) for each in _conf]}
         os.environ[INHERITED] = json.dumps(told)
     return [arg for arg in argv if arg not in given]
+
+
+@functools.cache
+def _installed(_: tuple[str, ...]) -> list[str]:
+    """Return the modules of the plugins that are installed in the folders of sys.path: looked up once."""
+    return [entry.value.partition(":")[0] for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)]
 
 
 def read_project(folder: Path) -> dict[str, Any]:

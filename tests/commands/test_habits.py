@@ -120,3 +120,13 @@ def test_nothing_is_advised_that_would_be_refused(typed: str, said: str, capfd: 
     err = capfd.readouterr().err
     assert err.startswith(f"error: {said}") and err.count("\n") == 1
     assert "type:" not in err or "type:" in said
+
+
+@pytest.mark.parametrize("typed", ["train model.n_layer=null", "train optimizer.lr=fast", "train model=huge"])
+def test_a_line_that_is_nobodys_habit_is_composed_once(
+    typed: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What was refused as it is need not be tried again to tell that it is refused."""
+    monkeypatch.setattr("gptlab.commands.habits.compose", None)
+    assert main(shlex.split(typed)) == 2
+    assert capfd.readouterr().err.startswith(f"error: {typed.split()[1]}: ")

@@ -142,6 +142,8 @@ def test_what_does_not_fit_is_refused(overrides: list[str], said: str) -> None:
         ask(evaluate, "run=a", *overrides)
 
 
-def test_a_metric_that_a_task_does_not_have() -> None:
+def test_a_metric_that_a_task_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before a model is asked."""
+    monkeypatch.setattr("gptlab.evaluation.task_comparison.score_tasks", None)
     with pytest.raises(UserError, match="metric=rougeL: the task own has no such metric; choose one of acc, acc_norm"):
         ask(compare, "a=a", "b=b", "tasks=[own.jsonl]", "metric=rougeL")

@@ -11,6 +11,7 @@ from gptlab.config import compose
 from gptlab.training.run import train
 from tests.alarms import ended_after
 from tests.conftest import tiny_overrides, working_in, write_texts
+from tests.faults.instants import make_runs_quick
 from tests.faults.scratch import Scratch, made
 
 Ask = Callable[..., int]
@@ -21,6 +22,11 @@ def _nothing_waits() -> Iterator[None]:
     """A test that waits for a pipe ends after a while."""
     with ended_after(400, TimeoutError("it hangs")):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _runs_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_runs_quick(monkeypatch)
 
 
 @pytest.fixture(scope="session")

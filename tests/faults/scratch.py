@@ -102,7 +102,7 @@ def made(folder: Path) -> Scratch:
         Path("broken.yaml").write_text("a: [")
         pair = '{"prompt": "a", "chosen": "b", "rejected": "%s"}\n'
         Path("pairs.jsonl").write_text(pair % "c" + pair % "b")
-        Path("talk.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+        Path("talk.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
         Path("bot.jsonl").write_text('{"conversations": [{"from": "bot", "value": "b"}]}\n')
         Path("conf").mkdir()
         Path("conf/broken.yaml").write_text("a: [")

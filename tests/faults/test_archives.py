@@ -220,26 +220,20 @@ def test_a_tokenizer_that_is_none(name: str, tmp_path: Path) -> None:
 
 
 def zst_bomb(path: Path) -> None:
-    compressor = zstandard.ZstdCompressor(level=19).compressobj()
-    path.write_bytes(b"".join([*(compressor.compress(b"a" * (1 << 24)) for _ in range(64)), compressor.flush()]))
+    path.write_bytes(64 * zstandard.compress(b"a" * (1 << 24), level=19))
 
 
 def gz_bomb(path: Path) -> None:
-    with gzip.open(path, "wb") as file:
-        for _ in range(64):
-            file.write(b"a" * (1 << 24))
+    path.write_bytes(64 * gzip.compress(b"a" * (1 << 24)))
 
 
 def json_bomb(path: Path) -> None:
-    with gzip.open(path, "wb") as file:
-        file.write(b'{"text": "')
-        for _ in range(64):
-            file.write(b"a" * (1 << 24))
+    path.write_bytes(gzip.compress(b'{"text": "') + 64 * gzip.compress(b"a" * (1 << 24)))
 
 
 def parquet_bomb(path: Path) -> None:
     table = pyarrow.table({"text": ["a" * (200 << 20)]})
-    pyarrow.parquet.write_table(table, path, compression="zstd")
+    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
 def parquet_dictionary(path: Path) -> None:

@@ -6,7 +6,7 @@ The cases are made from the dataclasses: null is legal where the annotation has 
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Union
 
 import pytest
@@ -27,7 +27,7 @@ NEEDED = {
     ("data", "tokens"): ["data.train=[tokens.bin]", "data.val=[held.bin]"],
     ("data", "labelled"): ["task=classification"],
     ("task", "classification"): ["data=labelled", "data.files=[]"],
-    ("data", "instructions"): ["task=sft", "model.block_size=512"],
+    ("data", "instructions"): ["task=sft", "model.block_size=512", "data.files=[talk.jsonl]"],
     ("data", "preferences"): ["task=preference", "init_from=run", "model.block_size=512"],
     ("task", "distill"): ["task.teacher=run"],
     ("data", "text"): ["data.files=[texts/*.txt]"],
@@ -102,7 +102,10 @@ def test_every_field(
     scratch: Scratch,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    some: Callable[..., list[tuple[Field, str]]],
 ) -> None:
+    """Each field gets null, and one of the two numbers of each kind; with --faults=200 both."""
+
     def begin(*_: object) -> None:
         raise RunFailed(BEGINS)
 
@@ -110,21 +113,22 @@ def test_every_field(
     chosen = [f"{group}={name}", *NEEDED.get((group, name), [])] if group else []
     base = [arg for arg in tiny() if not group or group != "data" or not arg.startswith("data.files")]
     faults = []
-    for field in cases()[group, name]:
-        for value in values_of(field):
-            given = f"{field.key}={value}"
-            other = ["budget.steps=null"] if field.key.startswith("budget.") and field.key != "budget.steps" else []
-            with scratch.entered():
-                before = scratch.tree()
-                answer = asked(["train", *base, *chosen, *other, given], capfd)
-                unchanged = scratch.tree() == before
-            legal = (type(None) in field.kinds or Any in field.kinds) if value == "null" else value in TOO_LARGE
-            refused = answer.code == 2 and answer.err.count("\n") == 1 and answer.err.startswith("error: ")
-            begins = answer.code == 1 and answer.err == f"error: {BEGINS}\n"
-            named = field.key in answer.err or (group and f"{group}=" in answer.err)
-            if not (answer.is_clean and unchanged and ((refused and named) or (legal and (begins or refused)))):
-                faults.append((given, answer.code, answer.err[-300:], unchanged))
-            must = value == "null" and type(None) in field.kinds and (group, name) not in FETCHES
-            if must and not begins:
-                faults.append((given, "is legal", answer.err[-300:]))
+    tries = [(field, value) for field in cases()[group, name] for value in values_of(field)]
+    numbers = [each for each in tries if each[1] != "null"]
+    for field, value in [*(each for each in tries if each[1] == "null"), *some(numbers, 2)]:
+        given = f"{field.key}={value}"
+        other = ["budget.steps=null"] if field.key.startswith("budget.") and field.key != "budget.steps" else []
+        with scratch.entered():
+            before = scratch.tree()
+            answer = asked(["train", *base, *chosen, *other, given], capfd)
+            unchanged = scratch.tree() == before
+        legal = (type(None) in field.kinds or Any in field.kinds) if value == "null" else value in TOO_LARGE
+        refused = answer.code == 2 and answer.err.count("\n") == 1 and answer.err.startswith("error: ")
+        begins = answer.code == 1 and answer.err == f"error: {BEGINS}\n"
+        named = field.key in answer.err or (group and f"{group}=" in answer.err)
+        if not (answer.is_clean and unchanged and ((refused and named) or (legal and (begins or refused)))):
+            faults.append((given, answer.code, answer.err[-300:], unchanged))
+        must = value == "null" and type(None) in field.kinds and (group, name) not in FETCHES
+        if must and not begins:
+            faults.append((given, "is legal", answer.err[-300:]))
     assert not faults, "\n".join(map(str, faults))

@@ -23,7 +23,7 @@ from gptlab.config import compose
 from gptlab.runs.checkpoint_file import is_whole
 from gptlab.training.run import train
 from tests.conftest import ROOT, tiny_overrides
-from tests.faults.instants import FILES, HOOKS, make_runs_quick, watched
+from tests.faults.instants import FILES, HOOKS, watched
 from tests.forked import in_fork
 
 KINDS = {
@@ -77,11 +77,8 @@ def left(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_random_instants(
-    kind: str, texts: str, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
-) -> None:
+def test_killed_at_random_instants(kind: str, texts: str, pytestconfig: pytest.Config) -> None:
     """In a forked process, at a random one of all calls of HOOKS and FILES, which is before or after a file changes."""
-    make_runs_quick(monkeypatch)
     config = compose("train", [*tiny_overrides(texts), *ASK, *KINDS[kind]])
     begin: Callable[[], Any] = lambda: train(config)  # noqa: E731
     go_on: Callable[[], Any] = lambda: train(compose("train", ["run_dir=run", "resume=run"], run="run"))  # noqa: E731

@@ -259,7 +259,7 @@ class _Run:
         else:
             line = explain(error, self.argv)
             if not isinstance(error, UserError) or error.why.startswith(UNKNOWN):
-                line = in_our_words(line, self.command.name, self.argv)
+                line = in_our_words(line, self.command.name, self.argv, error)
             self._say(line, code=2)
 
     def _say(self, line: str, code: int = 1) -> None:

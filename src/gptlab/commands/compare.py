@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.data.config import BatchConfig
-from gptlab.errors import require
+from gptlab.errors import UserError, require
 from gptlab.files import require_file, strict_json, write_atomically
 from gptlab.metrics import metrics, shown_in
 from gptlab.registry import command
@@ -88,7 +88,11 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         require_file("out", Path(config.out).expanduser())
     sides = {side: [run_of(side, name) for name in expand(config.runs(side))] for side in SIDES}  # before torch
     theirs = find_tasks(config.tasks, config.tasks_dir)
-    tasks = read_tasks([name for name in config.tasks if name not in theirs.names])
+    own = [name for name in config.tasks if name not in theirs.names]
+    if own and "," in (config.metric or ""):  # only lm-eval's have such: no items need be made to tell
+        todo = f"choose one of {', '.join(each.quantity for each in shown_in('tasks'))}"
+        raise UserError("metric", config.metric, f"the task {own[0]} has no such metric", todo)
+    tasks = read_tasks(own)
 
     from gptlab.evaluation.compared import Asked
     from gptlab.evaluation.comparison import compare_runs

@@ -93,11 +93,14 @@ OPTIMIZERS = {"adamw": "adamw_torch adamw_torch_fused adamw_hf", "adam": "adam_t
 TRUE = ("true", "1", "yes", "on")
 
 
-def advice(verb: str, argv: Sequence[str], wrong: str | None = None, given: bool = True) -> str | None:
+def advice(
+    verb: str, argv: Sequence[str], wrong: str | None = None, given: bool = True, error: Exception | None = None
+) -> str | None:
     """Return the command line to type instead of one that is not understood; None where none is known.
 
     Where the whole of it cannot be said in gptlab's words, the argument that begins with `wrong` is, alone, of this
-    verb or of another. `given` tells whether the verb was given.
+    verb or of another. `given` tells whether the verb was given, and `error` is what composing the line has raised: it
+    is not composed again as it is.
     """
     if any(arg in ("-m", "--multirun") for arg in argv) or is_flag(wrong or ""):  # of a sweep, or of a flag's value
         return None
@@ -110,7 +113,7 @@ def advice(verb: str, argv: Sequence[str], wrong: str | None = None, given: bool
         told = corrected(other, asked)
         if asked is not tries[0][1] and (other, told) == (verb, asked):
             continue  # nothing is wrong with this argument alone
-        accepted = _accepted(other, told)
+        accepted = _accepted(other, told, error if (other, told) == (verb, list(argv)) else None)
         if accepted is not None and (other, accepted) != (verb, asked if given else None):
             return shlex.join(["gptlab", other, *accepted])
     return None
@@ -247,28 +250,31 @@ _OF_SAMPLING: dict[str, Callable[[str], list[str] | None]] = {
 }
 
 
-def _accepted(verb: str, argv: list[str]) -> list[str] | None:
-    """Return a command line if it composes, with the options that its keys belong to; None if it does not."""
+def _accepted(verb: str, argv: list[str], error: Exception | None = None) -> list[str] | None:
+    """Return a command line if it composes, with the options that its keys belong to; None if it does not.
+
+    `error` is what composing it has raised, where that was tried already.
+    """
     understood = [
         arg[0] == "~" or ("=" in arg and arg[0] != "-") or is_flag(arg.partition("=")[0]) for arg in argv if arg
     ]
     if not all(understood) or "" in argv:
         return None
     for _ in range(4):
-        try:
-            compose(verb, [arg for arg in argv if "=" in arg and not arg.startswith("-")])
-            return argv
-        except Exception as error:  # whatever is wrong with it, it is no advice
-            mistake = key_mistake(error)
-            if mistake is None or mistake.why is not None:
-                return None
-            group, _, name = mistake.key.partition(".")
-            fits = [
-                o for o, part in registry.options(group).items() if name in {f.name for f in dataclasses.fields(part)}
-            ]
-            if not fits or any(arg.startswith(f"{group}=") for arg in argv):
-                return None
-            argv = [f"{group}={fits[0]}", *argv]
+        if error is None:
+            try:
+                compose(verb, [arg for arg in argv if "=" in arg and not arg.startswith("-")])
+                return argv
+            except Exception as raised:  # whatever is wrong with it, it is no advice
+                error = raised
+        mistake = key_mistake(error)
+        if mistake is None or mistake.why is not None:
+            return None
+        group, _, name = mistake.key.partition(".")
+        fits = [o for o, part in registry.options(group).items() if name in {f.name for f in dataclasses.fields(part)}]
+        if not fits or any(arg.startswith(f"{group}=") for arg in argv):
+            return None
+        argv, error = [f"{group}={fits[0]}", *argv], None
     return None
 
 

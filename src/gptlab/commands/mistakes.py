@@ -33,9 +33,9 @@ UNKNOWN = (
 )
 
 
-def in_our_words(line: str, verb: str, argv: Sequence[str]) -> str:
+def in_our_words(line: str, verb: str, argv: Sequence[str], error: Exception | None = None) -> str:
     """Return a mistake's line with the command line to type, where gptlab knows how another tool spells it."""
-    told = habits.advice(verb, argv, line.partition("=")[0].partition(":")[0])
+    told = habits.advice(verb, argv, line.partition("=")[0].partition(":")[0], error=error)
     return line if told is None else f"{line.rpartition('; ')[0] or line}; type: {told}"
 
 

@@ -6,10 +6,13 @@ differ between hydra 1.3 with omegaconf 2.3 and hydra 1.4 with omegaconf 2.4 are
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import os
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any, NamedTuple
 
 import hydra
 from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -28,7 +32,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, _utils, base, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 # Hydra's own options that take a value
@@ -52,8 +56,10 @@ def store(name: str, node: Any, group: str | None = None) -> None:
     """Register an option of a group, or a primary config, in place of any of the same name.
 
     A process composes more than once, each time with another run. Hydra 1.4 has to be told that a name is replaced; 1.5
-    will raise.
+    will raise. A dataclass that has the name already stays: to make a config of it takes a while.
     """
+    if isinstance(node, type) and OmegaConf.get_type(stored(name, group or "")) is node:
+        return
     ConfigStore.instance().store(name=name, node=node, group=group, **_REPLACE)
 
 
@@ -62,12 +68,18 @@ def forget(group: str) -> None:
     ConfigStore.instance().repo.pop(group, None)
 
 
+def stored(name: str, group: str) -> Any:
+    """Return the node of an option as it is stored; None where there is none. The group "" has the primary configs."""
+    found: Any = ConfigStore.instance().repo
+    for part in filter(None, group.split("/")):
+        found = found.get(part, {})
+    option = found.get(f"{name}.yaml")
+    return None if option is None else option.node
+
+
 def is_stored(name: str, group: str) -> bool:
     """Return whether Hydra knows an option already."""
-    found: Any = ConfigStore.instance().repo
-    for part in group.split("/"):
-        found = found.get(part, {})
-    return f"{name}.yaml" in found
+    return stored(name, group) is not None
 
 
 def share_the_store() -> None:
@@ -95,6 +107,94 @@ def map_choices_where_asked() -> None:
 
     own._create_interpolation_map = choices
     own._create_interpolation_map.where_asked = True
+
+
+def parse_once() -> None:
+    """Let OmegaConf parse each text with `${...}` once: a composition has most of them more than once.
+
+    That was a sixth of the time that composing takes. What the parser makes of a text is read and never changed.
+    """
+    own: Any = base
+    other: Any = _utils
+    if not hasattr(own.parse, "cache_info"):
+        own.parse = other.parse = functools.lru_cache(4096)(own.parse)
+
+
+def copy_notes_quickly() -> None:
+    """Let a node's copy take over its notes (types, flags, key), which Python would copy field by field.
+
+    Configs are copied all the time that they are composed.
+    """
+
+    def copied(self: Any, memo: Any) -> Any:
+        made = object.__new__(type(self))
+        vars(made).update(vars(self))
+        made.flags = None if self.flags is None else dict(self.flags)
+        made.resolver_cache = copy.deepcopy(self.resolver_cache, memo) if self.resolver_cache else defaultdict(dict)
+        return made
+
+    own: Any = base.Metadata
+    own.__deepcopy__ = copied
+
+
+def read_once() -> None:
+    """Let a file of the tree be parsed once, and again when its text is another: most files are in every config."""
+    own: Any = OmegaConf
+    read = own.load
+    if hasattr(read, "texts"):
+        return
+    texts: dict[str, Any] = {}
+
+    def load(file_: Any) -> Any:
+        if not hasattr(file_, "seek"):
+            return read(file_)
+        text = file_.read()
+        if text not in texts:
+            file_.seek(0)  # an error names the file
+            texts[text] = read(file_)
+            vars(texts[text]._metadata)["text"] = text  # of its copies too: for `merge_once`
+        return copy.deepcopy(texts[text])
+
+    own.load = staticmethod(load)
+    own.load.texts = texts
+
+
+def merge_once() -> None:
+    """Let the options that a command line chooses be merged once, whatever values it gives besides.
+
+    It is a third of composing, and the jobs of a sweep mostly choose the same. An option is known by the text of its
+    file, or by what is stored, so that one that has changed is another.
+    """
+    own: Any = ConfigLoaderImpl
+    merge = getattr(own, "_compose_config_from_defaults_list", None)
+    if merge is None or hasattr(merge, "kept"):
+        return
+    kept: dict[Any, Any] = {}
+
+    @functools.wraps(merge)
+    def merged(self: Any, defaults: Any, repo: Any) -> Any:
+        found = [repo.load_config(config_path=each.config_path) for each in defaults]
+        paths = [each.config_path for each in defaults]
+        nodes = [stored(path.rpartition("/")[2], path.rpartition("/")[0]) for path in paths]  # or the schema of a file
+        texts = [
+            None if each.path.startswith("structured:") else vars(each.config._metadata).get("text") for each in found
+        ]
+        if any(text is None is node for text, node in zip(texts, nodes, strict=True)):
+            return merge(self, defaults=defaults, repo=repo)
+        key = tuple(
+            (each.config_path, each.package, each.primary, text, id(node))
+            for each, text, node in zip(defaults, texts, nodes, strict=True)
+        )
+        if key not in kept:
+            if len(kept) >= 100:
+                kept.clear()
+            made = merge(self, defaults=defaults, repo=repo)
+            OmegaConf.clear_cache(made)  # it has the time of day
+            kept[key] = made, nodes  # which keeps the id of each node its own
+        return copy.deepcopy(kept[key][0])
+
+    own._compose_config_from_defaults_list = merged
+    own._compose_config_from_defaults_list.kept = kept
 
 
 def silence_advice() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import keyword
 import re
 import types
@@ -123,6 +124,7 @@ def _alternatives(kind: Any) -> set[Any]:
     return set(typing.get_args(kind) if union else (kind,)) - {type(None)}
 
 
+@functools.lru_cache(4096)
 def _reads(value: str) -> bool:
     """Return whether Hydra's grammar accepts a value as it is."""
     try:

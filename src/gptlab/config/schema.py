@@ -112,10 +112,15 @@ def require_known(cfg: DictConfig, within: str = "") -> None:
             require_known(child, f"{key}.")
 
 
+@functools.cache
+def _hints(config_type: type) -> dict[str, Any]:
+    return typing.get_type_hints(config_type)
+
+
 def field_types(key: str, config_type: type) -> set[Any]:
     """Return the types that a key may have, over all options of the groups in it; none if there is no such key."""
     first, _, rest = key.partition(".")
-    hints = typing.get_type_hints(config_type)
+    hints = _hints(config_type)
     if first not in hints:
         return set()
     if not rest:

@@ -72,6 +72,10 @@ hydra_internals.register_resolver("per_width", _per_width)
 hydra_internals.silence_advice()
 hydra_internals.share_the_store()
 hydra_internals.map_choices_where_asked()
+hydra_internals.parse_once()
+hydra_internals.copy_notes_quickly()
+hydra_internals.read_once()
+hydra_internals.merge_once()
 
 
 def register(verb: str) -> str:

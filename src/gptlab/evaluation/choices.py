@@ -13,6 +13,7 @@ from gptlab.tokenizers import Tokenizer
 from gptlab.tokenizers.chat_templates import ChatTemplate
 
 Ids = list[int]
+METRICS = ("acc", "acc_norm", "acc_bytes", "bits_per_byte")
 
 
 def score_choices(gpt: Any, tokenizer: Tokenizer, items: Sequence[ChoiceItem], asking: Asking) -> ItemScores:
@@ -31,7 +32,7 @@ def score_choices(gpt: Any, tokenizer: Tokenizer, items: Sequence[ChoiceItem], a
     asking.require_fits([len(continuation) for _, continuation in pairs], "choice", asking.block_size)
     logprobs = [logprob for logprob, _ in loglikelihoods(gpt, pairs, asking.block_size, asking.batch_size)]
     asking.require_finite(logprobs)
-    values: dict[str, list[float]] = {"acc": [], "acc_norm": [], "acc_bytes": [], "bits_per_byte": []}
+    values: dict[str, list[float]] = {name: [] for name in METRICS}
     sizes, at, lost = [], 0, 0
     for item in items:
         own = slice(at, at + len(item.choices))

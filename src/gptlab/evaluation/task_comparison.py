@@ -1,6 +1,6 @@
 """Compare runs on the items of a task, each item under both: the difference, its interval, and McNemar's test."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from gptlab.evaluation.compared import SIDES, Asked, Compared, Comparison, Sides
 from gptlab.evaluation.eval_task import EvalTask
 from gptlab.evaluation.lm_eval_tasks import LmEvalTasks, score_with_lm_eval
 from gptlab.evaluation.statistics import mcnemar, paired_bootstrap
-from gptlab.evaluation.task_evaluation import score_tasks
+from gptlab.evaluation.task_evaluation import metrics_of, score_tasks
 from gptlab.evaluation.task_scores import Array, ItemScores
 from gptlab.metrics import HIGHER
 from gptlab.runs.run_dir import RunDir
@@ -42,8 +42,9 @@ def compare_tasks(
     compared task by task.
     """
     runs = runs_of(sides)
-    for task in tasks:
+    for task in tasks:  # before a model is asked
         _require_several(task.name, len(task.items))
+        _require_metric(task.name, asked.by, metrics_of(task))
     how = asked.block_size, asked.batch_size, asked.max_new_tokens, asked.chat
     every: list[_Task] = []
     if tasks:
@@ -59,8 +60,7 @@ def _comparison(task: _Task, runs: Sequence[tuple[str, RunDir]], asked: Asked) -
     every = [TaskScored(side, run, items) for (side, run), (items, _) in zip(runs, task.scored, strict=True)]
     by = asked.by or every[0].items.main
     for each in every:
-        todo = f"choose one of {', '.join(each.items.values)}"
-        require(by in each.items.values, "metric", by, f"the task {task.name} has no such metric", todo)
+        _require_metric(task.name, by, each.items.values)
     which, sizes = every[0].items.metric(by), every[0].items.sizes(by)
     _require_several(task.name, len(sizes))
     values = {side: np.mean([each.items.values[by] for each in every if each.side == side], axis=0) for side in SIDES}
@@ -83,6 +83,12 @@ def _comparison(task: _Task, runs: Sequence[tuple[str, RunDir]], asked: Asked) -
 
 def _is_binary(*values: Array) -> bool:
     return all(np.isin(each, (0.0, 1.0)).all() for each in values)
+
+
+def _require_metric(task: str, by: str | None, names: Iterable[str]) -> None:
+    known = list(names)
+    ok, todo = by is None or by in known, f"choose one of {', '.join(known)}"
+    require(ok, "metric", by, f"the task {task} has no such metric", todo)
 
 
 def _require_several(task: str, items: int) -> None:

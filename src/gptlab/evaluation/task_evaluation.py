@@ -6,16 +6,21 @@ from typing import Any
 import torch
 
 from gptlab.evaluation.chat import template_of
-from gptlab.evaluation.choices import score_choices
+from gptlab.evaluation.choices import METRICS, score_choices
 from gptlab.evaluation.eval_task import ChoiceItem, EvalTask
 from gptlab.evaluation.held_out import require_context
 from gptlab.evaluation.kept_scores import keep, of_checkpoint
 from gptlab.evaluation.model import load_language_model
-from gptlab.evaluation.summaries import score_summaries
+from gptlab.evaluation.summaries import ROUGE, score_summaries
 from gptlab.evaluation.task_scores import Asking, ItemScores
 from gptlab.runs.run_dir import RunDir
 from gptlab.tokenizers import Tokenizer, fingerprint
 from gptlab.tokenizers.chat_templates import ChatTemplate
+
+
+def metrics_of(task: EvalTask) -> Sequence[str]:
+    """Return the metrics of a task; a tokenizer that does not spell all answers leaves out their bits per byte."""
+    return METRICS if isinstance(task.items[0], ChoiceItem) else ROUGE
 
 
 def score_tasks(
