@@ -10,7 +10,6 @@ each, of two steps of a model that is made already: the most that it has, less w
 """
 
 import argparse
-import ctypes
 import dataclasses
 import gc
 import importlib.util
@@ -23,8 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from growth import M_MMAP_THRESHOLD
-from side_by_side import Figure, LeftOut, described, fresh, interleaved, machine, megabytes, succeeded, table, write
+from side_by_side import (
+    Figure,
+    LeftOut,
+    described,
+    fresh,
+    interleaved,
+    machine,
+    megabytes,
+    separate_pages,
+    succeeded,
+    table,
+    write,
+)
 from torch import nn
 
 from gptlab.interop.families import FAMILIES
@@ -130,7 +140,7 @@ def ratio(one: Figure, other: Figure) -> str:
 
 def peak(name: str, shape: dict[str, int], batch: int) -> float:
     """In the child: return the most memory that two steps of a candidate take, in units of 2^20 bytes."""
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)  # large tensors return their pages when they are freed
+    separate_pages()
     next(training(name, TINY, 2))
     gc.collect()  # what is freed later would be missing from the peak
     before = megabytes("self", "VmRSS")

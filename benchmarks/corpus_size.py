@@ -21,7 +21,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from side_by_side import Figure, described, fresh, interleaved, machine, megabytes, succeeded, table, write
+from side_by_side import (
+    Figure,
+    described,
+    fresh,
+    interleaved,
+    machine,
+    megabytes,
+    separate_pages,
+    succeeded,
+    table,
+    write,
+)
 
 SHARD = 60_000_000  # tokens, which 2^28 characters of English are, about
 VAL = 10_000_000  # held-out tokens
@@ -71,6 +82,7 @@ def measured(tokens: int) -> dict[str, Any]:
     from gptlab.data.tokens.prepare import prepare
     from gptlab.tokenizers.byte import Byte
 
+    separate_pages()
     resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     config = TokenFiles(folder="tokens", batch_size=BATCH_SIZE)
 

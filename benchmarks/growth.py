@@ -12,7 +12,6 @@ line through the same points of a formula, and what it tends to where the fastes
 """
 
 import argparse
-import ctypes
 import dataclasses
 import functools
 import json
@@ -27,7 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from side_by_side import Figure, described, fresh, interleaved, machine, megabytes, succeeded, table, write
+from side_by_side import (
+    Figure,
+    described,
+    fresh,
+    interleaved,
+    machine,
+    megabytes,
+    separate_pages,
+    succeeded,
+    table,
+    write,
+)
 
 from gptlab.model.config import GPTConfig
 from gptlab.planning.flops import flops_per_token
@@ -110,7 +120,6 @@ AXES = {
 }
 LOGITS = {"n_layer": 1, "n_embd": 16, "block_size": 1024, "optimized": False}
 SMALL = Point(block_size=32, n_embd=32, n_layer=1, batch=2)  # before anything is measured
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def main() -> None:
@@ -221,7 +230,8 @@ def run(point: Point, steps: int) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # a machine's name need not lead back to it
     with tempfile.TemporaryDirectory() as folder:
         store = f"file://{folder}/store"  # no port, which another process could take first
-        torch.multiprocessing.spawn(measure, (point, steps, store), nprocs=point.devices)
+        # forks: this process has imported torch, and done nothing with it
+        torch.multiprocessing.start_processes(measure, (point, steps, store), point.devices, start_method="fork")
 
 
 def measure(rank: int, point: Point, steps: int, store: str | None) -> None:
@@ -234,7 +244,7 @@ def measure(rank: int, point: Point, steps: int, store: str | None) -> None:
 
     if store:
         distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=point.devices)
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+    separate_pages()
     torch.manual_seed(0)
     training(SMALL, 1)  # threads and kernels are there then
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

@@ -8,14 +8,12 @@ a tiny model; large tensors get pages of their own, and return them when they ar
 """
 
 import argparse
-import ctypes
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from growth import M_MMAP_THRESHOLD
-from side_by_side import described, fresh, machine, megabytes, succeeded, table, write
+from side_by_side import described, fresh, machine, megabytes, separate_pages, succeeded, table, write
 
 from gptlab.config import compose
 
@@ -69,7 +67,7 @@ def measure(overrides: list[str]) -> None:
         config.model.vocab_size = config.tokenizer.vocab_size
     planned = memory_of(config, size, several).peak / 2**20
     cpu = torch.device("cpu")
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+    separate_pages()
     RandomStep(compose("plan", [*TINY, "model.vocab_size=64"]), 2, cpu).seconds(1, 1)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     before = megabytes("self", "VmRSS")

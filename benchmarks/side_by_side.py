@@ -1,5 +1,6 @@
 """Run candidates side by side for all benchmarks: in fresh processes, in rounds; medians; the machine; JSON."""
 
+import ctypes
 import functools
 import importlib.metadata
 import json
@@ -20,6 +21,8 @@ from gptlab.distributed.devices import processor
 
 LIBRARIES = ("torch", "lightning", "hydra-core", "transformers", "peft", "accelerate", "litgpt", "tiktoken", "numpy")
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))  # as asked, else all cores
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 
 PROGRESS = {"tokens_per_second": "tokens/s", "seconds": "s", "val_loss": "nats"}  # figures that progress shows
 DEVICES = ("auto", "cpu", "cuda")
@@ -149,6 +152,17 @@ def megabytes(process: object, which: str) -> float:
     found = re.search(rf"{which}:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
     assert found
     return int(found[1]) / 1024
+
+
+def separate_pages() -> None:
+    """Let large tensors have pages of their own from here on, which are returned when they are freed.
+
+    What is free now is returned too, and not used again: by it the peak of a fork would be too small.
+    """
+    libc = ctypes.CDLL(None)
+    for which, value in {M_MMAP_THRESHOLD: 2**16, M_MMAP_MAX: 2**16, M_TRIM_THRESHOLD: 2**17}.items():
+        libc.mallopt(which, value)
+    libc.malloc_trim(0)
 
 
 def described(found: dict[str, Any]) -> str:

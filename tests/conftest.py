@@ -1,5 +1,4 @@
 import contextlib
-import functools
 import gc
 import os
 import signal
@@ -20,18 +19,11 @@ import torch
 from gptlab.checksums import digest, write_checksums
 from gptlab.config import compose
 from gptlab.data.bundled_tasks import bundled_task
-from gptlab.data.bundled_tasks.material import material
 from gptlab.data.text import bundled, questions
 from gptlab.training.config import TrainConfig
 from tests.forked import Child
 from tests.slurm import slurm as slurm  # a fixture for all
 from tests.written_runs import make_run as make_run
-
-# what is made of Python's own library is made once for all tests, each of which has a cache of its own
-bundled._docstrings = functools.cache(lambda stdlib, own=bundled._docstrings: [*own(stdlib)])
-questions._questions = functools.cache(lambda stdlib, own=questions._questions: [*own(stdlib)])
-bundled_task._made = functools.cache(lambda _, own=bundled_task._made: own(material()))
-bundled_task.material = lambda: None
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,6 +80,17 @@ def some(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
         return list(cases[zlib.crc32(request.node.name.encode()) % step :: step])
 
     return some
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bundled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is read of Python's library is cached for all tests together, and for all workers; other caches are theirs."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (bundled, bundled_task, questions):
+            patch.setattr(module, "cache_dir", lambda: folder / "of-all-tests")
+        yield
 
 
 @contextlib.contextmanager

@@ -27,7 +27,6 @@ Done = CompletedProcess[str]
 GPTLAB, TORCHRUN = (str(Path(sys.executable).with_name(name)) for name in ("gptlab", "torchrun"))
 PROGRAMS = {"gptlab": GPTLAB, "torch.distributed.run": TORCHRUN}  # by the module that is one
 MODULES = os.environ.get("PYTHONPATH")  # where this process found what it has imported
-NEW = subprocess.Popen
 
 
 def gptlab(*argv: str, cwd: Path | None = None, code: int = 0) -> Done:
@@ -41,12 +40,9 @@ def gptlab(*argv: str, cwd: Path | None = None, code: int = 0) -> Done:
     return done
 
 
-def script(path: Path, *argv: str, children: bool = True) -> Done:
-    """Run a Python script in a child as `gptlab` runs a command; it must not fail.
-
-    Without `children` the processes that it starts are new ones, whose memory is their own.
-    """
-    done = _in_child(str(path), argv, lambda: _run(str(path), argv), None, children)
+def script(path: Path, *argv: str) -> Done:
+    """Run a Python script in a child as `gptlab` runs a command; it must not fail."""
+    done = _in_child(str(path), argv, lambda: _run(str(path), argv), None)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -57,21 +53,21 @@ def _run(program: str, argv: Sequence[str]) -> int:
     if program == TORCHRUN:
         subprocess_handler.Popen = subprocess.Popen  # type: ignore[misc]
         torch.distributed.run.main(argv)
+    elif program == "-c":
+        exec(argv[0], {"__name__": "__main__"})
     else:
         sys.path.insert(0, str(Path(program).parent))
         runpy.run_path(program, run_name="__main__")
     return 0
 
 
-def _in_child(
-    program: str, argv: Sequence[str], work: Callable[[], int], cwd: Path | None, children: bool = True
-) -> Done:
+def _in_child(program: str, argv: Sequence[str], work: Callable[[], int], cwd: Path | None) -> Done:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         sys.stdout.flush()
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            subprocess.Popen = Child if children else NEW  # type: ignore[misc]
+            subprocess.Popen = Child  # type: ignore[misc]
             streams = {0: os.open(os.devnull, os.O_RDONLY), 1: out.fileno(), 2: err.fileno()}
             _be(program, argv, work, cwd, streams)
         _, status = os.waitpid(child, 0)
@@ -124,6 +120,8 @@ class Child(subprocess.Popen):  # type: ignore[type-arg]
     All that a caller does with it is as with any other: its pipes, signals, session and exit code.
     """
 
+    codes = False  # whether `python -c CODE` is a fork too: then what it imports is there already
+
     def _execute_child(self, args: Any, *rest: Any) -> None:
         asked = self._asked(args, env=rest[5])
         if asked is None:
@@ -166,7 +164,8 @@ class Child(subprocess.Popen):  # type: ignore[type-arg]
             if words[0] == "-m" and words[1] in PROGRAMS:
                 words = [PROGRAMS[words[1]], *words[2:]]
         program, *argv = words
-        return (program, argv) if program in PROGRAMS.values() or program.endswith(".py") else None
+        ours = program in PROGRAMS.values() or program.endswith(".py") or (program == "-c" and Child.codes)
+        return (program, argv) if ours else None
 
 
 def pytest_configure() -> None:

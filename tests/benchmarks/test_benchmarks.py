@@ -15,7 +15,7 @@ import yaml
 from gptlab.commands.main import main
 from gptlab.tasks import cross_entropy
 from tests.conftest import tiny_overrides
-from tests.forked import script
+from tests.forked import Child, script
 from tests.model import test_ring, test_slots
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -29,8 +29,8 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> Any:
     return side_by_side
 
 
-def bench(name: str, *arguments: str, children: bool = True) -> str:
-    return script(FOLDER / name, *arguments, children=children).stdout
+def bench(name: str, *arguments: str) -> str:
+    return script(FOLDER / name, *arguments).stdout
 
 
 def test_results_whose_ranges_overlap_are_ties(side_by_side: Any) -> None:
@@ -107,7 +107,8 @@ def test_a_gpu_that_is_not_there_is_refused(side_by_side: Any) -> None:
 
 
 @pytest.mark.slow
-def test_startup_runs(texts: str, tmp_path: Path) -> None:
+def test_startup_runs(texts: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Child, "codes", True)
     bench("startup.py", "--repeats", "1", "--out", str(tmp_path / "found.json"), *tiny_overrides(texts))
     found = json.loads((tmp_path / "found.json").read_text())
     (work,) = found["workloads"]
@@ -120,7 +121,7 @@ def test_startup_runs(texts: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_data_runs(tmp_path: Path) -> None:
     asked = ["--mb", "1", "--memory-mb", "2", "--repeats", "1"]
-    bench("data.py", *asked, "--out", str(tmp_path / "found.json"), children=False)
+    bench("data.py", *asked, "--out", str(tmp_path / "found.json"))
     (work,) = json.loads((tmp_path / "found.json").read_text())["workloads"]
     assert set(work["candidates"]) == {"gptlab", "tiktoken"} and not work["left_out"]
     assert work["memory"]["parent_mb"] > 0 and work["random_access"]["warm"] > 0
@@ -149,7 +150,7 @@ def test_losses_past_the_context(positions: str) -> None:
 @pytest.mark.slow
 def test_fifty_thousand_million_tokens_take_no_more_memory(tmp_path: Path) -> None:
     sizes = ["100000000", "50000000000"]
-    bench("corpus_size.py", "--tokens", *sizes, "--repeats", "1", "--out", str(tmp_path / "found.json"), children=False)
+    bench("corpus_size.py", "--tokens", *sizes, "--repeats", "1", "--out", str(tmp_path / "found.json"))
     few, many = json.loads((tmp_path / "found.json").read_text())["rows"]
     assert few["exact"] and many["exact"]  # also deep in the second epoch, after a resume
     assert many["tokens"] == 5 * 10**10 and many["shards"] == 834  # of 60 million
@@ -161,7 +162,7 @@ def test_fifty_thousand_million_tokens_take_no_more_memory(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_growth_runs_and_chunks_bound_the_memory_for_logits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = str(tmp_path / "found.json")
-    bench("growth.py", "--quick", "--axes", "devices", "logits", "--out", found, children=False)
+    bench("growth.py", "--quick", "--axes", "devices", "logits", "--out", found)
     devices, by_vocabulary, by_batch = json.loads((tmp_path / "found.json").read_text())["workloads"]
     assert not devices["left_out"] and devices["sizes"] == [1, 2]
     assert devices["peak_mb"]["exponent"]["median"] == pytest.approx(devices["peak_mb"]["expected"], abs=0.2)
@@ -304,7 +305,7 @@ def test_each_round_of_a_recipe_has_a_seed_of_its_own(
 
 @pytest.mark.slow
 def test_peaks_of_memory_are_within_15_percent_of_what_was_planned(tmp_path: Path) -> None:
-    bench("plan_memory.py", "--quick", "--out", str(tmp_path / "found.json"), children=False)
+    bench("plan_memory.py", "--quick", "--out", str(tmp_path / "found.json"))
     found = json.loads((tmp_path / "found.json").read_text())["combinations"]
     assert len(found) == 2
     for row in found.values():

@@ -24,17 +24,6 @@ from gptlab.errors import UserError
 CHOICES = [task for task in TASKS if task != "tldr"]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled text is read once for all of these tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GPTLAB_CACHE", str(cache))
-
-
 def texts_of(item: dict[str, Any]) -> Iterator[str]:
     """Yield the prompt of an item, and, where it is not one of a few labels, its answer."""
     yield item.get("context") or item["prompt"]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,9 +15,7 @@ from gptlab.model.layers import gelu
 from gptlab.model.shape import CHOICES
 
 TINY = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 16, "vocab_size": 100}
-EVERY = list(
-    itertools.product(CHOICES["positions"], CHOICES["norm"], CHOICES["feed_forward"], [None, 1, 2], [False, True])
-)
+EVERY = list(itertools.product(CHOICES["norm"], CHOICES["feed_forward"], [None, 1, 2], [False, True]))
 
 
 def by_hand(
@@ -122,13 +121,18 @@ def test_the_book_to_the_digit() -> None:
     assert ids[4:] == [34245, 5139, 2492, 25405, 17434, 17853, 5308, 3398, 13174, 43071]
 
 
-@pytest.mark.parametrize(("positions", "norm", "feed_forward", "n_kv_head", "qk_norm"), EVERY)
+@pytest.mark.parametrize("positions", CHOICES["positions"])
 def test_every_combination_is_causal_starts_uniform_and_learns_in_all_parts(
-    positions: str, norm: str, feed_forward: str, n_kv_head: int | None, qk_norm: bool
+    positions: str, some: Callable[..., list[tuple[str, str, int | None, bool]]]
 ) -> None:
-    config = GPTConfig(
-        **TINY, positions=positions, norm=norm, feed_forward=feed_forward, n_kv_head=n_kv_head, qk_norm=qk_norm
-    )
+    for norm, feed_forward, n_kv_head, qk_norm in some(EVERY, 5):
+        config = GPTConfig(
+            **TINY, positions=positions, norm=norm, feed_forward=feed_forward, n_kv_head=n_kv_head, qk_norm=qk_norm
+        )
+        is_causal_starts_uniform_and_learns_in_all_parts(config)
+
+
+def is_causal_starts_uniform_and_learns_in_all_parts(config: GPTConfig) -> None:
     gpt = GPT(config)
     idx = torch.randint(100, (4, 12))
     logits = gpt(idx)

@@ -149,10 +149,10 @@ def prediction_interval(values: Sequence[float], level: float = LEVEL) -> tuple[
     It is mean ± t s sqrt(1 + 1/n), with Student's t of n - 1 degrees of freedom (Hahn & Meeker 1991, sec. 4.8). Raises
     statistics.StatisticsError for fewer than two values.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # in a fraction of the time of scipy.stats.t
 
     n, mean = len(values), statistics.fmean(values)
-    half = float(t.ppf((1 + level) / 2, n - 1)) * statistics.stdev(values) * math.sqrt(1 + 1 / n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * statistics.stdev(values) * math.sqrt(1 + 1 / n)
     return mean - half, mean + half
 
 

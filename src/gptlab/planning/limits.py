@@ -1,6 +1,7 @@
 """Measure the most that a device can do: matrix products, and reading its memory."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -39,16 +40,17 @@ def least_seconds(work: Callable[[], object], device: torch.device, budget: floa
 
     On a GPU it is that of ten in a row, so that starting them does not count.
     """
-    times: list[float] = []
+    best, total, done = math.inf, 0.0, 0
     calls = 1 if device.type == "cpu" else 10
-    while len(times) < least or sum(times) * calls < budget:
+    while done < least or total < budget:
         wait_for_device(device)
         start = time.perf_counter()
         for _ in range(calls):
             work()
         wait_for_device(device)
-        times.append((time.perf_counter() - start) / calls)
-    return min(times)
+        seconds = time.perf_counter() - start
+        best, total, done = min(best, seconds / calls), total + seconds, done + 1
+    return best
 
 
 def wait_for_device(device: torch.device) -> None:

@@ -65,6 +65,7 @@ class _Data:
         n, d, self.loss = columns_of(points)
         self.units = float(np.exp(np.log(n).mean())), float(np.exp(np.log(d).mean()))
         self.logs = np.log(n / self.units[0]), np.log(d / self.units[1])
+        self.log_loss = np.log(self.loss)
 
     def columns(self, a: float, b: float) -> Array:
         """Return what E, A and B are multiplied by, (n, 3)."""
@@ -78,25 +79,27 @@ class _Data:
         """
         x, y = self.columns(a, b), self.loss
         found, _ = nnls(x / y[:, None], np.ones(len(y)))
-        value = self.objective(x @ found)
+        predicted, residual, value = self.objective(x @ found)
         for _ in range(ROUNDS):
-            predicted = np.maximum(x @ found, 1e-12)
-            residual = np.log(predicted) - np.log(y)
             root = np.sqrt(np.minimum(1, DELTA / np.maximum(np.abs(residual), 1e-300)))
             step, _ = nnls(x / predicted[:, None] * root[:, None], (1 - residual) * root)
             for _ in range(8):  # a shorter step where the linearised problem is too far off
-                if (ahead := self.objective(x @ step)) <= value:
+                after = self.objective(x @ step)
+                if after[2] <= value:
                     break
                 step = (step + found) / 2
-            if not ahead < value * (1 - 1e-10):
+            if not after[2] < value * (1 - 1e-10):
                 break
-            found, value = step, ahead
+            found, (predicted, residual, value) = step, after
         return found, value
 
-    def objective(self, predicted: Array) -> float:
-        """Return the sum of Huber's loss of the logarithms' residuals."""
-        residual = np.abs(np.log(np.maximum(predicted, 1e-12)) - np.log(self.loss))
-        return float(np.where(residual < DELTA, residual**2 / 2, DELTA * (residual - DELTA / 2)).sum())
+    def objective(self, predicted: Array) -> tuple[Array, Array, float]:
+        """Return what is predicted, above 0, the logarithms' residuals, and the sum of Huber's loss of these."""
+        predicted = np.maximum(predicted, 1e-12)
+        residual = np.log(predicted) - self.log_loss
+        size = np.abs(residual)
+        near = np.minimum(size, DELTA)
+        return predicted, residual, float(near @ (size - near / 2))
 
     def slopes(self, a: float, b: float, found: Array) -> Array:
         """Return the derivatives of the objective by log a and log b, E, A and B being the best for them.

@@ -1,6 +1,7 @@
 """Give the items of the bundled tasks: those of `train` to learn from, and those of `test` to be judged on."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,12 @@ def items(task: str, side: str) -> list[Record]:
 
     An item is `{"context", "choices", "answer"}`, or `{"prompt", "reference"}`.
     """
-    cached = cache_dir() / "bundled" / f"{bundled.version()}-tasks-{VERSION}.json"
-    if not cached.exists():
-        write_atomically(cached, json.dumps(_made(material())).encode())
-    found: dict[str, dict[str, list[Record]]] = json.loads(cached.read_bytes())
-    return found[task][side]
+    if not _cached(task, side).exists():
+        for name, sides in _made(material()).items():
+            for of, records in sides.items():
+                write_atomically(_cached(name, of), json.dumps(records).encode())
+    found: list[Record] = json.loads(_cached(task, side).read_bytes())
+    return found
 
 
 def lessons(task: str) -> list[dict[str, str]]:
@@ -45,6 +47,10 @@ def lessons(task: str) -> list[dict[str, str]]:
 def require_task(key: str, name: Any) -> None:
     """Refuse a name that is none of a bundled task."""
     require(name in TASKS, key, name, "no such task", f"choose one of {', '.join(TASKS)}")
+
+
+def _cached(task: str, side: str) -> Path:
+    return cache_dir() / "bundled" / f"{bundled.version()}-{task}-{side}-{VERSION}.json"
 
 
 def _lesson(item: Record) -> dict[str, str]:
