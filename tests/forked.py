@@ -33,7 +33,8 @@ def gptlab(*argv: str, cwd: Path | None = None, code: int = 0) -> Done:
     """Run a command as `gptlab ...` in a child; its exit code must be `code`.
 
     The child has this process's imports and environment, and standard input is closed. What the command itself starts,
-    such as the jobs of a sweep or the second rank of two, are children of the same kind.
+    such as the jobs of a sweep or the second rank of two, are children of the same kind, but in tests that are marked
+    by `new_processes`.
     """
     done = _in_child(GPTLAB, argv, lambda: main(list(argv)), cwd)
     assert done.returncode == code, done.stdout + done.stderr
@@ -67,7 +68,6 @@ def _in_child(program: str, argv: Sequence[str], work: Callable[[], int], cwd: P
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            subprocess.Popen = Child  # type: ignore[misc]
             streams = {0: os.open(os.devnull, os.O_RDONLY), 1: out.fileno(), 2: err.fileno()}
             _be(program, argv, work, cwd, streams)
         _, status = os.waitpid(child, 0)

@@ -209,6 +209,7 @@ def test_every_room_is_in_the_list() -> None:
     assert {room_of(file) for file in files_of(SRC)} <= set(MAY_IMPORT)
 
 
+@pytest.mark.slow
 def test_arrows_point_down() -> None:
     assert wrong_arrows(graph_of(SRC)) | wrong_libraries(SRC) == set()
 

@@ -17,7 +17,6 @@ from gptlab.commands.main import main
 from gptlab.data.tokens.shards import held_out_stream
 from gptlab.errors import UserError
 from tests.conftest import ROOT, tiny_overrides
-from tests.forked import gptlab as in_child
 
 PARTS = '''
 """Parts of a lab."""
@@ -97,14 +96,10 @@ def lab(tmp_path: Path) -> Path:
     return folder
 
 
-def gptlab(
-    folder: Path, *arguments: str, code: int = 0, start: Sequence[str] = (), forked: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """Run a command in a child, or a process that knows nothing of other tests' parts; `start` is what starts that."""
+def gptlab(folder: Path, *arguments: str, code: int = 0, start: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run a command by itself, or as `start` starts it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(plugins.INHERITED, raising=False)
-        if forked and not start:
-            return in_child(*arguments, cwd=folder, code=code)
         command = [sys.executable, *start, "-m", "gptlab", *arguments]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
@@ -147,6 +142,7 @@ def test_parts_of_a_project_are_at_work_in_every_command(lab: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.new_processes
 def test_the_page_says_what_works(texts: str, tmp_path: Path) -> None:
     """Each snippet of docs/extending.md is a module of a package; the loss is that of the table of logits."""
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
@@ -155,15 +151,13 @@ def test_the_page_says_what_works(texts: str, tmp_path: Path) -> None:
     for name, text in zip(("__init__", "decoder", "model"), ("", *snippets), strict=True):
         (tmp_path / f"my_lab/{name}.py").write_text(text)
     ask = ["model=bigram", *(each for each in tiny_overrides(texts) if not each.startswith("model."))]
-    summary = json.loads(
-        gptlab(tmp_path, "train", "plugins=[my_lab]", *ask, "run_dir=run", "json=true", forked=False).stdout
-    )
+    summary = json.loads(gptlab(tmp_path, "train", "plugins=[my_lab]", *ask, "run_dir=run", "json=true").stdout)
     saved = torch.load("run/checkpoints/last.ckpt", weights_only=True)
     tokens = torch.tensor(held_out_stream(tmp_path / "run/held_out")[0][:].astype(int))
     losses = -saved["state_dict"]["gpt.weight"].double().log_softmax(-1)[tokens[:-1], tokens[1:]]
     assert saved["model_option"] == "bigram" and summary["val_loss"] == pytest.approx(float(losses.mean()), abs=1e-6)
     sample = ["run=run", "prompt=the", "decoder=sharper", "decoder.power=3", "max_new_tokens=4", "json=true"]
-    drawn = json.loads(gptlab(tmp_path, "sample", "plugins=[my_lab]", *sample, forked=False).stdout)
+    drawn = json.loads(gptlab(tmp_path, "sample", "plugins=[my_lab]", *sample).stdout)
     assert drawn["decoder"] == "Sharper(temperature=1.0, power=3.0)" and len(drawn["samples"][0]["ids"]) == 4
 
 

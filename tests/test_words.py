@@ -54,6 +54,7 @@ def first_paragraph(text: str) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
+@pytest.mark.slow
 def test_public_parts_have_docstrings() -> None:
     missing = []
     for where, node, text in documented():

@@ -221,6 +221,7 @@ def test_characters_of_several_tokens() -> None:
     assert all("\ufffd" not in each.choices[0].text for each in chunks[:-1])
 
 
+@pytest.mark.slow
 def test_fifty_clients_lose_nothing(address: str) -> None:
     """At once, in streams or not, over a batch of eight: each has the text that it has alone."""
 
@@ -332,6 +333,7 @@ def test_what_asks_for_nothing_is_accepted(client: openai.OpenAI) -> None:
     assert found.choices[0].text == alone("the", 4, Greedy())
 
 
+@pytest.mark.slow
 def test_other_mistakes_have_their_status(client: openai.OpenAI, address: str) -> None:
     with pytest.raises(openai.NotFoundError, match="The model `gpt-4` does not exist; this server has tiny") as found:
         client.completions.create(model="gpt-4", prompt="a")

@@ -333,6 +333,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield address_of(playground_app(MODELS))
 
 
+@pytest.mark.slow
 def test_many_at_once_are_not_mixed_up(site: str, client: TestClient) -> None:
     prompts = [f"prompt {n}" for n in range(8)]
     alone = [

@@ -31,6 +31,7 @@ def learns(config: TrainConfig) -> dict[str, Any]:
     return found | {"batch": config.data.batch_size, "repack": config.data.repack, "ema": config.ema}  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_all_that_is_tried_is_a_config_of_its_own(bench: Any) -> None:
     tried = [levels for stage in bench.settings().values() for levels in stage.values()]
     found = [str(learns(compose("train", bench.overrides(levels, "cpu")))) for levels in tried]

@@ -55,6 +55,7 @@ def sites(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Sites:
     return found
 
 
+@pytest.mark.slow
 def test_texts_are_those_of_sample(sites: Sites, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["app", "run=[a,exported,b/checkpoints/best.ckpt]", "port=0", "json=true"]) == 0
     said = capfd.readouterr()

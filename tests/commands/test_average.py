@@ -35,6 +35,7 @@ def asked(*more: str) -> dict[str, Any]:
     return average(compose("average", [*more]))
 
 
+@pytest.mark.slow
 def test_a_mean_is_a_run(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of checkpoints of one run, and of two runs by weights: exact to the last bit of fp32, and taken by every verb."""
     train(tiny("checkpoint.every_n_steps=2", "checkpoint.keep_last=3", "optimizer.lr=0.01"))
@@ -78,6 +79,7 @@ def test_a_mean_is_a_run(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixtu
         resumed(["resume=mean"])
 
 
+@pytest.mark.slow
 def test_an_adapter_is_averaged_with_its_model(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny("budget.steps=1", f"run_dir={tmp_path}/base"))
     for seed in (1, 2):

@@ -42,6 +42,7 @@ def recipe(tiny: Tiny, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return shlex.join(tiny_overrides(texts))
 
 
+@pytest.mark.slow
 def test_the_next_run_of_a_recipe_says_where_it_lies(
     recipe: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_next_run_of_a_recipe_says_where_it_lies(
     assert report(compose("report", ["runs=[run-4,run-5,other]", "pictures=false", "out=shown"]))["runs"]
 
 
+@pytest.mark.slow
 def test_a_band_is_made_of_seeds_of_one_recipe(
     recipe: str, tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

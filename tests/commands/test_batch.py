@@ -44,6 +44,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return asked
 
 
+@pytest.mark.slow
 def test_branches_and_the_curve(
     tiny: Tiny, tmp_path: Path, trained: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_and_left_as_it_is(
     tiny: Callable[..., TrainConfig],
     tmp_path: Path,
@@ -114,6 +115,7 @@ def test_it_keeps_its_time(texts: str, monkeypatch: pytest.MonkeyPatch, capfd: p
     assert "not measured" in said and "not tried, give more seconds: " in said
 
 
+@pytest.mark.slow
 def test_there_may_be_no_time_for_a_step(
     texts: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +126,7 @@ def test_there_may_be_no_time_for_a_step(
     assert "training: not measured; give more seconds" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_task_that_predicts_no_tokens_is_trained_alone(capfd: pytest.CaptureFixture[str]) -> None:
     model = [f"model.{key}" for key in ("n_layer=1", "n_head=2", "n_embd=16", "block_size=64")]
     found = bench(compose("bench", ["task=classification", "data=labelled", *model, "trainer=cpu", "seconds=5"]))

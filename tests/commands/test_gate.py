@@ -77,6 +77,7 @@ def made_up(trained_base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 MadeUp = Callable[[float], tuple[Runs, Callable[..., Answer]]]
 
 
+@pytest.mark.slow
 def test_a_useful_change_is_kept_and_never_tried_again(made_up: MadeUp) -> None:
     runs, ask = made_up(0.06)
     answer = ask()
@@ -150,6 +151,7 @@ def test_a_change_that_fails_is_rejected_and_a_base_that_fails_is_not_its_fault(
         ask(change="[optimizer.lr=5e-3]")
 
 
+@pytest.mark.slow
 def test_killed_after_any_run_it_goes_on(made_up: MadeUp) -> None:
     runs, ask = made_up(0.06)
     right = ask("ledger=whole")
@@ -167,6 +169,7 @@ def test_killed_after_any_run_it_goes_on(made_up: MadeUp) -> None:
     assert found == right
 
 
+@pytest.mark.slow
 def test_what_it_refuses(made_up: MadeUp, trained_base: Path, tmp_path: Path) -> None:
     runs, ask = made_up(0.06)
     config = trained_base / "config.yaml"

@@ -42,6 +42,7 @@ def test_the_sums_of_a_plan() -> None:
     assert found["fits"] and found["change"] is None
 
 
+@pytest.mark.slow
 def test_devices_share_the_time_and_not_the_weights() -> None:
     one, two = planned("budget.steps=100"), planned("budget.steps=100", "trainer.devices=2")
     assert two["hours"] == pytest.approx(one["hours"] / 2) and two["gpu_hours"] == pytest.approx(one["gpu_hours"])
@@ -55,6 +56,7 @@ def test_a_budget_in_minutes_is_so_long() -> None:
     assert planned("budget.minutes=5", "mfu=0.3")["hours"] == pytest.approx(5 / 60, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_that_grows_takes_fewer_steps_and_no_more_memory() -> None:
     """Ten steps of 16 sequences, then of 32, in micro-batches of 16 and in the time of as many tokens."""
     budget = ["budget.steps=null", f"budget.tokens={(160 + 64) * 32}"]
@@ -65,6 +67,7 @@ def test_a_batch_that_grows_takes_fewer_steps_and_no_more_memory() -> None:
     assert found["memory"]["activations"] == plain["memory"]["activations"]
 
 
+@pytest.mark.slow
 def test_auto_is_the_precision_of_the_hardware() -> None:
     auto = ["budget.steps=100", "trainer.precision=auto"]
     assert planned(*auto) == planned("budget.steps=100", "trainer.precision=bf16-mixed")
@@ -119,6 +122,7 @@ def test_the_nearest_change_that_fits(
     assert again["fits"] and again["memory_bytes"] <= memory
 
 
+@pytest.mark.slow
 def test_a_smaller_micro_batch_is_counted_again() -> None:
     """Without stand-ins: the change that is named does fit."""
     limit = 0.8 * planned()["memory_bytes"]
@@ -132,6 +136,7 @@ def test_a_measured_share_is_one() -> None:
     assert 0 < found["mfu"] < 1.5 and found["mfu_measured"] and found["mfu"] != PlanConfig().mfu
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_or_one_object() -> None:
     told = gptlab("plan", *SMALL).stdout
     assert "GPU-hours" in told and "fits into 80 GB" in told
@@ -141,6 +146,7 @@ def test_the_command_prints_tables_or_one_object() -> None:
     assert not list(Path().glob("outputs*"))
 
 
+@pytest.mark.slow
 def test_the_model_that_a_run_begins_with(tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "texts")
     train(compose("train", [*tiny_overrides(texts), "run_dir=run"]))
@@ -150,6 +156,7 @@ def test_the_model_that_a_run_begins_with(tmp_path: Path) -> None:
     assert found["flops_by_part"]["blocks"] == again["flops_by_part"]["blocks"]
 
 
+@pytest.mark.slow
 def test_what_a_run_took_stands_beside_its_plan(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     parameters = planned()["parameters"]
     took = {"parameters": parameters, "mfu": 0.125, "energy_kwh": 0.5, "tokens": 7200, "tokens_per_second": 2.0}

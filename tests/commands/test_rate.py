@@ -25,6 +25,7 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gptlab.app.server.serve", lambda app, sock, token, say: say("http://here/"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_server")
 def test_a_study_of_runs_and_decoders(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name, seed in {"a": 1, "b": 2}.items():

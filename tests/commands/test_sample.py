@@ -162,6 +162,7 @@ def test_ids_beyond_the_tokenizer_are_never_drawn(decoder: str, tiny: Tiny, tmp_
     assert len(new) > 5 and max(new) < 257
 
 
+@pytest.mark.slow
 def test_texts_past_the_context_in_a_ring(tiny: Tiny) -> None:
     """Three windows of 32: the same by the command and the API, of several prompts and samples and of one."""
     train(tiny("model.positions=rope"))

@@ -92,6 +92,7 @@ def drawn(run: str, *more: str) -> list[str]:
     return [each["text"] for each in sample(compose("sample", [f"run={run}", *more]))["samples"]]
 
 
+@pytest.mark.slow
 def test_a_run_a_checkpoint_and_a_directory_of_hugging_face(tiny: Tiny) -> None:
     """Each has the texts of `gptlab sample`, in its precision."""
     train(tiny("tokenizer=bpe", "tokenizer.vocab_size=300"))
@@ -112,6 +113,7 @@ def test_a_run_a_checkpoint_and_a_directory_of_hugging_face(tiny: Tiny) -> None:
         assert child.out.endswith("stopped: 1 requests were answered, 0 texts given up\n")
 
 
+@pytest.mark.slow
 def test_answers_past_the_context(tiny: Tiny) -> None:
     """Of a context of 32: they end there, or go on as those of `gptlab sample overflow=ring`."""
     train(tiny("model.positions=alibi"))
@@ -126,6 +128,7 @@ def test_answers_past_the_context(tiny: Tiny) -> None:
             assert (found.choices[0].text == expected) == (n == 80)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2], ids=len)
 def test_a_stop_ends_answers_in_order(tiny: Tiny, signals: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams end with an error that says why, waiting requests with 503; the code is that of the signal.

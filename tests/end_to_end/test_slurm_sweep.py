@@ -10,7 +10,7 @@ from tests.conftest import tiny_overrides
 from tests.end_to_end.test_sweeps import TRAIN, sweep_by_submitit
 from tests.slurm import Slurm
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.new_processes]
 
 
 MODEL = '''

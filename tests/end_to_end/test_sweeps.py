@@ -111,6 +111,7 @@ def test_a_sweep_goes_on_whatever_becomes_of_a_job(texts: str) -> None:
     assert good["status"] == "finished" and good["val_loss"] < 6
 
 
+@pytest.mark.new_processes
 def test_submitit_runs_ranks_as_tasks(texts: str) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     local = ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2", "hydra.launcher.timeout_min=5"]

@@ -154,6 +154,7 @@ def ask(*overrides: str) -> dict[str, Any]:
     return evaluate(compose("evaluate", list(overrides)))
 
 
+@pytest.mark.slow
 def test_the_whole_is_what_evaluate_says_at_each_length(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every length predicts the same tokens, and the classes of each add up to its loss."""
     found = ask("run=rope", "anatomy=true", "length=4")
@@ -178,6 +179,7 @@ def test_the_whole_is_what_evaluate_says_at_each_length(folder: Path, capsys: py
     assert "frequency of the token" in said and "1,0" in said and "repeated" in said
 
 
+@pytest.mark.slow
 def test_learned_positions_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Which is said in the row of a longer window; the other runs beside it go on."""
     both = ask("run=[learned,alibi]", "anatomy=true", "length=2", "data=text", f"data.files=[{folder.parent}/rope/*]")

@@ -21,6 +21,7 @@ def a_run(tiny: Tiny, tmp_path: Path, name: str, *overrides: str) -> RunDir:
     return RunDir.find(f"{tmp_path}/{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reading", [[], ["data.packing=documents"], ["data.packing=documents", "data.mask_documents=true"]]
 )

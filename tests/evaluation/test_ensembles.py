@@ -53,6 +53,7 @@ def test_the_mean_of_probabilities_does_not_underflow() -> None:
     assert mixed(costs) == pytest.approx(expected, rel=1e-15)
 
 
+@pytest.mark.slow
 def test_an_ensemble(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Its scores and those of each member, as a table, as JSON, and of other text; runs that differ are refused."""
     wide = ["model.n_embd=24", "model.block_size=16"]  # members may be unequal

@@ -48,6 +48,7 @@ def test_every_token_counts_once_and_equally(n: int, batch_size: int) -> None:
     assert scores["bits_per_byte"] == pytest.approx(expected / math.log(2) / 50, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_alibi_trained_at_one_length_is_evaluated_at_four_times_it(
     tiny: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:

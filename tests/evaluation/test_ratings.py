@@ -85,6 +85,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert held >= 70
 
 
+@pytest.mark.slow
 def test_answers_of_one_prompt_say_less_than_as_many_of_different_ones() -> None:
     """The same 60 answers, of 30 raters on 60 prompts, or on 3 that decide them: the interval is wider."""
     widths = []

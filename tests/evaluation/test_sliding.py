@@ -53,6 +53,7 @@ def test_the_definition_of_perplexity(tmp_path: Path) -> None:
         assert scores["perplexity"] == pytest.approx(product ** (1 / 7), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_rolling_windows_of_lm_eval(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
     """Where a whole window is the stride, each document by itself; and more context costs other nats than less."""
     train(tiny("budget.steps=30", "optimizer.lr=0.01"))

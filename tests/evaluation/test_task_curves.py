@@ -70,6 +70,7 @@ def ask(*overrides: str) -> dict[str, Any]:
     return evaluate(compose("evaluate", ["tasks=[own.jsonl]", *overrides]))
 
 
+@pytest.mark.slow
 def test_each_score_is_that_of_its_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = ask("run=run-1", "checkpoints=2")
     said = capsys.readouterr().out

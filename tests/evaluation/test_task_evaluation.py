@@ -57,6 +57,7 @@ def ask(verb: Any, *overrides: str) -> dict[str, Any]:
     return verb(compose(verb.__name__, list(overrides)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_log_likelihoods_of_transformers(tmp_path: Path) -> None:
     """On the exported model, one text at a time without padding."""
@@ -96,6 +97,7 @@ def test_a_run_is_scored_and_the_figures_are_kept(capsys: pytest.CaptureFixture[
     )
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_item_by_item(capsys: pytest.CaptureFixture[str]) -> None:
     result = ask(compare, "a=a", "b=b", "tasks=[own.jsonl,sums.jsonl]", "max_new_tokens=8", "resamples=2000")
     said = capsys.readouterr().out

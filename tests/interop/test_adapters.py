@@ -27,6 +27,7 @@ peft = pytest.importorskip("peft")  # in the extra `dev`
 RATE = ["optimizer.lr=0.01", "adapter.rank=3", "budget.steps=3", "task=causal_lm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "adapter"),
     [

@@ -101,6 +101,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_and_its_export_give_texts_the_same_probabilities(run: Path, tmp_path: Path) -> None:
     """Texts of several lengths, with the tokenizer and the padding of the directory; back in by no other way."""
     done = export(compose("export", [f"run={run}", f"out={tmp_path}/hf"]))

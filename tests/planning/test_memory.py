@@ -23,6 +23,7 @@ def planned(*overrides: str, several: bool = False) -> StepMemory:
     return memory_of(compose("plan", [*SMALL, *overrides]), B, several)
 
 
+@pytest.mark.slow
 def test_weights_gradients_and_state_by_hand() -> None:
     found, steps = planned(), 4 * (4 + 12 * LAYERS)  # Adam counts the steps of each parameter
     assert (found.weights, found.gradients, found.optimizer) == (4 * N, 4 * N, 8 * N + steps)
@@ -68,6 +69,7 @@ def test_later_micro_batches_meet_the_gradients_of_the_first() -> None:
     assert several.forward == pytest.approx(one.forward + one.gradients, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"window": 8, "window_layers": [0, 3, 9], "positions": "rope"}],

@@ -79,6 +79,7 @@ def test_nothing_is_negative() -> None:
     assert law.A == 0 and law.E > 0 and law.B > 0
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth() -> None:
     """Over 10 noisy ladders, intervals of 80% hold the planted exponent 8 times on average, and 5 or more by 99%."""
     held = {"bootstrap": 0, "profile": 0, "prediction": 0}
@@ -98,6 +99,7 @@ def test_intervals_hold_the_truth() -> None:
     assert all(5 <= times <= 10 for times in held.values()), held
 
 
+@pytest.mark.slow
 def test_points_of_one_training_run_are_drawn_together() -> None:
     points = ladder(SMALL, noise=0.01, smallest=1e5)
     together = [Point(p.parameters, p.tokens, p.loss, f"{p.parameters}") for p in points]

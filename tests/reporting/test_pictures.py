@@ -35,6 +35,7 @@ def report(make_run: MakeRun, runs: int = 6) -> Report:
     return tabulate(find_runs(["runs"]))
 
 
+@pytest.mark.slow
 def test_curves_over_four_axes(make_run: MakeRun, figures: list[Any]) -> None:
     from matplotlib.image import imread
 

@@ -46,6 +46,7 @@ def test_mean_and_standard_error_over_seeds(make_run: MakeRun) -> None:
     assert "All have the same budget: steps=10." in found.notes
 
 
+@pytest.mark.slow
 def test_a_run_takes_little_memory(make_run: MakeRun) -> None:
     steps = [f"{step},{3 - step / 1e3},{256 + step},{3.1 - step / 1e3},1.5" for step in range(1, 301)]
     held = []

@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from gptlab.sweep.watch import watched
@@ -12,6 +13,7 @@ from tests.sweep.test_live import job, logs, rows_of
 from tests.waiting import wait_until
 
 
+@pytest.mark.slow
 def test_jobs_are_found_as_they_begin_and_end(tmp_path: Path) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=110, height=20, color_system=None)

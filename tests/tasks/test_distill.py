@@ -125,6 +125,7 @@ def distilled(tiny: Tiny, teachers: list[str]) -> Tiny:
     return lambda *more: tiny("task=distill", f"task.teacher=[{','.join(teachers)}]", "logger=csv", *more)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_others_and_then_needs_none_of_them(
     tiny: Tiny, teachers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_run_learns_from_others_and_then_needs_none_of_them(
     assert sample(compose("sample", ["run=run", "prompt=the cat", "max_new_tokens=3"]))["samples"]
 
 
+@pytest.mark.slow
 def test_without_weight_the_teachers_change_nothing(tiny: Tiny, teachers: list[str], tmp_path: Path) -> None:
     """alpha=0 is causal language modelling: the same curves and the same dropout, whoever else computes."""
     more = ["model.dropout=0.1", "ema=0.9", "logger=csv"]
@@ -161,11 +163,13 @@ def test_without_weight_the_teachers_change_nothing(tiny: Tiny, teachers: list[s
         assert {key: own[key] for key in both} == {key: other[key] for key in both} and len(both) > 1
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_if_never_stopped(tiny: Tiny, teachers: list[str], tmp_path: Path) -> None:
     more = ["data.micro_batch_size=2", "model.dropout=0.1", "checkpoint.every_n_steps=2", "ema=0.9"]
     require_equal_after_a_kill(distilled(tiny, teachers), tmp_path, 7, *more)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_has_changed_or_is_gone_is_refused(tiny: Tiny, teachers: list[str], tmp_path: Path) -> None:
     ask = distilled(tiny, teachers)
     train(ask("checkpoint.every_n_steps=2"))

@@ -116,6 +116,7 @@ def of_transformers(name: str) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(f"{name}-hf").double().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "beta"), [("dpo", 0.1), ("ipo", 0.3)])
 def test_the_losses_are_those_of_the_papers(name: str, beta: float, ask: Ask) -> None:
     """Figures of held-out pairs, and the gradient of a batch of training, in float64 from transformers' logits."""

@@ -165,6 +165,7 @@ def test_runs_are_compared_example_by_example(tiny: Tiny, tmp_path: Path, capsys
         compare(compose("compare", ["a=one", "b=short"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [10, pytest.param(31, marks=pytest.mark.slow)])
 def test_it_is_resumed_as_if_never_stopped(batch: int, tiny: Tiny, tmp_path: Path) -> None:
     more = [*LEARN, "data.micro_batch_size=2", "checkpoint.every_n_steps=3", "model.dropout=0.1", "ema=0.9"]

@@ -79,6 +79,7 @@ def test_a_checkpoint_holds_what_was_trained(lora: Tiny, tmp_path: Path, capsys:
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["dora", "last_n", pytest.param("head", marks=pytest.mark.slow)])
 def test_it_goes_on_as_if_never_stopped(
     adapter: str, lora: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

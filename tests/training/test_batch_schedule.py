@@ -33,6 +33,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[MicroBatch]:
     return made
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_any_step(tiny: Tiny, tmp_path: Path, read: list[MicroBatch]) -> None:
     """Resumed within a size, between two and between two logs, it ends with the same weights and the same rows."""
     ask = [*GROWS, *KEPT, "model.dropout=0.2", "ema=0.9"]
@@ -62,6 +63,7 @@ def test_a_run_goes_on_from_any_step(tiny: Tiny, tmp_path: Path, read: list[Micr
     assert wider is not None and wider["tokens"] == (24 + 3 * 16) * 32
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_change_the_losses(tiny: Tiny, tmp_path: Path) -> None:
     """Packed by documents and masked, windows have unequal numbers of targets."""
     for micro in ("1", "null"):
@@ -79,6 +81,7 @@ def test_two_devices(texts: str, tiny: Tiny, tmp_path: Path) -> None:
     compare(tmp_path / "run", tmp_path / "2", 2e-5)
 
 
+@pytest.mark.slow
 def test_labelled_examples_and_a_budget_of_tokens(tiny: Tiny, tmp_path: Path) -> None:
     """Any task whose data come in steps can grow them; a budget in other units counts what the steps will read."""
     ask = [

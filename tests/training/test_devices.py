@@ -60,6 +60,7 @@ def test_one_two_and_four_devices(how: str, texts: str, tiny: Tiny, tmp_path: Pa
     compare(Path("1"), Path("4"), 2e-5)
 
 
+@pytest.mark.slow
 def test_losses_count_by_tokens_over_the_whole_batch(tiny: Tiny, tmp_path: Path) -> None:
     """Micro-batches of one window each, with unequal numbers of targets, against all in one."""
     for micro in (4, 1):
@@ -197,6 +198,7 @@ def test_no_compiler(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
         train(tiny("compile=true"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "batch", "expected"), [(1, 12, 1), (5, 12, 4), (9, 24, 8), (100, 12, 12)])
 def test_the_largest_micro_batch_that_fits(
     room: int, batch: int, expected: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -66,6 +66,7 @@ def test_what_is_logged(tiny: Tiny, tmp_path: Path) -> None:
     assert len(rows) == 1 + 3 + 2
 
 
+@pytest.mark.slow
 def test_samples_at_every_validation(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny())
     text = (tmp_path / "run/samples.md").read_text()
@@ -234,6 +235,7 @@ def test_a_checkpoint_knows_its_data(tiny: Tiny, tmp_path: Path) -> None:
     assert len(summary["data_hash"]) == 64
 
 
+@pytest.mark.slow
 def test_a_padded_vocabulary_counts_in_the_loss(tiny: Tiny, tmp_path: Path) -> None:
     summary = train(tiny("model.vocab_size=320", "optimizer.lr=0.01", "budget.steps=60", "data.val_fraction=0.1"))
     assert summary is not None

@@ -87,6 +87,7 @@ def test_two_runs_of_one_new_directory(tiny: Tiny, tmp_path: Path) -> None:
     assert not (tmp_path / "run/config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_the_same_line_again_and_again(texts: str, tmp_path: Path) -> None:
     """`resume=auto`, killed before anything was written, in the middle of that, and before the first checkpoint."""
     ask = [*tiny_overrides(texts), *RUN, "logger=csv"]
@@ -145,6 +146,7 @@ def test_auto_passes_over_damaged_runs(tiny: Tiny, tmp_path: Path) -> None:
     assert summary is not None and summary["run_dir"].endswith("new")
 
 
+@pytest.mark.slow
 def test_a_run_from_another_run_begins_again(tiny: Tiny, texts: str, tmp_path: Path) -> None:
     """Killed before its first checkpoint it has the weights that it began with, not new ones."""
     train(tiny(f"run_dir={tmp_path}/first", "budget.steps=2"))
@@ -158,6 +160,7 @@ def test_a_run_from_another_run_begins_again(tiny: Tiny, texts: str, tmp_path: P
     assert same(Path("whole"), Path("run"))
 
 
+@pytest.mark.slow
 def test_a_branch_begins_whole(tiny: Tiny, texts: str, tmp_path: Path) -> None:
     """Killed before its first checkpoint a branch goes on from that of the run it comes from."""
     train(tiny(*RUN, "schedule=constant", "budget.steps=6", f"run_dir={tmp_path}/stem"))
@@ -173,6 +176,7 @@ def test_a_branch_begins_whole(tiny: Tiny, texts: str, tmp_path: Path) -> None:
     assert Path("whole/samples.md").read_text() == Path("run/samples.md").read_text()
 
 
+@pytest.mark.slow
 def test_own_text_is_continued_from_its_own_held_out_documents(tiny: Tiny, texts: str, tmp_path: Path) -> None:
     """The prompts are recorded: a resumed run has the same, even when its text looks otherwise by then."""
     train(tiny("sample_prompts=null", "schedule=constant"))

@@ -60,6 +60,7 @@ def test_signals(name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Monk
     assert same(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("when", ["section", "tokenizer", "run directory"])
 def test_a_signal_before_training_leaves_nothing_half_written(
