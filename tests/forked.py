@@ -86,8 +86,8 @@ def _be(
             os.dup2(copy, number)
         # pipes of other children must end with their own processes; numbers stay taken, for the files of this one
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for number in map(int, os.listdir("/proc/self/fd")):
-            if number not in (0, 1, 2, nowhere) and os.path.exists(f"/proc/self/fd/{number}"):
+        for number in map(int, os.listdir("/dev/fd")):
+            if number not in (0, 1, 2, nowhere) and os.path.exists(f"/dev/fd/{number}"):
                 os.dup2(nowhere, number, inheritable=False)
         sys.stdin, sys.stdout = os.fdopen(0, "r", closefd=False), os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", 1, closefd=False)
