@@ -14,6 +14,7 @@ import yaml
 
 from gptlab import plugins
 from gptlab.commands.main import main
+from gptlab.data.text import bundled
 from gptlab.data.tokens.shards import held_out_stream
 from gptlab.errors import UserError
 from tests.conftest import ROOT, tiny_overrides
@@ -166,6 +167,7 @@ def test_a_new_project_passes_its_own_tests(tmp_path: Path) -> None:
     gptlab(tmp_path, "new", "my_project")
     env = {key: value for key, value in os.environ.items() if key != plugins.INHERITED}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env["GPTLAB_CACHE"] = str(bundled.cache_dir())  # which has been read already
     # the commands that its tests start are forks too
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.forked", "-n", "0"]
     done = subprocess.run(command, cwd=tmp_path / "my_project", env=env, capture_output=True, text=True, check=False)
