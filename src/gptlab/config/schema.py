@@ -23,10 +23,15 @@ _PRIMITIVES = (int, float, bool, str)
 
 
 @functools.cache
+def _hints(config_type: type) -> dict[str, Any]:
+    return typing.get_type_hints(config_type)
+
+
+@functools.cache
 def part_fields(config_type: type) -> dict[str, str | None]:
     """Return the fields of a verb's config that groups choose, each with its default option, or None for no part."""
     found: dict[str, str | None] = {}
-    hints = typing.get_type_hints(config_type)
+    hints = _hints(config_type)
     for f in dataclasses.fields(config_type):
         if f.name in registry.groups() and _plain(hints[f.name]) is Any:
             default = _default(f)
@@ -40,7 +45,7 @@ def part_fields(config_type: type) -> dict[str, str | None]:
 def schema_of(config_type: type) -> type:
     """Return the twin of a config dataclass; the parts of a verb's config have no value until they are chosen."""
     chosen = part_fields(config_type) if registry.option_of(config_type) is None else {}
-    hints = typing.get_type_hints(config_type)
+    hints = _hints(config_type)
     fields: list[Any] = []
     for f in dataclasses.fields(config_type):
         default = MISSING if chosen.get(f.name) else _default(f)
@@ -110,11 +115,6 @@ def require_known(cfg: DictConfig, within: str = "") -> None:
         require(fields is None or name in fields, key, child, "no such key", "--help lists all")
         if isinstance(child, DictConfig):
             require_known(child, f"{key}.")
-
-
-@functools.cache
-def _hints(config_type: type) -> dict[str, Any]:
-    return typing.get_type_hints(config_type)
 
 
 def field_types(key: str, config_type: type) -> set[Any]:
