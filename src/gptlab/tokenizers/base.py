@@ -154,6 +154,10 @@ class Tokenizer(ABC):
         """Return the same ids as `encode`, (N,)."""
         return np.array(self.encode(text), np.uint32)
 
+    def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the ids of each text, as `encode_array` does."""
+        return [self.encode_array(text) for text in texts]
+
     def last_cut(self, text: str) -> int:
         """Return the last position at which `text` can be cut without changing its tokens; 0 if that is not known."""
         return 0

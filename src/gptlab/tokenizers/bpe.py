@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tiktoken
 from tiktoken_ext import openai_public
 
@@ -17,9 +18,11 @@ from gptlab.registry import option
 from gptlab.tokenizers.base import EOT, MOST_BYTES, Ids, Tokenizer, panics
 from gptlab.tokenizers.letters import byte_of_letter
 from gptlab.tokenizers.torture import same_ids
+from gptlab.tokenizers.words import WordEncoder
 
 GPT2_SPLIT = openai_public.r50k_pat_str  # GPT-2's words: the pieces in which bytes are merged
 MOST = 1 << 24  # tokens
+LONG = 1 << 22  # characters of a text that is not encoded by its words, which takes some 20 times its size
 _WORD_END = re.compile(r"[^\W\d_](?=[ \n。，])")
 
 
@@ -69,6 +72,8 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
         self.encoding = tiktoken.Encoding(
             "gptlab", pat_str=split, mergeable_ranks=ranks, special_tokens={EOT: self.eot}
         )
+        by_words = split == GPT2_SPLIT and self.eot not in ranks.values()
+        self.words = WordEncoder(self._encode_words) if by_words else None
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         with panics("ranks.tiktoken"):
@@ -80,6 +85,22 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
                 return self.encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:  # a lone surrogate, which encode_batch replaces by U+FFFD
             return super().encode_array(text)
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
+        if self.words is None or any(len(text) > LONG for text in texts):
+            return super().encode_arrays(texts)
+        try:
+            return self.words.encode(texts)
+        except UnicodeEncodeError:
+            return super().encode_arrays(texts)
+
+    def _encode_words(self, words: list[bytes]) -> tuple[Ids, Ids]:
+        """Return the ids of words of GPT-2, joined, and how many each has; none of them spells a special token."""
+        text = b"".join([word + EOT.encode() for word in words]).decode()
+        with panics("ranks.tiktoken"):
+            ids = self.encoding.encode_to_numpy(text, allowed_special={EOT})
+        is_end = ids == self.eot
+        return ids[~is_end], np.diff(np.flatnonzero(is_end), prepend=-1) - 1
 
     def last_cut(self, text: str) -> int:
         """Return the last position between a letter and a space, a line's end or a full-width stop.

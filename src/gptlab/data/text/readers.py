@@ -58,6 +58,11 @@ class Reading(NamedTuple):
     format: str = "auto"
 
 
+def byte_length(text: str) -> int:
+    """Return how many bytes a text has in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def format_of(name: str) -> tuple[str, str]:
     """Return the format that a file's name declares, one of FORMATS or `text`, and how it is compressed."""
     endings = [ending.lower() for ending in Path(name).suffixes]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptlab.data.text.readers import Chunk
+from gptlab.data.text.readers import Chunk, byte_length
 from gptlab.data.tokens.shards import dtype_for
 from gptlab.data.tokens.writer import Done, Mask, ShardWriter
 from gptlab.errors import UserError, require
@@ -89,29 +89,34 @@ def encode(job: Job, tokenizer: Tokenizer) -> Done:
     A separator counts where the end of the document before it does. Where the tokenizer ends a document by another id
     than it begins one, such as </s> before <s>, the end counts instead, and no model has to predict the beginning.
     """
-    arrays, starts, mask, at, size, target_bytes, unspelled = [], [], list[Mask](), 0, 0, 0, 0
-    characters = sum(map(len, job.texts))
-    before, first, end = job.before, job.first, tokenizer.end_of_document
-    dtype = dtype_for(tokenizer.n_vocab)
-    for text, begins, counts in zip(job.texts, job.begins, job.counts, strict=True):
-        ids = tokenizer.encode_array(text)
+    end, dtype = tokenizer.end_of_document, dtype_for(tokenizer.n_vocab)
+    between = np.array([tokenizer.eot] if end is None else [end, tokenizer.eot], dtype)
+    masked = end is not None or not all((job.before, *job.counts))
+    arrays, mask, starts, at = [], list[Mask](), list[int](), 0
+    size = target_bytes = unspelled = 0
+    before, first = job.before, job.first
+    every = zip(job.texts, tokenizer.encode_arrays(job.texts), job.begins, job.counts, strict=True)
+    for text, ids, begins, counts in every:
         unspelled += tokenizer.unspelled(text, ids)
         if begins:
-            between = [tokenizer.eot] if end is None or first else [end, tokenizer.eot]
-            at += len(between)
+            arrays.append(between[-1:] if first else between)
+            at += len(arrays[-1])
             starts.append(at - 1)
-            arrays.append(np.array(between, dtype))
-            mask.append(np.array([before] if end is None else [before, 0][-len(between) :], np.uint8))
-        arrays.append(ids.astype(dtype))
-        mask.append(np.full(len(ids), counts, np.uint8))
+            if masked:
+                mask.append(np.array([before] if end is None else [before, 0][-len(arrays[-1]) :], np.uint8))
+        arrays.append(ids)
         at += len(ids)
-        size += len(text.encode())
-        target_bytes += len(text.encode()) * counts
+        if masked:
+            mask.append(np.full(len(ids), counts, np.uint8))
+        length = byte_length(text)
+        size += length
+        target_bytes += length * counts
         before, first = counts, False
-    every, masked = np.concatenate(arrays).tobytes(), end is not None or not all((job.before, *job.counts))
+    joined = np.concatenate(arrays, dtype=dtype, casting="unsafe").tobytes()
     loss_mask = np.concatenate(mask) if masked else None
     lost = unspelled if unspelled or tokenizer.unknown is not None else None
-    return Done(job.part, every, np.array(starts, np.uint32), size, loss_mask, target_bytes, characters, lost)
+    characters = sum(map(len, job.texts))
+    return Done(job.part, joined, np.array(starts, np.uint32), size, loss_mask, target_bytes, characters, lost)
 
 
 def write_sections(

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from gptlab.data.text.copies import Listed, left_out
 from gptlab.data.text.opened import bytes_read
-from gptlab.data.text.readers import Chunk
+from gptlab.data.text.readers import Chunk, byte_length
 from gptlab.data.text.sources import TextData, identity
 from gptlab.data.text.splits import Survey, divide, survey
 from gptlab.data.tokens.encode import Progress
@@ -95,7 +95,7 @@ def counted(chunks: Iterable[Chunk], watch: Watch) -> Iterator[Chunk]:
     """Yield chunks, and tell how many bytes have gone by."""
     for chunk in chunks:
         yield chunk
-        watch.advance(len(chunk.text) if chunk.text.isascii() else len(chunk.text.encode()))
+        watch.advance(byte_length(chunk.text))
 
 
 def _surveyed(source: TextData, watch: Watch, apart: bool = False) -> Listed:
