@@ -14,6 +14,10 @@ class UserError(ValueError):
         self.key, self.value, self.why, self.todo = key, value, why, todo
         super().__init__(one_line(f"{key}={value}: {why}; {todo}"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the mistake go from one process to another."""
+        return UserError, (self.key, self.value, self.why, self.todo)
+
     def within(self, group: str) -> "UserError":
         """Return the same mistake, named from one level further out: `k` becomes `decoder.k`."""
         return UserError(f"{group}.{self.key}", self.value, self.why, self.todo)

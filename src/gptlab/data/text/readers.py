@@ -82,11 +82,10 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
     def mistake(why: str, todo: str) -> UserError:
         return UserError(key, path, why, todo)
 
-    declared, packing = format_of(name or path.name)
-    kind = declared if reading.format == "auto" else reading.format
     if reading.format == "auto":
         _require_text(name or path.name, key, path)
     with whole_file(key, path):
+        kind, packing = _kind(path, reading, name or path.name)
         if kind in ("parquet", "arrow"):
             why, todo = f"{packing} around {kind} is not read", "decompress it"
             require(not packing, key, path, why, todo)
@@ -95,11 +94,8 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
             yield from _documents(rows, reading, key, path)
             tell(path.stat().st_size)
             return
-        if kind == "text" and reading.format == "auto" and reading.separator is None:
-            kind = "json" if _has_json_lines(_head(path, packing), reading.column) else kind
-        as_array = kind == "json" and is_array(_head(path, packing).decode("utf-8", "ignore").removeprefix("\ufeff"))
         with opened(path, packing) as file:
-            if as_array:
+            if kind == "array":
                 for where, record in array_items(_blocks(file, reading, key, path), mistake):
                     yield from _record(record, where, reading, key, path)
             elif kind == "json":
@@ -114,6 +110,30 @@ def read(path: Path, reading: Reading, key: str, name: str | None = None) -> Ite
             else:
                 for i, text in enumerate(_blocks(file, reading, key, path)):
                     yield Chunk(text, begins=i == 0)
+
+
+def has_lines(path: Path, reading: Reading) -> bool:
+    """Tell whether a file is read as JSON lines that are not compressed, so that it can be divided between lines."""
+    return _kind(path, reading, path.name) == ("json", "")
+
+
+def read_lines(path: Path, start: int, stop: int, reading: Reading, key: str) -> Iterator[Chunk]:
+    """Yield the documents of the JSON lines from one byte of a file to another, which begin and end lines."""
+    with whole_file(key, path), opened(path, "") as file:
+        file.seek(start)
+        for where, record in _json_lines(file, reading.errors, key, path, start, stop):
+            yield from _record(record, where, reading, key, path)
+
+
+def _kind(path: Path, reading: Reading, name: str) -> tuple[str, str]:
+    """Return as what a file is read, one of FORMATS, `text` or `array` (of JSON), and how it is compressed."""
+    declared, packing = format_of(name)
+    kind = declared if reading.format == "auto" else reading.format
+    if kind == "text" and reading.format == "auto" and reading.separator is None:
+        kind = "json" if _has_json_lines(_head(path, packing), reading.column) else kind
+    if kind == "json" and is_array(_head(path, packing).decode("utf-8", "ignore").removeprefix("\ufeff")):
+        kind = "array"
+    return kind, packing
 
 
 def read_records(path: Path, key: str) -> Iterator[tuple[str, Any]]:
@@ -220,13 +240,18 @@ def _end(text: str, begins: bool) -> Iterator[Chunk]:
         yield Chunk(text, begins)
 
 
-def _json_lines(file: IO[bytes], errors: str, key: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the value of each line that is not empty, with where it stands."""
-    offset = 0
+def _json_lines(
+    file: IO[bytes], errors: str, key: str, path: Path, offset: int = 0, stop: int | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Yield the value of each line that is not empty, from byte `offset` up to `stop`, with where it stands."""
+    at_start = offset == 0
     for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
+        if stop is not None and offset >= stop:
+            return
+        size = len(line)
         why = f"line {number} is longer than {LONGEST:,} bytes"
-        require(len(line) <= LONGEST, key, path, why, "divide its text, or give it as a file of plain text")
-        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        require(size <= LONGEST, key, path, why, "divide its text, or give it as a file of plain text")
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 and at_start else line
         try:
             if line.strip():
                 yield f"line {number}", json.loads(line.decode("utf-8", errors))
@@ -234,7 +259,7 @@ def _json_lines(file: IO[bytes], errors: str, key: str, path: Path) -> Iterator[
             raise _not_utf8(key, path, f"byte {offset + error.start}") from error
         except (ValueError, RecursionError) as error:
             raise UserError(key, path, f"line {number} is not JSON ({reason(error)})", "mend or drop it") from error
-        offset += len(line)
+        offset += size
 
 
 def _documents(rows: Iterator[Row], reading: Reading, key: str, path: Path) -> Iterator[Chunk]:

@@ -15,6 +15,7 @@ from gptlab.data.config import TEXT, BatchConfig, require_split
 from gptlab.data.text import bundled, download, hub, stories
 from gptlab.data.text.readers import FORMATS, Chunk, Reading, read
 from gptlab.data.text.saved_datasets import is_saved, saved_files
+from gptlab.data.text.spans import Span, spans
 from gptlab.errors import require, require_choice
 from gptlab.registry import option
 
@@ -66,6 +67,10 @@ class TextData(DataConfig, ABC):
 
     def file_bytes(self, held_out: bool = False) -> int | None:
         """Return the bytes of the files that are read, where that is known before; those of the held-out part."""
+        return None
+
+    def spans(self, held_out: bool = False) -> Iterator[Span] | None:
+        """Return the same documents, or the held-out part, in spans that can be read independently; None: in none."""
         return None
 
     def notes(self) -> list[str]:
@@ -148,8 +153,14 @@ class Files(Readable):
 
     def file_bytes(self, held_out: bool = False) -> int | None:
         """Return the sizes of the files on disk, compressed or not."""
-        paths = matching(self.val_files, "data.val_files") if held_out else self._training_files()[0]
-        return sum(path.stat().st_size for path in paths)
+        return sum(path.stat().st_size for path in self._files(held_out))
+
+    def spans(self, held_out: bool = False) -> Iterator[Span] | None:
+        """Return the lines of JSON, where all files have such."""
+        return spans(self._files(held_out), self.reading, "data.val_files" if held_out else "data.files")
+
+    def _files(self, held_out: bool) -> list[Path]:
+        return matching(self.val_files, "data.val_files") if held_out else self._training_files()[0]
 
     def notes(self) -> list[str]:
         """Return which files are not trained on although they are named."""

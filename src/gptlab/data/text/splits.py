@@ -4,7 +4,7 @@ import hashlib
 import struct
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -82,6 +82,58 @@ def survey(chunks: Iterable[Chunk], val_fraction: float, documents_file: IO[byte
         end_document()
     if masked:
         content.update(mask.digest())
+    return _chosen(content.hexdigest(), sizes, documents, lengths, marks, val_fraction)
+
+
+class Count(NamedTuple):
+    """What there is to know of some documents, all of which count, for the survey of a text that they are a part of."""
+
+    digests: bytes  # joined
+    listed: bytes  # of DOCUMENT
+    sizes: dict[int, int]  # bytes of documents by bucket
+    lengths: list[int]  # of documents, in characters
+    marks: dict[str, int]
+
+
+def count(texts: Iterable[str]) -> Count:
+    """Count documents, each of which is whole."""
+    digests, listed, lengths = bytearray(), bytearray(), []
+    sizes: dict[int, int] = {}
+    marks = dict.fromkeys(MARKS, 0)
+    for text in texts:
+        data = text.encode()
+        digest, here = hashlib.sha256(data).digest(), bucket(text)
+        digests += digest
+        listed += _DOCUMENT.pack(digest[:8], here)
+        sizes[here] = sizes.get(here, 0) + len(data)
+        lengths.append(len(text))
+        for mark in MARKS:
+            marks[mark] += text.count(mark)
+    return Count(bytes(digests), bytes(listed), sizes, lengths, marks)
+
+
+def survey_counts(counts: Iterable[Count], val_fraction: float, documents_file: IO[bytes]) -> Survey:
+    """Return what `survey` returns for the text whose documents have been counted, in their order."""
+    content, documents = hashlib.sha256(), 0
+    sizes: dict[int, int] = {}
+    lengths: list[int] = []
+    marks = dict.fromkeys(MARKS, 0)
+    for each in counts:
+        content.update(each.digests)
+        documents_file.write(each.listed)
+        documents += len(each.lengths)
+        lengths += each.lengths[: FEW - len(lengths)]
+        for here, size in each.sizes.items():
+            sizes[here] = sizes.get(here, 0) + size
+        for mark in MARKS:
+            marks[mark] += each.marks[mark]
+    return _chosen(content.hexdigest(), sizes, documents, lengths, marks, val_fraction)
+
+
+def _chosen(
+    sha256: str, sizes: dict[int, int], documents: int, lengths: list[int], marks: dict[str, int], val_fraction: float
+) -> Survey:
+    """Choose what is held out of a text that has been read."""
     total = sum(sizes.values())
     room = val_fraction * total
     held_out = []
@@ -97,7 +149,7 @@ def survey(chunks: Iterable[Chunk], val_fraction: float, documents_file: IO[byte
         raise UserError("data.val_fraction", val_fraction, why, "raise it, or give data.val_files")
     held_out = [] if by_position else held_out
     found = {mark: count for mark, count in marks.items() if count}
-    return Survey(content.hexdigest(), documents, total, held_out, cuts, found, whole / max(1, total))
+    return Survey(sha256, documents, total, held_out, cuts, found, whole / max(1, total))
 
 
 def bucket(head: str) -> int:

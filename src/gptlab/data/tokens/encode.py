@@ -5,21 +5,18 @@ import errno
 import functools
 import itertools
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from gptlab.data.text.readers import Chunk, byte_length
+from gptlab.data.text.spans import Span
+from gptlab.data.text.splits import bucket
 from gptlab.data.tokens.shards import dtype_for
+from gptlab.data.tokens.surveys import Progress
+from gptlab.data.tokens.workers import Workers
 from gptlab.data.tokens.writer import Done, Mask, ShardWriter
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically
@@ -28,9 +25,17 @@ from gptlab.tokenizers import Tokenizer, load_tokenizer
 JOB = 1 << 20  # characters that are encoded at once
 LONGEST = 1 << 26  # characters that are kept where there is no place to cut
 SECTION = 1 << 28  # characters of a shard
-ALONE = 1 << 23  # bytes that are not worth a second process
 
-Progress = Callable[[int], None]  # receives the number of bytes just done
+
+class Unit(Protocol):
+    """What one process encodes at once."""
+
+    @property
+    def size(self) -> int:
+        """How much it is, in characters or bytes."""
+
+    def jobs(self, tokenizer: Tokenizer) -> Iterable["Job"]:
+        """Return what there is to encode."""
 
 
 class Job(NamedTuple):
@@ -42,6 +47,36 @@ class Job(NamedTuple):
     counts: list[bool]
     before: bool  # whether the piece before the first one counts
     first: bool = False  # whether its part begins with it
+
+    @property
+    def size(self) -> int:
+        """The number of characters."""
+        return sum(map(len, self.texts))
+
+    def jobs(self, tokenizer: Tokenizer) -> "list[Job]":
+        """Return the job itself."""
+        return [self]
+
+
+class Lines(NamedTuple):
+    """Documents that are read where they are encoded, and the buckets that are held out of them; None: all are."""
+
+    span: Span
+    held_out: frozenset[int] | None
+    parts: frozenset[str]  # that are encoded
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self.span.size
+
+    def jobs(self, tokenizer: Tokenizer) -> Iterator[Job]:
+        """Read the documents."""
+        chunks = ((self._part(chunk), chunk) for chunk in self.span.chunks())
+        return jobs(((part, chunk) for part, chunk in chunks if part in self.parts), tokenizer)
+
+    def _part(self, chunk: Chunk) -> str:
+        return "val" if self.held_out is None or bucket(chunk.text) in self.held_out else "train"
 
 
 def jobs(chunks: Iterable[tuple[str, Chunk]], tokenizer: Tokenizer) -> Iterator[Job]:
@@ -115,52 +150,54 @@ def encode(job: Job, tokenizer: Tokenizer) -> Done:
     joined = np.concatenate(arrays, dtype=dtype, casting="unsafe").tobytes()
     loss_mask = np.concatenate(mask) if masked else None
     lost = unspelled if unspelled or tokenizer.unknown is not None else None
-    characters = sum(map(len, job.texts))
-    return Done(job.part, joined, np.array(starts, np.uint32), size, loss_mask, target_bytes, characters, lost)
+    return Done(job.part, joined, np.array(starts, np.uint32), size, loss_mask, target_bytes, job.size, lost)
 
 
 def write_sections(
     work: Path,
-    chunks: Iterable[tuple[str, Chunk]],
-    tokenizer_folder: Path,
-    processes: int,
+    units: Iterable[Unit],
+    tokenizer: tuple[Tokenizer, Path],
+    pool: Workers | None,
     progress: Progress,
     section: int = SECTION,
 ) -> list[dict[str, Any]]:
     """Fill `work` with the shards of each section, and return their manifests by section and part.
 
-    Sections that exist already are kept. Raises UserError if the disk is full.
+    The units are encoded in the processes of a pool (None: here), which load the tokenizer from its folder. Sections
+    that exist already are kept. Raises UserError if the disk is full.
     """
-    tokenizer = load_tokenizer(tokenizer_folder)
+    loaded, folder = tokenizer
     records: list[dict[str, Any]] = []
-    with _encoder(tokenizer, tokenizer_folder, processes) as encoded:
-        for number, group in enumerate(_sections(jobs(chunks, tokenizer), section)):
-            path = work / f"section-{number:05d}.json"
-            if not path.exists():
-                try:
-                    record = _write_section(work, number, encoded(group), dtype_for(tokenizer.n_vocab), progress)
-                    write_atomically(path, json.dumps(record).encode())
-                except OSError as error:
-                    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                        raise
-                    todo = "make room and run it again: what is written so far is kept"
-                    raise UserError("data", work, f"cannot be written ({error.strerror})", todo) from error
-            else:
-                for _ in group:
-                    pass  # read past it
-                progress(sum(part["bytes"] for part in json.loads(path.read_text(encoding="utf-8")).values()))
-            records.append(json.loads(path.read_text(encoding="utf-8")))
+    for number, group in enumerate(_sections(iter(units), section)):
+        path = work / f"section-{number:05d}.json"
+        if not path.exists():
+            here, there = functools.partial(_encoded, tokenizer=loaded), functools.partial(_encoded_there, folder)
+            encoded = pool.map(there, group) if pool else map(here, group)
+            try:
+                every = itertools.chain.from_iterable(encoded)
+                record = _write_section(work, number, every, dtype_for(loaded.n_vocab), progress)
+                write_atomically(path, json.dumps(record).encode())
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                todo = "make room and run it again: what is written so far is kept"
+                raise UserError("data", work, f"cannot be written ({error.strerror})", todo) from error
+        else:
+            for _ in group:
+                pass  # read past it
+            progress(sum(part["bytes"] for part in json.loads(path.read_text(encoding="utf-8")).values()))
+        records.append(json.loads(path.read_text(encoding="utf-8")))
     return records
 
 
-def _sections(every: Iterator[Job], size: int) -> Iterator[Iterator[Job]]:
-    """Group consecutive jobs of about `size` characters; each group must be used up before the next."""
+def _sections(every: Iterator[Unit], size: int) -> Iterator[Iterator[Unit]]:
+    """Group consecutive units of about `size` altogether; each group must be used up before the next."""
 
-    def group(first: Job) -> Iterator[Job]:
+    def group(first: Unit) -> Iterator[Unit]:
         seen = 0
-        for job in itertools.chain([first], every):
-            yield job
-            seen += sum(map(len, job.texts))
+        for unit in itertools.chain([first], every):
+            yield unit
+            seen += unit.size
             if seen >= size:
                 return
 
@@ -182,46 +219,13 @@ def _write_section(
         return {part: writer.finish() for part, writer in writers.items()}
 
 
-@contextlib.contextmanager
-def _encoder(tokenizer: Tokenizer, folder: Path, processes: int) -> Iterator[Callable[[Iterator[Job]], Iterator[Done]]]:
-    """Yield a function that encodes jobs in order, here or in a pool, with few of them in memory at once."""
-    if processes == 1:
-        yield functools.partial(map, functools.partial(encode, tokenizer=tokenizer))
-        return
-    context = multiprocessing.get_context("spawn")  # threads of this process must not be forked
-    pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(folder,))
-
-    def encoded(every: Iterator[Job]) -> Iterator[Done]:
-        pending: deque[Future[Done]] = deque()
-        for job in every:
-            pending.append(pool.submit(_work, job))
-            if len(pending) > 2 * processes:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-    try:
-        yield encoded
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+def _encoded(unit: Unit, tokenizer: Tokenizer) -> list[Done]:
+    return [encode(job, tokenizer) for job in unit.jobs(tokenizer)]
 
 
-_tokenizer: Tokenizer  # of a process of the pool
+def _encoded_there(folder: Path, unit: Unit) -> list[Done]:
+    """Encode in a process of the pool, which loads a tokenizer once."""
+    return _encoded(unit, _loaded(folder))
 
 
-def _start(folder: Path) -> None:
-    global _tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _tokenizer = load_tokenizer(folder)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _work(job: Job) -> Done:
-    return encode(job, _tokenizer)
+_loaded = functools.lru_cache(maxsize=1)(load_tokenizer)

@@ -17,11 +17,12 @@ from filelock import FileLock
 
 from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity
-from gptlab.data.tokens.encode import ALONE, SECTION, write_sections
+from gptlab.data.tokens.encode import SECTION, Lines, Unit, jobs, write_sections
 from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards, read_manifest
 from gptlab.data.tokens.surveys import Surveyed, Watch, counted, survey_all
 from gptlab.data.tokens.token_copies import without_copies
 from gptlab.data.tokens.token_files import cut, foreign_shards, spelled
+from gptlab.data.tokens.workers import Workers, is_worth_it, workers
 from gptlab.errors import require
 from gptlab.files import cache_dir, new_folder, short, sync_files, write_atomically
 from gptlab.registry import name_of
@@ -118,10 +119,10 @@ def prepare(
     for name, source in sources.items():
         why = f"a {type(source).__name__} is no text"
         require(isinstance(source, TextData), f"data.parts.{name}", type(source).__name__.lower(), why, "leave it out")
-    surveyed = survey_all(sources, watch)
-    tokenizer = _tokenizer(surveyed, config, watch)
-    cores = processes or os.cpu_count() or 1
-    folders = [_shards(text, tokenizer, watch, cores, section, parts) for text in surveyed]
+    with workers(processes or os.cpu_count() or 1) as pool:
+        surveyed = survey_all(sources, watch, pool)
+        tokenizer = _tokenizer(surveyed, config, watch)
+        folders = [_shards(text, tokenizer, watch, pool, section, parts) for text in surveyed]
     corpus = _corpus(folders, list(sources), weights, load_tokenizer(tokenizer))
     manifests = corpus.manifest.get("sources", {"": corpus.manifest})
     notes = [note for text in surveyed for note in text.notes(manifests[text.name]["val"])]
@@ -157,7 +158,7 @@ def _tokenizer(surveyed: list[Surveyed], config: TokenizerConfig, watch: Watch) 
     return folder
 
 
-def _shards(text: Surveyed, tokenizer: Path, watch: Watch, processes: int, section: int, parts: Sequence[str]) -> Path:
+def _shards(text: Surveyed, tokenizer: Path, watch: Watch, pool: Workers, section: int, parts: Sequence[str]) -> Path:
     """Return the folder of a source's shards: from the cache or written now, continuing where a killed run stopped."""
     source, found = text.source, text.found
     split = (source.version(), identity(source), *text.split[3:]) if text.apart else text.split[1:]
@@ -167,11 +168,12 @@ def _shards(text: Surveyed, tokenizer: Path, watch: Watch, processes: int, secti
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             watch.begin("making tokens", found.bytes)
-            work = folder.with_name(f"{folder.name}.{section}.partial")
+            loaded = load_tokenizer(tokenizer)
+            kind, units = _units(text, loaded, parts)
+            work = folder.with_name(f"{folder.name}.{section}{kind}.partial")
             work.mkdir(exist_ok=True)
-            processes = min(processes, max(1, found.bytes // ALONE))
-            chunks = ((part, chunk) for part, chunk in text.divided() if part in parts)
-            sections = write_sections(work, chunks, tokenizer, processes, watch.advance, section)
+            used = pool if is_worth_it(found.bytes, pool) else None
+            sections = write_sections(work, units, (loaded, tokenizer), used, watch.advance, section)
             manifest = _manifest(text, tokenizer, sections)
             kept = {shard["file"].removesuffix(".bin") for part in PARTS for shard in manifest[part]["shards"]}
             for path in work.iterdir():  # records of sections, and leftovers of killed runs
@@ -182,6 +184,17 @@ def _shards(text: Surveyed, tokenizer: Path, watch: Watch, processes: int, secti
             sync_files(work)
             work.rename(folder)
     return folder
+
+
+def _units(text: Surveyed, tokenizer: Tokenizer, parts: Sequence[str]) -> tuple[str, Iterator[Unit]]:
+    """Return a source's text as what is encoded at once, after a mark of how it is divided.
+
+    A killed run goes on with what it has written of the same division.
+    """
+    spans = text.spans() if tokenizer.end_of_document is None else None  # else the first document differs
+    if spans is not None:
+        return "-spans", (Lines(span, held_out, frozenset(parts)) for span, held_out in spans)
+    return "", jobs(((part, chunk) for part, chunk in text.divided() if part in parts), tokenizer)
 
 
 def _manifest(text: Surveyed, folder: Path, sections: list[dict[str, Any]]) -> dict[str, Any]:

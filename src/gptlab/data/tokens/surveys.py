@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock
 
@@ -15,12 +15,15 @@ from gptlab.data.text.copies import Listed, left_out
 from gptlab.data.text.opened import bytes_read
 from gptlab.data.text.readers import Chunk, byte_length
 from gptlab.data.text.sources import TextData, identity
-from gptlab.data.text.splits import Survey, divide, survey
-from gptlab.data.tokens.encode import Progress
-from gptlab.errors import require
+from gptlab.data.text.spans import Span
+from gptlab.data.text.splits import Count, Survey, count, divide, survey, survey_counts
+from gptlab.data.tokens.workers import Workers, is_worth_it
+from gptlab.errors import UserError, require
 from gptlab.files import cache_dir, short, write_atomically
 
 LAYOUT = 3  # raise when the meaning of a cached survey changes
+
+Progress = Callable[[int], None]  # receives the number of bytes just done
 
 
 @dataclass
@@ -45,6 +48,17 @@ class Surveyed:
         """Yield the text with its parts, `train` and `val`."""
         yield from divide(self.source.chunks(), self.found, self.left_out)
         yield from (("val", chunk) for chunk in self.source.held_out() or [])
+
+    def spans(self) -> Iterator[tuple[Span, frozenset[int] | None]] | None:
+        """Return the same text in spans, each with the buckets that are held out of it (None: all of it is).
+
+        None where a part of it cannot be read in spans, or depends on the numbers of its documents.
+        """
+        trained, held = self.source.spans(), self.source.spans(held_out=True) if self.apart else iter(())
+        if trained is None or held is None or self.found.cuts or self.left_out:
+            return None
+        buckets = frozenset(self.found.held_out)
+        return itertools.chain(((span, buckets) for span in trained), ((span, None) for span in held))
 
     @property
     def split(self) -> tuple[Any, ...]:
@@ -73,13 +87,13 @@ class Surveyed:
         return [f"{self.name}: {note}" if self.name else note for note in notes]
 
 
-def survey_all(sources: dict[str, TextData], watch: Watch) -> list[Surveyed]:
+def survey_all(sources: dict[str, TextData], watch: Watch, pool: Workers) -> list[Surveyed]:
     """Survey the texts of a corpus, each once: what was found is cached.
 
     Raises UserError where one has no text, or where nothing is left to train on.
     """
-    listed = [_surveyed(source, watch) for source in sources.values()]
-    apart = [_surveyed(source, watch, apart=True) for source in sources.values() if source.held_out() is not None]
+    listed = [_surveyed(source, watch, pool) for source in sources.values()]
+    apart = [_surveyed(source, watch, pool, apart=True) for source in sources.values() if source.held_out() is not None]
     every = left_out(listed, apart)
     surveyed = []
     for (name, source), each, numbers in zip(sources.items(), listed, every, strict=True):
@@ -98,7 +112,7 @@ def counted(chunks: Iterable[Chunk], watch: Watch) -> Iterator[Chunk]:
         watch.advance(byte_length(chunk.text))
 
 
-def _surveyed(source: TextData, watch: Watch, apart: bool = False) -> Listed:
+def _surveyed(source: TextData, watch: Watch, pool: Workers, apart: bool = False) -> Listed:
     """Survey a source, or its held-out part that comes `apart`; it is read only once."""
     key = repr((LAYOUT, identity(source), source.version(), apart))
     path = cache_dir() / "surveys" / f"{short(key)}.json"
@@ -106,14 +120,36 @@ def _surveyed(source: TextData, watch: Watch, apart: bool = False) -> Listed:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            held_out, size = source.held_out(), source.file_bytes(apart)
-            watch.begin("reading", size or 0)
-            chunks = itertools.chain(held_out or []) if apart else source.chunks()
-            chunks = counted(chunks, watch) if size is None else chunks
-            with Path(f"{documents}.partial").open("wb") as file, bytes_read(watch.advance if size else None):
-                found = survey(chunks, 0.0 if held_out is not None else source.val_fraction, file)
+            watch.begin("reading", source.file_bytes(apart) or 0)
+            with Path(f"{documents}.partial").open("wb") as file:
+                found = _read(source, apart, watch, pool, file)
             kind = identity(source)["kind"].lower()
             require(apart or found.bytes > 0, "data", kind, "has no text", "give files with some")
             os.replace(file.name, documents)
             write_atomically(path, json.dumps(dataclasses.asdict(found)).encode())
     return Listed(documents, Survey(**json.loads(path.read_text(encoding="utf-8"))), apart)
+
+
+def _read(source: TextData, apart: bool, watch: Watch, pool: Workers, file: IO[bytes]) -> Survey:
+    """Read a source, or its held-out part that comes `apart`, and write the list of documents into a file."""
+    held_out, size = source.held_out(), source.file_bytes(apart)
+    val_fraction = 0.0 if held_out is not None else source.val_fraction
+    if size is not None and is_worth_it(size, pool) and (spans := source.spans(apart)) is not None:
+        try:
+            return survey_counts(_counts(spans, watch, pool), val_fraction, file)
+        except UserError:  # which does not know where it stands in the file: the text is read again as a whole
+            file.seek(0)
+            file.truncate()
+    chunks = itertools.chain(held_out or []) if apart else source.chunks()
+    with bytes_read(watch.advance if size else None):
+        return survey(counted(chunks, watch) if size is None else chunks, val_fraction, file)
+
+
+def _counts(spans: Iterator[Span], watch: Watch, pool: Workers) -> Iterator[Count]:
+    for counts, size in pool.map(_count, spans):
+        watch.advance(size)
+        yield counts
+
+
+def _count(span: Span) -> tuple[Count, int]:
+    return count(chunk.text for chunk in span.chunks()), span.size
