@@ -1,6 +1,7 @@
 """Define byte-pair encoding, trained on the text and run by `tiktoken`."""
 
 import base64
+import binascii
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -175,7 +176,7 @@ class BytePairTokenizer(Tokenizer, kind="byte_pair"):
     def load(cls, folder: Path, state: dict[str, Any]) -> "BytePairTokenizer":
         lines = read_bounded(folder / "ranks.tiktoken", MOST_BYTES).splitlines()
         pairs = (line.split() for line in lines)
-        ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        ranks = {binascii.a2b_base64(token): int(rank) for token, rank in pairs}
         if len(set(ranks.values())) < len(ranks):
             raise ValueError("an id stands for two tokens")
         return cls(ranks, state["split"], state.get("eot"), state.get("n_vocab"))

@@ -18,7 +18,16 @@ from filelock import FileLock
 from gptlab.data.config import BatchConfig
 from gptlab.data.text.sources import DataConfig, Mixture, TextData, TokenFiles, identity
 from gptlab.data.tokens.encode import SECTION, Lines, Unit, jobs, write_sections
-from gptlab.data.tokens.shards import Shard, TokenStream, check, dtype_for, masks, own_shards, read_manifest
+from gptlab.data.tokens.shards import (
+    Shard,
+    TokenStream,
+    check,
+    dtype_for,
+    masks,
+    own_shards,
+    read_manifest,
+    read_through,
+)
 from gptlab.data.tokens.surveys import Surveyed, Watch, counted, survey_all
 from gptlab.data.tokens.token_copies import without_copies
 from gptlab.data.tokens.token_files import cut, foreign_shards, spelled
@@ -123,7 +132,7 @@ def prepare(
         surveyed = survey_all(sources, watch, pool)
         tokenizer = _tokenizer(surveyed, config, watch)
         folders = [_shards(text, tokenizer, watch, pool, section, parts) for text in surveyed]
-    corpus = _corpus(folders, list(sources), weights, load_tokenizer(tokenizer))
+        corpus = _corpus(folders, list(sources), weights, load_tokenizer(tokenizer), pool)
     manifests = corpus.manifest.get("sources", {"": corpus.manifest})
     notes = [note for text in surveyed for note in text.notes(manifests[text.name]["val"])]
     cut_up = any(text.found.cuts and not text.apart for text in surveyed)
@@ -174,7 +183,7 @@ def _shards(text: Surveyed, tokenizer: Path, watch: Watch, pool: Workers, sectio
             work.mkdir(exist_ok=True)
             used = pool if is_worth_it(found.bytes, pool) else None
             sections = write_sections(work, units, (loaded, tokenizer), used, watch.advance, section)
-            manifest = _manifest(text, tokenizer, sections)
+            manifest = _manifest(text, loaded, fingerprint(tokenizer), sections)
             kept = {shard["file"].removesuffix(".bin") for part in PARTS for shard in manifest[part]["shards"]}
             for path in work.iterdir():  # records of sections, and leftovers of killed runs
                 if path.is_file() and path.name.partition(".")[0] not in kept:
@@ -197,8 +206,9 @@ def _units(text: Surveyed, tokenizer: Tokenizer, parts: Sequence[str]) -> tuple[
     return "", jobs(((part, chunk) for part, chunk in text.divided() if part in parts), tokenizer)
 
 
-def _manifest(text: Surveyed, folder: Path, sections: list[dict[str, Any]]) -> dict[str, Any]:
-    tokenizer = load_tokenizer(folder)
+def _manifest(
+    text: Surveyed, tokenizer: Tokenizer, tokenizer_sha256: str, sections: list[dict[str, Any]]
+) -> dict[str, Any]:
     parts: dict[str, dict[str, Any]] = {}
     for part in PARTS:
         shards = [section[part] for section in sections if part in section]
@@ -211,7 +221,7 @@ def _manifest(text: Surveyed, folder: Path, sections: list[dict[str, Any]]) -> d
     return {
         "sha256": content,
         "source": identity(text.source),
-        "tokenizer_sha256": fingerprint(folder),
+        "tokenizer_sha256": tokenizer_sha256,
         "n_vocab": tokenizer.n_vocab,
         "eot": tokenizer.eot,
         "dtype": dtype_for(tokenizer.n_vocab),
@@ -219,17 +229,19 @@ def _manifest(text: Surveyed, folder: Path, sections: list[dict[str, Any]]) -> d
     }
 
 
-def _corpus(folders: list[Path], names: list[str], weights: list[float], tokenizer: Tokenizer) -> Corpus:
+def _corpus(folders: list[Path], names: list[str], weights: list[float], tokenizer: Tokenizer, pool: Workers) -> Corpus:
     """Return what the folders hold, every shard found whole."""
     manifests = [read_manifest(folder) for folder in folders]
     shards: dict[str, list[list[Shard]]] = {part: [] for part in PARTS}
     for folder, manifest in zip(folders, manifests, strict=True):
         for part in PARTS:
             shards[part].append(own_shards(folder, manifest, part))
-            records, n_vocab = manifest[part]["shards"], tokenizer.n_vocab
-            check(shards[part][-1], n_vocab, [shard["sha256"] for shard in records])
+            records, n_vocab, found = manifest[part]["shards"], tokenizer.n_vocab, shards[part][-1]
+            if is_worth_it(sum(shard.path.stat().st_size for shard in found), pool):
+                list(pool.map(read_through, found))
+            check(found, n_vocab, [shard["sha256"] for shard in records])
             masked = [shard["mask_sha256"] for shard in records if "mask_sha256" in shard]
-            check(masks(shards[part][-1]), None, masked)
+            check(masks(found), None, masked)
     manifest = manifests[0] if len(manifests) == 1 else _combined(manifests, names, weights)
     val = TokenStream([shard for each in shards["val"] for shard in each])
     each_val = zip(names, shards["val"], manifests, strict=True)
@@ -252,7 +264,7 @@ def _ready(data: TokenFiles, config: TokenizerConfig, any_ids: bool, is_trained_
         folder = Path(data.folder).expanduser()
         why, todo = "is not a folder of tokens", "give one that `gptlab tokenize out=` has made"
         require((folder / "manifest.json").is_file(), "data.folder", data.folder, why, todo)
-        return _corpus([folder], [""], [1.0], load_tokenizer(folder / "tokenizer"))
+        return _corpus([folder], [""], [1.0], load_tokenizer(folder / "tokenizer"), Workers(1))
     tokenizer = config.build([])
     train = foreign_shards(data, "data.train", data.train, tokenizer)
     val = foreign_shards(data, "data.val", data.val, tokenizer) if data.val else []

@@ -229,10 +229,8 @@ def check(shards: Sequence[Shard], n_vocab: int | None, expected: Sequence[str] 
     """
     found = []
     for number, shard in enumerate(shards):
-        memo = _memo(shard)
-        if not memo.exists():
-            remember(shard, _read_through(shard))
-        seen = json.loads(memo.read_text(encoding="utf-8"))
+        read_through(shard)
+        seen = json.loads(_memo(shard).read_text(encoding="utf-8"))
         found.append(seen["sha256"])
         if expected is not None and seen["sha256"] != expected[number]:
             why = f"its SHA-256 is {seen['sha256'][:12]}... and not the manifest's {expected[number][:12]}..."
@@ -257,14 +255,17 @@ def _memo(shard: Shard) -> Path:
     return cache_dir() / "checked" / f"{short(key)}.json"
 
 
-def _read_through(shard: Shard) -> dict[str, Any]:
+def read_through(shard: Shard) -> None:
+    """Read a shard's file, and remember its SHA-256 and largest id, unless they are remembered."""
+    if _memo(shard).exists():
+        return
     digest, largest = hashlib.sha256(), -1
     with shard.path.open("rb") as file:
         digest.update(file.read(shard.offset))
         while block := file.read(BLOCK):
             digest.update(block)
             largest = max(largest, int(np.frombuffer(block, shard.dtype).max()))
-    return {"sha256": digest.hexdigest(), "largest": largest}
+    remember(shard, {"sha256": digest.hexdigest(), "largest": largest})
 
 
 def _map(path: Path, dtype: str, offset: int, size: int) -> Tokens:
