@@ -16,8 +16,9 @@ from gptlab.data.text.readers import Chunk
 from gptlab.data.tokens import encode as encoding
 from gptlab.data.tokens.encode import encode, jobs, write_sections
 from gptlab.data.tokens.shards import dtype_for
+from gptlab.data.tokens.workers import workers
 from gptlab.errors import UserError
-from gptlab.tokenizers import EOT, Tokenizer
+from gptlab.tokenizers import EOT, Tokenizer, load_tokenizer
 from gptlab.tokenizers.bpe import BPE, BytePairTokenizer
 from gptlab.tokenizers.byte import Byte
 from gptlab.tokenizers.char import Char
@@ -85,6 +86,12 @@ def test_arrays_hold_the_same_ids(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.encode_array(text).tolist() == tokenizer.encode(text)
 
 
+@FEW
+@given(st.lists(TEXTS, max_size=5))
+def test_several_texts_at_once_have_the_same_ids(tokenizer: Tokenizer, texts: list[str]) -> None:
+    assert [ids.tolist() for ids in tokenizer.encode_arrays(texts)] == [tokenizer.encode(text) for text in texts]
+
+
 @pytest.mark.parametrize("after", [0, 1, 4094, 4095, 4096, 4097, 4098, 8191, 8192, 8193, 9000])
 @pytest.mark.parametrize("before", [1, 4096])
 def test_the_last_cut_is_the_last_wherever_it_is(before: int, after: int) -> None:
@@ -149,7 +156,10 @@ def write(folder: Path, section: int = 1000, processes: int = 1, chunks: Parts =
         saved.mkdir()
         Byte().build([]).save(saved)
     folder.mkdir(exist_ok=True)
-    return write_sections(folder, chunks, saved, processes, lambda size: None, section)
+    tokenizer = load_tokenizer(saved)
+    with workers(processes) as pool:
+        used = pool if processes > 1 else None
+        return write_sections(folder, jobs(chunks, tokenizer), (tokenizer, saved), used, lambda size: None, section)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -107,9 +107,8 @@ def test_the_mask_is_of_the_tokens_of_each_piece(
     with mock.patch.object(encoding, "JOB", job), tempfile.TemporaryDirectory() as folder:
         done = [encode(each, tokenizer) for each in jobs(chunks, tokenizer)]
         assert sum(each.target_bytes for each in done) == size
-        (Path(folder) / "tokenizer").mkdir()
-        tokenizer.save(Path(folder) / "tokenizer")
-        records = write_sections(Path(folder), chunks, Path(folder) / "tokenizer", 1, lambda size: None, 15)
+        saved = (tokenizer, Path(folder) / "tokenizer")
+        records = write_sections(Path(folder), jobs(chunks, tokenizer), saved, None, lambda size: None, 15)
         found, counted = [], []
         for record in records:
             shard = record["train"]
