@@ -3,7 +3,8 @@
     python benchmarks/data.py [--mb 100] [--repeats 3] [--memory-mb 1000] [--out results.json]
 
 Each measurement runs in a fresh process. `gptlab` is all of `prepare`: reading and hashing the text, splitting,
-encoding, writing and checking the shards. `tiktoken` is `encode_ordinary_batch` alone, on all cores, on documents that
+encoding, writing and checking the shards. Its CPU time in the main process and in the workers says how many workers the
+main process can feed. `tiktoken` is `encode_ordinary_batch` alone, on all cores, on documents that
 are in memory already. Both use the same encoding: GPT-2's where tiktoken has it cached, else one trained here.
 """
 
@@ -11,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -44,10 +46,13 @@ def measure(folder: Path, mb: int, repeats: int, memory_mb: int) -> dict[str, An
     write_corpus(text, mb)
 
     def speed(name: str) -> dict[str, Any]:
-        return {"mb_per_second": mb / child(name, tempfile.mkdtemp(dir=folder), tokenizer, text)["seconds"]}
+        done = child(name, tempfile.mkdtemp(dir=folder), tokenizer, text)
+        cpu = {key: seconds * 1000 / mb for key, seconds in done["cpu"].items()}
+        return {"mb_per_second": mb / done["seconds"], **cpu}
 
     rounds, left_out = interleaved(["gptlab", "tiktoken"], repeats, speed)
-    speeds = {name: Figure.of([each["mb_per_second"] for each in rows]) for name, rows in rounds.items()}
+    figures = {name: {key: Figure.of([each[key] for each in rows]) for key in rows[0]} for name, rows in rounds.items()}
+    speeds = {name: each["mb_per_second"] for name, each in figures.items()}
     access = child("access", cache := tempfile.mkdtemp(dir=folder), tokenizer, text)
     ours = speeds["gptlab"]
     print(f"{described(here)}; {mb} MB of JSON lines, {repeats} repeats")
@@ -56,17 +61,19 @@ def measure(folder: Path, mb: int, repeats: int, memory_mb: int) -> dict[str, An
         for name, f in speeds.items()
     ]
     table(["", "MB/s", "of", "gptlab/it"], rows)
+    main, workers = (figures["gptlab"][key].median for key in ("main_cpu_ms_per_mb", "workers_cpu_ms_per_mb"))
+    print(f"CPU time per MB: {main:.1f} ms in the main process, {workers:.1f} in the workers: it can feed", end=" ")
+    print(f"{workers / main:.0f} of them; tiktoken: {figures['tiktoken']['cpu_ms_per_mb'].median:.1f} ms")
     print(f"random access, cold: {access['cold']:,.0f} tokens/s in one process; again: {access['warm']:,.0f}")
-    candidates = {name: {"mb_per_second": figure} for name, figure in speeds.items()}
-    workload: dict[str, Any] = {"name": "prepare", "mb": mb, "candidates": candidates, "left_out": left_out}
+    workload: dict[str, Any] = {"name": "prepare", "mb": mb, "candidates": figures, "left_out": left_out}
     workload["random_access"] = access
     if memory_mb:
         large = folder / "large.txt"
         write_text(large, memory_mb)
-        figures = child("memory", cache, tokenizer, large)
-        workload["memory"] = {"mb": memory_mb, **figures}
+        peaks = child("memory", cache, tokenizer, large)
+        workload["memory"] = {"mb": memory_mb, **peaks}
         print(f"peak memory for one document of {memory_mb} MB, above the interpreter's:")
-        print(f"  {figures['parent_mb']:,.0f} MB; {figures['workers_mb']:,.0f} MB in all of its workers")
+        print(f"  {peaks['parent_mb']:,.0f} MB; {peaks['workers_mb']:,.0f} MB in all of its workers")
     return {"machine": here, "repeats": repeats, "workloads": [workload]}
 
 
@@ -112,17 +119,22 @@ def make_tokenizer(cache: str, folder: str) -> dict[str, Any]:
     return {"n_vocab": tokenizer.n_vocab}
 
 
-def gptlab(cache: str, tokenizer: str, text: str) -> dict[str, float]:
+def gptlab(cache: str, tokenizer: str, text: str) -> dict[str, Any]:
     from gptlab.data.text.sources import Files
     from gptlab.data.tokens.prepare import prepare
     from gptlab.tokenizers.saved import Saved
 
-    start = time.perf_counter()
+    start, before = time.perf_counter(), time.process_time()
     prepare(Files(files=[text]), Saved(tokenizer))
-    return {"seconds": time.perf_counter() - start}
+    seconds, main = time.perf_counter() - start, time.process_time() - before
+    for worker in multiprocessing.active_children():
+        worker.join()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = {"main_cpu_ms_per_mb": main, "workers_cpu_ms_per_mb": used.ru_utime + used.ru_stime}
+    return {"seconds": seconds, "cpu": cpu}
 
 
-def tiktoken(cache: str, tokenizer: str, text: str) -> dict[str, float]:
+def tiktoken(cache: str, tokenizer: str, text: str) -> dict[str, Any]:
     from gptlab.tokenizers import load_tokenizer
     from gptlab.tokenizers.bpe import BytePairTokenizer
 
@@ -130,9 +142,9 @@ def tiktoken(cache: str, tokenizer: str, text: str) -> dict[str, float]:
     assert isinstance(loaded, BytePairTokenizer)
     with open(text) as file:
         every = [json.loads(line)["text"] for line in file]
-    start = time.perf_counter()
+    start, before = time.perf_counter(), time.process_time()
     loaded.encoding.encode_ordinary_batch(every, num_threads=os.cpu_count() or 1)
-    return {"seconds": time.perf_counter() - start}
+    return {"seconds": time.perf_counter() - start, "cpu": {"cpu_ms_per_mb": time.process_time() - before}}
 
 
 def access(cache: str, tokenizer: str, text: str) -> dict[str, float]:

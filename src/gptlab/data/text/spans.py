@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gptlab.data.text.readers import LONGEST, Chunk, Reading, has_lines, read_lines
+from gptlab.data.text.splits import Count, count
 
 SPAN = 1 << 21  # bytes of a span, at least
 
@@ -25,6 +26,11 @@ class Span(NamedTuple):
         """Yield the documents."""
         for path, start, stop in self.pieces:
             yield from read_lines(path, start, stop, self.reading, self.key)
+
+
+def counted_span(span: Span) -> tuple[Count, int]:
+    """Return what there is to know of a span's documents for the survey of the text, and its bytes."""
+    return count(chunk.text for chunk in span.chunks()), span.size
 
 
 def spans(paths: Sequence[Path], reading: Reading, key: str) -> Iterator[Span] | None:

@@ -15,8 +15,7 @@ from gptlab.data.text.readers import Chunk, byte_length
 from gptlab.data.text.spans import Span
 from gptlab.data.text.splits import bucket
 from gptlab.data.tokens.shards import dtype_for
-from gptlab.data.tokens.surveys import Progress
-from gptlab.data.tokens.workers import Workers
+from gptlab.data.tokens.workers import Progress, Workers
 from gptlab.data.tokens.writer import Done, Mask, ShardWriter
 from gptlab.errors import UserError, require
 from gptlab.files import write_atomically

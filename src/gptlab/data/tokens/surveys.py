@@ -15,15 +15,13 @@ from gptlab.data.text.copies import Listed, left_out
 from gptlab.data.text.opened import bytes_read
 from gptlab.data.text.readers import Chunk, byte_length
 from gptlab.data.text.sources import TextData, identity
-from gptlab.data.text.spans import Span
-from gptlab.data.text.splits import Count, Survey, count, divide, survey, survey_counts
-from gptlab.data.tokens.workers import Workers, is_worth_it
+from gptlab.data.text.spans import Span, counted_span
+from gptlab.data.text.splits import Count, Survey, divide, survey, survey_counts
+from gptlab.data.tokens.workers import Progress, Workers, is_worth_it
 from gptlab.errors import UserError, require
 from gptlab.files import cache_dir, short, write_atomically
 
 LAYOUT = 3  # raise when the meaning of a cached survey changes
-
-Progress = Callable[[int], None]  # receives the number of bytes just done
 
 
 @dataclass
@@ -146,10 +144,6 @@ def _read(source: TextData, apart: bool, watch: Watch, pool: Workers, file: IO[b
 
 
 def _counts(spans: Iterator[Span], watch: Watch, pool: Workers) -> Iterator[Count]:
-    for counts, size in pool.map(_count, spans):
+    for counts, size in pool.map(counted_span, spans):
         watch.advance(size)
         yield counts
-
-
-def _count(span: Span) -> tuple[Count, int]:
-    return count(chunk.text for chunk in span.chunks()), span.size

@@ -14,6 +14,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+Progress = Callable[[int], None]  # receives the number of bytes just done
+
 ALONE = 1 << 23  # bytes that are not worth a second process
 
 
