@@ -27,7 +27,7 @@ class WordEncoder:
     """Encode texts in the ids that `encode_pieces` gives for each of their words, which it is asked for once.
 
     `encode_pieces` takes words in UTF-8 and returns their ids, joined, and how many each has. Words of up to 31 bytes
-    are remembered, until there are too many: then all are forgotten, so that memory is bounded (by some 20 MB).
+    are remembered, until a table of them is full and is emptied, so that memory is bounded (by some 35 MB).
     """
 
     def __init__(self, encode_pieces: EncodePieces) -> None:
