@@ -44,8 +44,7 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.extend(layer, k, v)
             q = q.to(k.dtype)
         y = attend(q, k, v, bias, self.attn_dropout if self.training else 0.0, self.scale, self.softcap)
-        y = self.proj(y.transpose(1, 2).flatten(2).to(x.dtype))
-        return self.dropout(y) if self.training else y
+        return self.dropout(self.proj(y.transpose(1, 2).flatten(2).to(x.dtype)))
 
     def weights(self, x: Tensor, rotation: Rotation | None = None, bias: Tensor | None = None) -> Tensor:
         """Return the weights (B, H, T, T) by which each position of x sums values; row t has those of position t."""

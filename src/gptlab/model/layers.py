@@ -75,5 +75,4 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = GATED[self.kind](self.gate(x)) * self.fc(x) if self.kind in GATED else UNGATED[self.kind](self.fc(x))
-        y: Tensor = self.proj(h)
-        return self.dropout(y) if self.training else y
+        return self.dropout(self.proj(h))
