@@ -76,7 +76,10 @@ BATCH = ["data.batch_size=32", "budget.steps=null", "schedule=linear"]
 DEFAULT_STEPS = (1000, 2000, 4000, 8000, 16000)
 QUIET = ["logger=csv", "sample_prompts=[]", "trainer.val_every_n_steps=1000000", "checkpoint.every_n_steps=1000000"]
 QUIET += ["trainer.enable_progress_bar=false"]
-FAST = {"cpu": ["trainer.precision=auto"], "cuda": ["trainer=gpu", "trainer.devices=1", "trainer.precision=bf16-mixed", "compile=true"]}
+FAST = {
+    "cpu": ["trainer.precision=auto"],
+    "cuda": ["trainer=gpu", "trainer.devices=1", "trainer.precision=bf16-mixed", "compile=true"],
+}
 DEFAULT_FAST = {"cpu": [], "cuda": ["trainer=gpu", "trainer.devices=1", "trainer.precision=32-true", "compile=true"]}
 
 ALONE = {"weight decay": ("1.0", "3.0")}  # the levels that are tried by themselves, if not all
