@@ -49,7 +49,8 @@ def test_devices_share_the_time_and_not_the_weights() -> None:
     assert two["memory"]["buckets"] == two["memory"]["gradients"] == one["memory"]["gradients"]
     sharded = planned("trainer=fsdp", "trainer.devices=2")["memory"]
     assert sharded["optimizer"] == pytest.approx(one["memory"]["optimizer"] / 2, rel=0.01)
-    assert planned("ema=0.9")["memory_bytes"] == one["memory_bytes"] + one["memory"]["weights"]
+    for average in ("ema=0.9", "tail_average=0.2"):
+        assert planned(average)["memory_bytes"] == one["memory_bytes"] + one["memory"]["weights"]
 
 
 def test_a_budget_in_minutes_is_so_long() -> None:

@@ -119,6 +119,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("train model.dropout=nan", "model.dropout=nan: is no finite number"),
     ("train ema=nan", "ema=nan: is no finite number"),
     ("train ema=1", "ema=1.0: is not in (0, 1)"),
+    ("train tail_average=1", "tail_average=1.0: is not in (0, 1)"),
+    ("train tail_average=0.2 ema=0.9", "tail_average=0.2: and ema are given; leave one of them out"),
     ("train spike_sigmas=inf", "spike_sigmas=inf: is no finite number"),
     ("train trainer.gradient_clip_val=inf", "trainer.gradient_clip_val=inf: is no finite number"),
     ("train trainer.max_minutes=inf", "trainer.max_minutes=inf: is no finite number"),

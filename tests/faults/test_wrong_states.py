@@ -90,6 +90,8 @@ WRONG: dict[str, tuple[Callable[[Saved], Any], str]] = {
     "a weight less": (lambda s: s["state_dict"].pop("gpt.ln_f.weight"), "RuntimeError"),
     "weights of another shape": (lambda s: s["state_dict"].update({"gpt.ln_f.weight": torch.zeros(3)}), "RuntimeError"),
     "an average of texts": (lambda s: s.update(current_model_state={"a": "b"}), "Error"),
+    "a mean in words": (lambda s: s.update(tail_average={"begin": 1, "count": "two"}), "invalid literal for int"),
+    "a mean of no steps": (lambda s: s.update(tail_average={"begin": 1, "count": 0}), "the mean of 0 steps"),
     "data a list": (lambda s: s.update(TextDataModule=[1]), "TypeError"),
     "Lightning's version": (lambda s: s.update({"pytorch-lightning_version": "new"}), "InvalidVersion"),
     "no version": (lambda s: s.pop("pytorch-lightning_version"), "KeyError"),

@@ -17,22 +17,28 @@ SCHEDULE = ["schedule=wsd", "schedule.warmup_steps=2", "schedule.decay_share=0.2
 
 
 @pytest.mark.slow
-def test_a_branch_is_the_run_with_its_budget(tiny: Callable[..., TrainConfig], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "begins"), [([], (6, 9)), (["tail_average=0.4"], (5, 7))], ids=["", "average of the tail"]
+)
+def test_a_branch_is_the_run_with_its_budget(
+    more: list[str], begins: tuple[int, int], tiny: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
     """Three horizons for 16 + 2 + 3 steps in place of 16 + 8 + 12; the trunk keeps what they begin with.
 
-    Of 8 steps the decay is over 0.25 * 7 = 1.75, so that the rate falls from the seventh on; of 12 from the tenth.
+    Of 8 steps the decay is over 0.25 * 7 = 1.75, so that the rate falls from the seventh on; of 12 from the tenth. The
+    last 0.4 of 8 are 3 steps, of 12 they are 5: the mean over them begins sooner.
     """
-    kept = ["checkpoint.every_n_steps=5", "checkpoint.keep_last=1", "checkpoint.horizons=[8,12]"]
-    train(tiny(*SCHEDULE, *kept, "budget.steps=16", f"run_dir={tmp_path}/runs/16"))
-    assert sorted(RunDir(tmp_path / "runs/16").by_step()) == [6, 9, 16]
-    for steps, begin in ((8, 6), (12, 9)):
+    ask, kept = [*SCHEDULE, *more], ["checkpoint.every_n_steps=5", "checkpoint.keep_last=1"]
+    horizons = "checkpoint.horizons=[8,12]"
+    train(tiny(*ask, *kept, horizons, "budget.steps=16", f"run_dir={tmp_path}/runs/16"))
+    assert sorted(RunDir(tmp_path / "runs/16").by_step()) == [*begins, 16]
+    for steps, begin in zip((8, 12), begins, strict=True):
         budget = f"budget.steps={steps}"
         # with the horizons, as in the config of the trunk
-        branch = train(
-            tiny(*SCHEDULE, kept[-1], budget, f"resume={tmp_path}/runs/16", f"run_dir={tmp_path}/runs/{steps}")
-        )
+        folders = [f"resume={tmp_path}/runs/16", f"run_dir={tmp_path}/runs/{steps}"]
+        branch = train(tiny(*ask, horizons, budget, "checkpoint.keep_last=9", *folders))
         assert (tmp_path / f"runs/{steps}/checkpoints/step-{begin}.ckpt").exists()  # where it began
-        alone = train(tiny(*SCHEDULE, budget, f"run_dir={tmp_path}/alone/{steps}"))
+        alone = train(tiny(*ask, budget, f"run_dir={tmp_path}/alone/{steps}"))
         assert branch is not None and alone is not None
         assert (branch["val_loss"], branch["tokens"]) == (alone["val_loss"], alone["tokens"])
         first, second = (

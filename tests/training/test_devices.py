@@ -321,6 +321,7 @@ REFUSED = {
     ("trainer.precision=8-bit",): "trainer.precision=8-bit: ",
     ("trainer.accelerator=gpu", "trainer.devices=64"): "trainer.(devices|accelerator)=(64|gpu): ",
     ("trainer=fsdp", "ema=0.9"): "ema=0.9: cannot average sharded weights",
+    ("trainer=fsdp", "tail_average=0.2"): "tail_average=0.2: cannot average sharded weights",
     ("trainer=fsdp", "data.micro_batch_size=auto"): "data.micro_batch_size=auto: cannot try out a sharded model",
     ("ema=1.0",): r"ema=1\.0: is not in \(0, 1\)",
     ("on_nan=ignore",): "on_nan=ignore: no such option; choose one of stop, skip, rewind",

@@ -105,6 +105,13 @@ def test_the_state_of_muon_goes_on(more: list[str], tiny: Tiny, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kept", [2, 4], ids=["before the tail", "within it"])
+def test_a_mean_of_the_last_weights_goes_on(kept: int, tiny: Tiny, tmp_path: Path) -> None:
+    """Of the last three of six steps, from a checkpoint before them or from one that has the first of them."""
+    require_equal_after_a_kill(tiny, tmp_path, 5, "tail_average=0.5", f"checkpoint.every_n_steps={kept}")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["stream", "documents"])
 def test_documents_in_a_new_order_each_epoch_go_on_in_that_order(
     packing: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

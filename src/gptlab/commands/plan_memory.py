@@ -74,7 +74,7 @@ class _Ways:
     def bytes(self, config: TrainConfig, micro_batch: int) -> int:
         """Return the peak on each device; DDP sums gradients in buckets of its own."""
         found = self.memory(config, micro_batch)
-        averages = found.gradients if config.ema is not None else 0
+        averages = found.gradients if config.ema is not None or config.tail_average is not None else 0
         if config.trainer.sharded:
             return found.sharded(self.devices, self.gathered)
         return found.peak + averages + (found.gradients if self.is_ddp(config) else 0)

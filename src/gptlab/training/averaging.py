@@ -1,4 +1,4 @@
-"""Average the weights exponentially; the average is then validated, sampled and saved."""
+"""Average the weights over steps; the average is then validated, sampled and saved."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,22 +9,28 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """The average of the weights over steps: after the first step a copy, then decay * average + (1 - decay) * weights.
+    """The average of the weights over steps: exponential with a `decay`, or the mean of those after step `begin`.
 
-    (Polyak & Juditsky 1992; the exponential form as in Tarvainen & Valpola 2017.) With a `decay` of None there is no
-    average.
+    Exponential: after the first step a copy, then decay * average + (1 - decay) * weights (Polyak & Juditsky 1992; the
+    exponential form as in Tarvainen & Valpola 2017). The mean of the last steps alone is tail averaging (Jain et al.
+    2018, section 2). Without both there is no average.
     """
 
-    def __init__(self, decay: float | None) -> None:
-        self.decay = decay
-        self.average: dict[str, Tensor] = {}  # by parameter name; empty before the first step
+    def __init__(self, decay: float | None = None, begin: int | None = None) -> None:
+        self.decay, self.begin = decay, begin
+        self.average: dict[str, Tensor] = {}  # by parameter name; empty before the first step that counts
+        self.count = 0  # steps in it
+
+    def __bool__(self) -> bool:
+        return self.decay is not None or self.begin is not None
 
     @torch.no_grad()
-    def update(self, gpt: nn.Module) -> None:
+    def update(self, gpt: nn.Module, step: int) -> None:
         """Add the weights after an optimizer step to the average."""
-        if self.decay is None:
+        if not self or (self.begin is not None and step <= self.begin):
             return
         weights = {name: p for name, p in gpt.named_parameters() if p.requires_grad}
+        self.count += 1
         if not self.average:
             self.average = {name: p.detach().clone() for name, p in weights.items()}
             return
@@ -33,7 +39,8 @@ class WeightAverage:
         self.average = {
             name: value.to(weight.device) for (name, value), weight in zip(self.average.items(), current, strict=True)
         }
-        torch._foreach_lerp_(list(self.average.values()), current, 1 - self.decay)
+        share = 1 / self.count if self.decay is None else 1 - self.decay
+        torch._foreach_lerp_(list(self.average.values()), current, share)
 
     @contextlib.contextmanager
     def applied(self, gpt: nn.Module) -> Iterator[None]:
@@ -65,6 +72,8 @@ class WeightAverage:
             return
         trained = checkpoint["state_dict"]
         checkpoint["current_model_state"] = trained
+        if self.begin is not None:
+            checkpoint["tail_average"] = {"begin": self.begin, "count": self.count}
         named = {f"{prefix}{name}": value for name, value in self.average.items()}
         # a tied head is one parameter under two names
         by_memory = {trained[name].data_ptr(): value for name, value in named.items()}
@@ -73,12 +82,20 @@ class WeightAverage:
     def load(self, checkpoint: dict[str, Any], prefix: str, gpt: nn.Module) -> None:
         """Take the average out of a checkpoint, and leave the trained weights in `state_dict`.
 
-        A sharded model, which has no average, was given its trained weights before.
+        A mean that begins at another step, or an average of the other kind, is dropped. A sharded model, which has no
+        average, was given its trained weights before.
         """
-        trained = checkpoint.pop("current_model_state", None)
+        self.average, self.count = {}, 0
+        trained, tail = (checkpoint.pop(key, None) for key in ("current_model_state", "tail_average"))
         if trained is None:
             return
         averaged, checkpoint["state_dict"] = checkpoint["state_dict"], trained
-        if self.decay is not None:
+        if self and self.begin == (None if tail is None else tail["begin"]):
             trained_names = [name for name, p in gpt.named_parameters() if p.requires_grad]
             self.average = {name: averaged[f"{prefix}{name}"].clone() for name in trained_names}
+            self.count = 0 if tail is None else tail["count"]
+
+
+def begin_of_tail(share: float | None, steps: int) -> int | None:
+    """Return the step behind which the mean of a run's last weights begins, which has one step at the least."""
+    return None if share is None else steps - max(1, round(share * steps))

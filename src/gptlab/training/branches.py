@@ -6,6 +6,7 @@ from collections.abc import Callable
 from gptlab.optim.schedules import steps_in_common
 from gptlab.runs.config_file import record, with_defaults
 from gptlab.runs.run_dir import RunDir
+from gptlab.training.averaging import begin_of_tail
 from gptlab.training.budget import Budget, Plan
 from gptlab.training.config import TrainConfig
 from gptlab.training.resume import checkpoint_of
@@ -44,5 +45,6 @@ def branch_off(begun: Start, steps: int) -> None:
 
 
 def _parting(config: TrainConfig, steps: int, more: int) -> int:
-    """Return after which step a run parts from a longer one; its last step is always its own."""
-    return min(steps_in_common(config.schedule, config.batch_sizes, steps, more), steps - 1)
+    """Return after which step a run parts from a longer one; its last step is always its own, and so is its tail."""
+    tail = begin_of_tail(config.tail_average, steps)
+    return min(steps_in_common(config.schedule, config.batch_sizes, steps, more), steps - 1 if tail is None else tail)

@@ -28,7 +28,7 @@ from gptlab.runs.run_dir import RunDir
 from gptlab.tasks.base import Reading, needs_reference
 from gptlab.tasks.inputs import Part
 from gptlab.training.adapted import Adapted, freeze_in
-from gptlab.training.averaging import WeightAverage
+from gptlab.training.averaging import WeightAverage, begin_of_tail
 from gptlab.training.branches import branch_off, partings
 from gptlab.training.budget import Budget, Plan
 from gptlab.training.callbacks.batch_size_finder import BatchSizeFinder, micro_batch, use_micro_batches
@@ -225,7 +225,7 @@ def as_module(config: TrainConfig, model: Any, data: Data, steps: int, adapted: 
         config.seed,
         config.on_nan,
         data.corpus.bytes_per_target if data.corpus and not data.corpus.unspelled["train"] else None,
-        WeightAverage(config.ema),
+        WeightAverage(config.ema, begin_of_tail(config.tail_average, steps)),
         sharded=trainer.sharded,
         shard_dtype=dtype,
         adapted=adapted,

@@ -55,6 +55,10 @@ def _require_weights(module: GPTModule, saved: State) -> None:
         weights: State = saved[key]
         if {name: getattr(value, "shape", None) for name, value in weights.items()} != built:
             module.load_state_dict(weights)  # a model of one's own may know older names
+    if tail := saved.get("tail_average"):
+        begin, count = int(tail["begin"]), int(tail["count"])
+        if begin < 0 or count < 1:
+            raise ValueError(f"it has the mean of {count} steps behind step {begin}")
     for loss in saved["losses"]:
         float(loss)
 

@@ -81,6 +81,7 @@ class TrainConfig:
     compile: bool = False  # torch.compile: slower to begin, faster after
     loss: str = "full"  # full | chunked: the logits of 1,024 positions at a time; less memory, more time
     ema: float | None = None  # decay of averaged weights, e.g. 0.999; the average is then validated and saved
+    tail_average: float | None = None  # share of the steps, the last, whose mean weights are validated and saved
     on_nan: str = "stop"  # a gradient that is not finite: stop | skip the step | rewind to the last checkpoint
     # report steps whose loss is this many robust deviations up, if tokens are predicted; 0: off
     spike_sigmas: float = 8.0
@@ -112,6 +113,10 @@ class TrainConfig:
         require_choice("loss", self.loss, ("full", "chunked"))
         require(self.spike_sigmas >= 0, "spike_sigmas", self.spike_sigmas, "is negative", "0 turns it off")
         require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "is not in (0, 1)", "0.999 is usual")
+        tail = self.tail_average
+        require(tail is None or 0 < tail < 1, "tail_average", tail, "is not in (0, 1)", "0.2 is usual")
+        both = self.ema is not None and tail is not None
+        require(not both, "tail_average", tail, "and ema are given", "leave one of them out")
         self._require_source()
         repeats = getattr(self.data, "repeat_steps", None)
         why = "repeats batches of one size, and schedule.batch changes it"
@@ -120,7 +125,9 @@ class TrainConfig:
         if self.trainer.sharded:
             held = getattr(self.optimizer, "hyperball", False)
             require(not held, "optimizer.hyperball", "true", "needs whole matrices, fsdp shards them", "leave it out")
-            require(self.ema is None, "ema", self.ema, "cannot average sharded weights", "leave it out")
+            for key in ("ema", "tail_average"):
+                asked = getattr(self, key)
+                require(asked is None, key, asked, "cannot average sharded weights", "leave it out")
             chunked = self.loss == "chunked"
             require(not chunked, "loss", "chunked", "needs the head whole, fsdp shards it", "leave it out")
             auto = self.data.micro_batch_size == "auto"

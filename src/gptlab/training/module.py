@@ -82,7 +82,7 @@ class GPTModule(L.LightningModule):
         self.batch_sizes = batch_sizes(batch_size, schedule)
         self.val_bytes, self.clip_norm, self.seed = val_bytes, clip_norm, seed
         self.log_every_n_steps, self.on_nan, self.bytes_per_target = log_every_n_steps, on_nan, bytes_per_target
-        self.average = average or WeightAverage(None)
+        self.average = average or WeightAverage()
         self.sharded, self.shard_dtype, self.adapted = sharded, shard_dtype, adapted
         self.part_losses = dict(enumerate(part_losses, 1))  # by the number of the held-out set; others have the loss
         self.skipped_step: int | None = None  # the last step, if its gradient was not finite

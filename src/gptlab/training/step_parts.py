@@ -117,13 +117,13 @@ class StepParts(Callback):
 
     def _time_average(self, average: Any) -> None:
         """Time the update of the averaged weights, where there are any."""
-        if average.decay is None:
+        if not average:
             return
-        update: Callable[[torch.nn.Module], None] = average.update
+        update: Callable[[torch.nn.Module, int], None] = average.update
 
-        def timed(gpt: torch.nn.Module) -> None:
+        def timed(gpt: torch.nn.Module, step: int) -> None:
             self._ends(REST)
-            update(gpt)
+            update(gpt, step)
             self._ends(AVERAGE)
 
         average.update = timed

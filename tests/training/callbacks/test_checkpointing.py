@@ -16,6 +16,7 @@ from gptlab.training.callbacks import checkpointing as checkpoints
 from gptlab.training.callbacks.checkpointing import CheckpointFiles
 from gptlab.training.config import TrainConfig
 from gptlab.training.run import train
+from tests.training.test_resume import resumed
 
 Tiny = Callable[..., TrainConfig]
 
@@ -150,3 +151,29 @@ def test_averaged_weights_are_what_is_saved_and_resumed(tiny: Tiny, tmp_path: Pa
             expected = 0.5 * expected + 0.5 * later[name].double()
         assert torch.allclose(average.double(), expected, atol=1e-6)
         assert torch.equal(saved["current_model_state"][name], steps[-1][name])
+
+
+@pytest.mark.slow
+def test_the_mean_of_the_last_weights_is_what_is_saved(tiny: Tiny, tmp_path: Path) -> None:
+    """Of 6 steps the last 0.4 are 2.4, so the weights of two; a longer run has another tail, and begins its mean again."""
+    every = ["schedule=constant", "checkpoint.every_n_steps=1", "checkpoint.keep_last=9"]
+    train(tiny(*every, "budget.steps=9", f"run_dir={tmp_path}/plain"))
+    steps = [
+        torch.load(tmp_path / f"plain/checkpoints/step-{n}.ckpt", weights_only=True)["state_dict"] for n in range(1, 10)
+    ]
+
+    def check(of: list[int], begin: int) -> None:
+        saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+        assert saved["tail_average"] == {"begin": begin, "count": len(of)}
+        for name, average in saved["state_dict"].items():
+            expected = torch.stack([steps[n - 1][name].double() for n in of]).mean(0)
+            assert torch.allclose(average.double(), expected, atol=1e-7), name
+            assert torch.equal(saved["current_model_state"][name], steps[of[-1] - 1][name])
+
+    train(tiny(*every, "tail_average=0.4"))
+    check([5, 6], begin=4)
+    before = torch.load(tmp_path / "run/checkpoints/step-4.ckpt", weights_only=True)
+    assert not {"current_model_state", "tail_average"} & set(before)
+    assert all(torch.equal(before["state_dict"][name], steps[3][name]) for name in steps[3])
+    resumed(tmp_path / "run", "budget.steps=9")
+    check([7, 8, 9], begin=5)  # 0.4 of 9 are 3.6 steps: the mean over the last four goes without the sixth

@@ -104,7 +104,7 @@ class EndOfStep(Checkpoint):
     def _end_of_step(self, trainer: L.Trainer, module: GPTModule, batch: Batch) -> None:
         step, last = self._step, self._step == trainer.max_steps
         if not self.stability.skipped_step(trainer, module):
-            module.average.update(module.gpt)
+            module.average.update(module.gpt, step)
         if module.logs_at(step):
             wait_for_device(module.device)
         self.throughput.step(batch.step_tokens or 0)
