@@ -43,6 +43,8 @@ def test_the_logits_are_left_alone(decoder: Sample) -> None:
 
 def test_greedy_takes_the_first_of_equals() -> None:
     assert Greedy()(torch.tensor([[1.0, 3.0, 3.0]])).tolist() == [[0, 1, 0]]
+    many = torch.randint(9, (4, 60_000)).float()  # more than one thread or vector looks at
+    assert Greedy()(many).argmax(-1).tolist() == many.numpy().argmax(1).tolist()
 
 
 def test_temperature_one_is_softmax() -> None:

@@ -2,18 +2,20 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
 from gptlab.decoding.beam import beam_search
 from gptlab.decoding.context import Limits
 from gptlab.decoding.decoders import Beam, Decoder, Greedy, Sample, TopK
-from gptlab.decoding.generate import Step, continue_ids, draw, draw_key, generate
+from gptlab.decoding.generate import Step, continue_ids, draw, draw_key, finite_rows, generate
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.decoding.loglikelihood import loglikelihoods
 from gptlab.errors import UserError
 from gptlab.model.config import GPTConfig
 from gptlab.model.gpt import GPT
+from gptlab.randomness import uniform
 
 T = 8
 PROMPTS = [[3, 1, 4], [1], [2, 7, 1, 8, 2], [5, 5]]
@@ -157,6 +159,24 @@ def test_draws_follow_the_distribution_and_never_leave_it() -> None:
     assert set(draw(edge.expand(500, -1), [(2, i) for i in range(500)]).tolist()) == {1}
 
 
+def test_a_draw_is_the_token_in_whose_share_its_number_lies_and_changes_no_probabilities() -> None:
+    """Against sums in NumPy of as many numbers as GPT-2 has tokens, in two dtypes."""
+    probs, keys = torch.randn(5, 50257, dtype=torch.float64).softmax(-1), [(3, i) for i in range(5)]
+    for given in (probs, probs.float()):
+        kept = given.clone()
+        ends = given.numpy().astype(np.float64).cumsum(1)
+        numbers = [uniform(3, "draw", i) for i in range(5)]
+        expected = [int(np.searchsorted(end, u * end[-1], side="right")) for end, u in zip(ends, numbers, strict=True)]
+        assert draw(given, keys).tolist() == expected and torch.equal(given, kept)
+
+
+def test_rows_of_numbers_that_are_not_finite() -> None:
+    logits = torch.randn(5, 40)
+    for row, value in ((1, torch.nan), (2, torch.inf), (4, -torch.inf)):
+        logits[row, 7] = value
+    assert finite_rows(logits).tolist() == [True, False, False, True, False]
+
+
 @pytest.mark.slow
 def test_sampled_texts_follow_the_model() -> None:
     """The frequencies of all texts of two tokens over five, against their exact probabilities."""
@@ -205,9 +225,10 @@ def test_one_beam_is_greedy_and_more_beams_are_no_worse() -> None:
     assert found[64].logprob >= found[1].logprob - 1e-6
 
 
-def test_a_model_that_has_diverged_says_so() -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_model_that_has_diverged_says_so(value: float) -> None:
     model = gpt()
-    model.lm_head.weight.data[3, 3] = torch.nan
+    model.lm_head.weight.data[3, 3] = value
     with pytest.raises(UserError, match=r"^run=its model: has diverged: its logits are not finite; "):
         texts(model, [[1]], Sample(), 5)
 

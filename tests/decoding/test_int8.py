@@ -51,7 +51,7 @@ def test_weights_are_whole_numbers_with_a_scale_a_row() -> None:
     weights, scales = quantized(torch.tensor([[0.5, -1.27, 0.014], [0.0, 0.0, 0.0]]))
     assert weights.tolist() == [[50, -127, 1], [0, 0, 0]] and scales[0] == pytest.approx(0.01)
     layer = Int8Linear(nn.Linear(3, 2))
-    assert torch.equal(layer(torch.zeros(1, 3)), layer.bias[None]) and layer.nbytes == 6 + 8 + 8
+    assert torch.equal(layer(torch.zeros(1, 3)), layer.bias[None]) and layer.nbytes == 2 * (3 + 2) + 8 + 8
 
 
 @torch.no_grad()

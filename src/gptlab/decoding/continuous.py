@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptlab.decoding.context import Model, distinct, read_again_at, read_padded, read_whole, require_ring
 from gptlab.decoding.decoders import Decoder
-from gptlab.decoding.generate import Key, draw
+from gptlab.decoding.generate import Key, draw, finite_rows
 from gptlab.decoding.logits_processors import LogitsProcessors
 from gptlab.decoding.overflow import Ring
 from gptlab.errors import UserError, require
@@ -170,8 +170,9 @@ class ContinuousBatch:
     def _draw(self, rows: Sequence[Row], logits: Tensor) -> list[Scored | None]:
         """Return the next token of each row; None where its logits are not finite."""
         logits = logits[:, : self.n_vocab].float()
-        finite = logits.isfinite().all(-1)
-        logits = logits.where(finite[:, None], 0.0)
+        finite = finite_rows(logits)
+        if not finite.all():
+            logits = logits.where(finite[:, None], 0.0)
         tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
         for how in dict.fromkeys(row.how for row in rows):
             of = [i for i, row in enumerate(rows) if row.how == how]

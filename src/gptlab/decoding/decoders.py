@@ -32,8 +32,7 @@ class Greedy:
 
     def __call__(self, logits: Tensor) -> Tensor:
         check(logits)
-        # the first of equals, which argmax does not promise
-        best = (logits == logits.amax(-1, keepdim=True)).int().argmax(-1, keepdim=True)
+        best = logits.argmax(-1, keepdim=True)  # the first of equals
         return logits.new_zeros(logits.shape).float().scatter_(-1, best, 1.0)
 
 
@@ -179,11 +178,13 @@ def _keep_first(probs: Tensor, logits: Tensor, last: Tensor, size: Tensor | int)
     """Keep the `size` (B, 1) most probable tokens, ties by id, and renormalize.
 
     `last` (B, 1) is the smallest logit among them. Only the tokens that tie with the last one have to be told apart,
-    so nothing is sorted.
+    if there are several, so nothing is sorted.
     """
-    above, tied = logits > last, logits == last
-    first = tied.cumsum(-1) <= size - above.sum(-1, keepdim=True)
-    return _renormalized(probs, above | (tied & first))
+    kept = logits >= last
+    if bool((kept.sum(-1, keepdim=True) > size).any()):
+        above, tied = logits > last, logits == last
+        kept = above | (tied & (tied.cumsum(-1) <= size - above.sum(-1, keepdim=True)))
+    return _renormalized(probs, kept)
 
 
 def _renormalized(probs: Tensor, kept: Tensor) -> Tensor:

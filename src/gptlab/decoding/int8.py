@@ -9,6 +9,7 @@ import platform
 import warnings
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptlab.bf16 import capabilities
@@ -27,25 +28,24 @@ class Int8Linear(nn.Module):
         zeros = torch.zeros(len(scales), dtype=torch.int64)
         with warnings.catch_warnings():  # it is to go some day, and nothing as fast is there yet
             warnings.filterwarnings("ignore", ".*deprecated")
-            stored = torch.quantize_per_channel(weights * scales[:, None], scales.double(), zeros, 0, torch.qint8)
+            padded = F.pad(weights * scales[:, None], (0, 2))  # for the extremes
+            stored = torch.quantize_per_channel(padded, scales.double(), zeros, 0, torch.qint8)
         self.packed = torch.ops.quantized.linear_prepack(stored, None)
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.nbytes = weights.numel() + scales.nbytes + (0 if self.bias is None else self.bias.nbytes)
-        self.extremes = torch.ones(1, linear.in_features)  # the kernel rounds by the least and the largest input
-        self.extremes[0, 0] = -1
+        self.nbytes = padded.numel() + scales.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        # the kernel rounds by the least and the largest of all inputs: each row has two more, of weight 0
+        self.extremes = torch.tensor([-1.0, 1.0])
         self.narrow = saturates()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs, (..., N)."""
-        rows = x.reshape(-1, x.shape[-1])
-        scales = rows.abs().amax(1, keepdim=True).clamp_min_(LEAST)
-        inputs = torch.cat((rows / scales, self.extremes))
+        scales = x.abs().amax(-1, keepdim=True).clamp_min_(LEAST)
+        inputs = torch.cat((x / scales, self.extremes.expand(*x.shape[:-1], 2)), -1)
         try:
-            outputs = torch.ops.quantized.linear_dynamic(inputs, self.packed, self.narrow)[:-1]
+            outputs = torch.ops.quantized.linear_dynamic.default(inputs, self.packed, self.narrow)
         except RuntimeError:  # of NaN: a position that is not finite has outputs that are not, by its scale
-            outputs = torch.ops.quantized.linear_dynamic(inputs.nan_to_num_(0.0), self.packed, self.narrow)[:-1]
-        outputs = outputs * scales if self.bias is None else torch.addcmul(self.bias, outputs, scales)
-        return outputs.view(*x.shape[:-1], -1)
+            outputs = torch.ops.quantized.linear_dynamic.default(inputs.nan_to_num_(0.0), self.packed, self.narrow)
+        return outputs * scales if self.bias is None else torch.addcmul(self.bias, outputs, scales)
 
 
 def quantized(weights: Tensor) -> tuple[Tensor, Tensor]:
