@@ -7,7 +7,7 @@ CPU, with weights of int8, beside which `generate` stays in bf16. The limit is m
 once, so the bytes of weights over the bandwidth measured here are the least time.
 
 The last rows are of a token past the context, in a small model with rotary positions: read again (overflow=crop), in a
-ring (overflow=ring), and, beside them, the last tokens within the context.
+ring (overflow=ring), in one with four attention sinks, and, beside them, the last tokens within the context.
 """
 
 import argparse
@@ -148,10 +148,11 @@ def past_context(where: torch.device, batch: int, repeats: int) -> dict[str, Any
     gpt = GPT(GPTConfig(**SMALL, positions="rope")).eval().to(where)
     pack(gpt)
     T = SMALL["block_size"]
-    lengths = {"ring": T, "crop": T, "within": T - PAST - 1}
+    lengths = {"ring": T, "sinks": T, "crop": T, "within": T - PAST - 1}
 
     def step_ms(name: str) -> dict[str, float]:
-        limits = Limits(PAST + 1, T, overflow="ring" if name == "ring" else "crop")
+        overflow = "ring" if name in ("ring", "sinks") else "crop"
+        limits = Limits(PAST + 1, T, overflow=overflow, sinks=4 if name == "sinks" else 0)
         prompts, keys = random_ids(batch, lengths[name], SMALL["vocab_size"]).tolist(), [(0, i) for i in range(batch)]
         at = [time.perf_counter() for step in generate(gpt, prompts, Greedy(), limits, keys) if step.row == 0]
         return {"step_ms": (at[-1] - at[0]) / PAST * 1e3}

@@ -2,9 +2,8 @@
 
     python benchmarks/overflow.py RUN ... --text held_out.txt [--out results.json]
 
-The same tokens of the text are predicted by both, in stretches of five contexts, from the second context on. The model
-needs rotary positions, not scaled, or ALiBi, and no layers with a window. With `sinks` the first tokens of a stretch
-stay in view, at the distance where they were when the context was full (StreamingLLM: Xiao et al. 2024).
+The same tokens of the text are predicted by both, in stretches of five contexts, from the second context on. With
+`sinks` the first tokens of a stretch stay in view (StreamingLLM: Xiao et al. 2024).
 """
 
 import argparse
@@ -20,7 +19,6 @@ from torch import Tensor
 import gptlab
 from gptlab.interop.hub_directory import run_of
 from gptlab.model.gpt import GPT
-from gptlab.model.positions import alibi_slopes, rotate, rotation
 
 CONTEXTS, SINKS = 5, (0, 1, 4)
 
@@ -62,7 +60,7 @@ def compare(gpt: GPT, ids: Tensor, T: int, stretches: int, every: int) -> dict[s
     crop = torch.stack([nats(gpt(x[:, t - T + 1 : t + 1])[:, -1:], y[:, t : t + 1])[:, 0] for t in at.tolist()], dim=1)
     ring = {}
     for sinks in SINKS:
-        loss = torch.cat([nats(banded(gpt, x[i : i + 1], T, sinks), y[i : i + 1]) for i in range(stretches)])
+        loss = ring_losses(gpt, x, y, T, sinks)
         change = (loss[:, at] - crop).mean(1)
         interval = 1.96 * float(change.std()) / math.sqrt(stretches)
         ring[str(sinks)] = {"loss": float(loss[:, at].mean()), "change": float(change.mean()), "interval": interval}
@@ -74,32 +72,10 @@ def nats(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
-def banded(gpt: GPT, idx: Tensor, T: int, sinks: int) -> Tensor:
-    """Return the logits of one pass in which a token sees itself, the T - 1 before it, and the first `sinks`.
-
-    With sinks it sees T tokens in all.
-    """
-    c, at = gpt.config, torch.arange(idx.shape[1])
-    distance = at[:, None] - at
-    kept = (at >= T)[:, None] & (at < sinks)
-    seen = (distance >= 0) & ((distance < T - sinks) | (at < T)[:, None] | kept)
-    far = torch.where(kept, T - 1 - at, distance)  # a sink stays where it was when the context was full
-    turn = rotation(at.double(), c.rotated, c.rope_base, None, c.rope_magnitude)
-    end = rotation(torch.tensor([T - 1]), c.rotated, c.rope_base, None, c.rope_magnitude)
-    x = gpt.ln_wte(gpt.wte(idx)) * c.embedding_scale
-    for block in gpt.blocks:
-        q, k, v = block.attn._projected(block.ln_1(x), None)
-        groups = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        if c.positions == "rope":
-            k = rotate(k, turn)
-            scores = torch.where(kept, rotate(q, end) @ k.mT, rotate(q, turn) @ k.mT) / math.sqrt(q.shape[-1])
-        else:
-            scores = q @ k.mT / math.sqrt(q.shape[-1]) - torch.tensor(alibi_slopes(c.n_head))[:, None, None] * far
-        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-        x = x + block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
-        x = x + block.mlp(block.ln_2(x))
-    return gpt.logits(gpt.ln_f(x))
+def ring_losses(gpt: GPT, x: Tensor, y: Tensor, T: int, sinks: int) -> Tensor:
+    """Return the loss of each target (B, T) where each token is read once, into a ring of T tokens."""
+    cache = gpt.new_cache(len(x), x.shape[1], ring=T, sinks=sinks)
+    return torch.cat([nats(gpt(x[:, t : t + 1], cache=cache), y[:, t : t + 1]) for t in range(x.shape[1])], dim=1)
 
 
 if __name__ == "__main__":

@@ -40,14 +40,20 @@ def row_of_trial(trial: Trial) -> str:
 
 def test_figures_past_the_context() -> None:
     page, results = (ROOT / "docs/sampling.md").read_text(encoding="utf-8"), ROOT / "benchmarks/results"
-    losses, steps = (
+    losses, pretrained, steps = (
         json.loads((results / f"{name}-2-cores.json").read_text(encoding="utf-8"))["workloads"]
-        for name in ("overflow", "past_context")
+        for name in ("overflow", "overflow_pretrained", "past_context")
     )
     for each in losses:
         changes = [f"{ring['change']:+.4f} ± {ring['interval']:.4f}" for ring in each["ring"].values()]
         cells = [f"`{each['positions']}`", f"{each['crop']:.4f}", *changes]
         assert f"| {' | '.join(cells)} |" in page
+    (large,) = pretrained
+    found = {sinks: f"{ring['loss']:.2f}" for sinks, ring in large["ring"].items()}
+    assert (
+        f"on {large['tokens']} tokens of a story: {large['crop']:.2f} nats with `crop`, {found['0']} with `ring`, "
+        f"{found['1']} with `sinks=1` and {found['4']} with `sinks=4`" in page
+    )
     one, eight = (
         each["candidates"]["crop"]["step_ms"]["median"] / each["candidates"]["ring"]["step_ms"]["median"]
         for each in steps

@@ -54,6 +54,7 @@ def generate(
     num_samples: int = 1,
     stop: Sequence[str] = (),
     overflow: str = "crop",
+    sinks: int = 0,
     seed: int = 1337,
 ) -> list[str]:
     """Return `num_samples` texts that continue a prompt.
@@ -61,8 +62,8 @@ def generate(
     `model` is what `load` returned, or a run; the decoder is TopK() unless one is given. With `start="eot"` the prompt,
     which may then be empty, comes after the token that begins a document. A text ends where the model ends it, before
     the first of the `stop` strings, or after `max_new_tokens`. Beyond the context, `overflow="crop"` reads its end
-    again for every token, "ring" reads each token once, and "refuse" raises UserError. The same seed gives the same
-    texts, here and in `gptlab sample`.
+    again for every token, "ring" reads each token once and keeps the first `sinks` tokens in view, and "refuse" raises
+    UserError. The same seed gives the same texts, here and in `gptlab sample`.
     """
     from gptlab.decoding.context import Limits
     from gptlab.decoding.decoders import Beam, TopK
@@ -74,7 +75,7 @@ def generate(
 
     require(start in (None, "eot"), "start", start, "no such option", "leave it out, or give eot")
     gpt, tokenizer = model if isinstance(model, tuple) else load_language_model(RunDir.find(str(model)))
-    limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.ends, tokenizer.n_vocab, overflow)
+    limits = Limits(max_new_tokens, gpt.config.block_size, tokenizer.ends, tokenizer.n_vocab, overflow, sinks)
     before = tokenizer.start if start is None else [tokenizer.eot]
     if isinstance(decoder, Beam):
         found = best_continuations(gpt, tokenizer, prompt, decoder, limits, num_samples, before)

@@ -131,7 +131,10 @@ def test_data_runs(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("side_by_side")
 @torch.no_grad()
 def test_losses_past_the_context(positions: str) -> None:
-    """In one layer a ring is a crop, and with sinks a text of those and of the last tokens, read by itself."""
+    """In one layer a ring is a crop, and with sinks a text of those and of the last tokens, read by itself.
+
+    In several it is what NumPy finds.
+    """
     import overflow
 
     T, text = test_ring.T, torch.tensor([test_slots.ids(200, 1)])
@@ -139,12 +142,16 @@ def test_losses_past_the_context(positions: str) -> None:
     found = overflow.compare(model, text[0], T, stretches=3, every=5)
     assert found["tokens"] == 3 * 10 and found["ring"]["0"]["change"] == pytest.approx(0, abs=1e-5)
     assert abs(found["ring"]["4"]["change"]) > 1e-3
+    x, y = text[:, : 3 * T], text[:, 1 : 3 * T + 1]
     for end in (T + 1, 3 * T):
-        alone = model(torch.cat([text[:, :4], text[:, end - T + 4 : end]], dim=1))[0, -1]
-        torch.testing.assert_close(overflow.banded(model, text[:, :end], T, 4)[0, -1], alone, atol=1e-5, rtol=1e-4)
+        alone = model(torch.cat([text[:, :4], text[:, end - T + 4 : end]], dim=1))[:, -1:]
+        loss = overflow.ring_losses(model, x[:, :end], y[:, :end], T, 4)[:, -1:]
+        torch.testing.assert_close(loss, overflow.nats(alone, y[:, end - 1 : end]), atol=1e-5, rtol=1e-4)
     deep = test_ring.gpt(positions=positions, n_layer=3)
-    expected = torch.tensor(test_ring.whole(deep, text[0].tolist())).float()
-    torch.testing.assert_close(overflow.banded(deep, text, T, 0)[0], expected, atol=1e-5, rtol=1e-4)
+    for sinks in (0, 4):
+        logits = torch.tensor(test_ring.whole(deep, x[0].tolist(), sinks=sinks))
+        expected = overflow.nats(logits[None], y).float()
+        torch.testing.assert_close(overflow.ring_losses(deep, x, y, T, sinks), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -214,7 +221,7 @@ def test_what_runs_on_a_gpu_runs_on_a_cpu_with_a_small_model(tmp_path: Path) -> 
     *texts, past = decoded["workloads"]
     assert [(each["precision"], each["batch"]) for each in texts] == [("float32", 2), ("bfloat16", 2), ("int8", 2)]
     assert all(each["candidates"]["gptlab"]["tokens_per_second"]["median"] > 0 for each in texts)
-    assert set(past["candidates"]) == {"ring", "crop", "within"} and not past["left_out"]
+    assert set(past["candidates"]) == {"ring", "sinks", "crop", "within"} and not past["left_out"]
     assert past["candidates"]["ring"]["step_ms"]["median"] > 0
     training, generation = (work["rows"] for work in attended["workloads"])
     for rows, ways in (

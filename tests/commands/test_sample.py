@@ -136,6 +136,9 @@ def test_a_sweep_becomes_one_table(run: None) -> None:
         (["seed=-1"], "seed=-1: is negative; "),
         (["overflow=grow"], "overflow=grow: no such option; choose one of crop, ring, refuse"),
         (["overflow=ring"], "overflow=ring: learned positions end at block_size=32; choose crop, or a model with"),
+        (["sinks=4"], "sinks=4: have no effect with overflow=crop; add overflow=ring, or leave them out"),
+        (["overflow=ring", "sinks=-1"], "sinks=-1: is negative; 0 turns them off, 4 is usual"),
+        (["overflow=ring", "sinks=32"], "sinks=32: leaves no place for other tokens in block_size=32; 4 is usual"),
         (["precision=8"], "precision=8: no such option; "),
         (["logits_processors.banned=[qz]"], "logits_processors.banned=qz: is 2 tokens; "),
         (["logits_processors.banned=[999]"], "logits_processors.banned=999: is not one of the 257 ids; "),
@@ -172,10 +175,16 @@ def test_texts_past_the_context_in_a_ring(tiny: Tiny) -> None:
     more = {"max_new_tokens": 96, "num_samples": 2, "seed": 3}
     assert gptlab.generate("latest", "a", overflow="ring", **more) == both[2:]  # type: ignore[arg-type]
     assert texts("prompt=a", "num_samples=2", *asked) != both[2:]
-    (best,) = texts("prompt=a", "decoder=beam", "overflow=ring", "max_new_tokens=50")
-    assert [best] == gptlab.generate("latest", "a", Beam(), overflow="ring", max_new_tokens=50)
+    sinks = texts("prompt=a", "num_samples=2", "overflow=ring", "sinks=4", *asked)
+    assert sinks == gptlab.generate("latest", "a", overflow="ring", sinks=4, **more)  # type: ignore[arg-type]
+    assert sinks != both[2:]
+    for number in (0, 4):
+        (best,) = texts("prompt=a", "decoder=beam", "overflow=ring", f"sinks={number}", "max_new_tokens=50")
+        assert [best] == gptlab.generate("latest", "a", Beam(), overflow="ring", sinks=number, max_new_tokens=50)
     with pytest.raises(UserError, match="^overflow=end: no such option; choose one of crop, ring, refuse"):
         gptlab.generate("latest", "a", overflow="end")
+    with pytest.raises(UserError, match="^sinks=32: leaves no place for other tokens in block_size=32; "):
+        gptlab.generate("latest", "a", overflow="ring", sinks=32)
 
 
 @pytest.mark.slow

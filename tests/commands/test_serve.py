@@ -117,8 +117,9 @@ def test_a_run_a_checkpoint_and_a_directory_of_hugging_face(tiny: Tiny) -> None:
 def test_answers_past_the_context(tiny: Tiny) -> None:
     """Of a context of 32: they end there, or go on as those of `gptlab sample overflow=ring`."""
     train(tiny("model.positions=alibi"))
-    (expected,) = drawn("run", "prompt=the cat", "max_new_tokens=80", "seed=3", "overflow=ring")
-    for more, n in [([], 25), (["overflow=ring"], 80)]:
+    for more, n in [([], 25), (["overflow=ring"], 80), (["overflow=ring", "sinks=4"], 80)]:
+        ring = more or ["overflow=ring"]
+        (expected,) = drawn("run", "prompt=the cat", "max_new_tokens=80", "seed=3", *ring)
         with serving("run=run", *more) as (_, client):
             found = client.completions.create(
                 model="run", prompt="the cat", seed=3, max_tokens=80, extra_body={"top_k": 50}

@@ -16,9 +16,11 @@ from gptlab.decoding.generate import generate
 from gptlab.decoding.int8 import is_offered, pack_int8
 from gptlab.decoding.onednn import pack
 from gptlab.errors import UserError
+from gptlab.model.attention import KVCache
 from gptlab.model.gpt import GPT
+from gptlab.model.slots import SlotCache
 from tests.decoding.test_continuous import finish, heard, row
-from tests.model.test_ring import KINDS, T, gpt, whole
+from tests.model.test_ring import ALL, KINDS, SINKS, T, gpt, sinks_of, whole
 from tests.model.test_slots import ids
 
 PROMPTS = [ids(n, n) for n in (4, 2 * T + 3, 1, T, 17)]
@@ -34,12 +36,12 @@ SCALED: list[dict[str, object]] = [
 class Banded(nn.Module):
     """A model without a cache: one pass over all of a text, in NumPy."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: GPT, sinks: int = 0) -> None:
         super().__init__()
-        self.model, self.config = model, model.config
+        self.model, self.config, self.sinks = model, model.config, sinks
 
     def forward(self, idx: Tensor) -> Tensor:
-        return torch.stack([torch.tensor(whole(self.model, each)) for each in idx.tolist()])
+        return torch.stack([torch.tensor(whole(self.model, each, sinks=self.sinks)) for each in idx.tolist()])
 
 
 def texts(
@@ -50,37 +52,38 @@ def texts(
     return [([step.token for step in each], [step.logprob for step in each]) for each in rows]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", ALL, ids=str)
 def test_a_text_is_that_of_reading_everything_with_a_band(kind: dict[str, object]) -> None:
     """Over three windows, prompts longer than one among them."""
-    model, n = gpt(**kind), 3 * T
-    found = texts(model, PROMPTS, TopK(k=5), Limits(n, T, overflow="ring"))
-    for (token, logprob), expected in zip(found, texts(Banded(model), PROMPTS, TopK(k=5), Limits(n, 999)), strict=True):
+    model, n, sinks = gpt(**kind), 3 * T, sinks_of(kind)
+    found = texts(model, PROMPTS, TopK(k=5), Limits(n, T, overflow="ring", sinks=sinks))
+    whole_texts = texts(Banded(model, sinks), PROMPTS, TopK(k=5), Limits(n, 999))
+    for (token, logprob), expected in zip(found, whole_texts, strict=True):
         assert (token, len(token)) == (expected[0], n)
         assert logprob == pytest.approx(expected[1], abs=1e-5)
     same = [each for each, _ in found] == [each for each, _ in texts(model, PROMPTS, TopK(k=5), Limits(n, T))]
     assert same == (kind is KINDS[-1])  # two layers that look 4 tokens back reach no further than the window
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[3]], ids=str)
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[3], *SINKS[:3]], ids=str)
 def test_beams(kind: dict[str, object]) -> None:
-    model = gpt(**kind)
+    model, sinks = gpt(**kind), sinks_of(kind)
     for prompt in PROMPTS[:2]:
-        found = beam_search(model, prompt, Beam(beams=3), Limits(T + 5, T, (7,), overflow="ring"))
-        expected = beam_search(Banded(model), prompt, Beam(beams=3), Limits(T + 5, 999, (7,)))
+        found = beam_search(model, prompt, Beam(beams=3), Limits(T + 5, T, (7,), overflow="ring", sinks=sinks))
+        expected = beam_search(Banded(model, sinks), prompt, Beam(beams=3), Limits(T + 5, 999, (7,)))
         assert [each.ids for each in found] == [each.ids for each in expected]
         assert [each.score for each in found] == pytest.approx([each.score for each in expected], abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *SCALED], ids=str)
+@pytest.mark.parametrize("kind", [*ALL, *SCALED, *({**kind, "sinks": 4} for kind in SCALED)], ids=str)
 def test_company_changes_no_text(kind: dict[str, object]) -> None:
     """One by one, in a batch whose rows end by themselves, and in one that they join and leave: the same."""
-    model, drawn = gpt(**kind), random.Random(1)
+    model, drawn, sinks = gpt(**kind), random.Random(1), sinks_of(kind)
     lengths = [3 * T, 2 * T, 3, 30, 9, T, 41, 25]
     prompts = [ids(n, n) for n in (4, T, 1, T - 1, 7, 7, 3, 2)]
     rows = [row(prompt, n, Sample(), ends=[7]) for prompt, n in zip(prompts, lengths, strict=True)]
     keys, ends = [each.key for each in rows], (7,)
-    limits = [Limits(n, T, ends, overflow="ring") for n in lengths]
+    limits = [Limits(n, T, ends, overflow="ring", sinks=sinks) for n in lengths]
     alone = [
         [step.token for step in generate(model, [prompt], Sample(), each, [key])]
         for prompt, each, key in zip(prompts, limits, keys, strict=True)
@@ -91,9 +94,10 @@ def test_company_changes_no_text(kind: dict[str, object]) -> None:
         count[i] += 1
         return count[i] == lengths[i]
 
-    steps = list(generate(model, prompts, Sample(), Limits(max(lengths), T, ends, overflow="ring"), keys, ended=ended))
+    longest = Limits(max(lengths), T, ends, overflow="ring", sinks=sinks)
+    steps = list(generate(model, prompts, Sample(), longest, keys, ended=ended))
     assert [[step.token for step in steps if step.row == i] for i in range(len(rows))] == alone
-    batch, coming = ContinuousBatch(model, T, 3, ring=True), list(rows)
+    batch, coming = ContinuousBatch(model, T, 3, ring=True, sinks=sinks), list(rows)
     while coming or batch.running or batch.waiting:
         if coming and drawn.random() < 0.3:
             batch.add([coming.pop(0)])
@@ -102,18 +106,20 @@ def test_company_changes_no_text(kind: dict[str, object]) -> None:
     assert max(map(len, alone)) > 2 * T
 
 
+@pytest.mark.parametrize("sinks", [0, 4])
 @pytest.mark.parametrize("kind", SCALED, ids=str)
-def test_scaled_rotations_of_long_prompts_in_company(kind: dict[str, object]) -> None:
+def test_scaled_rotations_of_long_prompts_in_company(kind: dict[str, object], sinks: int) -> None:
     """Beside a longer one, the first part that is read of a prompt is shorter than the old context."""
-    model, limits = gpt(**kind), Limits(5, T, overflow="ring")
+    model, limits = gpt(**kind), Limits(5, T, overflow="ring", sinks=sinks)
     prompts = [ids(30, 1), ids(13, 2)]
     for prompt, (tokens, logprobs) in zip(prompts, texts(model, prompts, Greedy(), limits), strict=True):
         alone = texts(model, [prompt], Greedy(), limits)[0]
         assert tokens == alone[0] and logprobs == pytest.approx(alone[1], abs=1e-5)
 
 
-def test_samples_of_one_prompt() -> None:
-    model, limits = gpt(positions="alibi"), Limits(2 * T, T, overflow="ring")
+@pytest.mark.parametrize("kind", [KINDS[1], SINKS[0], SINKS[2]], ids=str)
+def test_samples_of_one_prompt(kind: dict[str, object]) -> None:
+    model, limits = gpt(**kind), Limits(2 * T, T, overflow="ring", sinks=sinks_of(kind))
     prompts, keys = [PROMPTS[1], PROMPTS[0], PROMPTS[1]], [(1, 0), (1, 1), (1, 2)]
     steps = list(generate(model, prompts, Sample(), limits, keys))
     for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True)):
@@ -121,15 +127,16 @@ def test_samples_of_one_prompt() -> None:
         assert [step.token for step in steps if step.row == i] == [step.token for step in alone]
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], SCALED[1]], ids=str)
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], SCALED[1], SINKS[0], SINKS[2]], ids=str)
 def test_a_token_past_the_window_is_all_that_is_read(kind: dict[str, object]) -> None:
     """Five windows, in the memory of one; what is longer than the old context of longrope is read a second time."""
-    model, read = gpt(**kind), list[int]()
+    model, read, sinks = gpt(**kind), list[int](), sinks_of(kind)
+    limits = Limits(5 * T, T, overflow="ring", sinks=sinks)
     model.blocks[0].register_forward_hook(lambda module, inputs, out: read.append(inputs[0].shape[:2].numel()))
-    texts(model, [[1, 2, 3]], Greedy(), Limits(5 * T, T, overflow="ring"))
+    texts(model, [[1, 2, 3]], Greedy(), limits)
     again = [8] if kind is SCALED[1] else []
     assert [n for n in read if n > 1] == [3, *again] and len(read) == 5 * T
-    context, text = Context(model, Limits(5 * T, T, overflow="ring")), [1, 2, 3]
+    context, text = Context(model, limits), [1, 2, 3]
     sizes = set[int]()
     with torch.no_grad():
         for _ in range(5 * T):
@@ -138,7 +145,7 @@ def test_a_token_past_the_window_is_all_that_is_read(kind: dict[str, object]) ->
     assert len(sizes) == 1
     served = row([1, 2, 3], 5 * T)
     read.clear()
-    finish(ContinuousBatch(model, T, 2, ring=True), [served])
+    finish(ContinuousBatch(model, T, 2, ring=True, sinks=sinks), [served])
     assert [n for n in read if n > 1] == [3, *again] and heard(served).ids == text[3:]
 
 
@@ -176,3 +183,44 @@ def test_learned_positions_and_models_without_a_ring_are_refused() -> None:
         texts(Banded(gpt(positions="rope")), [[1]], Greedy(), limits)
     with pytest.raises(UserError, match="^overflow=wrap: no such option; choose one of crop, ring, refuse"):
         Limits(5, T, overflow="wrap")
+
+
+def test_sinks_that_leave_no_place_or_that_nothing_keeps_are_refused() -> None:
+    for sinks in (T, 10**30):
+        why = f"^sinks={sinks}: leaves no place for other tokens in block_size={T}; 4 is usual$"
+        with pytest.raises(UserError, match=why):
+            Limits(5, T, overflow="ring", sinks=sinks)
+        with pytest.raises(UserError, match=why):
+            ContinuousBatch(gpt(positions="rope"), T, 2, ring=True, sinks=sinks)
+    with pytest.raises(UserError, match="^sinks=-1: is negative; "):
+        Limits(5, T, overflow="ring", sinks=-1)
+    with pytest.raises(UserError, match="^sinks=4: have no effect with overflow=crop; add overflow=ring"):
+        Limits(5, T, sinks=4)
+
+
+class WithoutSinks(GPT):
+    """A model of another package, whose caches have a ring and know no sinks."""
+
+    has_sinks = False
+
+    def new_cache(self, batch: int, size: int, padding: Tensor | None = None, ring: int | None = None) -> KVCache:  # type: ignore[override]
+        return super().new_cache(batch, size, padding, ring)
+
+    def new_slots(self, ring: int | None = None) -> SlotCache:  # type: ignore[override]
+        return super().new_slots(ring)
+
+
+def test_a_model_whose_ring_has_no_sinks() -> None:
+    own = gpt(positions="rope")
+    model = WithoutSinks(own.config).eval()  # type: ignore[arg-type]
+    model.load_state_dict(own.state_dict())
+    limits = Limits(2 * T, T, overflow="ring")
+    assert texts(model, PROMPTS, Greedy(), limits) == texts(own, PROMPTS, Greedy(), limits)
+    served = row([1, 2, 3], 2 * T, Greedy())
+    finish(ContinuousBatch(model, T, 2, ring=True), [served])
+    assert len(heard(served).ids) == 2 * T
+    why = "^sinks=4: the model's cache keeps the last tokens of a text only; leave them out$"
+    with pytest.raises(UserError, match=why):
+        texts(model, PROMPTS, Greedy(), replace(limits, sinks=4))
+    with pytest.raises(UserError, match=why):
+        ContinuousBatch(model, T, 2, ring=True, sinks=4)

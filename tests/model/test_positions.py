@@ -58,7 +58,7 @@ def test_alibi_slopes_of_the_paper() -> None:
 
 
 def test_alibi_bias_falls_with_the_distance_and_masks_what_is_ahead() -> None:
-    bias = alibi_bias(8, torch.arange(4), torch.arange(4))
+    bias = alibi_bias(8, torch.arange(4)[:, None] - torch.arange(4))
     assert bias[0].tolist()[3] == [-1.5, -1.0, -0.5, 0.0]
     assert bias[1, 3, 0] == -0.75
     assert (bias[:, 0, 1:] == -math.inf).all()

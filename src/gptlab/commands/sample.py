@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.decoding.decoders import Beam, Decoder, TopK, TopP
 from gptlab.decoding.logits_processors import LogitsProcessors
-from gptlab.decoding.overflow import OVERFLOWS
+from gptlab.decoding.overflow import OVERFLOWS, require_sinks
 from gptlab.errors import UserError, require, require_choice
 from gptlab.evaluation.precision import PRECISIONS
 from gptlab.files import strict_json, write_atomically
@@ -41,6 +41,7 @@ class SampleConfig:
     num_samples: int = 1  # texts for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
     overflow: str = "crop"  # beyond the context: crop (its end is read again) | ring (a token is read once) | refuse
+    sinks: int = 0  # with overflow=ring: first tokens that stay in view, as a model trained long needs them; 4 is usual
     logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans
     precision: str = "32-true"  # 32-true | bf16-true | int8 (weights of 8 bits, on a CPU): of the computation
     explain: bool = False  # print and write RUN/explain.html: the alternatives to each token
@@ -59,6 +60,7 @@ class SampleConfig:
         require(not both, "prompts", self.prompts, "and prompt are given", "give one of them")
         require("" not in self.stop, "stop", self.stop, "has an empty string, which is everywhere", "drop it")
         require_choice("overflow", self.overflow, OVERFLOWS)
+        require_sinks(self.sinks, self.overflow)
         require_choice("precision", self.precision, PRECISIONS)
         require(self.seed >= 0, "seed", self.seed, "is negative", "try 1337")
         for key in ("max_new_tokens", "num_samples"):
@@ -115,7 +117,8 @@ def sample(config: SampleConfig) -> dict[str, Any]:
     if config.chat:
         template = template_of(run, tokenizer)
         codec, ends, before = ChatCodec(template, first_messages(config.system)), template.ends, []
-    limits = Limits(config.max_new_tokens, gpt.config.block_size, ends, tokenizer.n_vocab, config.overflow)
+    overflow = config.overflow, config.sinks
+    limits = Limits(config.max_new_tokens, gpt.config.block_size, ends, tokenizer.n_vocab, *overflow)
     require_ring(gpt, limits.ring)  # before anything is printed
     processors = with_ids(config.logits_processors, tokenizer)
     unknown = sum(tokenizer.unspelled(prompt, tokenizer.encode_array(prompt)) for prompt in prompts)

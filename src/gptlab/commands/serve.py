@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptlab.app.installed import require_app
+from gptlab.decoding.overflow import require_sinks
 from gptlab.errors import Stopped, require, require_choice, require_port
 from gptlab.evaluation.precision import PRECISIONS
 from gptlab.registry import command
@@ -27,6 +28,7 @@ class ServeConfig:
     name: str | None = None  # of the model in requests; null: that of the directory
     max_batch: int = 32  # texts that are written at once; others wait
     overflow: str = "end"  # beyond the context: end (the text ends) | ring (it goes on, a token is read once)
+    sinks: int = 0  # with overflow=ring: first tokens that stay in view, as a model trained long needs them; 4 is usual
     precision: str = "32-true"  # 32-true | bf16-true | int8 (weights of 8 bits, on a CPU): of the computation
     host: str = "127.0.0.1"  # 0.0.0.0 lets others in, who then need the token as their API key
     port: int = 8000  # 0: any that is free
@@ -36,6 +38,7 @@ class ServeConfig:
         require(self.name != "", "name", "''", "is empty", "leave it out")
         require(self.max_batch >= 1, "max_batch", self.max_batch, "must be at least 1", "try 32")
         require_choice("overflow", self.overflow, ("end", "ring"))
+        require_sinks(self.sinks, self.overflow)
         require_choice("precision", self.precision, PRECISIONS)
         require_port(self.port)
 
@@ -68,7 +71,7 @@ def serve(config: ServeConfig) -> None:
         gpt, tokenizer = load_for_decoding(run, config.precision)
         block_size = gpt.config.block_size
         ring = config.overflow == "ring"
-        engine = Engine(ContinuousBatch(gpt, block_size, config.max_batch, tokenizer.n_vocab, ring))
+        engine = Engine(ContinuousBatch(gpt, block_size, config.max_batch, tokenizer.n_vocab, ring, config.sinks))
         template, why = template_if_any(run, tokenizer)
         app = api(Served(name, tokenizer, template, block_size, engine, int(time.time())))
 

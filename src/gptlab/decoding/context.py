@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptlab.decoding.overflow import OVERFLOWS
-from gptlab.errors import UserError, require_choice
+from gptlab.decoding.overflow import OVERFLOWS, Ring, require_sinks
+from gptlab.errors import UserError, require, require_choice
 
 Model = Any  # ids (B, T) in, logits (B, T, V) out; of what follows with a cache, where it has a new_cache()
 
@@ -23,14 +23,13 @@ class Limits:
     ends: Collection[int] = ()  # each of them ends a text, and does not belong to it
     n_vocab: int | None = None  # ids of the tokenizer, if the model's vocabulary is padded
     overflow: str = "crop"  # crop: read the last ids again | ring: forget the oldest keys and values | refuse
+    sinks: int = 0  # of a ring: the number of first ids that are never forgotten
+    ring: Ring | None = field(init=False)  # whose keys and values are kept, where the oldest are forgotten one by one
 
     def __post_init__(self) -> None:
         require_choice("overflow", self.overflow, OVERFLOWS)
-
-    @property
-    def ring(self) -> int | None:
-        """The number of last ids whose keys and values are kept, where the oldest are forgotten one by one."""
-        return self.block_size if self.overflow == "ring" else None
+        require_sinks(self.sinks, self.overflow)
+        self.ring = Ring(self.block_size, self.sinks) if self.overflow == "ring" else None
 
 
 class Context:
@@ -94,12 +93,16 @@ def distinct(texts: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], lis
     return list(places), numbers
 
 
-def require_ring(gpt: Model, ring: int | None) -> None:
-    """Refuse a model that cannot forget the oldest keys of a text, where a ring is asked for."""
-    if ring is None or getattr(gpt, "has_ring", False):
+def require_ring(gpt: Model, ring: Ring | None) -> None:
+    """Refuse a model that cannot forget the oldest keys of a text but the sinks', where a ring is asked for."""
+    if ring is None:
+        return
+    if getattr(gpt, "has_ring", False):
+        has_sinks, why = getattr(gpt, "has_sinks", False), "the model's cache keeps the last tokens of a text only"
+        require(ring.sinks == 0 or has_sinks, "sinks", ring.sinks, why, "leave them out")
         return
     learned = getattr(gpt.config, "positions", None) == "learned"
-    why = f"learned positions end at block_size={ring}" if learned else "the model's cache keeps all of a text"
+    why = f"learned positions end at block_size={ring.size}" if learned else "the model's cache keeps all of a text"
     todo = "choose crop, or a model with model.positions=rope or alibi"
     raise UserError("overflow", "ring", why, todo)
 
@@ -110,10 +113,10 @@ def read_again_at(gpt: Model, block_size: int) -> int | None:
     return None if most is None or most >= block_size else most + 1
 
 
-def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int, ring: int | None = None) -> tuple[Tensor, Any]:
+def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int, ring: Ring | None = None) -> tuple[Tensor, Any]:
     """Read texts of unequal length, padded on the left, into a new cache of `size` columns.
 
-    With a `ring`, `size` is at most that, and longer texts are read in parts of as many tokens.
+    With a `ring`, `size` is at most its own, and longer texts are read in parts of as many tokens.
 
     Returns the logits (B, V) of what follows each text, and the cache.
     """
@@ -125,9 +128,9 @@ def read_padded(gpt: Model, texts: Sequence[Sequence[int]], size: int, ring: int
     if ring is None:
         cache = gpt.new_cache(len(texts), size, padding)
         return gpt(idx, cache=cache, **alone)[:, -1], cache
-    cache = gpt.new_cache(len(texts), size, padding, ring)
+    cache = gpt.new_cache(len(texts), size, padding, **ring.options)
     cache.announced = longest
-    *_, logits = (gpt(part, cache=cache, **alone)[:, -1] for part in torch.split(idx, ring, dim=1))
+    *_, logits = (gpt(part, cache=cache, **alone)[:, -1] for part in torch.split(idx, ring.size, dim=1))
     return logits, cache
 
 

@@ -12,6 +12,7 @@ from gptlab.decoding.context import Model, distinct, read_again_at, read_padded,
 from gptlab.decoding.decoders import Decoder
 from gptlab.decoding.generate import Key, draw, finite_rows
 from gptlab.decoding.logits_processors import LogitsProcessors
+from gptlab.decoding.overflow import Ring
 from gptlab.errors import UserError, require
 
 MOST_READ = 4096  # tokens of new prompts, with their padding, that are read between two steps of the others
@@ -72,15 +73,21 @@ class ContinuousBatch:
 
     Each text gets the tokens that it would get alone, but for the rounding of sums in batches of another size. A text
     ends with `length` where it fills the context of `block_size` tokens; with `ring` it goes on, and each token sees
-    the last `block_size` of them. One thread at a time may use this.
+    `block_size` of them: the first `sinks`, and the last ones. One thread at a time may use this.
     """
 
     def __init__(
-        self, gpt: Model, block_size: int, max_batch: int, n_vocab: int | None = None, ring: bool = False
+        self,
+        gpt: Model,
+        block_size: int,
+        max_batch: int,
+        n_vocab: int | None = None,
+        ring: bool = False,
+        sinks: int = 0,
     ) -> None:
-        require_ring(gpt, block_size if ring else None)
+        self.ring = Ring(block_size, sinks) if ring else None
+        require_ring(gpt, self.ring)
         self.gpt, self.block_size, self.max_batch, self.n_vocab = gpt, block_size, max_batch, n_vocab
-        self.ring = ring
         self.waiting: deque[Row] = deque()
         self.running: list[Row] = []
         self._new_reader()
@@ -142,7 +149,7 @@ class ContinuousBatch:
             self.waiting.popleft()
             if row.cancelled:
                 continue
-            if not self.ring:
+            if self.ring is None:
                 row.max_new_tokens = min(row.max_new_tokens, self.block_size - len(row.prompt))
             try:
                 if row.scores_prompt:
@@ -221,8 +228,8 @@ def _scored(logits: Tensor, tokens: Tensor, best: Sequence[int]) -> list[Scored]
 class _Slots:
     """The running texts in the slots of a cache: each token is read once."""
 
-    def __init__(self, gpt: Model, block_size: int, ring: bool) -> None:
-        self.gpt, self.slots = gpt, gpt.new_slots(block_size) if ring else gpt.new_slots()
+    def __init__(self, gpt: Model, block_size: int, ring: Ring | None) -> None:
+        self.gpt, self.slots = gpt, gpt.new_slots(**(ring.options if ring else {}))
         self.device = next(gpt.parameters()).device
         self.read_again = read_again_at(gpt, block_size)
 

@@ -1,13 +1,14 @@
 """Compute causal self-attention (Vaswani et al. 2017, eq. 1, masked), with grouped queries (Ainslie et al. 2023)."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptlab.model.layers import ZeroCenteredRMSNorm
-from gptlab.model.positions import Rotation, rotate
+from gptlab.model.positions import Rotation, distances, rotate
 from gptlab.model.shape import GPTShape
 
 
@@ -42,7 +43,7 @@ class CausalSelfAttention(nn.Module):
         q, k, v = self._projected(x, rotation)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-            q = q.to(k.dtype)
+            q = cache.queries(layer, q.to(k.dtype))
         y = attend(q, k, v, bias, self.attn_dropout if self.training else 0.0, self.scale, self.softcap)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2).to(x.dtype)))
 
@@ -79,28 +80,31 @@ def _qk_norm(config: GPTShape, heads: int) -> nn.Module:
     return kind(width, eps=config.qk_norm_eps)
 
 
+@dataclass(frozen=True)
+class CacheShape:
+    """The sizes of what a model keeps of a token: a key and a value of each layer and key-value head."""
+
+    n_layer: int
+    n_kv_head: int
+    head_dim: int
+    like: Tensor  # a weight, whose device and number format they have
+
+    def buffers(self, batch: int, size: int) -> list[Tensor]:
+        """Return empty keys or values of `size` tokens of each row, (B, H, size, D) for each layer."""
+        # the attention of one query is several times as fast in fp32 as in bf16 on a CPU (benchmarks/attention.py)
+        dtype = torch.float32 if self.like.device.type == "cpu" else self.like.dtype
+        shape = (batch, self.n_kv_head, size, self.head_dim)
+        return [torch.zeros(shape, dtype=dtype, device=self.like.device) for _ in range(self.n_layer)]
+
+
 class KVCache:
     """The keys and values of the tokens read so far, in buffers of a fixed `size`; prompts of one batch end together.
 
     `padding` (B,) counts the empty columns on the left, if prompts are not equally long.
     """
 
-    def __init__(
-        self,
-        n_layer: int,
-        n_kv_head: int,
-        head_dim: int,
-        batch: int,
-        size: int,
-        like: Tensor,
-        padding: Tensor | None = None,
-    ) -> None:
-        # the attention of one query is several times as fast in fp32 as in bf16 on a CPU (benchmarks/attention.py)
-        dtype = torch.float32 if like.device.type == "cpu" else like.dtype
-        shape = (batch, n_kv_head, size, head_dim)
-        self.keys, self.values = (
-            [torch.zeros(shape, dtype=dtype, device=like.device) for _ in range(n_layer)] for _ in range(2)
-        )
+    def __init__(self, shape: CacheShape, batch: int, size: int, padding: Tensor | None = None) -> None:
+        self.keys, self.values = shape.buffers(batch, size), shape.buffers(batch, size)
         self.size, self.padding = size, padding
         self.length = 0  # columns that are filled
 
@@ -117,6 +121,10 @@ class KVCache:
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
+    def queries(self, layer: int, q: Tensor) -> Tensor:
+        """Return the queries (B, H, T, D) of a layer as its keys in the cache need them."""
+        return q
+
     def advance(self, T: int) -> None:
         """Count the T tokens whose keys and values all layers have appended."""
         self.length += T
@@ -125,9 +133,9 @@ class KVCache:
         """Return the columns of the next T tokens, (T,)."""
         return torch.arange(self.length, self.length + T, device=self.keys[0].device)
 
-    def key_columns(self, T: int) -> Tensor:
-        """Return the columns of the keys that the next T tokens look at, (S,)."""
-        return torch.arange(self.length + T, device=self.keys[0].device)
+    def distances(self, T: int) -> Tensor:
+        """Return how far the next T tokens are behind each key that they look at, (T, S) or (B, T, S)."""
+        return distances(self.columns(T), torch.arange(self.length + T, device=self.keys[0].device))
 
     def positions(self, T: int) -> Tensor:
         """Return the positions of the next T tokens, (T,), or (B, T) if rows begin at different columns."""
@@ -166,8 +174,10 @@ def attend(
     """Compute causal attention of q (B, H, T, D) over k, v (B, H or fewer, S, D); T is S, or 1 for the last of S.
 
     A `bias` on the scores, (T, S), (H, T, S) or (B, 1 or H, T, S), brings its own mask. Scores are multiplied by
-    `scale`, 1 / sqrt(D) by default, and with a `softcap` c they become c tanh(scores / c).
+    `scale`, 1 / sqrt(D) of the values by default, and with a `softcap` c they become c tanh(scores / c).
     """
+    if scale is None and q.shape[-1] != v.shape[-1]:
+        scale = 1 / math.sqrt(v.shape[-1])
     grouped = q.shape[1] != k.shape[1]
     if q.shape[2] == 1 and bias is None and not softcap:
         return F.scaled_dot_product_attention(q, k, v, None, dropout, scale=scale, enable_gqa=grouped)

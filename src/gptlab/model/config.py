@@ -17,6 +17,7 @@ may have more than they must; what is asked for and needs more is refused in one
 | `forward(idx, cache=, last=)`: logits (B, 1, V) after the last ids | generation | all those of a prompt are computed |
 | `new_slots()`, a cache that texts join and leave (model/slots.py) | serve | the text is read again for every token |
 | `has_ring`, a truth value: the two take `ring=N`, and keep the last N tokens of each text | overflow=ring | refused |
+| `has_sinks`, a truth value: the two take `sinks=K`, too, and keep the first K and the last N - K | sinks | refused |
 | `reads_again_beyond`, a number of tokens or None: a text that grows beyond is read again | the same | not done |
 | `forward(idx, documents=)` | data.mask_documents | refused |
 | `hidden(idx)` (B, T, C) and `logits(hidden)` | loss=chunked | refused |

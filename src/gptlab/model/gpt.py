@@ -10,9 +10,9 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from gptlab.errors import require
-from gptlab.model.attention import CausalSelfAttention, KVCache
+from gptlab.model.attention import CacheShape, CausalSelfAttention, KVCache
 from gptlab.model.layers import MLP, norm
-from gptlab.model.positions import Rotation, alibi_bias, first_of, lengths, recent, rotation, within
+from gptlab.model.positions import Rotation, alibi_bias, distances, first_of, lengths, recent, rotation, within
 from gptlab.model.ring import RingCache, RingSlots
 from gptlab.model.shape import GPTShape
 from gptlab.model.slots import SlotCache
@@ -111,9 +111,7 @@ class GPT(nn.Module):
         """
         config, T, device = self.config, idx.shape[1], idx.device
         before = 0 if cache is None else cache.length
-        keys = torch.arange(T, device=device) if cache is None else cache.key_columns(T)
-        columns = keys if cache is None else cache.columns(T)
-        at = columns if cache is None else cache.positions(T)
+        at = torch.arange(T, device=device) if cache is None else cache.positions(T)
         mask = None if cache is None else cache.mask(T)
         x, turn, bias = self.ln_wte(self.wte(idx)), None, None  # (B, T, C)
         if config.embedding_scale != 1:
@@ -127,15 +125,16 @@ class GPT(nn.Module):
             length = None if documents is None or scaling is None else lengths(documents)
             if isinstance(cache, RingCache):
                 at, length = at.double(), cache.text_lengths(T)
+                cache.shifts = self._sink_shifts(cache, T, length)
             turn = rotation(at, config.rotated, config.rope_base, scaling, magnitude, length)
         elif config.positions == "alibi":
-            bias = alibi_bias(config.n_head, columns, keys)
+            bias = alibi_bias(config.n_head, _distances(at, cache))
         for more in (mask, None if documents is None else within(documents)):
             if more is not None:
                 bias = more if bias is None else bias + more
         far = near = turn, bias
         if config.window is not None:
-            near = self._within_window(turn, bias, at, columns, keys)
+            near = self._within_window(turn, bias, at, cache)
         x = self.dropout(x)
         recompute = self.recompute and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
@@ -148,17 +147,29 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def _within_window(
-        self, turn: Rotation | None, bias: Tensor | None, at: Tensor, columns: Tensor, keys: Tensor
+        self, turn: Rotation | None, bias: Tensor | None, at: Tensor, cache: KVCache | None
     ) -> tuple[Rotation | None, Tensor | None]:
         """Return the rotation and the bias on scores of the layers with a window."""
-        config, window = self.config, self.config.window
+        config, window, distance = self.config, self.config.window, _distances(at, cache)
         assert window is not None
         if turn is not None and config.rope_base_window is not None:
             turn = rotation(at, config.rotated, config.rope_base_window, None)
-        if keys.shape[-1] > window:
-            more = recent(columns, keys, window)
+        if distance.shape[-1] > window:
+            more = recent(distance, window)
             bias = more if bias is None else bias + more
         return turn, bias
+
+    def _sink_shifts(self, cache: RingCache, T: int, length: Tensor) -> list[Rotation | None]:
+        """Return the rotation of each layer by which the sinks of a ring follow the next T tokens; None for none."""
+        config, moved = self.config, cache.moved(T)
+        if moved is None:
+            return [None] * config.n_layer
+        moved, base = moved.double(), config.rope_base_window
+        far = near = rotation(moved, config.rotated, config.rope_base, config.rope_scaling, length=length)
+        if base is not None:
+            near = rotation(moved, config.rotated, base, None)
+        layers = range(config.n_layer)
+        return [(near if config.has_window(i) else far) if config.has_positions(i) else None for i in layers]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (..., V) of hidden states (..., C)."""
@@ -180,19 +191,34 @@ class GPT(nn.Module):
         """Tell whether a cache may forget the first tokens of a text: learned positions end at block_size."""
         return self.config.positions != "learned"
 
-    def new_cache(self, batch: int, size: int, padding: Tensor | None = None, ring: int | None = None) -> KVCache:
-        """Return an empty cache with room for `size` tokens of each row, or for the last `ring` of them."""
-        config = self.config
-        sizes = config.n_layer, config.kv_heads, config.head_dim, batch, size
-        if ring is None:
-            return KVCache(*sizes, self.wte.weight, padding)
-        return RingCache(*sizes, self.wte.weight, padding, ring)
+    @property
+    def has_sinks(self) -> bool:
+        """Tell whether a ring may keep the first tokens of each text for ever."""
+        return self.has_ring
 
-    def new_slots(self, ring: int | None = None) -> SlotCache:
-        """Return a cache without rows, which texts of any length join and leave; of the last `ring` tokens of each."""
-        config = self.config
-        sizes = config.n_layer, config.kv_heads, config.head_dim
-        return SlotCache(*sizes, self.wte.weight) if ring is None else RingSlots(*sizes, self.wte.weight, ring)
+    @property
+    def _cache_shape(self) -> CacheShape:
+        return CacheShape(self.config.n_layer, self.config.kv_heads, self.config.head_dim, self.wte.weight)
+
+    def new_cache(
+        self, batch: int, size: int, padding: Tensor | None = None, ring: int | None = None, sinks: int = 0
+    ) -> KVCache:
+        """Return an empty cache with room for `size` tokens of each row.
+
+        With a `ring`, it has room for so many of them at most: the first `sinks`, and the last ones.
+        """
+        if ring is None:
+            return KVCache(self._cache_shape, batch, size, padding)
+        return RingCache(self._cache_shape, batch, size, padding, ring, sinks)
+
+    def new_slots(self, ring: int | None = None, sinks: int = 0) -> SlotCache:
+        """Return a cache without rows, which texts of any length join and leave; with a `ring` for each of them."""
+        return SlotCache(self._cache_shape) if ring is None else RingSlots(self._cache_shape, ring, sinks)
+
+
+def _distances(at: Tensor, cache: KVCache | None) -> Tensor:
+    """Return how far the tokens at positions `at` are behind each key that they look at."""
+    return distances(at, at) if cache is None else cache.distances(at.shape[-1])
 
 
 def recomputed(module: nn.Module, *inputs: Any) -> Any:

@@ -85,26 +85,29 @@ def alibi_slopes(n_head: int) -> list[float]:
     return slopes + between[: n_head - below]
 
 
-def alibi_bias(n_head: int, queries: Tensor, keys: Tensor) -> Tensor:
-    """Return the bias of each head on its scores, (H, T, S): -slope x distance, -inf ahead (Press et al. 2022).
+def distances(queries: Tensor, keys: Tensor) -> Tensor:
+    """Return how far each query's position, (T,) or (B, T), is behind each key's, (S,) or (B, S): (..., T, S)."""
+    return queries[..., :, None] - keys[..., None, :]
 
-    `queries` (T,) and `keys` (S,) are their positions; of queries (B, T), or keys (B, S) too, it is (B, H, T, S).
+
+def alibi_bias(n_head: int, distance: Tensor) -> Tensor:
+    """Return the bias of each head on its scores: -slope x distance, -inf ahead (Press et al. 2022).
+
+    It is (H, T, S) for a `distance` (T, S) of queries from keys, and (B, H, T, S) for (B, T, S).
     """
-    distance = (queries[..., None, :, None] - keys[..., None, None, :]).float()
-    slopes = torch.tensor(alibi_slopes(n_head), device=queries.device)
+    distance = distance.float().unsqueeze(-3)
+    slopes = torch.tensor(alibi_slopes(n_head), device=distance.device)
     return (-slopes[:, None, None] * distance).masked_fill(distance < 0, -torch.inf)
 
 
-def recent(queries: Tensor, keys: Tensor, window: int) -> Tensor:
-    """Return the bias on scores by which only the last `window` positions count, (T, S).
+def recent(distance: Tensor, window: int) -> Tensor:
+    """Return the bias on scores by which only the last `window` positions count (Beltagy et al. 2020).
 
-    `queries` (T,) and `keys` (S,) are their positions (Beltagy et al. 2020); of queries (B, T), or keys (B, S) too, it
-    is (B, 1, T, S).
+    It is (T, S) for a `distance` (T, S) of queries from keys, and (B, 1, T, S) for (B, T, S).
     """
-    distance = queries[..., :, None] - keys[..., None, :]
     hidden = (distance < 0) | (distance >= window)
-    hidden = hidden if queries.dim() == 1 else hidden[:, None]
-    return torch.zeros(hidden.shape, device=queries.device).masked_fill(hidden, -torch.inf)
+    hidden = hidden if distance.dim() == 2 else hidden[:, None]
+    return torch.zeros(hidden.shape, device=distance.device).masked_fill(hidden, -torch.inf)
 
 
 def within(documents: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gptlab.model.attention import KVCache
+from gptlab.model.attention import CacheShape, KVCache
 
 COLUMNS = 64  # the buffers grow by at least so many columns
 
@@ -17,8 +17,8 @@ class SlotCache(KVCache):
     the buffers grow when they are full, by doubling.
     """
 
-    def __init__(self, n_layer: int, n_kv_head: int, head_dim: int, like: Tensor) -> None:
-        super().__init__(n_layer, n_kv_head, head_dim, 0, 0, like)
+    def __init__(self, shape: CacheShape) -> None:
+        super().__init__(shape, 0, 0)
         self.lengths: list[int] = []  # of each row
         self._at: Tensor | None = None  # the same, on the device
 
