@@ -41,7 +41,7 @@ class SampleConfig:
     num_samples: int = 1  # texts for each prompt
     stop: list[str] = field(default_factory=list)  # a text ends before the first of these
     overflow: str = "crop"  # beyond the context: crop (its end is read again) | ring (a token is read once) | refuse
-    sinks: int = 0  # with overflow=ring: first tokens that stay in view, as a model trained long needs them; 4 is usual
+    sinks: int = 0  # with overflow=ring: first tokens that stay in view; 4 for a model that was trained long
     logits_processors: LogitsProcessors = field(default_factory=LogitsProcessors)  # penalties and bans
     precision: str = "32-true"  # 32-true | bf16-true | int8 (weights of 8 bits, on a CPU): of the computation
     explain: bool = False  # print and write RUN/explain.html: the alternatives to each token

@@ -28,7 +28,7 @@ class ServeConfig:
     name: str | None = None  # of the model in requests; null: that of the directory
     max_batch: int = 32  # texts that are written at once; others wait
     overflow: str = "end"  # beyond the context: end (the text ends) | ring (it goes on, a token is read once)
-    sinks: int = 0  # with overflow=ring: first tokens that stay in view, as a model trained long needs them; 4 is usual
+    sinks: int = 0  # with overflow=ring: first tokens that stay in view; 4 for a model that was trained long
     precision: str = "32-true"  # 32-true | bf16-true | int8 (weights of 8 bits, on a CPU): of the computation
     host: str = "127.0.0.1"  # 0.0.0.0 lets others in, who then need the token as their API key
     port: int = 8000  # 0: any that is free

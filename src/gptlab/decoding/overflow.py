@@ -9,7 +9,7 @@ OVERFLOWS = ("crop", "ring", "refuse")
 
 @dataclass(frozen=True)
 class Ring:
-    """What is kept of a text that goes on past the context: its first `sinks` tokens, and its last ones."""
+    """The part of a text past the context that stays: its first `sinks` tokens, and its last ones."""
 
     size: int  # tokens in all
     sinks: int = 0

@@ -86,7 +86,7 @@ def survey(chunks: Iterable[Chunk], val_fraction: float, documents_file: IO[byte
 
 
 class Count(NamedTuple):
-    """What there is to know of some documents, all of which count, for the survey of a text that they are a part of."""
+    """The figures of some documents, all of which count, for the survey of a text that they are a part of."""
 
     digests: bytes  # joined
     listed: bytes  # of DOCUMENT

@@ -27,11 +27,11 @@ SECTION = 1 << 28  # characters of a shard
 
 
 class Unit(Protocol):
-    """What one process encodes at once."""
+    """A piece of text that one process encodes at once."""
 
     @property
     def size(self) -> int:
-        """How much it is, in characters or bytes."""
+        """The length of it, in characters or bytes."""
 
     def jobs(self, tokenizer: Tokenizer) -> Iterable["Job"]:
         """Return what there is to encode."""
