@@ -102,3 +102,16 @@ def test_what_is_trained_last_is_scored_alone_and_together(
     assert [rows[f"found, {n} together"][bench.BITS] for n in (2, 3)] == pytest.approx([1.49, 1.48])
     trained = [words for words in asked if "train" in words]
     assert len(trained) == 6 and all(f"data.val_files=[{tmp_path}/texts/outer-held-out.jsonl]" in w for w in trained)
+
+
+def test_the_table_of_the_held_out_text(bench: Any) -> None:
+    """The page has the scores of the last trainings, of what the search chose, and the recipe is the better one."""
+    found = json.loads((FOLDER / "results/data_limited-final-2-cores.json").read_text())
+    (work,) = found["workloads"]
+    assert work["chosen"] == json.loads(RESULTS.read_text())["chosen"]
+    page, rows = (FOLDER.parent / "docs/training.md").read_text(), work["candidates"]
+    for kind, label in (("default", "the default run, 8,000 steps"), ("found", "the recipe")):
+        each = ", ".join(f"{run[bench.BITS]:.4f}" for run in rows[kind]["runs"])
+        assert f"| {label} | {each} | {rows[f'{kind}, 2 together'][bench.BITS]:.4f} |" in page
+    worst = max(run[bench.BITS] for run in rows["found"]["runs"])
+    assert worst < min(run[bench.BITS] for run in rows["default"]["runs"]) - 0.05
