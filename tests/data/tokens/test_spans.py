@@ -111,6 +111,13 @@ def test_a_killed_run_goes_on_without_reading_what_is_done(monkeypatch: pytest.M
     assert len(encoded) - before < 60  # of some 70 in all: those of the kept sections are not encoded again
 
 
+def test_tokens_that_are_there_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Files(files=[lines("a.jsonl", 0)])
+    first = made(data, "cache", 2, monkeypatch, section=3000)
+    monkeypatch.setattr(workers.Workers, "map", lambda *asked: pytest.fail("a process was started"))
+    assert contents(made(data, "cache", 2, monkeypatch, section=3000)) == contents(first)
+
+
 def test_a_mistake_goes_from_a_process_to_another() -> None:
     with workers.workers(2) as pool, pytest.raises(UserError, match=r"^run=7: why; todo$") as caught:
         list(pool.map(mistaken, [7]))

@@ -23,6 +23,7 @@ from gptlab.data.tokens.shards import (
     TokenStream,
     check,
     dtype_for,
+    is_read,
     masks,
     own_shards,
     read_manifest,
@@ -237,8 +238,9 @@ def _corpus(folders: list[Path], names: list[str], weights: list[float], tokeniz
         for part in PARTS:
             shards[part].append(own_shards(folder, manifest, part))
             records, n_vocab, found = manifest[part]["shards"], tokenizer.n_vocab, shards[part][-1]
-            if is_worth_it(sum(shard.path.stat().st_size for shard in found), pool):
-                list(pool.map(read_through, found))
+            unread = [shard for shard in found if not is_read(shard)]
+            if is_worth_it(sum(shard.path.stat().st_size for shard in unread), pool):
+                list(pool.map(read_through, unread))
             check(found, n_vocab, [shard["sha256"] for shard in records])
             masked = [shard["mask_sha256"] for shard in records if "mask_sha256" in shard]
             check(masks(found), None, masked)

@@ -255,9 +255,14 @@ def _memo(shard: Shard) -> Path:
     return cache_dir() / "checked" / f"{short(key)}.json"
 
 
+def is_read(shard: Shard) -> bool:
+    """Tell whether a shard's SHA-256 and largest id are remembered."""
+    return _memo(shard).exists()
+
+
 def read_through(shard: Shard) -> None:
     """Read a shard's file, and remember its SHA-256 and largest id, unless they are remembered."""
-    if _memo(shard).exists():
+    if is_read(shard):
         return
     digest, largest = hashlib.sha256(), -1
     with shard.path.open("rb") as file:
